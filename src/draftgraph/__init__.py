@@ -1,0 +1,24 @@
+"""draftgraph: language models generate faster, without changing what they generate."""
+
+from draftgraph.config import Config, SamplingParams
+from draftgraph.engine import Engine
+from draftgraph.errors import DraftgraphError
+from draftgraph.types import Event, Outcome, Result, TokenTree, Verdict
+from draftgraph.verify import Rule, rules, verify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Config",
+    "DraftgraphError",
+    "Engine",
+    "Event",
+    "Outcome",
+    "Result",
+    "Rule",
+    "SamplingParams",
+    "TokenTree",
+    "Verdict",
+    "rules",
+    "verify",
+]

@@ -1,0 +1,165 @@
+"""What a user can set: how to sample (per request) and how to draft and verify (per engine). Both frozen, both checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+
+from draftgraph.errors import OptionError, unknown_name
+from draftgraph.verify import Rule, get_rule
+
+LogitsProcessor = Callable[[torch.LongTensor, torch.FloatTensor], torch.FloatTensor]
+"""transformers' protocol: (input_ids i64[rows, length], scores f[rows, V]) -> scores f[rows, V]."""
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How one request is sampled. The same options shape the target law p and the draft law q, at every drafted node.
+
+    temperature         0 is greedy.
+    top_k, top_p, min_p as in transformers; 0, 1.0 and 0.0 switch them off.
+    repetition_penalty  as in transformers (prompt and output); presence_ and frequency_penalty as in the OpenAI API (output).
+    logit_bias          token id -> number added to its logit.
+    min_new_tokens      no end-of-sequence token before that many tokens.
+    logits_processors   any transformers LogitsProcessor; called with every node's own prefix, before the temperature.
+    stop                strings that end the text; they are not part of it. stop_token_ids end it like the model's own.
+    seed                None draws one; `Result.seed` tells it. sample distinguishes several samples with one seed.
+    logprobs            also return the target's log-probability of every emitted token (before warping).
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    min_new_tokens: int = 0
+    seed: int | None = None
+    sample: int = 0
+    stop: Sequence[str] | str = ()
+    stop_token_ids: Sequence[int] = ()
+    ignore_eos: bool = False
+    logprobs: bool = False
+    logits_processors: Sequence[LogitsProcessor] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "an integer >= 1")
+        _require(0 <= self.temperature < math.inf, "temperature", self.temperature, "a number >= 0 (0 is greedy)")
+        _require(self.top_k >= 0, "top_k", self.top_k, "an integer >= 0 (0 switches it off)")
+        _require(0 < self.top_p <= 1, "top_p", self.top_p, "a number in (0, 1] (1 switches it off)")
+        _require(0 <= self.min_p <= 1, "min_p", self.min_p, "a number in [0, 1] (0 switches it off)")
+        _require(0 < self.repetition_penalty < math.inf, "repetition_penalty", self.repetition_penalty, "a number > 0 (1 is none)")
+        for name in ("presence_penalty", "frequency_penalty"):
+            _require(math.isfinite(getattr(self, name)), name, getattr(self, name), "a finite number (0 is none)")
+        _require(self.min_new_tokens >= 0, "min_new_tokens", self.min_new_tokens, "an integer >= 0")
+        _require(all(isinstance(s, str) and s for s in self.stop), "stop", self.stop, "one or several non-empty strings")
+        _require(self.sample >= 0, "sample", self.sample, "an integer >= 0")
+        for processor in self.logits_processors:
+            _require(callable(processor), "logits_processors", processor, "callables (input_ids, scores) -> scores")
+
+
+STRUCTURES = ("graph", "tree", "chain", "gsd")
+DRAFTERS = ("model", "lookup", "text")
+ALIASES = {
+    "num_assistant_tokens": "num_speculative_tokens",
+    "rejection_sample_method": "rule",
+    "method": "drafter",
+}
+"""Names of transformers and vLLM that are accepted for ours."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """How an engine drafts and verifies.
+
+    budget     nodes that the target verifies per round; 0 is plain decoding, "auto" suits the machine.
+    structure  "graph" (a tree whose spare slots are filled by edges into text already seen), "tree", "chain",
+               "gsd" (the published merge-while-drafting order, a baseline), or "auto": "graph", or "chain" for rules of chains.
+    rule       a name in `draftgraph.rules()`, a Rule, or "auto".
+    num_speculative_tokens  depth of the draft; None suits budget and drafter.
+    branching  children per node for every depth, for a tree of fixed shape, e.g. (3, 2, 1, 1).
+    drafter    "model" where a draft model is given; "lookup" (n-grams of prompt and output) or "text" (`prediction`) without.
+    prediction text that the output is expected to repeat, for drafter="text".
+    """
+
+    budget: int | str = "auto"
+    structure: str = "auto"
+    rule: str | Rule = "auto"
+    num_speculative_tokens: int | None = None
+    branching: tuple[int, ...] | None = None
+    drafter: str | None = None
+    prediction: str | Sequence[int] | None = None
+    gsd_match: int = 1
+
+    def __post_init__(self) -> None:
+        if self.budget != "auto":
+            _require(isinstance(self.budget, int) and self.budget >= 0, "budget", self.budget, "an integer >= 0, or 'auto'")
+        if self.structure != "auto" and self.structure not in STRUCTURES:
+            raise unknown_name("structure", self.structure, (*STRUCTURES, "auto"))
+        if self.rule != "auto":
+            get_rule(self.rule)
+        if self.drafter is not None and self.drafter not in DRAFTERS:
+            raise unknown_name("drafter", self.drafter, DRAFTERS)
+        depth = self.num_speculative_tokens
+        _require(depth is None or depth >= 1, "num_speculative_tokens", depth, "an integer >= 1, or None")
+        if self.branching is not None:
+            object.__setattr__(self, "branching", tuple(self.branching))
+            _require(
+                len(self.branching) > 0 and all(k >= 1 for k in self.branching),
+                "branching", self.branching, "a tuple of child counts >= 1, one per depth",
+            )  # fmt: skip
+        self._refuse_unsound()
+
+    def _refuse_unsound(self) -> None:
+        if self.rule != "auto" and "tree" not in get_rule(self.rule).accepts.structures and self.resolved_structure != "chain":
+            raise OptionError(
+                f"rule {get_rule(self.rule).name!r} verifies chains only, not structure={self.structure!r}; "
+                "write structure='chain', or rule='layer' (which is the same rule on a chain as 'block')"
+            )
+        if self.branching is not None and self.resolved_structure not in ("tree", "chain"):
+            raise OptionError(f"branching={self.branching} is the shape of a tree; write structure='tree' with it")
+        if self.branching is not None and self.resolved_structure == "chain" and any(k != 1 for k in self.branching):
+            raise OptionError(f"structure='chain' cannot branch as branching={self.branching} asks; write structure='tree'")
+
+    @property
+    def resolved_rule(self) -> Rule:
+        """The rule that runs; "auto" is the layer rule, which is the best known one for every draft made here."""
+        return get_rule("layer" if self.rule == "auto" else self.rule)
+
+    @property
+    def resolved_structure(self) -> str:
+        if self.structure != "auto":
+            return self.structure
+        if self.branching is not None:
+            return "tree"
+        return "graph" if "tree" in self.resolved_rule.accepts.structures else "chain"
+
+    def with_options(self, **options: Any) -> Config:
+        """A copy with some options changed; aliases of the ecosystem are understood.
+
+        Raises OptionError for a name that is not an option.
+        """
+        known = {f.name for f in fields(self)}
+        named: dict[str, Any] = {}
+        for name, value in options.items():
+            if name == "prompt_lookup_num_tokens":
+                named |= {"drafter": "lookup", "num_speculative_tokens": value}
+                continue
+            name = ALIASES.get(name, name)
+            if name not in known:
+                raise unknown_name("option", name, known | set(ALIASES) | {"prompt_lookup_num_tokens"})
+            named[name] = {"standard": "token"}.get(value, value) if name == "rule" and isinstance(value, str) else value
+        return replace(self, **named)
+
+
+def _require(held: bool, name: str, value: object, possible: str) -> None:
+    if not held:
+        raise OptionError(f"{name}={value!r} is not possible; write {possible}")

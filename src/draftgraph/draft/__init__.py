@@ -1,0 +1,1 @@
+"""Drafting: what to propose, with the law of every slot."""

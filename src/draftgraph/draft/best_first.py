@@ -1,0 +1,81 @@
+"""Growth with FIXED slots only: best-first by path score, in batched passes.
+
+At temperature 0, and under the `agree` rule, whose candidates may look at the position's own noise. Every slot is a
+deterministic candidate, so any order of growth is sound and the highest path scores are simply the best draft.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+import torch
+
+from draftgraph.draft.base import Evaluate, Limits
+from draftgraph.draft.graph import DraftGraph, EdgeSource, Row, Unroller
+from draftgraph.types import ROOT
+
+WIDTH = 8
+"""Continuations kept of every evaluated row."""
+
+
+def grow_best_first(evaluate: Evaluate, limits: Limits, width: int = WIDTH) -> tuple[DraftGraph, int]:
+    """The `limits.budget` nodes of highest path score that `limits.depth` batched passes can find.
+
+    Every pass evaluates all nodes that are in the best tree so far and have no row yet; `width` 1 gives a chain.
+    Returns the graph and the number of passes.
+    """
+    pool = DraftGraph()
+    children: dict[tuple[int, int], int] = {}
+    frontier = [ROOT]
+    chosen: list[int] = []
+    passes = 0
+    while frontier and passes < limits.depth:
+        remember(pool, frontier, evaluate(pool, frontier), width)
+        passes += 1
+        chosen = _best(pool, children, limits)
+        frontier = [node for node in chosen if node not in pool.rows and pool.depth(node) < limits.reach]
+        if sum(pool.score(node) for node in frontier) < limits.price_pass:
+            break
+    return pool.subset(chosen), passes
+
+
+def remember(graph: DraftGraph, nodes: Sequence[int], q: torch.Tensor, width: int) -> None:
+    """Keep the `width` best continuations of freshly evaluated nodes."""
+    probs, tokens = q.topk(min(width, q.shape[1]), dim=1)
+    for node, row_tokens, row_probs in zip(nodes, tokens.tolist(), probs.tolist(), strict=True):
+        graph.rows[node] = Row(row_tokens, row_probs)
+
+
+def _best(pool: DraftGraph, children: dict[tuple[int, int], int], limits: Limits) -> list[int]:
+    """The nodes of highest path score below the rows evaluated so far; new ones join the pool."""
+    chosen: list[int] = []
+    heap = [(-pool.rows[ROOT].probs[0], ROOT, 0)]
+    while heap and len(chosen) < limits.budget:
+        negative, parent, rank = heapq.heappop(heap)
+        if -negative < limits.floor:
+            break
+        row = pool.rows[parent]
+        node = children.get((parent, rank))
+        if node is None:
+            node = children[parent, rank] = pool.add(parent, row.tokens[rank], -negative)
+        chosen.append(node)
+        if rank + 1 < len(row.tokens) and row.probs[rank + 1] > 0.0:
+            heapq.heappush(heap, (-pool.score(parent) * row.probs[rank + 1], parent, rank + 1))
+        if node in pool.rows and pool.depth(node) < limits.reach:
+            heapq.heappush(heap, (negative * pool.rows[node].probs[0], node, 0))
+    return chosen
+
+
+def add_edges(
+    graph: DraftGraph, sources: Sequence[EdgeSource], context: Sequence[int], limits: Limits
+) -> DraftGraph:  # fmt: skip
+    """Let copies along edges compete with the drafted nodes for the budget, at every node that was not evaluated."""
+    full = len(graph) >= limits.budget
+    floor = max(limits.floor, min(graph.scores)) if full else limits.floor
+    open_nodes = [node for node in range(len(graph)) if node not in graph.rows and graph.depth(node) < limits.reach]
+    Unroller(graph, sources, context, floor).grow(open_nodes, len(graph) + limits.budget, limits.reach)
+    if len(graph) <= limits.budget:
+        return graph
+    best = sorted(range(len(graph)), key=lambda node: (-graph.scores[node], node))
+    return graph.subset(best[: limits.budget])

@@ -1,0 +1,118 @@
+"""The published order of Graph-Structured Speculative Decoding (arXiv 2407.16207), as a named baseline.
+
+A proposed token that repeats, together with its τ predecessors, a token already in the graph is not drafted again: an
+edge to the first occurrence is recorded and that continuation is shared. Kept from the paper: k children per node, the
+two probability thresholds, breadth-first growth, earliest occurrence wins. Not kept, because they are defects of the
+published code (a node remembers only its last edge; edges can close cycles; a breadth-first cap of 100 nodes): here all
+edges are kept, cycles are refused, and unrolling is best-first within the verify budget.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from draftgraph.draft.base import Evaluate, Limits
+from draftgraph.draft.best_first import remember
+from draftgraph.draft.graph import DraftGraph, Edge, Row
+from draftgraph.types import ROOT
+
+CHILDREN = 4
+STOP_BELOW = 0.4
+"""θ_prob: growth goes on while some path has every token at or above it."""
+SIBLING_RATIO = 0.2
+"""θ_sib: a child is kept if it has this share of its best sibling's probability."""
+MAX_NODES = 512
+
+
+def grow_gsd(evaluate: Evaluate, limits: Limits, match: int) -> tuple[DraftGraph, int]:
+    """Grow by the paper's order with τ = `match`, then unroll within the budget. Returns the tree and the passes."""
+    graph = DraftGraph()
+    links: dict[int, list[tuple[int, float]]] = {ROOT: []}  # node -> (node that continues it, probability)
+    first: dict[tuple[int, ...], int] = {}  # (τ + 1)-gram -> its first occurrence
+    frontier = [ROOT]
+    weak: set[int] = set()
+    passes = 0
+    while frontier and passes < limits.depth and len(graph) < MAX_NODES:
+        remember(graph, frontier, evaluate(graph, frontier), CHILDREN)
+        passes += 1
+        grown: list[int] = []
+        for node in frontier:
+            grown += _expand(graph, node, match, links, first, weak)
+        frontier = [] if all(node in weak for node in grown) else grown
+    return _unroll(graph, links, limits), passes
+
+
+def _expand(
+    graph: DraftGraph, node: int, match: int, links: dict[int, list[tuple[int, float]]],
+    first: dict[tuple[int, ...], int], weak: set[int],
+) -> list[int]:  # fmt: skip
+    """Children of an evaluated node: a repeated (τ + 1)-gram becomes an edge, anything else a new node."""
+    row = graph.rows[node]
+    new: list[int] = []
+    links[node] = []
+    for token, prob in zip(row.tokens, row.probs, strict=True):
+        if prob < SIBLING_RATIO * row.probs[0] or prob <= 0.0:
+            continue
+        gram = (*graph.path_tokens(node), token)[-(match + 1) :]
+        target = first.get(gram) if len(gram) == match + 1 else None
+        if target is None or _reaches(links, target, node):
+            child = graph.add(node, token, graph.score(node) * prob)
+            if target is None and len(gram) == match + 1:
+                first[gram] = child
+            if node in weak or prob < STOP_BELOW:
+                weak.add(child)
+            links[child] = []
+            new.append(child)
+            target = child
+        else:
+            graph.edges[node] = Edge(row, ("gsd", target), 1.0, "merge", match + 1)
+        links[node].append((target, prob))
+    return new
+
+
+def _reaches(links: dict[int, list[tuple[int, float]]], start: int, goal: int) -> bool:
+    """Whether `goal` can be reached from `start`: then an edge from goal to start would close a cycle."""
+    stack, seen = [start], {start}
+    while stack:
+        node = stack.pop()
+        if node == goal:
+            return True
+        new = [child for child, _ in links.get(node, ()) if child not in seen]
+        seen.update(new)
+        stack.extend(new)
+    return False
+
+
+def _unroll(graph: DraftGraph, links: dict[int, list[tuple[int, float]]], limits: Limits) -> DraftGraph:
+    """Copy shared continuations once per path, best path score first, within the verify budget."""
+    tree = DraftGraph()
+    heap: list[tuple[float, int, int, int, bool]] = []
+    order = 0
+
+    def push(parent: int, origin: int, copied: bool) -> None:
+        nonlocal order
+        for child, prob in links.get(origin, ()):
+            order += 1
+            merged = copied or graph.parents[child] != origin
+            heapq.heappush(heap, (-tree.score(parent) * prob, order, parent, child, merged))
+
+    push(ROOT, ROOT, False)
+    while heap and len(tree) < limits.budget:
+        negative, _, parent, origin, copied = heapq.heappop(heap)
+        node = tree.add(parent, graph.tokens[origin], -negative, origin="merge" if copied else "drafter")
+        if not copied and origin in graph.fed:
+            tree.fed[node] = graph.fed[origin]
+            tree.rows[node] = graph.rows[origin]
+        if tree.depth(node) < limits.reach:
+            push(node, origin, copied)
+    _record_edges(tree)
+    return tree
+
+
+def _record_edges(tree: DraftGraph) -> None:
+    """Note where copies begin, so that statistics can tell accepted copies from accepted drafts."""
+    for node, origin in enumerate(tree.origins):
+        parent = tree.parents[node]
+        if origin == "merge" and parent not in tree.edges and (parent == ROOT or tree.origins[parent] != "merge"):
+            tree.edges[parent] = Edge(Row([tree.tokens[node]], [1.0]), ("gsd", node), 1.0, "merge", 1)
+

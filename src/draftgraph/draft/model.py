@@ -1,0 +1,191 @@
+"""Drafting with a second causal language model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from draftgraph.config import Config
+from draftgraph.draft.base import Draft, Draw, Evaluate, Limits, empty_draft
+from draftgraph.draft.best_first import add_edges, grow_best_first
+from draftgraph.draft.calibrate import Calibration
+from draftgraph.draft.edges import Discounts, DraftRows, TextRows
+from draftgraph.draft.graph import DraftGraph, EdgeSource, Row, Unroller
+from draftgraph.draft.gsd import grow_gsd
+from draftgraph.draft.levels import SHARED_ROW, grow_branching, grow_levels
+from draftgraph.request import Request
+from draftgraph.rng import Role
+from draftgraph.target.base import CachedText, CausalLM, Rows
+from draftgraph.types import ROOT, Verdict
+from draftgraph.verify.base import Rule, sample_rows
+from draftgraph.warp import Prefixes
+
+Shape = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
+"""shape(scores f[n, V], depths of the n nodes) -> rows f[n, V] that growth reads."""
+MIN_COPY_SCORE = 0.02
+"""A copy whose estimated mass is below this is not worth a row of the target."""
+SHARPNESS = 2.0
+"""Under `agree`, a candidate's chance to be the target's own draw is estimated as (q / e)^SHARPNESS, normalised."""
+
+
+@dataclass
+class _State:
+    """One request's drafting state: what the drafter has cached, and what was learnt from earlier rounds."""
+
+    text: CachedText
+    calibration: Calibration = field(default_factory=Calibration)
+    discounts: Discounts = field(default_factory=Discounts)
+    own: TextRows | None = None
+    root_law: torch.Tensor | None = None
+    evaluations: int = 0
+
+
+class ModelDrafter:
+    """A drafter over a causal LM with the target's tokenizer (a differently padded vocabulary is tolerated)."""
+
+    def __init__(self, model: CausalLM, config: Config, rule: Rule, vocab_size: int) -> None:
+        self.model, self.config, self.rule, self.vocab_size = model, config, rule, vocab_size
+
+    def begin(self, request: Request) -> None:
+        state = _State(self.model.open(len(request.tokens) + request.limit + 64))
+        request.drafting = state
+        if self.config.resolved_structure == "graph":
+            state.own = TextRows(state.discounts)
+            state.own.extend(request.tokens)
+
+    def propose(self, request: Request, limits: Limits) -> Draft:
+        if limits.budget == 0 or limits.reach == 0:
+            return empty_draft()
+        state: _State = request.drafting
+        state.evaluations = 0
+        state.root_law = None
+        graph, passes = self._grow(request, limits)
+        return Draft(graph, graph.tree(), state.evaluations, passes)
+
+    def observe(self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, p: torch.Tensor) -> None:
+        state: _State = request.drafting
+        self.model.keep(state.text, [draft.graph.fed[node] for node in verdict.path if node in draft.graph.fed])
+        if state.root_law is not None:
+            state.calibration.observe(state.root_law, p[0])
+        if state.own is not None:
+            tokens = [*(draft.tree.tokens[node] for node in verdict.path), verdict.token]
+            learn_edges(state.discounts, draft.graph, verdict, tokens)
+            state.own.extend(tokens, shared_rows(scores, verdict))
+
+    def end(self, request: Request) -> None:
+        self.model.close(request.drafting.text)
+
+    def _grow(self, request: Request, limits: Limits) -> tuple[DraftGraph, int]:
+        """The configured structure, with SAMPLED slots if the rule verifies them jointly, else with FIXED ones only."""
+        state: _State = request.drafting
+        structure, branching = self.config.resolved_structure, self.config.branching
+        sampled = request.params.temperature > 0 and not self.rule.position_noise
+        draw = _drawer(request) if sampled else None
+        if structure == "gsd":
+            return grow_gsd(self._evaluator(request, self._likelihood(request)), limits, self.config.gsd_match)
+        evaluate = self._evaluator(request, _law(request) if sampled else self._likelihood(request), keep_root=sampled)
+        if structure == "chain" and sampled:
+            branching = (1,) * min(limits.depth, limits.budget)
+        if branching is not None:
+            return grow_branching(evaluate, draw, limits, branching)
+        if draw is None:
+            graph, passes = grow_best_first(evaluate, limits, *((1,) if structure == "chain" else ()))
+        else:
+            graph, passes = grow_levels(evaluate, draw, limits, state.calibration)
+        if structure == "graph":
+            graph = self._fill(request, graph, limits, passes, sampled)
+        return graph, passes
+
+    def _fill(self, request: Request, graph: DraftGraph, limits: Limits, passes: int, sampled: bool) -> DraftGraph:
+        """Spend spare verify slots on copies along edges, at nodes that the drafter was not asked about."""
+        state: _State = request.drafting
+        assert state.own is not None
+        sources: list[EdgeSource] = [DraftRows(graph, request.tokens, state.discounts), state.own]
+        if not sampled:
+            return add_edges(graph, sources, request.tokens[-8:], limits)
+        # Below the drafted depth only: there a copy is a function of layers already drawn, as the layer rule demands.
+        leaves = [node for node in range(len(graph)) if graph.depth(node) == passes and node not in graph.rows]
+        if len(graph) < limits.budget and leaves:
+            unroller = Unroller(graph, sources, request.tokens[-8:], max(limits.floor, MIN_COPY_SCORE))
+            unroller.grow(leaves, limits.budget, limits.reach)
+        return graph
+
+    def _evaluator(self, request: Request, shape: Shape, keep_root: bool = False) -> Evaluate:
+        """One drafter pass over some nodes; `shape` turns their scores into the rows that growth reads."""
+        state: _State = request.drafting
+
+        def evaluate(graph: DraftGraph, nodes: Sequence[int]) -> torch.Tensor:
+            drafted = [node for node in nodes if node != ROOT]
+            rows = Rows(
+                state.text,
+                request.tokens[len(state.text) :] if len(drafted) < len(nodes) else (),
+                [graph.tokens[node] for node in drafted],
+                [graph.fed.get(graph.parents[node], ROOT) for node in drafted],
+            )
+            graph.fed.update((node, len(state.text.nodes) + i) for i, node in enumerate(drafted))
+            state.evaluations += len(nodes)
+            request.clock.lap("drafting")
+            logits = self.model.forward([rows])[0]
+            request.clock.lap("drafter")
+            prefixes = Prefixes(request.tokens, lambda row: graph.path_tokens(nodes[row]))
+            laws = shape(request.warper.scores(self._align(logits), prefixes), [graph.depth(node) for node in nodes])
+            if keep_root and ROOT in nodes:
+                state.root_law = laws[list(nodes).index(ROOT)]
+            return laws
+
+        return evaluate
+
+    def _align(self, logits: torch.Tensor) -> torch.Tensor:
+        """The drafter's logits over the target's vocabulary; what only one of them has is padding."""
+        missing = self.vocab_size - logits.shape[1]
+        if missing > 0:
+            return torch.nn.functional.pad(logits, (0, missing), value=-torch.inf)
+        return logits[:, : self.vocab_size]
+
+    def _likelihood(self, request: Request) -> Shape:
+        """Rows for FIXED candidates: how likely each token is to be the target's choice."""
+        if request.params.temperature == 0:
+            return lambda scores, depths: torch.softmax(scores, dim=1)
+        if not self.rule.position_noise:
+            return _law(request)
+
+        def shared_noise(scores: torch.Tensor, depths: Sequence[int]) -> torch.Tensor:
+            positions = [len(request.tokens) + depth for depth in depths]
+            noise = torch.stack([request.noise.exponentials(position, self.vocab_size) for position in positions])
+            keys = (request.warper.shape(scores) / noise.to(scores)) ** SHARPNESS
+            return keys / keys.sum(dim=1, keepdim=True)
+
+        return shared_noise
+
+
+def _law(request: Request) -> Shape:
+    return lambda scores, depths: request.warper.shape(scores)
+
+
+def _drawer(request: Request) -> Draw:
+    """Fresh noise per round and node (never per position: a later round would meet it again)."""
+
+    def draw(laws: torch.Tensor, depth: int, addresses: Sequence[int]) -> list[int]:
+        length = len(request.tokens)
+        return sample_rows(laws, [request.noise.uniform(length, Role.DRAFT, depth, address) for address in addresses])
+
+    return draw
+
+
+def shared_rows(scores: torch.Tensor, verdict: Verdict) -> list[Row]:
+    """The heads of the target's rows along the accepted path, which later drafts may borrow."""
+    rows = torch.softmax(scores[[0, *(node + 1 for node in verdict.path)]], dim=1)
+    probs, tokens = rows.topk(min(SHARED_ROW, rows.shape[1]), dim=1)
+    return [Row(t, w) for t, w in zip(tokens.tolist(), probs.tolist(), strict=True)]
+
+
+def learn_edges(discounts: Discounts, graph: DraftGraph, verdict: Verdict, tokens: Sequence[int]) -> None:
+    """Compare what the edges on the accepted path promised with what the target chose there."""
+    for node, token in zip((ROOT, *verdict.path), tokens, strict=True):
+        edge = graph.edges.get(node)
+        if edge is not None:
+            proposed = {graph.tokens[child] for child, parent in enumerate(graph.parents) if parent == node}
+            promised = sum(prob for t, prob in zip(edge.row.tokens, edge.row.probs, strict=True) if t in proposed)
+            discounts.learn(edge.source, edge.match_length, promised, token in proposed)

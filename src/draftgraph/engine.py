@@ -1,0 +1,196 @@
+"""Requests in, events out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from transformers import PreTrainedModel
+
+from draftgraph.config import Config, SamplingParams
+from draftgraph.detokenize import Detokenizer
+from draftgraph.draft.base import Drafter
+from draftgraph.draft.budget import limits
+from draftgraph.draft.lookup import LookupDrafter
+from draftgraph.draft.model import ModelDrafter
+from draftgraph.errors import DraftgraphError, OptionError, PromptError
+from draftgraph.request import Request
+from draftgraph.rng import Noise, fresh_seed
+from draftgraph.round import decode_round
+from draftgraph.target.hf import HFModel, probe
+from draftgraph.target.load import check_pair, eos_ids, load_model, load_tokenizer
+from draftgraph.types import Event, Result
+from draftgraph.warp import Warper
+
+Prompt = str | Sequence[int]
+
+
+class Engine:
+    """Lossless speculative decoding for one target model.
+
+    Build it with `from_pretrained`. `generate` and `stream` may be called again and again; a failed or closed request
+    leaves nothing behind.
+    """
+
+    def __init__(
+        self, target: HFModel, drafter: Drafter, config: Config, tokenizer: Any | None, eos: frozenset[int],
+        draft_window: int | None = None,
+    ) -> None:  # fmt: skip
+        self.target, self.drafter, self.config, self.tokenizer, self.eos = target, drafter, config, tokenizer, eos
+        self.draft_window = draft_window
+        self.rule = config.resolved_rule
+
+    @classmethod
+    def from_pretrained(
+        cls, target: str | Path | PreTrainedModel, *, draft_model: str | Path | PreTrainedModel | None = None,
+        tokenizer: Any | None = None, dtype: str | torch.dtype | None = None, device: str | None = None,
+        config: Config | None = None, **options: Any,
+    ) -> Engine:  # fmt: skip
+        """An engine from folders, hub names or loaded transformers models.
+
+        draft_model  the drafter (alias: assistant_model); without one, continuations are looked up in the text.
+        tokenizer    needed for text prompts if `target` is a loaded model without a folder.
+        dtype        of weights loaded here; None is float32 on a CPU. device  None is the GPU if there is one.
+        options      fields of `Config`, e.g. budget=16, structure="tree", rule="agree", and the ecosystem's aliases.
+
+        Raises ModelError, PairError, OptionError before any token is generated.
+        """
+        draft_model = draft_model if draft_model is not None else options.pop("assistant_model", None)
+        chosen = (config or Config()).with_options(**options)
+        if draft_model is None and chosen.drafter == "model":
+            raise OptionError("drafter='model' needs a draft_model; write draft_model=..., or drafter='lookup'")
+        if draft_model is not None and chosen.drafter not in (None, "model"):
+            raise OptionError(f"drafter={chosen.drafter!r} drafts without a model; leave out draft_model, or write drafter='model'")
+        model = HFModel(load_model(target, dtype, device))
+        tokenizer = tokenizer if tokenizer is not None else load_tokenizer(target)
+        probe(model)
+        drafter, window = _make_drafter(model, draft_model, chosen, tokenizer, dtype, device)
+        return cls(model, drafter, chosen, tokenizer, eos_ids(model.model, tokenizer), window)
+
+    @overload
+    def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> Result: ...
+    @overload
+    def generate(self, prompt: Sequence[Prompt], params: SamplingParams | None = None) -> list[Result]: ...
+    def generate(self, prompt: Any, params: SamplingParams | None = None) -> Result | list[Result]:
+        """Generate for one prompt (text or token ids), or for a list of them.
+
+        An error carries what was generated before it in its attribute `partial`.
+        """
+        if _is_batch(prompt):
+            requests = [self._request(one, params or SamplingParams()) for one in prompt]
+        else:
+            requests = [self._request(prompt, params or SamplingParams())]
+        results = []
+        for request in requests:
+            try:
+                for _ in self._run(request):
+                    pass
+            except BaseException as error:
+                error.partial = self._result(request)  # type: ignore[attr-defined]
+                raise
+            results.append(self._result(request))
+        return results if _is_batch(prompt) else results[0]
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Event]:
+        """Generate for one prompt, an event per round. Closing the iterator early frees what the request cached."""
+        return self._run(self._request(prompt, params or SamplingParams()))
+
+    def _run(self, request: Request) -> Iterator[Event]:
+        bounds = partial(limits, self.config, window=self.target.context_window, device=self.target.device)
+        try:
+            request.text = self.target.open(len(request.tokens) + request.limit + 64)
+            self.drafter.begin(request)
+            while request.finish_reason is None:
+                yield decode_round([request], self.drafter, self.target, self.rule, bounds)[0]
+        finally:
+            if request.drafting is not None:
+                self.drafter.end(request)
+            if request.text is not None:
+                self.target.close(request.text)
+
+    def _result(self, request: Request) -> Result:
+        stats = request.tally.stats(
+            rule=self.rule.name, structure=self.config.resolved_structure, lossless=self.rule.lossless,
+            prompt=request.prompt_length, output=len(request.output),
+        )  # fmt: skip
+        logprobs = request.logprobs if request.params.logprobs else None
+        return Result(
+            "".join(request.pieces), request.output, request.finish_reason, stats, request.noise.seed, logprobs,
+            tuple(request.rounds),
+        )  # fmt: skip
+
+    def _request(self, prompt: Prompt, params: SamplingParams) -> Request:
+        """Check a prompt and its options; nothing is allocated yet."""
+        ids = self._encode(prompt)
+        limit = self._limit(len(ids), params)
+        if params.stop and self.tokenizer is None:
+            raise OptionError("stop strings need a tokenizer; write Engine.from_pretrained(..., tokenizer=...) or stop_token_ids")
+        eos = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.eos)
+        seed = fresh_seed() if params.seed is None else params.seed
+        return Request(
+            params, ids, len(ids), limit, eos, Noise(seed, params.sample),
+            Warper(params, len(ids), sorted(eos), self.target.device), Detokenizer(self.tokenizer, ids, params.stop),
+        )  # fmt: skip
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise PromptError("a text prompt needs a tokenizer; pass token ids, or Engine.from_pretrained(..., tokenizer=...)")
+            prompt = self.tokenizer(prompt)["input_ids"]
+        ids = [int(token) for token in prompt]
+        if not ids:
+            raise PromptError("the prompt is empty; pass at least one token, e.g. the tokenizer's bos_token_id")
+        wrong = [token for token in ids if not 0 <= token < self.target.vocab_size]
+        if wrong:
+            raise PromptError(f"token id {wrong[0]} is outside the target's vocabulary of {self.target.vocab_size}")
+        return ids
+
+    def _limit(self, prompt: int, params: SamplingParams) -> int:
+        window = self.target.context_window
+        if window is not None and prompt >= window:
+            raise PromptError(
+                f"the prompt has {prompt} tokens and the target's context window is {window}; "
+                f"at most {window - 1} leave room for an answer. Shorten the prompt"
+            )
+        limit = params.max_new_tokens if window is None else min(params.max_new_tokens, window - prompt)
+        if self.draft_window is not None and prompt + limit > self.draft_window:
+            room = self.draft_window - prompt
+            raise PromptError(
+                f"prompt ({prompt}) and max_new_tokens ({limit}) need {prompt + limit} positions, but the drafter's window is "
+                f"{self.draft_window}; write max_new_tokens={room}, " if room > 0 else
+                f"the prompt has {prompt} tokens, beyond the drafter's window of {self.draft_window}; shorten it, "
+                "or use a drafter with a longer window, or drafter='lookup'"
+            )
+        return limit
+
+
+def _make_drafter(
+    target: HFModel, draft_model: str | Path | PreTrainedModel | None, config: Config, tokenizer: Any | None,
+    dtype: str | torch.dtype | None, device: str | None,
+) -> tuple[Drafter, int | None]:  # fmt: skip
+    """The drafter that the config asks for, and its context window (None if it has none)."""
+    if draft_model is None:
+        prediction = config.prediction or ()
+        if config.drafter == "text" and not prediction:
+            raise OptionError("drafter='text' needs the text that the output may repeat; write prediction='...'")
+        if isinstance(prediction, str):
+            if tokenizer is None:
+                raise OptionError("a prediction given as text needs a tokenizer; pass token ids or tokenizer=...")
+            prediction = tokenizer(prediction, add_special_tokens=False)["input_ids"]
+        return LookupDrafter(config, prediction), None
+    drafter = HFModel(load_model(draft_model, dtype, device))
+    check_pair(target, drafter, tokenizer, load_tokenizer(draft_model))
+    if drafter.model is not target.model:
+        probe(drafter)
+    return ModelDrafter(drafter, config, config.resolved_rule, target.vocab_size), drafter.context_window
+
+
+def _is_batch(prompt: Any) -> bool:
+    return not isinstance(prompt, str) and len(prompt) > 0 and not all(isinstance(t, int) or _is_scalar(t) for t in prompt)
+
+
+def _is_scalar(token: Any) -> bool:
+    return getattr(token, "ndim", None) == 0

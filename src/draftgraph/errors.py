@@ -1,0 +1,56 @@
+"""One hierarchy of errors. A message says what was asked, what is possible and what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from draftgraph.types import Result
+
+
+class DraftgraphError(Exception):
+    """Base of every error raised on purpose.
+
+    `partial` holds what a request had produced when the error struck (None before the first round),
+    so that nothing already generated is lost.
+    """
+
+    partial: Result | None = None
+
+
+class OptionError(DraftgraphError, ValueError):
+    """An option has a value that is not possible, or a combination that is not sound."""
+
+
+class PromptError(DraftgraphError, ValueError):
+    """The prompt cannot be decoded: empty, outside the vocabulary, or beyond the context window."""
+
+
+class PairError(DraftgraphError, ValueError):
+    """The drafter cannot draft for this target; the message names the rule that fails."""
+
+
+class ModelError(DraftgraphError):
+    """The model cannot be used: missing or corrupt files, a cache that cannot roll back, ignored masks."""
+
+
+class DraftError(DraftgraphError, ValueError):
+    """A draft is malformed, or states a law that the rule cannot use."""
+
+
+class LogitsError(DraftgraphError, ArithmeticError):
+    """A model or a logits processor returned something that is not a distribution."""
+
+
+class DrafterError(DraftgraphError, RuntimeError):
+    """A drafter failed while proposing."""
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> OptionError:
+    """The error for a name that is not registered, with the nearest one that is."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return OptionError(f"unknown {kind} {name!r}; possible: {', '.join(names)}.{hint}")

@@ -1,0 +1,49 @@
+"""The state of one request while it runs. Only `commit` and the engine write to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from draftgraph.config import SamplingParams
+from draftgraph.detokenize import Detokenizer
+from draftgraph.rng import Noise
+from draftgraph.stats import Clock, Tally
+from draftgraph.target.base import CachedText
+from draftgraph.trace import RoundRecord
+from draftgraph.warp import Warper
+
+
+@dataclass
+class Request:
+    """tokens  i64 ids of prompt and output; the first `prompt_length` are the prompt.
+    limit     output tokens at most (the user's limit, or what the context window leaves).
+    eos       ids that end the text.
+    text      what the target has cached; drafting  whatever the drafter keeps.
+    """
+
+    params: SamplingParams
+    tokens: list[int]
+    prompt_length: int
+    limit: int
+    eos: frozenset[int]
+    noise: Noise
+    warper: Warper
+    detokenizer: Detokenizer
+    text: CachedText | None = None
+    drafting: Any = None
+    clock: Clock = field(default_factory=Clock)
+    tally: Tally = field(default_factory=Tally)
+    pieces: list[str] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    rounds: list[RoundRecord] = field(default_factory=list)
+    finish_reason: str | None = None
+
+    @property
+    def output(self) -> list[int]:
+        return self.tokens[self.prompt_length :]
+
+    @property
+    def remaining(self) -> int:
+        """Output tokens that may still be emitted."""
+        return self.limit - (len(self.tokens) - self.prompt_length)

@@ -1,0 +1,55 @@
+"""THE round of decoding: draft → forward → verify → commit. Flat over requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from draftgraph.commit import commit
+from draftgraph.draft.base import Drafter, Limits
+from draftgraph.request import Request
+from draftgraph.stats import Clock
+from draftgraph.target.base import CausalLM, Rows
+from draftgraph.types import Event
+from draftgraph.verify.base import Rule
+from draftgraph.warp import Prefixes
+
+
+@torch.inference_mode()
+def decode_round(
+    requests: Sequence[Request],
+    drafter: Drafter,
+    target: CausalLM,
+    rule: Rule,
+    limits: Callable[[Request], Limits],
+) -> list[Event]:
+    """One round for every request; each emits at least one token. Returns their events, in order."""
+    clock = Clock()
+    for request in requests:
+        request.clock = clock
+    drafts = [drafter.propose(request, limits(request)) for request in requests]
+    trees = [draft.tree for draft in drafts]
+    clock.lap("drafting")
+
+    logits = target.forward([
+        Rows(request.text, request.tokens[len(request.text) :], tree.tokens, tree.parents)
+        for request, tree in zip(requests, trees, strict=True)
+    ])  # fmt: skip
+    clock.lap("target")
+
+    events = []
+    for request, draft, tree, rows in zip(requests, drafts, trees, logits, strict=True):
+        scores = request.warper.scores(rows, Prefixes(request.tokens, lambda row, tree=tree: tree.path_tokens(row - 1)))
+        p = request.warper.shape(scores)
+        clock.lap("warping")
+        verdict = rule.verdict(tree, p, request.noise, len(request.tokens))
+        clock.lap("rule")
+        target.keep(request.text, verdict.path)
+        drafter.observe(request, draft, verdict, scores, p)
+        clock.lap("drafting")
+        events.append(commit(request, draft, verdict, rows))
+        clock.lap("commit")
+    for request in requests:
+        request.tally.add_seconds(clock)
+    return events

@@ -1,0 +1,112 @@
+"""Every number that is reported, defined once. Names and definitions follow vLLM's per-request schema where it has one."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+PARTS = ("drafter", "target", "drafting", "warping", "rule", "commit")
+"""Parts of a round's wall time: the two models' forwards, and what draftgraph adds around them."""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a request did. Counted after truncation by a stop or by the length limit.
+
+    mean_acceptance_length   1 + accepted / rounds: tokens per target call ("block efficiency", τ).
+    draft_acceptance_rate    accepted / drafted tokens. For a tree, drafted counts all its nodes.
+    acceptance_histogram     entry j: rounds in which exactly j drafted tokens were accepted.
+    num_rounds               target calls. num_draft_tokens: drafted nodes; num_verified_nodes: nodes the target scored.
+    num_accepted_tokens      drafted tokens that were emitted.
+    num_drafter_evaluations  rows that the drafter computed; num_drafter_passes: forward passes it took.
+    num_merged_nodes         nodes that came by an edge instead of a drafter evaluation.
+    accepted_by_source       accepted tokens by origin: "drafter", "merge", "own", "context", "text".
+    seconds                  wall seconds per part of the rounds, see PARTS.
+    lossless                 whether the output has exactly the target's law.
+    """
+
+    rule: str
+    structure: str
+    lossless: bool
+    mean_acceptance_length: float
+    draft_acceptance_rate: float
+    acceptance_histogram: list[int]
+    num_rounds: int
+    num_draft_tokens: int
+    num_accepted_tokens: int
+    num_drafter_evaluations: int
+    num_drafter_passes: int
+    num_merged_nodes: int
+    num_verified_nodes: int
+    num_prompt_tokens: int
+    num_output_tokens: int
+    accepted_by_source: dict[str, int]
+    seconds: dict[str, float]
+    notes: list[str]
+
+    def __getitem__(self, name: str) -> Any:
+        """Fields by their JSON names."""
+        if name not in self.__dataclass_fields__:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class Clock:
+    """Splits a round's wall time into parts: every lap goes to the part that just ended."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    _last: float = field(default_factory=time.perf_counter)
+
+    def lap(self, part: str) -> None:
+        now = time.perf_counter()
+        self.seconds[part] += now - self._last
+        self._last = now
+
+
+@dataclass
+class Tally:
+    """Running counts of one request; the commit is their only writer."""
+
+    rounds: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    evaluations: int = 0
+    passes: int = 0
+    merged: int = 0
+    histogram: Counter[int] = field(default_factory=Counter)
+    by_source: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    notes: list[str] = field(default_factory=list)
+
+    def add_seconds(self, clock: Clock) -> None:
+        for part, seconds in clock.seconds.items():
+            self.seconds[part] += seconds
+
+    def stats(self, *, rule: str, structure: str, lossless: bool, prompt: int, output: int) -> Stats:
+        longest = max(self.histogram, default=0)
+        return Stats(
+            rule=rule,
+            structure=structure,
+            lossless=lossless,
+            mean_acceptance_length=1.0 + self.accepted / self.rounds if self.rounds else 1.0,
+            draft_acceptance_rate=self.accepted / self.drafted if self.drafted else 0.0,
+            acceptance_histogram=[self.histogram[j] for j in range(longest + 1)],
+            num_rounds=self.rounds,
+            num_draft_tokens=self.drafted,
+            num_accepted_tokens=self.accepted,
+            num_drafter_evaluations=self.evaluations,
+            num_drafter_passes=self.passes,
+            num_merged_nodes=self.merged,
+            num_verified_nodes=self.drafted,
+            num_prompt_tokens=prompt,
+            num_output_tokens=output,
+            accepted_by_source=dict(self.by_source),
+            seconds=dict(self.seconds),
+            notes=list(self.notes),
+        )

@@ -1,0 +1,87 @@
+"""Loading models and tokenizers, and checking that a drafter can draft for a target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from draftgraph.errors import ModelError, PairError
+
+PADDING = 1024
+"""Vocabularies of one family are padded to different sizes; without tokenizers to compare, sizes may differ by this."""
+
+
+def load_model(source: str | Path | PreTrainedModel, dtype: str | torch.dtype | None, device: str | None) -> PreTrainedModel:
+    """A causal LM from a folder, a hub name, or as given.
+
+    dtype None means float32 on a CPU (the only one in which wide and narrow forwards agree on every greedy token) and the
+    checkpoint's own elsewhere. Raises ModelError if the checkpoint is missing, corrupt or incomplete.
+    """
+    if isinstance(source, PreTrainedModel):
+        return source.eval()
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    wanted = dtype or (torch.float32 if where.type == "cpu" else "auto")
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(source, dtype=wanted, output_loading_info=True)
+    except Exception as error:
+        raise ModelError(f"cannot load a causal language model from {str(source)!r}: {_first_line(error)}") from error
+    if info["missing_keys"] or info.get("mismatched_keys"):
+        wrong = sorted(map(str, info["missing_keys"] or info["mismatched_keys"]))
+        raise ModelError(f"the checkpoint {str(source)!r} lacks weights ({', '.join(wrong[:3])}, …); they would be random")
+    return model.to(where).eval()
+
+
+def load_tokenizer(source: str | Path | PreTrainedModel) -> Any | None:
+    """The tokenizer that belongs to a model; None if there is none to be found."""
+    name = source.name_or_path if isinstance(source, PreTrainedModel) else str(source)
+    if not name or (isinstance(source, PreTrainedModel) and not Path(name).is_dir()):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except Exception:  # a model without tokenizer files is usable with token ids
+        return None
+
+
+def check_pair(target: Any, drafter: Any, tokenizer: Any | None, draft_tokenizer: Any | None) -> None:
+    """Refuse a drafter whose token ids mean something else. `target` and `drafter` have a vocab_size.
+
+    Raises PairError naming the rule that fails.
+    """
+    if tokenizer is not None and draft_tokenizer is not None:
+        _check_tokenizers(tokenizer, draft_tokenizer)
+    elif abs(target.vocab_size - drafter.vocab_size) > PADDING:
+        raise PairError(
+            f"vocabulary size: the target has {target.vocab_size} tokens, the drafter {drafter.vocab_size}, which is more than "
+            "padding; use a drafter of the same family"
+        )
+
+
+def _check_tokenizers(tokenizer: Any, draft_tokenizer: Any) -> None:
+    ours, theirs = tokenizer.get_vocab(), draft_tokenizer.get_vocab()
+    if ours == theirs:
+        return
+    different = [token for token, number in ours.items() if theirs.get(token) != number]
+    if not different:
+        different = sorted(theirs.keys() - ours.keys())
+    token = different[0]
+    raise PairError(
+        f"token ids: {token!r} is {ours.get(token, 'absent')} for the target and {theirs.get(token, 'absent')} for the drafter "
+        f"({len(different)} of {len(ours)} tokens differ); a drafter needs the target's tokenizer. "
+        "Use a drafter of the same family, or drafter='lookup', which needs no model"
+    )
+
+
+def eos_ids(model: PreTrainedModel, tokenizer: Any | None) -> frozenset[int]:
+    """Ids that end a text: the generation config's, else the model's, else the tokenizer's."""
+    for source in (model.generation_config, model.config.get_text_config(decoder=True), tokenizer):
+        ids = getattr(source, "eos_token_id", None)
+        if ids is not None:
+            return frozenset([ids] if isinstance(ids, int) else ids)
+    return frozenset()
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"

@@ -1,0 +1,33 @@
+"""One record per round: what was drafted, what was accepted, what it cost. Viewers and benchmarks read nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One round of one request.
+
+    length    committed length (prompt included) at the round's start.
+    tokens, parents, sampled, origins, scores   the verified nodes, in TokenTree order; `sampled` says which laws are SAMPLED,
+              `scores` are the drafter's estimates of how likely the target is to reach each node.
+    path      accepted nodes from the root down. bonus  the token that follows them.
+    emitted   how many of (path + bonus) were emitted before a stop or the length limit.
+    num_passes, num_evaluations   drafter passes, and rows they computed.
+    seconds   wall seconds by part (`stats.PARTS`).
+    """
+
+    length: int
+    tokens: Sequence[int]
+    parents: Sequence[int]
+    sampled: Sequence[bool]
+    origins: Sequence[str]
+    scores: Sequence[float]
+    path: tuple[int, ...]
+    bonus: int
+    emitted: int
+    num_passes: int
+    num_evaluations: int
+    seconds: dict[str, float]

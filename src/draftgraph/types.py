@@ -1,0 +1,140 @@
+"""The nouns of a round of decoding: token tree, slot laws, verdict, outcome. Frozen; no model, no transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from draftgraph.errors import DraftError
+
+if TYPE_CHECKING:
+    from draftgraph.stats import Stats
+    from draftgraph.trace import RoundRecord
+
+FIXED = -1
+"""`law_row` of a slot whose token is a point mass: deterministic, merged, retrieved or already looked at."""
+ROOT = -1
+"""`parents` entry of a node that continues the committed text directly."""
+
+
+@dataclass(frozen=True)
+class TokenTree:
+    """A draft as the target sees it: every node is one token with its own prefix and its own law.
+
+    tokens   N token ids.
+    parents  N indices of earlier nodes (`parents[i] < i`), or ROOT.
+    law_row  N rows of `laws` that the token was freshly drawn from (a SAMPLED slot), or FIXED.
+    laws     f[G, V], the very tensors that were drawn from (rows sum to one over V); None when all slots are FIXED.
+
+    A tree cannot be built without a law for every slot. The slots of a node are verified in index order.
+    """
+
+    tokens: Sequence[int]
+    parents: Sequence[int]
+    law_row: Sequence[int]
+    laws: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.tokens)
+        if len(self.parents) != n or len(self.law_row) != n:
+            raise DraftError(
+                f"a draft of {n} tokens needs {n} parents and {n} laws; got {len(self.parents)} parents and "
+                f"{len(self.law_row)} laws. Give every slot a law: FIXED (-1) or the row of `laws` it was drawn from."
+            )
+        rows = 0 if self.laws is None else len(self.laws)
+        for i, (parent, row) in enumerate(zip(self.parents, self.law_row, strict=True)):
+            if not ROOT <= parent < i:
+                raise DraftError(f"node {i} has parent {parent}; a parent is -1 (the root) or an earlier node")
+            if not FIXED <= row < rows:
+                raise DraftError(f"node {i} names law row {row}, but the draft has {rows} law rows (-1 is FIXED)")
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @cached_property
+    def depths(self) -> list[int]:
+        """Depth of every node; a child of the root has depth 1."""
+        depths: list[int] = []
+        for parent in self.parents:
+            depths.append(1 if parent == ROOT else depths[parent] + 1)
+        return depths
+
+    @cached_property
+    def children(self) -> list[list[int]]:
+        """`children[0]` of the root, `children[i + 1]` of node i: node indices in verification order."""
+        children: list[list[int]] = [[] for _ in range(len(self) + 1)]
+        for node, parent in enumerate(self.parents):
+            children[parent + 1].append(node)
+        return children
+
+    @property
+    def is_chain(self) -> bool:
+        return all(parent == i - 1 for i, parent in enumerate(self.parents))
+
+    def path(self, node: int) -> list[int]:
+        """Node indices from a child of the root down to `node`; empty for the root (-1)."""
+        nodes: list[int] = []
+        while node != ROOT:
+            nodes.append(node)
+            node = self.parents[node]
+        return nodes[::-1]
+
+    def path_tokens(self, node: int) -> list[int]:
+        return [self.tokens[i] for i in self.path(node)]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The exact law of a rule's verdict given the draft.
+
+    stop   N + 1 probabilities (they sum to one): the accepted path ends at the root (entry 0) or at node i (entry i + 1).
+    bonus  bonus(i) -> f[V], the law of the bonus token given that the path ends at entry i, up to a constant factor.
+
+    A rule states this law; sampling from it (`verify.base.draw`) and proving it (`verify.exact`) both read it, so what
+    is proven is what runs.
+    """
+
+    stop: Sequence[float]
+    bonus: Callable[[int], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a rule decided: the accepted nodes from the root down, and the bonus token that follows them."""
+
+    path: tuple[int, ...]
+    token: int
+
+
+@dataclass(frozen=True)
+class Event:
+    """What one round adds to a stream: new text, the new token ids, and which of them were drafted."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    drafted: tuple[bool, ...]
+    finish_reason: str | None = None
+    round: RoundRecord | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished (or, in an error's `partial`, an interrupted) request.
+
+    token_ids      generated ids, the prompt excluded, an end-of-sequence token included.
+    finish_reason  "stop" (end-of-sequence token or stop string), "length" (limit or context window), or None if interrupted.
+    logprobs       log-probabilities of `token_ids` under the target's own softmax (before warping), if asked for.
+    seed           the seed the request ran with, so that it can be run again.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: str | None
+    stats: Stats
+    seed: int
+    logprobs: list[float] | None = None
+    rounds: tuple[RoundRecord, ...] = field(default=(), repr=False)

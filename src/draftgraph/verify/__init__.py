@@ -1,0 +1,98 @@
+"""Verification rules: pure functions of (draft, target law, random numbers). No model, no transformers.
+
+To add a rule, write one file with a subclass of `Rule` and add it to `RULES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from draftgraph.errors import DraftError, unknown_name
+from draftgraph.rng import Noise
+from draftgraph.types import TokenTree, Verdict
+from draftgraph.verify.agree import AgreeRule
+from draftgraph.verify.base import Rule
+from draftgraph.verify.block import BlockRule
+from draftgraph.verify.layer import LayerRule
+from draftgraph.verify.token import TokenRule
+
+RULES: dict[str, Rule] = {rule.name: rule for rule in (LayerRule(), AgreeRule(), BlockRule(), TokenRule())}
+
+
+def rules() -> dict[str, Rule]:
+    """The rules by name; each has `.lossless`, `.accepts` (laws and structures) and `.source` (the paper)."""
+    return dict(RULES)
+
+
+def get_rule(rule: str | Rule) -> Rule:
+    """A rule by name, or the rule itself.
+
+    Raises OptionError with the nearest name if it is unknown.
+    """
+    if isinstance(rule, Rule):
+        return rule
+    if rule not in RULES:
+        raise unknown_name("rule", rule, RULES)
+    return RULES[rule]
+
+
+def verify(
+    rule: str | Rule,
+    tokens: Sequence[int] | torch.Tensor,
+    parents: Sequence[int] | torch.Tensor,
+    law_row: Sequence[int] | torch.Tensor,
+    laws: torch.Tensor | None,
+    p: torch.Tensor,
+    seed: int,
+) -> Verdict:
+    """Verify one draft: a pure function, no model.
+
+    tokens   i64[N] drafted token ids.
+    parents  i64[N], -1 for a child of the root; parents[i] < i.
+    law_row  i64[N], the row of `laws` that the token was drawn from, or -1 for FIXED (a point mass).
+    laws     f[G, V], rows over V; None if every slot is FIXED.
+    p        f[N + 1, V] target law: row 0 at the root, row i + 1 at node i.
+    seed     any integer; the same arguments give the same verdict.
+
+    The slots of a node are verified in index order. Raises DraftError for a draft or a law that the rule cannot use.
+    """
+    chosen = get_rule(rule)
+    tree = TokenTree(_ints(tokens), _ints(parents), _ints(law_row), laws)
+    check_laws(tree, p)
+    chosen.check(tree)
+    return chosen.verdict(tree, p, Noise(int(seed)), 0)
+
+
+def check_laws(tree: TokenTree, p: torch.Tensor) -> None:
+    """Refuse rows that are not distributions, tokens outside the vocabulary and draws of probability zero.
+
+    Raises DraftError.
+    """
+    if p.ndim != 2 or len(p) != len(tree) + 1:
+        raise DraftError(f"p must have shape [N + 1, V] = [{len(tree) + 1}, V]; got {list(p.shape)}")
+    for name, rows in (("p", p), ("laws", tree.laws)):
+        if rows is None:
+            continue
+        if rows.ndim != 2 or rows.shape[1] != p.shape[1] or not rows.is_floating_point():
+            raise DraftError(
+                f"{name} must be floating-point rows over V = {p.shape[1]}; got {list(rows.shape)} {rows.dtype}"
+            )
+        if not bool(torch.isfinite(rows).all()) or bool((rows < 0).any()):
+            raise DraftError(f"{name} has negative, infinite or NaN entries; pass probabilities, not logits")
+        sums = rows.sum(dim=1, dtype=torch.float64)
+        worst = int((sums - 1.0).abs().argmax()) if len(sums) else 0
+        if len(sums) and abs(float(sums[worst]) - 1.0) > 1e-3:
+            raise DraftError(f"row {worst} of {name} sums to {float(sums[worst]):.4g}, not 1")
+    for node, token in enumerate(tree.tokens):
+        if not 0 <= token < p.shape[1]:
+            raise DraftError(f"node {node} has token {token}, outside the vocabulary of {p.shape[1]}")
+        if tree.law_row[node] >= 0 and float(tree.laws[tree.law_row[node], token]) <= 0.0:  # type: ignore[index]
+            raise DraftError(
+                f"node {node} claims to be drawn from law row {tree.law_row[node]}, which gives token {token} no mass"
+            )
+
+
+def _ints(values: Sequence[int] | torch.Tensor) -> list[int]:
+    return [int(v) for v in values]

@@ -1,0 +1,88 @@
+"""What a verification rule is, and how a verdict is drawn from the law that it states."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from draftgraph.errors import DraftError
+from draftgraph.rng import Noise, Role
+from draftgraph.types import FIXED, Outcome, TokenTree, Verdict
+
+
+@dataclass(frozen=True)
+class Accepts:
+    """The drafts for which a rule is what it claims to be.
+
+    laws        slot laws: "fixed", "sampled".
+    structures  "chain", or "tree" (which includes chains and unrolled graphs).
+    """
+
+    laws: frozenset[str]
+    structures: frozenset[str]
+
+    def __str__(self) -> str:
+        return f"{' and '.join(sorted(self.laws))} slots on a {' or a '.join(sorted(self.structures))}"
+
+
+class Rule(ABC):
+    """A verification rule: a pure function from (draft, target rows) to the law of the verdict. No model, no cache."""
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    lossless: ClassVar[bool]
+    accepts: ClassVar[Accepts]
+    position_noise: ClassVar[bool] = False
+    """True if the verdict is drawn with noise that belongs to output positions (and may be shared with the drafter)."""
+
+    @abstractmethod
+    def outcome(self, tree: TokenTree, p: torch.Tensor) -> Outcome:
+        """The law of the verdict.
+
+        tree  the draft.
+        p     f[N + 1, V], target law after warping: row 0 at the root, row i + 1 at node i.
+        """
+
+    def verdict(self, tree: TokenTree, p: torch.Tensor, noise: Noise, length: int) -> Verdict:
+        """One draw from `outcome`, with the fresh noise of the round that starts at committed length `length`."""
+        return draw(tree, self.outcome(tree, p), noise, length)
+
+    def check(self, tree: TokenTree) -> None:
+        """Refuse, by name, a draft that the rule is not made for.
+
+        Raises DraftError.
+        """
+        if not tree.is_chain and "tree" not in self.accepts.structures:
+            raise DraftError(
+                f"rule {self.name!r} verifies chains only, and this draft branches; "
+                "use rule 'layer' or 'agree', or draft with structure='chain'"
+            )
+        laws = {"fixed" if row == FIXED else "sampled" for row in tree.law_row}
+        for law in sorted(laws - self.accepts.laws):
+            raise DraftError(
+                f"rule {self.name!r} cannot use {law} slots (it accepts {self.accepts}); use rule 'layer' or 'agree'"
+            )
+
+
+def draw(tree: TokenTree, outcome: Outcome, noise: Noise, length: int) -> Verdict:
+    """Draw the end of the accepted path, then the bonus token, by inversion of two fresh uniforms."""
+    end = sample(torch.tensor(outcome.stop, dtype=torch.float64), noise.uniform(length, Role.ACCEPT))
+    token = sample(outcome.bonus(end), noise.uniform(length, Role.BONUS))
+    return Verdict(tuple(tree.path(end - 1)), token)
+
+
+def sample(law: torch.Tensor, quantile: float) -> int:
+    """The token at a quantile of `law` (f[V], need not be normalised). Never a token of mass zero."""
+    return sample_rows(law[None], [quantile])[0]
+
+
+def sample_rows(laws: torch.Tensor, quantiles: Sequence[float]) -> list[int]:
+    """One token from each row of laws f[k, V], at the row's quantile in [0, 1). Never a token of mass zero."""
+    cumulative = laws.cumsum(dim=1, dtype=torch.float64)
+    wanted = torch.tensor(quantiles, dtype=torch.float64, device=laws.device)[:, None] * cumulative[:, -1:]
+    tokens: list[int] = torch.searchsorted(cumulative, wanted, right=True)[:, 0].tolist()
+    return [t if t < laws.shape[1] else int(laws[i].nonzero()[-1]) for i, t in enumerate(tokens)]
