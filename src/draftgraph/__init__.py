@@ -1,10 +1,13 @@
 """draftgraph: language models generate faster, without changing what they generate."""
 
 from draftgraph.config import Config, SamplingParams
+from draftgraph.custom_generate import custom_generate
 from draftgraph.engine import Engine
 from draftgraph.errors import DraftgraphError
 from draftgraph.types import Event, Outcome, Result, TokenTree, Verdict
-from draftgraph.verify import Rule, rules, verify
+from draftgraph.verify import rules, verify
+from draftgraph.verify.base import Rule
+from draftgraph.verify.exact import prove
 
 __version__ = "0.1.0"
 
@@ -19,6 +22,8 @@ __all__ = [
     "SamplingParams",
     "TokenTree",
     "Verdict",
+    "custom_generate",
+    "prove",
     "rules",
     "verify",
 ]

@@ -10,10 +10,13 @@ from typing import Any
 import torch
 
 from draftgraph.errors import OptionError, unknown_name
-from draftgraph.verify import Rule, get_rule
+from draftgraph.verify import get_rule
+from draftgraph.verify.base import Rule
 
 LogitsProcessor = Callable[[torch.LongTensor, torch.FloatTensor], torch.FloatTensor]
 """transformers' protocol: (input_ids i64[rows, length], scores f[rows, V]) -> scores f[rows, V]."""
+StopWhen = Callable[[int, torch.Tensor, torch.Tensor], bool]
+"""stop_when(token, logits f[V], scores f[V]) -> whether the text ends with this token."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class SamplingParams:
     min_new_tokens      no end-of-sequence token before that many tokens.
     logits_processors   any transformers LogitsProcessor; called with every node's own prefix, before the temperature.
     stop                strings that end the text; they are not part of it. stop_token_ids end it like the model's own.
+    stop_when           called once per emitted token, in order, with the target's row that chose it: its logits, and its
+                        scores after everything that depends on the prefix. True ends the text with that token.
     seed                None draws one; `Result.seed` tells it. sample distinguishes several samples with one seed.
     logprobs            also return the target's log-probability of every emitted token (before warping).
     """
@@ -45,6 +50,7 @@ class SamplingParams:
     sample: int = 0
     stop: Sequence[str] | str = ()
     stop_token_ids: Sequence[int] = ()
+    stop_when: StopWhen | None = None
     ignore_eos: bool = False
     logprobs: bool = False
     logits_processors: Sequence[LogitsProcessor] = ()
@@ -61,6 +67,7 @@ class SamplingParams:
             _require(math.isfinite(getattr(self, name)), name, getattr(self, name), "a finite number (0 is none)")
         _require(self.min_new_tokens >= 0, "min_new_tokens", self.min_new_tokens, "an integer >= 0")
         _require(all(isinstance(s, str) and s for s in self.stop), "stop", self.stop, "one or several non-empty strings")
+        _require(self.stop_when is None or callable(self.stop_when), "stop_when", self.stop_when, "a callable, or None")
         _require(self.sample >= 0, "sample", self.sample, "an integer >= 0")
         for processor in self.logits_processors:
             _require(callable(processor), "logits_processors", processor, "callables (input_ids, scores) -> scores")

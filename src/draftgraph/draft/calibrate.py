@@ -1,11 +1,13 @@
 """What a slot is worth, estimated from q alone and from earlier rounds: the tables of the level policy.
 
-Two quantities are learnt per request, at the root of every round, where the target's row is known afterwards:
+Three things are learnt per request, at the root of a round, where both laws are known once it is verified:
 
 * cal, how much of the drafter's probability of a FIXED token the target confirms;
-* B(k, s) = Σ_x min(s q'(x), p'(x)), the share of a node's mass that one SAMPLED child keeps when its k best tokens are
-  FIXED siblings and the layer has slack s (q', p' without those k tokens, renormalised). It rises with s towards 1 and
-  is described by two numbers: B = 1 − (1 − β_k) s^−γ_k.
+* B(h, s) = Σ_x min(s q'(x), p'(x)), the share of a node's remaining mass that one SAMPLED child keeps when the layer has
+  slack s; q' and p' are the laws without the FIXED siblings, renormalised, and h is the largest entry of q'. Measured on
+  three pairs, B depends on how many siblings were removed only through h, rises with s towards 1 and is described by two
+  numbers per bin of h: B = 1 − (1 − β) s^−γ;
+* the draft temperature: SAMPLED slots are drawn from q^(1/τ), with the τ that has overlapped most with the target.
 
 Only earlier rounds may be used: a draft whose shape looked at this round's p would be biased.
 """
@@ -18,72 +20,98 @@ import torch
 
 MAX_FIXED = 4
 """FIXED siblings at most beside the SAMPLED child of a node."""
+HEADS = (0.4, 0.75, 1.01)
+"""Upper ends of the bins of h."""
+BETA = (0.5, 0.58, 0.85)
+GAMMA = (1.0, 0.8, 0.6)
 SLACK = 4.0
 """The second slack at which B is measured, to learn its slope γ."""
-_BETA = (0.68, 0.56, 0.5, 0.46, 0.42)
-_GAMMA = (0.9, 0.75, 0.7, 0.65, 0.6)
-_MEMORY = 32.0
-"""Rounds that a running mean remembers; the prior counts as 8."""
-_EVERY_AFTER = 64
-_EVERY = 8
-"""After the first rounds, learning from every eighth round is enough."""
-_BINS = (0.02, 0.1, 0.4, 0.8, 1.01)
+MASSES = (0.02, 0.1, 0.4, 0.8, 1.01)
 """Upper ends of the bins of q for cal."""
+TEMPERATURES = (1.0, 0.9, 0.8)
+"""Draft temperatures tried, relative to the target's; sharper ones help drafters that are flatter than their target."""
+TYPICAL_SLACK = 2.0
+PRIOR_ROUNDS, MEMORY = 8.0, 64.0
+"""Weight of the prior, and how many rounds a running mean remembers."""
+ALWAYS, EVERY = 48, 8
+"""Learn from the first rounds always, then from every eighth."""
 
 
 class Calibration:
-    """Running means of β, γ and cal over the rounds of one request."""
+    """Running means over the rounds of one request."""
 
     def __init__(self) -> None:
-        self.beta = list(_BETA)
-        self.wide = [1.0 - (1.0 - b) * SLACK**-g for b, g in zip(_BETA, _GAMMA, strict=True)]
-        self.gamma = list(_GAMMA)
-        self._confirmed = [8.0 * width for width in _BINS]  # Σ p(x) and Σ q(x) per bin; the prior says they agree
-        self._promised = [8.0 * width for width in _BINS]
-        self._rounds = 8.0
+        self.beta = list(BETA)
+        self.gamma = list(GAMMA)
+        self._wide = [1.0 - (1.0 - b) * SLACK**-g for b, g in zip(BETA, GAMMA, strict=True)]
+        self._weight = [PRIOR_ROUNDS] * len(HEADS)
+        self._confirmed = [PRIOR_ROUNDS * bound for bound in MASSES]  # Σ p(x) and Σ q(x); the prior says that they agree
+        self._promised = [PRIOR_ROUNDS * bound for bound in MASSES]
+        self._overlap = [0.0, -0.01 * PRIOR_ROUNDS, -0.02 * PRIOR_ROUNDS]
         self._seen = 0
 
-    def kept(self, fixed: int, slack: float) -> float:
-        """B(k, s), at least the floor that s < 1 implies."""
+    def kept(self, head: float, slack: float) -> float:
+        """B(h, s) for slack s > 0."""
+        b = _bin(HEADS, head)
         if slack <= 1.0:
-            return self.beta[fixed] * slack
-        return 1.0 - (1.0 - self.beta[fixed]) * math.exp(-self.gamma[fixed] * math.log(slack))
+            return self.beta[b] * slack
+        return 1.0 - (1.0 - self.beta[b]) * math.exp(-self.gamma[b] * math.log(slack))
 
     def mass(self, q: float) -> float:
         """Expected target probability of a FIXED token to which the drafter gives q."""
-        b = _bin(q)
+        b = _bin(MASSES, q)
         return min(1.0, q * self._confirmed[b] / self._promised[b])
 
+    @property
+    def temperature(self) -> float:
+        """τ for the next draft."""
+        return TEMPERATURES[max(range(len(TEMPERATURES)), key=lambda i: self._overlap[i])]
+
     def observe(self, q: torch.Tensor, p: torch.Tensor) -> None:
-        """Learn from a verified position: q and p are f[V] laws at the same prefix."""
+        """Learn from a verified position: q (before sharpening) and p are f[V] laws at the same prefix."""
         self._seen += 1
-        if self._seen > _EVERY_AFTER and self._seen % _EVERY:
+        if self._seen > ALWAYS and self._seen % EVERY:
             return
         top = q.topk(min(MAX_FIXED, len(q))).indices
-        pairs = torch.stack((q[top], p[top])).tolist()
-        without = torch.stack((q, p)).repeat(MAX_FIXED + 1, 1, 1)  # f[k, 2, V]: k best tokens removed
-        for k in range(1, len(top) + 1):
-            without[k:, :, top[k - 1]] = 0.0
-        rest = without.sum(dim=2, keepdim=True)
-        without = without / rest.clamp_min(1e-9)
-        overlap = torch.minimum(without[:, 0] * torch.tensor([[[1.0]], [[SLACK]]]).to(q), without[:, 1]).sum(dim=2).tolist()
-        rate = 1.0 / min(_MEMORY, self._rounds + 1.0)
-        self._rounds += 1.0
-        solid = (rest[:, :, 0].amin(dim=1) > 1e-3).tolist()
-        for k in range(MAX_FIXED + 1):
-            if solid[k]:
-                self._move(k, overlap[0][k], overlap[1][k], rate)
-        for q_token, p_token in zip(*pairs, strict=True):
-            b = _bin(q_token)
-            self._promised[b] += q_token
-            self._confirmed[b] += p_token
+        for promised, confirmed in zip(q[top].tolist(), p[top].tolist(), strict=True):
+            b = _bin(MASSES, promised)
+            self._promised[b] += promised
+            self._confirmed[b] += confirmed
+        self._observe_sampled(q, p, top)
+        self._observe_temperatures(q, p)
 
-    def _move(self, k: int, narrow: float, wide: float, rate: float) -> None:
-        self.beta[k] += rate * (min(0.995, narrow) - self.beta[k])
-        self.wide[k] += rate * (min(0.999, wide) - self.wide[k])
-        lost = max(1e-3, 1.0 - self.wide[k]) / max(1e-3, 1.0 - self.beta[k])
-        self.gamma[k] = min(2.5, max(0.05, -math.log(min(1.0, lost)) / math.log(SLACK)))
+    def _observe_sampled(self, q: torch.Tensor, p: torch.Tensor, top: torch.Tensor) -> None:
+        rest = torch.stack((q, p)).repeat(len(top), 1, 1)  # f[k, 2, V]: without the k best tokens
+        for k in range(1, len(top)):
+            rest[k:, :, top[k - 1]] = 0.0
+        mass = rest.sum(dim=2, keepdim=True)
+        rest /= mass.clamp_min(1e-9)
+        heads = rest[:, 0].amax(dim=1).tolist()
+        narrow = torch.minimum(rest[:, 0], rest[:, 1]).sum(dim=1).tolist()
+        wide = torch.minimum(SLACK * rest[:, 0], rest[:, 1]).sum(dim=1).tolist()
+        for k, possible in enumerate((mass[:, :, 0].amin(dim=1) > 1e-3).tolist()):
+            if possible:
+                self._move(_bin(HEADS, heads[k]), narrow[k], wide[k])
+
+    def _move(self, b: int, narrow: float, wide: float) -> None:
+        self._weight[b] = min(MEMORY, self._weight[b] + 1.0)
+        self.beta[b] += (narrow - self.beta[b]) / self._weight[b]
+        self._wide[b] += (wide - self._wide[b]) / self._weight[b]
+        lost = max(1e-3, 1.0 - self._wide[b]) / max(1e-3, 1.0 - self.beta[b])
+        self.gamma[b] = min(2.5, max(0.05, -math.log(min(1.0, lost)) / math.log(SLACK)))
+
+    def _observe_temperatures(self, q: torch.Tensor, p: torch.Tensor) -> None:
+        powers = torch.tensor([[1.0 / t] for t in TEMPERATURES], device=q.device)
+        sharp = sharpen(q[None], powers)
+        overlaps = torch.minimum(TYPICAL_SLACK * sharp, p).sum(dim=1).tolist()
+        self._overlap = [0.98 * old + overlap for old, overlap in zip(self._overlap, overlaps, strict=True)]
 
 
-def _bin(q: float) -> int:
-    return next(i for i, bound in enumerate(_BINS) if q <= bound)
+def sharpen(laws: torch.Tensor, power: float | torch.Tensor) -> torch.Tensor:
+    """laws f[n, V] raised to a power and normalised: their sampling temperature divided by `power`."""
+    sharp = laws.pow(power)
+    return sharp / sharp.sum(dim=1, keepdim=True)
+
+
+def _bin(bounds: tuple[float, ...], value: float) -> int:
+    return next((i for i, bound in enumerate(bounds) if value <= bound), len(bounds) - 1)

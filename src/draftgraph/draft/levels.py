@@ -144,11 +144,12 @@ def pooled(gains: Sequence[float]) -> list[float]:
 
 
 def _sampled_mass(mass: float, row: Row, fixed: int, calibration: Calibration, capacity: float) -> float:
-    """ŵ of the SAMPLED slot beside `fixed` FIXED ones: r B(k, c / r) with r the mass outside the FIXED tokens."""
+    """ŵ of the SAMPLED slot beside `fixed` FIXED ones: r B(h, c / r) with r the target's mass outside the FIXED tokens."""
     rest = mass * max(0.0, 1.0 - sum(calibration.mass(prob) for prob in row.probs[:fixed]))
     if rest <= 0.0:
         return 0.0
-    return rest * calibration.kept(min(fixed, MAX_FIXED), capacity / rest)
+    head = row.probs[fixed] / max(1.0 - sum(row.probs[:fixed]), NO_MASS) if fixed < len(row.probs) else 0.0
+    return rest * calibration.kept(head, capacity / rest)
 
 
 def _place(

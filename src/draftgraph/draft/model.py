@@ -10,7 +10,7 @@ import torch
 from draftgraph.config import Config
 from draftgraph.draft.base import Draft, Draw, Evaluate, Limits, empty_draft
 from draftgraph.draft.best_first import add_edges, grow_best_first
-from draftgraph.draft.calibrate import Calibration
+from draftgraph.draft.calibrate import Calibration, sharpen
 from draftgraph.draft.edges import Discounts, DraftRows, TextRows
 from draftgraph.draft.graph import DraftGraph, EdgeSource, Row, Unroller
 from draftgraph.draft.gsd import grow_gsd
@@ -85,7 +85,7 @@ class ModelDrafter:
         draw = _drawer(request) if sampled else None
         if structure == "gsd":
             return grow_gsd(self._evaluator(request, self._likelihood(request)), limits, self.config.gsd_match)
-        evaluate = self._evaluator(request, _law(request) if sampled else self._likelihood(request), keep_root=sampled)
+        evaluate = self._evaluator(request, _law(request) if sampled else self._likelihood(request), sampled)
         if structure == "chain" and sampled:
             branching = (1,) * min(limits.depth, limits.budget)
         if branching is not None:
@@ -112,7 +112,7 @@ class ModelDrafter:
             unroller.grow(leaves, limits.budget, limits.reach)
         return graph
 
-    def _evaluator(self, request: Request, shape: Shape, keep_root: bool = False) -> Evaluate:
+    def _evaluator(self, request: Request, shape: Shape, sampled: bool = False) -> Evaluate:
         """One drafter pass over some nodes; `shape` turns their scores into the rows that growth reads."""
         state: _State = request.drafting
 
@@ -131,9 +131,12 @@ class ModelDrafter:
             request.clock.lap("drafter")
             prefixes = Prefixes(request.tokens, lambda row: graph.path_tokens(nodes[row]))
             laws = shape(request.warper.scores(self._align(logits), prefixes), [graph.depth(node) for node in nodes])
-            if keep_root and ROOT in nodes:
+            if not sampled:
+                return laws
+            if ROOT in nodes:
                 state.root_law = laws[list(nodes).index(ROOT)]
-            return laws
+            temperature = state.calibration.temperature
+            return laws if temperature == 1.0 else sharpen(laws, 1.0 / temperature)
 
         return evaluate
 

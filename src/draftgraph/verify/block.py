@@ -1,4 +1,4 @@
-"""Block verification of a chain: Sun et al., arXiv 2403.10444, "Block Verification Accelerates Speculative Decoding"."""
+"""Block verification of a chain: Sun et al., "Block Verification Accelerates Speculative Decoding", 2403.10444."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ class BlockRule(Rule):
 def _keep(residual: torch.Tensor, b: float, first: bool) -> float:
     """h_i = r_i / (r_i + 1 - b_i), the acceptance probability of position i; position 0 always stops."""
     mass = float(residual.sum(dtype=torch.float64))
-    if first or mass + 1.0 - b <= 0.0:
+    missing = 1.0 - b  # added to the mass, not "mass + 1 - b": that can round h above 1
+    if first or mass + missing <= 0.0:
         return 1.0
-    return mass / (mass + 1.0 - b)
+    return mass / (mass + missing)

@@ -211,16 +211,17 @@ def late_sibling(looks_at: str) -> Program:
     return program
 
 
-_GSD = "Graph-Structured Speculative Decoding, arXiv 2407.16207, reference code"
-_RERANK = "re-ranking of drawn nodes; cf. beams in DSBD, arXiv 2409.16560, drawn and judged by different laws"
-_ARGMAX = "MCSD, arXiv 2401.06706, at draft temperature 0; transformers issue 47932"
-_BONUS = "EAGLE before pull request 215, and its forks"
-_PEARL = "PEARL, arXiv 2408.11850, reference code: noise re-seeded per position"
-_TREE = "best-first growth or pruning (EAGLE-2, arXiv 2406.16858) applied to drawn slots"
-_DUPLICATES = "de-duplicated token trees; compare SpecInfer, arXiv 2305.09781, which keeps them as steps"
+_GSD = "GSD, arXiv 2407.16207, reference code, stochastic branch"
+_GSD_PREFIX = "the same graph with q read again at the new prefix"
+_DUPLICATES = "merging or de-duplicating drawn slots by value; GSD's redirects overwrite them"
+_RERANK = "re-ranking drawn slots (EAGLE-2, arXiv 2406.16858, where slots are top-k and it is sound)"
+_ARGMAX = "MCSD, arXiv 2401.06706, reference code at draft temperature 0; transformers issue 47932"
+_BONUS = "EAGLE until April 2025 and its descendants (GRIFFIN, FSPAD, HASS)"
+_PEARL = "PEARL, arXiv 2408.11850, reference code: the uniform of a pre-verified token judges the next one too"
+_TREE = "best-first growth, or pruning after drafting, applied to drawn slots"
 
 CONTROLS: tuple[Control, ...] = (
-    Control("merged token judged by q of its new prefix", _GSD, True, judged(merged_token("new prefix"))),
+    Control("merged token judged by q of its new prefix", _GSD_PREFIX, True, judged(merged_token("new prefix"))),
     Control("merged token judged by q of its first prefix", _GSD, True, judged(merged_token("first prefix"))),
     Control("merged token FIXED", "repair", False, judged(merged_token("fixed"))),
     Control("duplicates dropped in silence", _DUPLICATES, True, judged(siblings(True))),

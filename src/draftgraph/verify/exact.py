@@ -1,7 +1,7 @@
 """The prover: is a rule lossless? Exact output laws over every draft, and controls that must be caught.
 
 `prove(rule)` enumerates every draft of every case (structure x laws x tables), integrates the rule's randomness by
-reading the law it states, and compares the law of the emitted text with the target's. Proof on paper: docs/layer_rule.md.
+reading the law it states, and compares the law of the emitted text with the target's. On paper: docs/layer_rule.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VISIBLE = 1e-3
 """A negative control must be at least this far from the target's law."""
 _PAIRS = 3
 """Pairs of tables per case and kind, so that no result hangs on one lucky pair."""
-_CONTROL_PAIRS = 4
+_CONTROL_PAIRS = 8
 _CONTROL_VOCAB = 3
 _MOST_DRAFTS = 7000
 

@@ -143,13 +143,14 @@ def output_law(rule: Rule, tables: Tables, program: Program, length: int) -> Emi
         rule.check(tree)
         drafts += 1
         outcome = rule.outcome(tree, tables.rows(tree))
-        scale = probability / sum(outcome.stop)
+        total = sum(outcome.stop)
+        scale = probability / total if total > 0.0 else 0.0  # a rule that ends nowhere loses mass, and shows
         for entry, stop in enumerate(outcome.stop):
             if stop > 0.0:
                 path = tree.path_tokens(entry - 1)
                 bonus = outcome.bonus(entry).double()
                 start = _index(path, vocab) * vocab
-                emitted[len(path) + 1][start : start + vocab] += bonus * (scale * stop / float(bonus.sum()))
+                emitted[len(path) + 1][start : start + vocab] += bonus / bonus.sum() * (scale * stop)
                 expected += scale * stop * (len(path) + 1)
     return Emitted(_continue(emitted, tables), drafts, expected)
 
