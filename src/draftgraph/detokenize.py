@@ -14,21 +14,22 @@ class Tokenizer(Protocol):
 
 CONTEXT = 6
 """Tokens decoded again before new ones, so that spaces and byte sequences come out as in the whole text."""
-MAX_UNFINISHED = 12
-"""Tokens held back at most; a byte sequence that long is not a character but rubbish, and is shown as such."""
+UNFINISHED = 3
+"""Bytes that an unfinished character can have, hence tokens held back for it; more of them are rubbish."""
 
 
 class Detokenizer:
     """Incremental text of one request.
 
-    Decodes a short window twice per call (with and without the new tokens) and emits the difference; a difference that
-    ends in an unfinished byte sequence is held back.
+    Decodes a short window twice per call (with and without the new tokens) and emits the difference, up to the last
+    whole character. The window begins where a character began: some decoders show a run of bytes that begins inside a
+    character as rubbish throughout.
     """
 
     def __init__(self, tokenizer: Tokenizer | None, prompt: Sequence[int], stop: Sequence[str]) -> None:
         self.tokenizer, self.stop = tokenizer, tuple(stop)
-        self._ids = list(prompt[-CONTEXT:])
-        self._start = 0
+        self._ids = self._whole_end(prompt)
+        self._starts = [0]  # where the window may begin: shown up to there, the oldest first
         self._read = len(self._ids)
         self._held = ""
         self.stopped = False
@@ -38,19 +39,32 @@ class Detokenizer:
         if self.tokenizer is None:
             return ""
         self._ids.extend(tokens)
-        before = self._decode(self._start, self._read)
-        after = self._decode(self._start, len(self._ids))
-        if after.endswith("\ufffd") and len(self._ids) - self._read < MAX_UNFINISHED:
+        for end in range(len(self._ids), self._read, -1):
+            after = self._decode(self._starts[0], end)
+            if not after.endswith("\ufffd") or len(self._ids) - end == UNFINISHED:
+                break
+        else:
             return ""
-        self._read = len(self._ids)
-        self._start = max(0, self._read - CONTEXT)
+        before = self._decode(self._starts[0], self._read)
+        self._read = end
+        self._starts.append(end)
+        while len(self._starts) > 1 and self._starts[1] <= end - CONTEXT:
+            del self._starts[0]
         return self._until_stop(after[len(before) :])
+
+    def _whole_end(self, prompt: Sequence[int]) -> list[int]:
+        """The end of the prompt, from the beginning of a character on."""
+        if self.tokenizer is None:
+            return []
+        ends = [list(prompt[-length:]) for length in range(CONTEXT, CONTEXT - UNFINISHED - 1, -1)]
+        decoded = (self.tokenizer.decode(end, skip_special_tokens=True) for end in ends)
+        return next((end for end, text in zip(ends, decoded, strict=True) if not text.startswith("\ufffd")), ends[0])
 
     def finish(self) -> str:
         """What was held back, once nothing can follow."""
         if self.tokenizer is None or self.stopped:
             return ""
-        before, after = self._decode(self._start, self._read), self._decode(self._start, len(self._ids))
+        before, after = (self._decode(self._starts[0], end) for end in (self._read, len(self._ids)))
         self._read = len(self._ids)
         held, self._held = self._held, ""
         return held + after[len(before) :]

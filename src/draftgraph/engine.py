@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -73,23 +74,25 @@ class Engine:
     @overload
     def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> Result: ...
     @overload
-    def generate(self, prompt: Sequence[Prompt], params: SamplingParams | None = None) -> list[Result]: ...
-    def generate(self, prompt: Any, params: SamplingParams | None = None) -> Result | list[Result]:
-        """Generate for one prompt (text or token ids), or for a list of them.
+    def generate(
+        self, prompt: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[Result]: ...
+    def generate(
+        self, prompt: Any, params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> Result | list[Result]:  # fmt: skip
+        """Generate for one prompt (text or token ids), or for a list of them, with params for all or one for each.
 
-        An error carries what was generated before it in its attribute `partial`.
+        An error carries what was generated before it: `partial` of the request that failed, `finished` of those before it.
         """
-        if _is_batch(prompt):
-            requests = [self._request(one, params or SamplingParams()) for one in prompt]
-        else:
-            requests = [self._request(prompt, params or SamplingParams())]
+        prompts = prompt if _is_batch(prompt) else [prompt]
+        requests = [self._request(one, its) for one, its in zip(prompts, _each(params, len(prompts)), strict=True)]
         results = []
         for request in requests:
             try:
                 for _ in self._run(request):
                     pass
             except BaseException as error:
-                error.partial = self._result(request)  # type: ignore[attr-defined]
+                error.partial, error.finished = self._result(request), results  # type: ignore[attr-defined]
                 raise
             results.append(self._result(request))
         return results if _is_batch(prompt) else results[0]
@@ -140,7 +143,10 @@ class Engine:
             if self.tokenizer is None:
                 raise PromptError("a text prompt needs a tokenizer; pass token ids, or Engine.from_pretrained(..., tokenizer=...)")
             prompt = self.tokenizer(prompt)["input_ids"]
-        ids = [int(token) for token in prompt]
+        try:
+            ids = [operator.index(token) for token in prompt]
+        except TypeError as error:
+            raise PromptError(f"a prompt is a text, or a sequence of token ids; got {str(prompt)[:60]!r}") from error
         if not ids:
             raise PromptError("the prompt is empty; pass at least one token, e.g. the tokenizer's bos_token_id")
         wrong = [token for token in ids if not 0 <= token < self.target.vocab_size]
@@ -158,12 +164,12 @@ class Engine:
         limit = params.max_new_tokens if window is None else min(params.max_new_tokens, window - prompt)
         if self.draft_window is not None and prompt + limit > self.draft_window:
             room = self.draft_window - prompt
-            raise PromptError(
+            what = (
                 f"prompt ({prompt}) and max_new_tokens ({limit}) need {prompt + limit} positions, but the drafter's window is "
-                f"{self.draft_window}; write max_new_tokens={room}, " if room > 0 else
-                f"the prompt has {prompt} tokens, beyond the drafter's window of {self.draft_window}; shorten it, "
-                "or use a drafter with a longer window, or drafter='lookup'"
+                f"{self.draft_window}; write max_new_tokens={room}" if room > 0 else
+                f"the prompt has {prompt} tokens, beyond the drafter's window of {self.draft_window}; shorten it"
             )
+            raise PromptError(f"{what}, or use a drafter with a longer window, or drafter='lookup'")
         return limit
 
 
@@ -188,8 +194,17 @@ def _make_drafter(
     return ModelDrafter(drafter, config, config.resolved_rule, target.vocab_size), drafter.context_window
 
 
+def _each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> Sequence[SamplingParams]:
+    """The params of every prompt of a batch."""
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * count
+    if len(params) != count:
+        raise OptionError(f"{len(params)} params for {count} prompts; give one SamplingParams for all, or one for each")
+    return params
+
+
 def _is_batch(prompt: Any) -> bool:
-    return not isinstance(prompt, str) and len(prompt) > 0 and not all(isinstance(t, int) or _is_scalar(t) for t in prompt)
+    return not isinstance(prompt, str) and hasattr(prompt, "__len__") and len(prompt) > 0 and not all(isinstance(t, int) or _is_scalar(t) for t in prompt)
 
 
 def _is_scalar(token: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,10 +14,11 @@ class DraftgraphError(Exception):
     """Base of every error raised on purpose.
 
     `partial` holds what a request had produced when the error struck (None before the first round),
-    so that nothing already generated is lost.
+    so that nothing already generated is lost; `finished` holds the results of a batch's requests that had ended before.
     """
 
     partial: Result | None = None
+    finished: Sequence[Result] = ()
 
 
 class OptionError(DraftgraphError, ValueError):

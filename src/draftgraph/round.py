@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from draftgraph.commit import commit
-from draftgraph.draft.base import Drafter, Limits
+from draftgraph.draft.base import Drafter, Limits, propose
 from draftgraph.request import Request
 from draftgraph.stats import Clock
 from draftgraph.target.base import CausalLM, Rows
@@ -28,7 +28,7 @@ def decode_round(
     clock = Clock()
     for request in requests:
         request.clock = clock
-    drafts = [drafter.propose(request, limits(request)) for request in requests]
+    drafts = [propose(drafter, request, limits(request)) for request in requests]
     trees = [draft.tree for draft in drafts]
     clock.lap("drafting")
 
@@ -40,7 +40,7 @@ def decode_round(
 
     events = []
     for request, draft, tree, rows in zip(requests, drafts, trees, logits, strict=True):
-        scores = request.warper.scores(rows, Prefixes(request.tokens, lambda row, tree=tree: tree.path_tokens(row - 1)))
+        scores = request.warper.scores(rows, Prefixes.of_tree(request.tokens, tree))
         p = request.warper.shape(scores)
         clock.lap("warping")
         verdict = rule.verdict(tree, p, request.noise, len(request.tokens))
@@ -48,7 +48,7 @@ def decode_round(
         target.keep(request.text, verdict.path)
         drafter.observe(request, draft, verdict, scores, p)
         clock.lap("drafting")
-        events.append(commit(request, draft, verdict, rows))
+        events.append(commit(request, draft, verdict, rows, scores))
         clock.lap("commit")
     for request in requests:
         request.tally.add_seconds(clock)

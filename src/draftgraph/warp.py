@@ -20,6 +20,7 @@ from transformers import (
 
 from draftgraph.config import SamplingParams
 from draftgraph.errors import LogitsError
+from draftgraph.types import TokenTree
 
 
 class OutputPenalties(LogitsProcessor):  # type: ignore[misc]
@@ -57,28 +58,38 @@ class Warper:
         return self.shape(self.scores(logits, prefixes))
 
     def scores(self, logits: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
-        """Logits after everything that depends on the prefix (penalties, bias, processors), before the temperature."""
+        """Logits after everything that depends on the prefix (penalties, bias, processors), before the temperature.
+
+        Processors are not asked about nodes below a token that they have ruled out: a grammar may know no such state.
+        """
         logits = logits if logits.dtype == torch.float64 else logits.float()
         if not self._prefixed:
             return logits
-        scores = torch.empty_like(logits)
-        for rows, ids in prefixes.by_length(len(logits), logits.device):
-            part = logits[rows]
-            for processor in self._prefixed:
-                part = _call(processor, ids, part)
-            scores[rows] = part.to(scores)
+        scores = logits.clone()
+        unreachable: set[int] = set()
+        for rows in prefixes.by_length(len(logits)):
+            impossible = prefixes.impossible(rows, scores)
+            unreachable |= {row for row in rows if row in impossible or prefixes.parent(row) in unreachable}
+            asked = [row for row in rows if row not in unreachable]
+            if asked:
+                ids, part = prefixes.ids(asked, logits.device), logits[asked]
+                for processor in self._prefixed:
+                    part = _call(processor, ids, part)
+                scores[asked] = part.to(scores)
         return scores
 
     def shape(self, scores: torch.Tensor) -> torch.Tensor:
         """Temperature, top-k, top-p, min-p and softmax: rows of scores f[rows, V] to laws of the same shape."""
         if self.temperature == 0:
-            laws = torch.zeros_like(scores).scatter_(1, scores.argmax(dim=1, keepdim=True), 1.0)
+            best = scores.max(dim=1, keepdim=True)
+            laws = torch.zeros_like(scores).scatter_(1, best.indices, 1.0)
+            checked = best.values
         else:
-            scores = scores / self.temperature
+            scores = (scores - scores.amax(dim=1, keepdim=True)) / self.temperature  # no overflow at low temperatures
             for processor in self._shaping:
                 scores = processor(None, scores)
-            laws = torch.softmax(scores, dim=1)
-        if self._prefixed and not bool(torch.isfinite(laws).all()):
+            checked = laws = torch.softmax(scores, dim=1)
+        if not bool(torch.isfinite(checked).all()):
             raise LogitsError("the logits processors left a row that is not a distribution (NaN, +inf, or no token possible)")
         return laws
 
@@ -95,21 +106,43 @@ def _call(processor: LogitsProcessor, ids: torch.Tensor, scores: torch.Tensor) -
 
 
 class Prefixes:
-    """The prefix of every row: the committed text, then the row's own path of drafted tokens, `path(row)`."""
+    """The prefix of every row: the committed text, then the row's own path of drafted tokens, `path(row)`.
 
-    def __init__(self, committed: Sequence[int], path: Callable[[int], Sequence[int]]) -> None:
-        self.committed, self.path = committed, path
+    parents  per row, the row of the node above it, or -1 if that is not among the rows.
+    """
 
-    def by_length(self, count: int, device: torch.device) -> list[tuple[list[int], torch.Tensor]]:
-        """Rows of equal prefix length together, as processors take them: (row indices, i64[rows, length])."""
-        paths = [self.path(row) for row in range(count)]
+    def __init__(
+        self, committed: Sequence[int], path: Callable[[int], Sequence[int]], parents: Sequence[int] | None = None
+    ) -> None:  # fmt: skip
+        self.committed, self.path, self.parents = committed, path, parents
+
+    @classmethod
+    def of_tree(cls, committed: Sequence[int], tree: TokenTree) -> Prefixes:
+        """Of the root (row 0) and every node (row i + 1)."""
+        parents = [-1, *(parent + 1 for parent in tree.parents)]
+        return cls(committed, lambda row: tree.path_tokens(row - 1), parents)
+
+    def by_length(self, count: int) -> list[list[int]]:
+        """Rows of equal prefix length together, as processors take them, the shortest first."""
         groups: dict[int, list[int]] = defaultdict(list)
-        for row, path in enumerate(paths):
-            groups[len(path)].append(row)
-        return [
-            (rows, torch.tensor([[*self.committed, *paths[row]] for row in rows], device=device))
-            for rows in groups.values()
-        ]
+        for row in range(count):
+            groups[len(self.path(row))].append(row)
+        return [groups[length] for length in sorted(groups)]
+
+    def ids(self, rows: Sequence[int], device: torch.device) -> torch.Tensor:
+        """i64[rows, length], the prefixes of rows of equal length."""
+        return torch.tensor([[*self.committed, *self.path(row)] for row in rows], device=device)
+
+    def parent(self, row: int) -> int:
+        return -1 if self.parents is None else self.parents[row]
+
+    def impossible(self, rows: Sequence[int], scores: torch.Tensor) -> set[int]:
+        """Those rows whose last token the row above rules out; `scores` f[count, V] holds the rows above."""
+        below = [row for row in rows if self.parent(row) >= 0]
+        if not below:
+            return set()
+        ruled_out = scores[[self.parent(row) for row in below], [self.path(row)[-1] for row in below]] == -torch.inf
+        return {row for row, out in zip(below, ruled_out.tolist(), strict=True) if out}
 
 
 def _prefixed(

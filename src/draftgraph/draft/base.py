@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from draftgraph.draft.graph import DraftGraph
+from draftgraph.errors import DrafterError, DraftgraphError
 from draftgraph.types import TokenTree, Verdict
 
 if TYPE_CHECKING:
@@ -68,6 +69,16 @@ class Drafter(Protocol):
         ...
 
     def end(self, request: Request) -> None: ...
+
+
+def propose(drafter: Drafter, request: Request, limits: Limits) -> Draft:
+    """What a drafter proposes. Raises DrafterError if it fails."""
+    try:
+        return drafter.propose(request, limits)
+    except DraftgraphError:
+        raise
+    except Exception as error:
+        raise DrafterError(f"the drafter failed while proposing: {type(error).__name__}: {error}") from error
 
 
 def empty_draft() -> Draft:

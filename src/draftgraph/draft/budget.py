@@ -29,5 +29,5 @@ def limits(config: Config, request: Request, window: int | None, device: torch.d
     return Limits(budget, depth, reach, floor=MIN_MASS)
 
 
-MIN_MASS = 1e-3
+MIN_MASS = 0.02
 """A slot that the target will reach less often than this is never worth a row."""

@@ -120,8 +120,8 @@ class ModelDrafter:
             drafted = [node for node in nodes if node != ROOT]
             rows = Rows(
                 state.text,
-                request.tokens[len(state.text) :] if len(drafted) < len(nodes) else (),
-                [graph.tokens[node] for node in drafted],
+                self._known(request.tokens[len(state.text) :]) if len(drafted) < len(nodes) else (),
+                self._known([graph.tokens[node] for node in drafted]),
                 [graph.fed.get(graph.parents[node], ROOT) for node in drafted],
             )
             graph.fed.update((node, len(state.text.nodes) + i) for i, node in enumerate(drafted))
@@ -139,6 +139,10 @@ class ModelDrafter:
             return laws if temperature == 1.0 else sharpen(laws, 1.0 / temperature)
 
         return evaluate
+
+    def _known(self, tokens: Sequence[int]) -> list[int]:
+        """Tokens as the drafter can read them; what only the target has is padding, and any token stands for it."""
+        return [token if token < self.model.vocab_size else 0 for token in tokens]
 
     def _align(self, logits: torch.Tensor) -> torch.Tensor:
         """The drafter's logits over the target's vocabulary; what only one of them has is padding."""

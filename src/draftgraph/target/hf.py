@@ -10,7 +10,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from draftgraph.errors import LogitsError, ModelError
+from draftgraph.errors import DraftgraphError, LogitsError, ModelError
 from draftgraph.target.base import CachedText, Rows
 from draftgraph.target.slots import SlotCache
 from draftgraph.types import ROOT
@@ -168,6 +168,13 @@ def probe(model: HFModel) -> None:
         model.keep(text, [1])
         seen = model.forward([Rows(text, [], [b, c, d], [ROOT, ROOT, 1])])[0][[0, 2]].float()
         expected = torch.stack([_plain(model, [a, b, c, a, b]), _plain(model, [a, b, c, a, c, d])]).float()
+    except DraftgraphError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{model.name} cannot run with explicit masks, positions and slots ({type(error).__name__}: {error}); "
+            "its drafts could not be verified. Models with ALiBi are of this kind"
+        ) from error
     finally:
         model.close(text)
     scale = float((expected - expected.mean(dim=1, keepdim=True)).abs().max()) + 1e-6

@@ -1,0 +1,123 @@
+"""What a request of transformers' `generate` may ask of `custom_generate`; everything else is refused here, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    MaxLengthCriteria,
+    PreTrainedModel,
+    StoppingCriteriaList,
+    SynthIDTextWatermarkLogitsProcessor,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
+)
+
+from draftgraph.errors import OptionError
+
+_PREPARED = {"attention_mask", "position_ids", "cache_position", "past_key_values", "use_cache", "logits_to_keep"}
+"""Model inputs that `generate` prepares; the engine makes its own from the prompt."""
+
+
+def left_padding(ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None) -> list[int]:
+    """How many tokens of each row are left padding; refuses any other mask, and positions of the user's own."""
+    mask = torch.ones_like(ids) if mask is None else mask.to(ids.device) != 0
+    if mask.shape != ids.shape:
+        raise _refusal(f"an attention_mask of shape {list(mask.shape)}", f"write one of shape {list(ids.shape)}")
+    start = mask.int().argmax(dim=1)
+    expected = torch.arange(ids.shape[1], device=ids.device)[None] - start[:, None]
+    if not torch.equal(mask.bool(), expected >= 0):
+        raise _refusal(
+            "an attention_mask with gaps or with padding on the right", "pad on the left: padding_side='left'"
+        )
+    if positions is not None and not bool(((positions.to(ids.device) == expected) | (expected < 0)).all()):
+        raise _refusal("position_ids of your own", "leave them out; positions count the unpadded tokens from 0")
+    return start.tolist()
+
+
+def _refusal(asked: str, instead: str) -> OptionError:
+    return OptionError(f"custom_generate cannot honour {asked}; {instead}")
+
+
+_PLAIN = "leave it out, or call generate without custom_generate"
+_OURS = "write the drafter into custom_generate(...) instead, e.g. custom_generate(draft_model=drafter)"
+_CONFIG: Sequence[tuple[str, tuple[Any, ...], str]] = (
+    ("num_beams", (None, 1), "it samples or is greedy; write num_beams=1"),
+    ("num_beam_groups", (None, 1), "it samples or is greedy; write num_beam_groups=1"),
+    ("constraints", (None,), _PLAIN),
+    ("force_words_ids", (None,), _PLAIN),
+    ("penalty_alpha", (None, 0), f"it does no contrastive search; {_PLAIN}"),
+    ("dola_layers", (None,), f"it does no DoLa decoding; {_PLAIN}"),
+    ("guidance_scale", (None, 1), f"guidance is a second run of the model per token; {_PLAIN}"),
+    ("prompt_lookup_num_tokens", (None,), "write custom_generate(prompt_lookup_num_tokens=...) instead"),
+    ("assistant_early_exit", (None,), _OURS),
+    ("use_mtp", (None, False), _OURS),
+    ("output_attentions", (None, False), f"a forward scores many drafted tokens at once; {_PLAIN}"),
+    ("output_hidden_states", (None, False), f"a forward scores many drafted tokens at once; {_PLAIN}"),
+    ("cache_implementation", (None, "dynamic"), "it has a cache of its own; leave it out"),
+    ("use_cache", (None, True), "it needs its cache; write use_cache=True"),
+)
+"""Fields of GenerationConfig: the values that can be honoured, and what to do otherwise."""
+
+
+def refuse_config(config: GenerationConfig) -> None:
+    for name, possible, instead in _CONFIG:
+        value = getattr(config, name, None)
+        if value not in possible:
+            raise _refusal(f"{name}={value!r}", instead)
+
+
+def refuse_inputs(model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise _refusal(
+            f"an encoder-decoder ({type(model).__name__})", "it decodes causal (decoder-only) language models"
+        )
+    cache = inputs.get("past_key_values")
+    if cache is not None and (getattr(cache, "_is_user_defined", False) or cache.get_seq_length() > 0):
+        raise _refusal("past_key_values", "it has a cache of its own; pass the whole text as input_ids")
+    if inputs.get("assistant_model") is not None:
+        raise _refusal("assistant_model beside a drafter of its own", _OURS)
+    if inputs.get("synced_gpus"):
+        raise _refusal("synced_gpus", "ranks draft and accept different lengths; write synced_gpus=False")
+    for name, value in inputs.items():
+        if name not in _PREPARED and value is not None and value is not False:
+            raise _refusal(name, f"the prompt is input_ids and attention_mask; {_PLAIN}")
+
+
+def refuse_processors(processors: LogitsProcessorList) -> None:
+    for processor in processors:
+        name = type(processor).__name__
+        if isinstance(processor, UnbatchedClassifierFreeGuidanceLogitsProcessor):
+            raise _refusal(
+                f"the processor {name} (guidance_scale, negative_prompt_ids)", f"it runs the model; {_PLAIN}"
+            )
+        if isinstance(processor, SynthIDTextWatermarkLogitsProcessor):
+            raise _refusal(f"the processor {name}", f"it counts its calls, and a draft takes more of them; {_PLAIN}")
+
+
+def refuse_batch(rows: int, config: GenerationConfig, criteria: StoppingCriteriaList, streamer: Any | None) -> None:
+    if streamer is not None and rows > 1:
+        raise _refusal(f"a streamer for {rows} rows", "its rows end at different times; stream one prompt per call")
+    if rows > 1 and config._pad_token_tensor is None and any(type(one) is not MaxLengthCriteria for one in criteria):
+        raise _refusal(f"{rows} rows without pad_token_id", "rows that end early are padded; write pad_token_id=...")
+
+
+def refuse_training(model: PreTrainedModel, draft_model: object) -> None:
+    for name, one in (("the model", model), ("the drafter", draft_model)):
+        if isinstance(one, PreTrainedModel) and any(module.training for module in one.modules()):
+            raise _refusal(
+                f"{name} in training mode", "dropout would make every forward another law; call .eval() first"
+            )
+
+
+def refuse_length(window: int | None, prompt: int, length: int) -> None:
+    """`length` is that of the longest row in the end, its prompt included."""
+    if window is not None and prompt < window < length:
+        raise _refusal(
+            f"max_new_tokens={length - prompt} (or the max_length that amounts to it)",
+            f"with a prompt of {prompt} tokens that is beyond the context window of {window}; "
+            f"write max_new_tokens={window - prompt}",
+        )

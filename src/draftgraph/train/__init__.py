@@ -1,0 +1,1 @@
+"""Training of the pair of models that ships with the package."""

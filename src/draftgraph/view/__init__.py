@@ -1,0 +1,1 @@
+"""Pictures of what happened: pure functions of results, events and round records."""

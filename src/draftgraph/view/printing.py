@@ -1,0 +1,108 @@
+"""Three ways to print a request while it runs: plain text, one JSON object, or the rounds as pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.text import Text
+
+from draftgraph.detokenize import Detokenizer
+from draftgraph.types import Event, Result
+from draftgraph.view import terminal
+
+
+class Printer(Protocol):
+    """Told of the beginning, of every round and of the end (which comes even if an error ended the request)."""
+
+    def begin(self) -> None: ...
+
+    def event(self, event: Event) -> None: ...
+
+    def end(self, result: Result) -> None: ...
+
+
+def make_printer(tokenizer: Any | None, prompt: str, as_json: bool, show: bool) -> Printer:
+    console = Console(highlight=False)
+    if as_json:
+        return JsonPrinter(console)
+    return ShowPrinter(console, tokenizer, prompt) if show else TextPrinter(console)
+
+
+class TextPrinter:
+    """The text as it comes: byte for byte into a pipe, harmless on a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def begin(self) -> None:
+        pass
+
+    def event(self, event: Event) -> None:
+        text = terminal.printable(event.text) if self.console.is_terminal else event.text
+        self.console.out(text, end="", highlight=False)
+        self.console.file.flush()
+
+    def end(self, result: Result) -> None:
+        self.console.out("")
+
+
+class JsonPrinter:
+    """Nothing until the end, then one object."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def begin(self) -> None:
+        pass
+
+    def event(self, event: Event) -> None:
+        pass
+
+    def end(self, result: Result) -> None:
+        self.console.out(json.dumps(as_dict(result)), highlight=False)
+
+
+class ShowPrinter:
+    """Every round's draft graph as it is verified, then the coloured text and the summary."""
+
+    def __init__(self, console: Console, tokenizer: Any | None, prompt: str) -> None:
+        self.console, self.tokenizer, self.prompt = console, tokenizer, prompt
+        self.rounds = 0
+
+    def begin(self) -> None:
+        self.console.print(terminal.legend(), "", sep="\n")
+
+    def event(self, event: Event) -> None:
+        if event.round is not None:
+            self.rounds += 1
+            self.console.print(terminal.round_tree(event.round, self.rounds, self._decode))
+
+    def end(self, result: Result) -> None:
+        prompt = Text(terminal.printable(self.prompt), "dim")
+        text = terminal.transcript(result.rounds, pieces(self.tokenizer, self.prompt, result.token_ids))
+        self.console.print("", Text.assemble(prompt, text), "", terminal.summary(result), sep="\n")
+
+    def _decode(self, token: int) -> str:
+        return str(token if self.tokenizer is None else self.tokenizer.decode([token]))
+
+
+def as_dict(result: Result) -> dict[str, Any]:
+    """A result as `--json` prints it."""
+    values: dict[str, Any] = {
+        "text": result.text,
+        "token_ids": result.token_ids,
+        "finish_reason": result.finish_reason,
+        "stats": result.stats.to_dict(),
+        "seed": result.seed,
+    }
+    return values if result.logprobs is None else values | {"logprobs": result.logprobs}
+
+
+def pieces(tokenizer: Any | None, prompt: str, tokens: Sequence[int]) -> list[str]:
+    """The text that every token added; an unfinished character belongs to the token that completes it."""
+    detokenizer = Detokenizer(tokenizer, [] if tokenizer is None else tokenizer(prompt)["input_ids"], ())
+    added = [detokenizer.push([token]) for token in tokens]
+    return [*added[:-1], added[-1] + detokenizer.finish()] if added else []

@@ -1,0 +1,240 @@
+"""Rounds, results and proofs as rich renderables. Pure functions: nothing here prints, loads or decodes a model.
+
+Every mark is readable without colours, so that piped output says the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from draftgraph.stats import Stats
+from draftgraph.trace import RoundRecord
+from draftgraph.types import ROOT, Result
+from draftgraph.verify.base import Rule
+from draftgraph.verify.exact import CaseRow, ControlRow, Proof
+
+Decode = Callable[[int], str]
+"""decode(token id) -> its text."""
+
+ACCEPTED, BONUS, REJECTED, MERGED = "bold green", "bold yellow", "dim", "magenta"
+DRAFTED_ORIGIN = "drafter"
+"""Origin of a node that the drafter was asked for; every other origin is a merge or a look-up."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def printable(text: str) -> str:
+    """Text that cannot drive a terminal: control characters other than tab and newline become visible."""
+    return _CONTROL.sub(lambda match: repr(match.group())[1:-1], text)
+
+
+def legend() -> Text:
+    """What the colours and marks of `round_tree` and `transcript` mean."""
+    return Text.assemble(
+        "legend  ",
+        ("✓ accepted drafted token", ACCEPTED),
+        "  ",
+        ("+ bonus token: the target's own", BONUS),
+        "  ",
+        ("not accepted", REJECTED),
+        "\n        0.42 chance to be reached, as estimated · S SAMPLED slot · F FIXED slot\n        ",
+        ("↩ copy", MERGED),
+        " along an edge, from: merge (this draft), own, context, text",
+    )
+
+
+def transcript(rounds: Iterable[RoundRecord], pieces: Sequence[str]) -> Text:
+    """The generated text, every token coloured by who chose it; pieces[i] is the text that token i added."""
+    drafted = [i < len(record.path) for record in rounds for i in range(record.emitted)]
+    # An interruption may strike between a token and its record; such a token is not drawn.
+    return Text.assemble(
+        *((printable(piece), ACCEPTED if flag else BONUS) for piece, flag in zip(pieces, drafted, strict=False))
+    )
+
+
+def round_tree(record: RoundRecord, number: int, decode: Decode) -> Tree:
+    """One round's draft graph, unrolled: a run of single children shares a line."""
+    accepted = min(len(record.path), record.emitted)
+    title = Text.assemble(
+        (f"round {number}", "bold"),
+        f"  {_count(len(record.tokens), 'node')}, {_count(record.num_passes, 'drafter pass', 'es')}, "
+        f"{accepted} accepted, {_count(record.emitted, 'token')} out",
+    )
+    children: dict[int, list[int]] = {}
+    for node, parent in enumerate(record.parents):
+        children.setdefault(parent, []).append(node)
+    end = record.path[-1] if record.path else ROOT
+    children.setdefault(end, []).append(_BONUS_NODE)
+    tree = Tree(title, guide_style="dim")
+    pending = [(tree, node) for node in children[ROOT]]
+    while pending:
+        branch, node = pending.pop(0)
+        run = [node]
+        while len(children.get(run[-1], ())) == 1:
+            run.append(children[run[-1]][0])
+        below = branch.add(_Run([_node(record, member, decode) for member in run]))
+        pending += [(below, child) for child in children.get(run[-1], ())]
+    return tree
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Nodes in one line, or in as many as the width demands; a node itself is not broken."""
+
+    nodes: Sequence[Text]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        line = self.nodes[0]
+        for node in self.nodes[1:]:
+            if line.cell_len + node.cell_len + 2 > options.max_width:
+                yield line
+                line = node
+            else:
+                line = Text("  ").join((line, node))
+        yield line
+
+
+_BONUS_NODE = -2
+"""Stands for the bonus token among node indices (ROOT is -1)."""
+
+
+def _node(record: RoundRecord, node: int, decode: Decode) -> Text:
+    if node == _BONUS_NODE:
+        cut = "" if record.emitted > len(record.path) else " (not emitted)"
+        return Text(f"+ {_quoted(decode(record.bonus))} bonus{cut}", BONUS)
+    accepted = node in record.path
+    text = Text.assemble(
+        (f"{'✓ ' if accepted else ''}{_quoted(decode(record.tokens[node]))}", ACCEPTED if accepted else REJECTED),
+        (f" {record.scores[node]:.2f} {'S' if record.sampled[node] else 'F'}", "green" if accepted else REJECTED),
+    )
+    if accepted and record.path.index(node) >= record.emitted:
+        text.append(" (not emitted)", "dim")
+    if record.origins[node] != DRAFTED_ORIGIN:
+        text.append(" ").append(f"↩ {record.origins[node]}", MERGED)
+    return text
+
+
+def _quoted(text: str) -> str:
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t").join("“”")
+
+
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number} {noun}{'' if number == 1 else plural}"
+
+
+def summary(result: Result) -> Table:
+    """What a request did and where its time went."""
+    stats = result.stats
+    table = Table(
+        title="summary", title_justify="left", show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    for name, value, note in _summary_rows(result, stats):
+        _add(table, name, value, note)
+    total = sum(stats.seconds.values())
+    for part, seconds in stats.seconds.items():
+        _add(table, f"seconds: {part}", f"{seconds:.3f}", f"{seconds / total:.0%}" if total else "")
+    for note in stats.notes:
+        _add(table, "note", "", note)
+    return table
+
+
+def _summary_rows(result: Result, stats: Stats) -> list[tuple[str, str, str]]:
+    law = "lossless: exactly the target's law" if stats.lossless else "NOT lossless"
+    sources = ", ".join(f"{count} from {source}" for source, count in stats.accepted_by_source.items())
+    drafts = f"{stats.num_accepted_tokens} of {_count(stats.num_draft_tokens, 'drafted token')}"
+    merged = f"{stats.num_merged_nodes} of them merged" if stats.num_merged_nodes else ""
+    return [
+        ("rule", stats.rule, law),
+        ("structure", stats.structure, merged),
+        (
+            "tokens",
+            str(stats.num_output_tokens),
+            f"ended by {result.finish_reason or 'an interruption'}; seed {result.seed}",
+        ),
+        ("rounds", str(stats.num_rounds), "target calls"),
+        ("mean acceptance length", f"{stats.mean_acceptance_length:.2f}", "tokens per target call"),
+        ("acceptance rate", f"{stats.draft_acceptance_rate:.0%}", f"{drafts}{': ' + sources if sources else ''}"),
+        ("tokens/s", f"{tokens_per_second(stats):.1f}", "reading the prompt included, loading not"),
+    ]
+
+
+def tokens_per_second(stats: Stats) -> float:
+    """Output tokens over the wall seconds of all rounds; the first round reads the prompt."""
+    seconds = sum(stats.seconds.values())
+    return stats.num_output_tokens / seconds if seconds else 0.0
+
+
+def rules_table(rules: Mapping[str, Rule]) -> Table:
+    """The rules, what they accept and where they come from."""
+    table = Table("rule", "lossless", "accepts", "source")
+    for name, rule in rules.items():
+        _add(table, name, "yes" if rule.lossless else "no", str(rule.accepts), rule.source)
+    return table
+
+
+def proof_report(proof: Proof) -> Group:
+    """A proof as two tables (cases, controls) and the sentence that they amount to."""
+    size = f" ({proof.cases[0].vocab} tokens, drafts {proof.cases[0].depth} deep)" if proof.cases else ""
+    title = f"rule {proof.rule}: law of the emitted text against the target's{size}"
+    parts: list[Table | Text] = [Text(title, "bold"), _case_table(proof.cases)]
+    parts += [
+        Text(f"— refused: {reason}", "dim") for reason in dict.fromkeys(row.refused for row in proof.cases) if reason
+    ]
+    if proof.controls:
+        parts.append(Text("controls: published mistakes must be caught, their repairs must pass", "bold"))
+        parts.append(_control_table(proof.controls))
+    return Group(*parts, _conclusion(proof))
+
+
+def _case_table(rows: Iterable[CaseRow]) -> Table:
+    table = Table()
+    for column in ("structure", "laws"):
+        table.add_column(column)
+    for column in ("drafts", "TV", "tokens/round"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        tv = "—" if row.tv is None else f"{row.tv:.1e}"
+        tokens = "—" if row.expected_tokens is None else f"{row.expected_tokens:.3f}"
+        _add(table, row.structure, row.laws, str(row.drafts), tv, tokens, style="dim" if row.tv is None else "")
+    return table
+
+
+def _control_table(rows: Iterable[ControlRow]) -> Table:
+    table = Table()
+    table.add_column("control")
+    table.add_column("source", style="dim")
+    table.add_column("TV", justify="right")
+    table.add_column("found")
+    for row in rows:
+        found = "biased" if row.failed else "exact"
+        right = row.failed == row.must_fail
+        verdict = Text(found if right else f"{found} (wrong)", "green" if right else "red")
+        _add(table, row.name, row.source, f"{row.tv:.1e}", verdict)
+    return table
+
+
+def _add(table: Table, *cells: str | Text, style: str = "") -> None:
+    """A row whose strings are text, not markup: brackets stay brackets."""
+    table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells), style=style)
+
+
+def _conclusion(proof: Proof) -> Text:
+    held = f"largest TV {proof.max_tv:.1e}, tolerance {proof.tolerance:.0e}"
+    if proof.holds:
+        return Text(f"rule {proof.rule!r} is lossless on every draft that it accepts ({held})", "bold green")
+    missed = [row.name for row in proof.controls if row.failed != row.must_fail]
+    if missed:
+        return Text(f"nothing is proven: the prover misjudged {', '.join(missed)}", "bold red")
+    if all(row.tv is None for row in proof.cases):
+        return Text(f"nothing is proven: rule {proof.rule!r} accepts none of these drafts", "bold red")
+    claim = "although it claims to be" if proof.lossless else "and does not claim to be"
+    return Text(f"rule {proof.rule!r} is NOT lossless, {claim} ({held})", "bold red")

@@ -1,0 +1,400 @@
+"""Bad input and failures: a clear error, nothing lost, and an engine that goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, GPT2Tokenizer, PreTrainedModel
+
+import draftgraph as dg
+from draftgraph import errors
+from draftgraph.draft.model import ModelDrafter
+from models import REFUSED, byte_tokenizer, perturbed, plain, tiny_lm
+
+PARAMS = dg.SamplingParams(max_new_tokens=20)
+PROMPT = [5, 9, 5]
+TARGET = cache(tiny_lm)
+DRAFTER = cache(lambda: perturbed(TARGET(), 0.1))
+
+
+@pytest.fixture
+def engine() -> Iterator[dg.Engine]:
+    """An engine that must be usable, and unchanged, after the test."""
+    made = dg.Engine.from_pretrained(TARGET(), draft_model=DRAFTER(), budget=8)
+    yield made
+    check_usable(made)
+
+
+def check_usable(engine: dg.Engine) -> None:
+    assert not engine.target.cache._used
+    if isinstance(engine.drafter, ModelDrafter):
+        assert not engine.drafter.model.cache._used
+    assert engine.generate(PROMPT, PARAMS).token_ids == plain(engine.target.model, PROMPT, 20)
+    assert not engine.target.cache._used
+
+
+# --- prompts ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ([], "prompt is empty"),
+        ([1] * 128, "128 tokens and the target's context window is 128"),
+        ([1] * 500, "500 tokens and the target's context window is 128"),
+        ([1, 64], "token id 64 is outside the target's vocabulary of 64"),
+        ([-1], "token id -1 is outside"),
+        ("text", "needs a tokenizer"),
+        ([[1, 2], []], "prompt is empty"),
+        ([1.5, 2.0], "token ids"),
+        (None, "token ids"),
+        ([[1, 2], None], "token ids"),
+        (["a", 3], "tokenizer"),
+    ],
+    ids=str,
+)
+def test_impossible_prompts(prompt: Any, message: str, engine: dg.Engine) -> None:
+    with pytest.raises(errors.PromptError, match=message):
+        engine.generate(prompt, PARAMS)
+    with pytest.raises(errors.PromptError):
+        engine.stream(prompt, PARAMS)
+
+
+def test_empty_text_and_text_of_no_tokens() -> None:
+    engine = dg.Engine.from_pretrained(tiny_lm(vocab=256), tokenizer=byte_tokenizer())
+    with pytest.raises(errors.PromptError, match="empty"):
+        engine.generate("", PARAMS)
+    assert (
+        engine.generate("x", PARAMS).token_ids == engine.generate(engine.tokenizer("x")["input_ids"], PARAMS).token_ids
+    )
+
+
+def test_prompts_may_be_tensors(engine: dg.Engine) -> None:
+    expected = engine.generate(PROMPT, PARAMS).token_ids
+    assert engine.generate(torch.tensor(PROMPT), PARAMS).token_ids == expected
+    assert [r.token_ids for r in engine.generate(torch.tensor([PROMPT, PROMPT]), PARAMS)] == [expected] * 2
+
+
+def test_the_last_place_in_the_window(engine: dg.Engine) -> None:
+    result = engine.generate([1] * 127, PARAMS)
+    assert (len(result.token_ids), result.finish_reason) == (1, "length")
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": -1}, "budget=-1 is not possible; write"),
+        ({"budget": "many"}, "budget='many'"),
+        ({"budget": 2.5}, "budget=2.5"),
+        ({"rule": "layr"}, "unknown rule 'layr'.*Did you mean 'layer'"),
+        ({"rule": "blok"}, "Did you mean 'block'"),
+        ({"structure": "grap"}, "unknown structure 'grap'.*Did you mean 'graph'"),
+        ({"drafter": "lookp"}, "unknown drafter.*Did you mean 'lookup'"),
+        ({"buget": 3}, "unknown option 'buget'.*Did you mean 'budget'"),
+        ({"num_speculative_tokens": 0}, "num_speculative_tokens=0"),
+        ({"branching": ()}, r"branching=\(\)"),
+        ({"branching": (2, 0)}, "branching"),
+        ({"rule": "block", "structure": "tree"}, "verifies chains only"),
+        ({"structure": "chain", "branching": (2, 1)}, "cannot branch"),
+        ({"structure": "graph", "branching": (2, 1)}, "structure='tree'"),
+        ({"drafter": "lookup"}, "leave out draft_model"),
+    ],
+    ids=str,
+)
+def test_impossible_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(errors.OptionError, match=message):
+        dg.Engine.from_pretrained(TARGET(), draft_model=DRAFTER(), **options)
+
+
+@pytest.mark.parametrize("options", [{"drafter": "model"}, {"drafter": "text"}, {"drafter": "text", "prediction": "x"}])
+def test_drafters_that_lack_something(options: dict[str, Any]) -> None:
+    with pytest.raises(errors.OptionError, match="need"):
+        dg.Engine.from_pretrained(TARGET(), **options)
+
+
+def test_names_of_the_ecosystem() -> None:
+    aliases = {"num_assistant_tokens": 3, "rejection_sample_method": "standard"}
+    engine = dg.Engine.from_pretrained(TARGET(), assistant_model=DRAFTER(), **aliases)
+    assert (engine.config.num_speculative_tokens, engine.rule.name) == (3, "token")
+    assert engine.config.resolved_structure == "chain"
+    engine = dg.Engine.from_pretrained(TARGET(), prompt_lookup_num_tokens=4)
+    assert (engine.config.drafter, engine.config.num_speculative_tokens) == ("lookup", 4)
+
+
+# --- pairs ------------------------------------------------------------------------------------------------------------
+
+
+def test_drafter_of_another_tokenizer(tmp_path: Path) -> None:
+    for name, words in (("ours", ("alpha", "beta")), ("theirs", ("beta", "alpha"))):
+        tiny_lm(vocab=258).save_pretrained(tmp_path / name)
+        byte_tokenizer(words, 258).save_pretrained(tmp_path / name)
+    with pytest.raises(errors.PairError, match=r"token ids: '(alpha|beta)' is 25[67] for the target and 25[67] for the drafter"):
+        dg.Engine.from_pretrained(tmp_path / "ours", draft_model=tmp_path / "theirs")
+    engine = dg.Engine.from_pretrained(tmp_path / "ours", draft_model=tmp_path / "ours")
+    assert isinstance(engine.generate("Hello", PARAMS).text, str)
+
+
+def test_real_drafter_of_another_tokenizer(shared: Path) -> None:
+    gpt2 = GPT2Tokenizer.from_pretrained(shared / "tokenizers" / "gpt2")
+    with pytest.raises(errors.PairError, match="token ids"):
+        dg.Engine.from_pretrained(
+            tiny_lm(vocab=len(gpt2)), draft_model=shared / "models" / "stories260K-draft-29k", tokenizer=gpt2
+        )
+
+
+def test_vocabularies_that_cannot_be_padding() -> None:
+    with pytest.raises(errors.PairError, match="vocabulary size"):
+        dg.Engine.from_pretrained(TARGET(), draft_model=tiny_lm(vocab=1200))
+
+
+@pytest.mark.parametrize("vocab", [40, 63, 65, 90])
+@pytest.mark.parametrize("structure", ["chain", "tree", "graph", "gsd"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_vocabularies_padded_differently(vocab: int, structure: str, temperature: float) -> None:
+    engine = dg.Engine.from_pretrained(TARGET(), draft_model=tiny_lm(vocab=vocab), structure=structure, budget=6)
+    result = engine.generate([63, 60, 5], dg.SamplingParams(max_new_tokens=30, temperature=temperature, seed=1))
+    assert len(result.token_ids) == 30
+    if temperature == 0:
+        assert result.token_ids == plain(TARGET(), [63, 60, 5], 30)
+
+
+def test_drafter_with_a_shorter_window() -> None:
+    engine = dg.Engine.from_pretrained(TARGET(), draft_model=tiny_lm(window=32), budget=4)
+    with pytest.raises(errors.PromptError, match=r"drafter's window is 32; write max_new_tokens=22.*, or .*lookup"):
+        engine.generate([5] * 10, dg.SamplingParams(max_new_tokens=40))
+    with pytest.raises(errors.PromptError, match="beyond the drafter's window of 32"):
+        engine.generate([5] * 40, dg.SamplingParams(max_new_tokens=40))
+    result = engine.generate([5] * 10, dg.SamplingParams(max_new_tokens=22))
+    assert result.token_ids == plain(TARGET(), [5] * 10, 22)
+
+
+# --- models that are not possible -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", [name for name in REFUSED if name not in ("bloom", "mpt", "falcon", "t5")])
+def test_caches_that_cannot_roll_back(family: str) -> None:
+    refuse(tiny_lm(family, **REFUSED[family]), "cannot roll back")
+
+
+def test_encoder_decoders() -> None:
+    config = AutoConfig.for_model("t5", vocab_size=64, **REFUSED["t5"])
+    refuse(AutoModelForSeq2SeqLM.from_config(config).eval(), "T5ForConditionalGeneration is an encoder-decoder")
+
+
+def test_flash_attention() -> None:
+    model = copy.deepcopy(TARGET())
+    model.config._attn_implementation_internal = "flash_attention_2"
+    refuse(model, "attn_implementation='flash_attention_2'")
+
+
+def refuse(model: PreTrainedModel, message: str) -> None:
+    """Refused by name as target and as drafter, before any forward."""
+    model.forward = pytest.fail  # type: ignore[method-assign]
+    for target, drafter in ((model, None), (TARGET(), model)):
+        with pytest.raises(errors.ModelError, match=message) as raised:
+            dg.Engine.from_pretrained(target, draft_model=drafter)
+        assert type(model).__name__ in str(raised.value)
+
+
+@pytest.mark.parametrize("family", ["bloom", "mpt", "falcon"])
+def test_position_biases_are_noticed(family: str) -> None:
+    """Models that ignore explicit positions or masks cannot verify a tree; a probe finds out."""
+    with pytest.raises(errors.ModelError, match="ForCausalLM"):
+        dg.Engine.from_pretrained(tiny_lm(family, **REFUSED[family]))
+
+
+@pytest.mark.parametrize("spoil", ["missing folder", "no config", "corrupt weights", "no weights", "lost tensor"])
+@pytest.mark.parametrize("role", ["target", "drafter"])
+def test_checkpoints(spoil: str, role: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    if spoil != "missing folder":
+        TARGET().save_pretrained(folder)
+    weights = folder / "model.safetensors"
+    if spoil == "no config":
+        (folder / "config.json").unlink()
+    elif spoil == "corrupt weights":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif spoil == "no weights":
+        weights.unlink()
+    elif spoil == "lost tensor":
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    target, drafter = (folder, None) if role == "target" else (TARGET(), folder)
+    with pytest.raises(errors.ModelError, match=r"model'"):
+        dg.Engine.from_pretrained(target, draft_model=drafter)
+
+
+# --- failures on the way ----------------------------------------------------------------------------------------------
+
+
+def spoil_rows(value: float) -> Callable[..., Any]:
+    """A forward hook that puts `value` into one entry of the logits."""
+
+    def hook(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        output.logits[..., 7] = value
+        return output
+
+    return hook
+
+
+class After:
+    """Raises `error` at the n-th call, if it is an error; else calls it."""
+
+    def __init__(self, calls: int, action: Any) -> None:
+        self.left, self.action = calls, action
+
+    def __call__(self, module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        self.left -= 1
+        if self.left > 0:
+            return output
+        if isinstance(self.action, BaseException):
+            raise self.action
+        return self.action(module, args, kwargs, output)
+
+
+def interrupted(engine: dg.Engine, model: PreTrainedModel, action: Any, kind: type[BaseException], calls: int) -> Any:
+    """Let a forward of `model` go wrong at its n-th call; checks what is told about the text so far."""
+    whole = engine.generate(PROMPT, PARAMS).token_ids
+    handle = model.register_forward_hook(After(calls, action), with_kwargs=True)
+    try:
+        with pytest.raises(kind) as raised:
+            engine.generate(PROMPT, PARAMS)
+    finally:
+        handle.remove()
+    partial = raised.value.partial
+    assert partial is not None
+    assert partial.finish_reason is None
+    assert partial.token_ids == whole[: len(partial.token_ids)]
+    assert len(partial.token_ids) < len(whole)
+    if calls > 6:
+        assert partial.token_ids
+    return raised.value
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("calls", [1, 2, 7])
+@pytest.mark.parametrize("role", ["target", "drafter"])
+def test_rows_that_are_no_logits(value: float, calls: int, role: str, engine: dg.Engine) -> None:
+    model = TARGET() if role == "target" else DRAFTER()
+    error = interrupted(engine, model, spoil_rows(value), errors.LogitsError, calls)
+    assert "LlamaForCausalLM" in str(error)
+
+
+@pytest.mark.parametrize("calls", [1, 2, 7])
+def test_drafter_that_raises(calls: int, engine: dg.Engine) -> None:
+    error = interrupted(engine, DRAFTER(), ValueError("out of ideas"), errors.DrafterError, calls)
+    assert "ValueError: out of ideas" in str(error)
+
+
+@pytest.mark.parametrize("calls", [1, 7])
+@pytest.mark.parametrize("role", ["target", "drafter"])
+def test_keyboard_interrupt(calls: int, role: str, engine: dg.Engine) -> None:
+    interrupted(engine, TARGET() if role == "target" else DRAFTER(), KeyboardInterrupt(), KeyboardInterrupt, calls)
+
+
+@pytest.mark.parametrize("calls", [1, 3])
+def test_keyboard_interrupt_of_a_stream(calls: int, engine: dg.Engine) -> None:
+    handle = TARGET().register_forward_hook(After(calls, KeyboardInterrupt()), with_kwargs=True)
+    seen: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        seen.extend(token for event in engine.stream(PROMPT, PARAMS) for token in event.token_ids)
+    handle.remove()
+    assert seen == plain(TARGET(), PROMPT, 20)[: len(seen)]
+
+
+def test_processor_that_raises(engine: dg.Engine) -> None:
+    def processor(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if ids.shape[1] > 9:
+            raise ValueError("no more")
+        return scores
+
+    with pytest.raises(errors.LogitsError, match="function raised ValueError: no more") as raised:
+        engine.generate(PROMPT, dg.SamplingParams(max_new_tokens=20, logits_processors=(processor,)))
+    assert raised.value.partial is not None
+    tokens = raised.value.partial.token_ids
+    assert tokens == plain(TARGET(), PROMPT, 20)[: len(tokens)]
+
+
+def test_a_batch_keeps_what_is_finished(engine: dg.Engine) -> None:
+    """The second of three requests fails: the first one's text is not lost."""
+
+    def processor(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if ids[0, 0] == 7:
+            raise ValueError("no sevens")
+        return scores
+
+    with pytest.raises(errors.LogitsError) as raised:
+        engine.generate([PROMPT, [7, 1], PROMPT], dg.SamplingParams(max_new_tokens=20, logits_processors=(processor,)))
+    assert [result.token_ids for result in raised.value.finished] == [plain(TARGET(), PROMPT, 20)]
+
+
+def test_stream_closed_early(engine: dg.Engine) -> None:
+    for rounds in range(3):
+        stream = engine.stream(PROMPT, PARAMS)
+        for _ in range(rounds):
+            next(stream)
+        stream.close()
+        check_usable(engine)
+
+
+# --- nothing is left behind -------------------------------------------------------------------------------------------
+
+
+def test_models_are_not_changed() -> None:
+    models = [tiny_lm(eos=3), tiny_lm("gpt2")]
+    before = [fingerprint(model) for model in models]
+    for structure in ("graph", "chain"):
+        engine = dg.Engine.from_pretrained(models[0], draft_model=models[1], structure=structure, budget=5)
+        engine.generate(PROMPT, dg.SamplingParams(max_new_tokens=12, temperature=1.0, repetition_penalty=1.2))
+    assert [fingerprint(model) for model in models] == before
+
+
+def fingerprint(model: PreTrainedModel) -> Any:
+    weights = {name: weight.sum().item() for name, weight in model.state_dict().items()}
+    attributes = sorted(name for name in vars(model) if not name.startswith("__"))
+    return copy.deepcopy(
+        (model.config.to_dict(), model.generation_config.to_dict(), weights, attributes, model.training)
+    )
+
+
+def test_several_engines_on_one_model(engine: dg.Engine) -> None:
+    others = [dg.Engine.from_pretrained(TARGET(), draft_model=TARGET(), budget=b) for b in (0, 3)]
+    streams = [each.stream(PROMPT, PARAMS) for each in (engine, *others)]
+    texts: list[list[int]] = [[] for _ in streams]
+    for _ in range(20):
+        for text, stream in zip(texts, streams, strict=True):
+            text += next(stream).token_ids if (len(text)) < 20 else ()
+    assert texts == [plain(TARGET(), PROMPT, 20)] * 3
+    for stream in streams:
+        assert next(stream, None) is None
+
+
+def test_noise_of_past_positions_is_forgotten(engine: dg.Engine) -> None:
+    agreeing = dg.Engine.from_pretrained(TARGET(), draft_model=DRAFTER(), rule="agree", budget=4)
+    request = agreeing._request(PROMPT, dg.SamplingParams(max_new_tokens=60, temperature=1.0))
+    for _ in agreeing._run(request):
+        assert len(request.noise._positions) < 16
+
+
+def test_errors_are_one_family() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert len(kinds) >= 7
+    assert all(issubclass(kind, dg.DraftgraphError) for kind in kinds)
+
+
+def test_loading_by_folder_and_name(tmp_path: Path) -> None:
+    TARGET().save_pretrained(tmp_path)
+    engine = dg.Engine.from_pretrained(str(tmp_path), draft_model=tmp_path)
+    assert engine.generate(PROMPT, PARAMS).token_ids == plain(TARGET(), PROMPT, 20)
+    half = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert dg.Engine.from_pretrained(half).target.model.dtype == torch.bfloat16

@@ -1,0 +1,89 @@
+"""The house rules hold, and the check that says so sees every kind of violation."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def check() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("check_imports", ROOT / "tools" / "check_imports.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_house_rules_hold(check):
+    assert check.violations(ROOT / "src" / "draftgraph") == []
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "complaint"),
+    [
+        ("types.py", "from draftgraph.verify import layer", "a layer above"),
+        ("draft/graph.py", "def f():\n    from draftgraph.engine import Engine", "a layer above"),
+        ("warp.py", "import draftgraph", "a layer above"),
+        ("warp.py", "from draftgraph import engine", "a layer above"),
+        ("verify/base.py", "import transformers", "without a model"),
+        ("verify/base.py", "from transformers.cache_utils import DynamicCache", "without a model"),
+        ("surprise.py", "", "has no layer"),
+        ("warp.py", "from . import errors", "relative import"),
+        ("round.py", "kind = 'Llama'", "'Llama'"),
+        ("draft/model.py", "if name == 'qwen2': pass", "'qwen2'"),
+        ("verify/base.py", "# as in EAGLE-2", "'EAGLE'"),
+        ("warp.py", "x = 1\n" * 331, "331 lines"),
+        ("round.py", "x = 1\n" * 81, "81 lines"),
+    ],
+)
+def test_a_violation_is_seen(check, tmp_path, file, code, complaint):
+    _write(tmp_path, file, code)
+    found = check.violations(tmp_path)
+    assert found
+    assert complaint in found[0]
+    assert found[0].startswith(f"{tmp_path / file}:")
+
+
+def test_a_model_in_disguise_is_seen(check, tmp_path):
+    """Purity holds for everything that a pure file imports in turn."""
+    _write(tmp_path, "verify/base.py", "from draftgraph.rng import Noise")
+    _write(tmp_path, "rng.py", "import transformers")
+    assert any("base.py" in line and "draftgraph.rng -> transformers" in line for line in check.violations(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "code"),
+    [
+        ("types.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from draftgraph.engine import Engine"),
+        ("draft/edges.py", "# opt-in tables; an optimal, philosophical option"),
+        ("draft/model.py", "from draftgraph.target.base import Rows"),
+        ("verify/controls.py", "source = 'EAGLE'"),
+        ("cli.py", "import draftgraph as dg"),
+    ],
+)
+def test_what_is_allowed_is_not_complained_about(check, tmp_path, file, code):
+    _write(tmp_path, file, code)
+    assert check.violations(tmp_path) == []
+
+
+def _write(source: Path, file: str, code: str) -> None:
+    """A file in a package that has the modules the examples import."""
+    for name in (
+        "__init__",
+        "engine",
+        "rng",
+        "verify/__init__",
+        "verify/layer",
+        "target/base",
+        file.removesuffix(".py"),
+    ):
+        path = source / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists():
+            path.touch()
+    (source / file).write_text(code)
