@@ -204,7 +204,9 @@ def _each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) 
 
 
 def _is_batch(prompt: Any) -> bool:
-    return not isinstance(prompt, str) and hasattr(prompt, "__len__") and len(prompt) > 0 and not all(isinstance(t, int) or _is_scalar(t) for t in prompt)
+    if isinstance(prompt, str) or not hasattr(prompt, "__len__"):
+        return False
+    return len(prompt) > 0 and not all(isinstance(token, int) or _is_scalar(token) for token in prompt)
 
 
 def _is_scalar(token: Any) -> bool:

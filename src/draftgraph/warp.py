@@ -90,7 +90,9 @@ class Warper:
                 scores = processor(None, scores)
             checked = laws = torch.softmax(scores, dim=1)
         if not bool(torch.isfinite(checked).all()):
-            raise LogitsError("the logits processors left a row that is not a distribution (NaN, +inf, or no token possible)")
+            raise LogitsError(
+                "the logits processors left a row that is not a distribution (NaN, +inf, or no token possible)"
+            )
         return laws
 
 

@@ -7,7 +7,7 @@ deterministic candidate, so any order of growth is sound and the highest path sc
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -15,15 +15,18 @@ from draftgraph.draft.base import Evaluate, Limits
 from draftgraph.draft.graph import DraftGraph, EdgeSource, Row, Unroller
 from draftgraph.types import ROOT
 
+Expected = Callable[[Sequence[float]], list[float]]
 WIDTH = 8
 """Continuations kept of every evaluated row."""
 
 
-def grow_best_first(evaluate: Evaluate, limits: Limits, width: int = WIDTH) -> tuple[DraftGraph, int]:
+def grow_best_first(
+    evaluate: Evaluate, limits: Limits, expected: Expected = list, width: int = WIDTH
+) -> tuple[DraftGraph, int]:  # fmt: skip
     """The `limits.budget` nodes of highest path score that `limits.depth` batched passes can find.
 
     Every pass evaluates all nodes that are in the best tree so far and have no row yet; `width` 1 gives a chain.
-    Returns the graph and the number of passes.
+    `expected` turns a row's probabilities into estimates of what the target will choose. Returns the graph and the number of passes.
     """
     pool = DraftGraph()
     children: dict[tuple[int, int], int] = {}
@@ -31,7 +34,7 @@ def grow_best_first(evaluate: Evaluate, limits: Limits, width: int = WIDTH) -> t
     chosen: list[int] = []
     passes = 0
     while frontier and passes < limits.depth:
-        remember(pool, frontier, evaluate(pool, frontier), width)
+        remember(pool, frontier, evaluate(pool, frontier), width, expected)
         passes += 1
         chosen = _best(pool, children, limits)
         frontier = [node for node in chosen if node not in pool.rows and pool.depth(node) < limits.reach]
@@ -40,11 +43,13 @@ def grow_best_first(evaluate: Evaluate, limits: Limits, width: int = WIDTH) -> t
     return pool.subset(chosen), passes
 
 
-def remember(graph: DraftGraph, nodes: Sequence[int], q: torch.Tensor, width: int) -> None:
+def remember(
+    graph: DraftGraph, nodes: Sequence[int], q: torch.Tensor, width: int, expected: Expected = list
+) -> None:  # fmt: skip
     """Keep the `width` best continuations of freshly evaluated nodes."""
     probs, tokens = q.topk(min(width, q.shape[1]), dim=1)
     for node, row_tokens, row_probs in zip(nodes, tokens.tolist(), probs.tolist(), strict=True):
-        graph.rows[node] = Row(row_tokens, row_probs)
+        graph.rows[node] = Row(row_tokens, expected(row_probs))
 
 
 def _best(pool: DraftGraph, children: dict[tuple[int, int], int], limits: Limits) -> list[int]:

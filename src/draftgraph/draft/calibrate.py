@@ -2,7 +2,7 @@
 
 Three things are learnt per request, at the root of a round, where both laws are known once it is verified:
 
-* cal, how much of the drafter's probability of a FIXED token the target confirms;
+* cal, how much of the drafter's probability of a FIXED token the target confirms, apart for its best token and others;
 * B(h, s) = Σ_x min(s q'(x), p'(x)), the share of a node's remaining mass that one SAMPLED child keeps when the layer has
   slack s; q' and p' are the laws without the FIXED siblings, renormalised, and h is the largest entry of q'. Measured on
   three pairs, B depends on how many siblings were removed only through h, rises with s towards 1 and is described by two
@@ -15,6 +15,7 @@ Only earlier rounds may be used: a draft whose shape looked at this round's p wo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -45,8 +46,8 @@ class Calibration:
         self.gamma = list(GAMMA)
         self._wide = [1.0 - (1.0 - b) * SLACK**-g for b, g in zip(BETA, GAMMA, strict=True)]
         self._weight = [PRIOR_ROUNDS] * len(HEADS)
-        self._confirmed = [PRIOR_ROUNDS * bound for bound in MASSES]  # Σ p(x) and Σ q(x); the prior says that they agree
-        self._promised = [PRIOR_ROUNDS * bound for bound in MASSES]
+        self._promised = [[PRIOR_ROUNDS * bound for bound in MASSES] for _ in range(2)]  # Σ q(x), of best tokens and others
+        self._confirmed = [list(row) for row in self._promised]  # Σ p(x); the prior says that they agree
         self._overlap = [0.0, -0.01 * PRIOR_ROUNDS, -0.02 * PRIOR_ROUNDS]
         self._seen = 0
 
@@ -57,10 +58,18 @@ class Calibration:
             return self.beta[b] * slack
         return 1.0 - (1.0 - self.beta[b]) * math.exp(-self.gamma[b] * math.log(slack))
 
-    def mass(self, q: float) -> float:
-        """Expected target probability of a FIXED token to which the drafter gives q."""
-        b = _bin(MASSES, q)
-        return min(1.0, q * self._confirmed[b] / self._promised[b])
+    def mass(self, q: float, rank: int) -> float:
+        """Expected target probability of a FIXED token to which the drafter gives q; rank 0 is its best token."""
+        b, other = _bin(MASSES, q), min(rank, 1)
+        return min(1.0, q * self._confirmed[other][b] / self._promised[other][b])
+
+    def expected(self, row: Sequence[float]) -> list[float]:
+        """`mass` of the best tokens of a row, best first; kept non-increasing."""
+        masses: list[float] = []
+        for rank, q in enumerate(row):
+            mass = self.mass(q, rank)
+            masses.append(min(mass, masses[-1]) if masses else mass)
+        return masses
 
     @property
     def temperature(self) -> float:
@@ -73,12 +82,16 @@ class Calibration:
         if self._seen > ALWAYS and self._seen % EVERY:
             return
         top = q.topk(min(MAX_FIXED, len(q))).indices
-        for promised, confirmed in zip(q[top].tolist(), p[top].tolist(), strict=True):
-            b = _bin(MASSES, promised)
-            self._promised[b] += promised
-            self._confirmed[b] += confirmed
+        self.observe_fixed(q[top].tolist(), p[top].tolist())
         self._observe_sampled(q, p, top)
         self._observe_temperatures(q, p)
+
+    def observe_fixed(self, promised: Sequence[float], confirmed: Sequence[float]) -> None:
+        """Learn cal: what the drafter gave its best tokens, best first, and what the target gives them."""
+        for rank, (q, p) in enumerate(zip(promised, confirmed, strict=True)):
+            b, other = _bin(MASSES, q), min(rank, 1)
+            self._promised[other][b] += q
+            self._confirmed[other][b] += p
 
     def _observe_sampled(self, q: torch.Tensor, p: torch.Tensor, top: torch.Tensor) -> None:
         rest = torch.stack((q, p)).repeat(len(top), 1, 1)  # f[k, 2, V]: without the k best tokens

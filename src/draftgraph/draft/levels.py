@@ -126,7 +126,7 @@ def _gains(mass: float, row: Row, calibration: Calibration, capacity: float) -> 
     for fixed in range(min(MAX_FIXED, len(row.probs)) + 1):
         totals.append(fixed_mass + _sampled_mass(mass, row, fixed, calibration, capacity))
         if fixed < len(row.probs):
-            fixed_mass += mass * calibration.mass(row.probs[fixed])
+            fixed_mass += mass * calibration.mass(row.probs[fixed], fixed)
             if fixed_mass > mass:
                 break
     return pooled([b - a for a, b in zip(totals, totals[1:], strict=False)])
@@ -145,7 +145,7 @@ def pooled(gains: Sequence[float]) -> list[float]:
 
 def _sampled_mass(mass: float, row: Row, fixed: int, calibration: Calibration, capacity: float) -> float:
     """ŵ of the SAMPLED slot beside `fixed` FIXED ones: r B(h, c / r) with r the target's mass outside the FIXED tokens."""
-    rest = mass * max(0.0, 1.0 - sum(calibration.mass(prob) for prob in row.probs[:fixed]))
+    rest = mass * max(0.0, 1.0 - sum(calibration.mass(prob, rank) for rank, prob in enumerate(row.probs[:fixed])))
     if rest <= 0.0:
         return 0.0
     head = row.probs[fixed] / max(1.0 - sum(row.probs[:fixed]), NO_MASS) if fixed < len(row.probs) else 0.0
@@ -172,7 +172,7 @@ def _place(
         mass, slots, row = graph.score(node), plan[i], top[i]
         for rank in range(slots.fixed):
             if row.probs[rank] > 0.0:
-                children.append(graph.add(node, row.tokens[rank], mass * calibration.mass(row.probs[rank])))
+                children.append(graph.add(node, row.tokens[rank], mass * calibration.mass(row.probs[rank], rank)))
         if slots.sampled:
             k = chosen.index(i)
             kept = _sampled_mass(mass, row, slots.fixed, calibration, max(left, 1e-3))

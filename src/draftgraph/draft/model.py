@@ -9,7 +9,7 @@ import torch
 
 from draftgraph.config import Config
 from draftgraph.draft.base import Draft, Draw, Evaluate, Limits, empty_draft
-from draftgraph.draft.best_first import add_edges, grow_best_first
+from draftgraph.draft.best_first import WIDTH, add_edges, grow_best_first
 from draftgraph.draft.calibrate import Calibration, sharpen
 from draftgraph.draft.edges import Discounts, DraftRows, TextRows
 from draftgraph.draft.graph import DraftGraph, EdgeSource, Row, Unroller
@@ -67,12 +67,26 @@ class ModelDrafter:
     def observe(self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, p: torch.Tensor) -> None:
         state: _State = request.drafting
         self.model.keep(state.text, [draft.graph.fed[node] for node in verdict.path if node in draft.graph.fed])
-        if state.root_law is not None:
-            state.calibration.observe(state.root_law, p[0])
+        tokens = [*(draft.tree.tokens[node] for node in verdict.path), verdict.token]
+        self._calibrate(request, draft, tokens[0], p[0])
         if state.own is not None:
-            tokens = [*(draft.tree.tokens[node] for node in verdict.path), verdict.token]
             learn_edges(state.discounts, draft.graph, verdict, tokens)
             state.own.extend(tokens, shared_rows(scores, verdict))
+
+    def _calibrate(self, request: Request, draft: Draft, token: int, p: torch.Tensor) -> None:
+        """Learn from the root, the one position that every round verifies without having selected it."""
+        state: _State = request.drafting
+        if state.root_law is None:
+            return
+        if self._samples(request):
+            state.calibration.observe(state.root_law, p)
+        elif ROOT in draft.graph.rows:
+            best = draft.graph.rows[ROOT].tokens
+            state.calibration.observe_fixed(state.root_law[best].tolist(), [float(t == token) for t in best])
+
+    def _samples(self, request: Request) -> bool:
+        """Whether drafts have SAMPLED slots: where there is a law to sample and the rule verifies it jointly."""
+        return request.params.temperature > 0 and not self.rule.position_noise
 
     def end(self, request: Request) -> None:
         self.model.close(request.drafting.text)
@@ -81,7 +95,7 @@ class ModelDrafter:
         """The configured structure, with SAMPLED slots if the rule verifies them jointly, else with FIXED ones only."""
         state: _State = request.drafting
         structure, branching = self.config.resolved_structure, self.config.branching
-        sampled = request.params.temperature > 0 and not self.rule.position_noise
+        sampled = self._samples(request)
         draw = _drawer(request) if sampled else None
         if structure == "gsd":
             return grow_gsd(self._evaluator(request, self._likelihood(request)), limits, self.config.gsd_match)
@@ -91,7 +105,8 @@ class ModelDrafter:
         if branching is not None:
             return grow_branching(evaluate, draw, limits, branching)
         if draw is None:
-            graph, passes = grow_best_first(evaluate, limits, *((1,) if structure == "chain" else ()))
+            width = 1 if structure == "chain" else WIDTH
+            graph, passes = grow_best_first(evaluate, limits, state.calibration.expected, width)
         else:
             graph, passes = grow_levels(evaluate, draw, limits, state.calibration)
         if structure == "graph":
@@ -131,10 +146,10 @@ class ModelDrafter:
             request.clock.lap("drafter")
             prefixes = Prefixes(request.tokens, lambda row: graph.path_tokens(nodes[row]))
             laws = shape(request.warper.scores(self._align(logits), prefixes), [graph.depth(node) for node in nodes])
-            if not sampled:
-                return laws
             if ROOT in nodes:
                 state.root_law = laws[list(nodes).index(ROOT)]
+            if not sampled:
+                return laws
             temperature = state.calibration.temperature
             return laws if temperature == 1.0 else sharpen(laws, 1.0 / temperature)
 

@@ -75,7 +75,8 @@ class HFModel:
     def _pass(self, batch: Sequence[Rows]) -> list[torch.Tensor]:
         tokens = [token for rows in batch for token in (*rows.committed, *rows.tokens)]
         slots = self.cache.take(len(tokens))
-        mask, positions = _lay_out(batch, slots, self.cache.high, torch.finfo(self.model.dtype).min)
+        hidden = max(torch.finfo(self.model.dtype).min, torch.finfo(torch.float32).min)
+        mask, positions = _lay_out(batch, slots, self.cache.high, hidden)
         self.cache.written = torch.tensor(slots, device=self.device)
         try:
             logits = self.model(
