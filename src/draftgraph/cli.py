@@ -103,13 +103,23 @@ def generate(
         _check_output(as_json, show, logprobs)
         text = _read_prompt(prompt)
         params = dg.SamplingParams(
-            max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-            repetition_penalty=repetition_penalty, stop=tuple(stop or ()), seed=seed, logprobs=logprobs,
-        )  # fmt: skip
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            stop=tuple(stop or ()),
+            seed=seed,
+            logprobs=logprobs,
+        )
         config = dg.Config(
-            budget=int(budget) if budget.lstrip("-").isdecimal() else budget, rule=rule, structure=structure,
-            num_speculative_tokens=num_speculative_tokens, drafter=drafter,
-        )  # fmt: skip
+            budget=int(budget) if budget.lstrip("-").isdecimal() else budget,
+            rule=rule,
+            structure=structure,
+            num_speculative_tokens=num_speculative_tokens,
+            drafter=drafter,
+        )
         if threads is not None:
             torch.set_num_threads(threads)
         engine = _load(model, draft_model, config, quiet=as_json)
@@ -203,19 +213,16 @@ def _load(model: str | None, draft_model: str | None, config: dg.Config, quiet: 
 
 
 def _run(engine: dg.Engine, prompt: str, params: dg.SamplingParams, printer: Printer) -> None:
-    """`engine.stream`, printed, with the result of `engine.generate` at the end.
-
-    What was generated before an error or Ctrl-C is printed all the same.
-    """
-    request = engine._request(prompt, params)
+    """`engine.stream`, printed. What was generated before an error or Ctrl-C is printed all the same."""
+    stream = engine.stream(prompt, params)
     printer.begin()
     failure: BaseException | None = None
     try:
-        for event in engine._run(request):
+        for event in stream:
             printer.event(event)
     except (DraftgraphError, KeyboardInterrupt) as error:
         failure = error
-    printer.end(engine._result(request))
+    printer.end(stream.result())
     if failure is not None:
         raise failure
 

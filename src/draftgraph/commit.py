@@ -29,10 +29,19 @@ def commit(request: Request, draft: Draft, verdict: Verdict, logits: torch.Tenso
         picked = torch.log_softmax(logits[rows].float(), dim=1)
         request.logprobs += picked[range(emitted), tokens[:emitted]].tolist()
     record = RoundRecord(
-        length, tree.tokens, tree.parents, [row != FIXED for row in tree.law_row], draft.graph.origins,
-        draft.graph.scores, verdict.path, verdict.token, emitted, draft.num_passes, draft.num_evaluations,
+        length,
+        tree.tokens,
+        tree.parents,
+        [row != FIXED for row in tree.law_row],
+        draft.graph.origins,
+        draft.graph.scores,
+        verdict.path,
+        verdict.token,
+        emitted,
+        draft.num_passes,
+        draft.num_evaluations,
         request.clock.seconds,
-    )  # fmt: skip
+    )
     request.rounds.append(record)
     _count(request, draft, verdict, accepted)
     request.noise.forget_before(len(request.tokens))

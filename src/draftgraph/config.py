@@ -62,11 +62,18 @@ class SamplingParams:
         _require(self.top_k >= 0, "top_k", self.top_k, "an integer >= 0 (0 switches it off)")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "a number in (0, 1] (1 switches it off)")
         _require(0 <= self.min_p <= 1, "min_p", self.min_p, "a number in [0, 1] (0 switches it off)")
-        _require(0 < self.repetition_penalty < math.inf, "repetition_penalty", self.repetition_penalty, "a number > 0 (1 is none)")
+        _require(
+            0 < self.repetition_penalty < math.inf,
+            "repetition_penalty",
+            self.repetition_penalty,
+            "a number > 0 (1 is none)",
+        )
         for name in ("presence_penalty", "frequency_penalty"):
             _require(math.isfinite(getattr(self, name)), name, getattr(self, name), "a finite number (0 is none)")
         _require(self.min_new_tokens >= 0, "min_new_tokens", self.min_new_tokens, "an integer >= 0")
-        _require(all(isinstance(s, str) and s for s in self.stop), "stop", self.stop, "one or several non-empty strings")
+        _require(
+            all(isinstance(s, str) and s for s in self.stop), "stop", self.stop, "one or several non-empty strings"
+        )
         _require(self.stop_when is None or callable(self.stop_when), "stop_when", self.stop_when, "a callable, or None")
         _require(self.sample >= 0, "sample", self.sample, "an integer >= 0")
         for processor in self.logits_processors:
@@ -108,7 +115,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.budget != "auto":
-            _require(isinstance(self.budget, int) and self.budget >= 0, "budget", self.budget, "an integer >= 0, or 'auto'")
+            _require(
+                isinstance(self.budget, int) and self.budget >= 0, "budget", self.budget, "an integer >= 0, or 'auto'"
+            )
         if self.structure != "auto" and self.structure not in STRUCTURES:
             raise unknown_name("structure", self.structure, (*STRUCTURES, "auto"))
         if self.rule != "auto":
@@ -121,12 +130,18 @@ class Config:
             object.__setattr__(self, "branching", tuple(self.branching))
             _require(
                 len(self.branching) > 0 and all(k >= 1 for k in self.branching),
-                "branching", self.branching, "a tuple of child counts >= 1, one per depth",
-            )  # fmt: skip
+                "branching",
+                self.branching,
+                "a tuple of child counts >= 1, one per depth",
+            )
         self._refuse_unsound()
 
     def _refuse_unsound(self) -> None:
-        if self.rule != "auto" and "tree" not in get_rule(self.rule).accepts.structures and self.resolved_structure != "chain":
+        if (
+            self.rule != "auto"
+            and "tree" not in get_rule(self.rule).accepts.structures
+            and self.resolved_structure != "chain"
+        ):
             raise OptionError(
                 f"rule {get_rule(self.rule).name!r} verifies chains only, not structure={self.structure!r}; "
                 "write structure='chain', or rule='layer' (which is the same rule on a chain as 'block')"
@@ -134,7 +149,9 @@ class Config:
         if self.branching is not None and self.resolved_structure not in ("tree", "chain"):
             raise OptionError(f"branching={self.branching} is the shape of a tree; write structure='tree' with it")
         if self.branching is not None and self.resolved_structure == "chain" and any(k != 1 for k in self.branching):
-            raise OptionError(f"structure='chain' cannot branch as branching={self.branching} asks; write structure='tree'")
+            raise OptionError(
+                f"structure='chain' cannot branch as branching={self.branching} asks; write structure='tree'"
+            )
 
     @property
     def resolved_rule(self) -> Rule:
@@ -163,7 +180,9 @@ class Config:
             name = ALIASES.get(name, name)
             if name not in known:
                 raise unknown_name("option", name, known | set(ALIASES) | {"prompt_lookup_num_tokens"})
-            named[name] = {"standard": "token"}.get(value, value) if name == "rule" and isinstance(value, str) else value
+            named[name] = (
+                {"standard": "token"}.get(value, value) if name == "rule" and isinstance(value, str) else value
+            )
         return replace(self, **named)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -17,7 +17,7 @@ from draftgraph.draft.base import Drafter
 from draftgraph.draft.budget import limits
 from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
-from draftgraph.errors import DraftgraphError, OptionError, PromptError
+from draftgraph.errors import OptionError, PromptError
 from draftgraph.request import Request
 from draftgraph.rng import Noise, fresh_seed
 from draftgraph.round import decode_round
@@ -29,6 +29,23 @@ from draftgraph.warp import Warper
 Prompt = str | Sequence[int]
 
 
+class Stream(Iterator[Event]):
+    """The events of one request, as they come. Closing it early frees what the request cached."""
+
+    def __init__(self, events: Generator[Event, None, None], result: Callable[[], Result]) -> None:
+        self._events, self._result = events, result
+
+    def __next__(self) -> Event:
+        return next(self._events)
+
+    def close(self) -> None:
+        self._events.close()
+
+    def result(self) -> Result:
+        """What the request has produced so far; its `finish_reason` is None until it is finished."""
+        return self._result()
+
+
 class Engine:
     """Lossless speculative decoding for one target model.
 
@@ -37,19 +54,30 @@ class Engine:
     """
 
     def __init__(
-        self, target: HFModel, drafter: Drafter, config: Config, tokenizer: Any | None, eos: frozenset[int],
+        self,
+        target: HFModel,
+        drafter: Drafter,
+        config: Config,
+        tokenizer: Any | None,
+        eos: frozenset[int],
         draft_window: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.target, self.drafter, self.config, self.tokenizer, self.eos = target, drafter, config, tokenizer, eos
         self.draft_window = draft_window
         self.rule = config.resolved_rule
 
     @classmethod
     def from_pretrained(
-        cls, target: str | Path | PreTrainedModel, *, draft_model: str | Path | PreTrainedModel | None = None,
-        tokenizer: Any | None = None, dtype: str | torch.dtype | None = None, device: str | None = None,
-        config: Config | None = None, **options: Any,
-    ) -> Engine:  # fmt: skip
+        cls,
+        target: str | Path | PreTrainedModel,
+        *,
+        draft_model: str | Path | PreTrainedModel | None = None,
+        tokenizer: Any | None = None,
+        dtype: str | torch.dtype | None = None,
+        device: str | None = None,
+        config: Config | None = None,
+        **options: Any,
+    ) -> Engine:
         """An engine from folders, hub names or loaded transformers models.
 
         draft_model  the drafter (alias: assistant_model); without one, continuations are looked up in the text.
@@ -64,7 +92,9 @@ class Engine:
         if draft_model is None and chosen.drafter == "model":
             raise OptionError("drafter='model' needs a draft_model; write draft_model=..., or drafter='lookup'")
         if draft_model is not None and chosen.drafter not in (None, "model"):
-            raise OptionError(f"drafter={chosen.drafter!r} drafts without a model; leave out draft_model, or write drafter='model'")
+            raise OptionError(
+                f"drafter={chosen.drafter!r} drafts without a model; leave out draft_model, or write drafter='model'"
+            )
         model = HFModel(load_model(target, dtype, device))
         tokenizer = tokenizer if tokenizer is not None else load_tokenizer(target)
         probe(model)
@@ -72,36 +102,38 @@ class Engine:
         return cls(model, drafter, chosen, tokenizer, eos_ids(model.model, tokenizer), window)
 
     @overload
-    def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> Result: ...
+    def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> Result: ...  # type: ignore[overload-overlap]
     @overload
     def generate(
         self, prompt: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
     ) -> list[Result]: ...
     def generate(
         self, prompt: Any, params: SamplingParams | Sequence[SamplingParams] | None = None
-    ) -> Result | list[Result]:  # fmt: skip
+    ) -> Result | list[Result]:
         """Generate for one prompt (text or token ids), or for a list of them, with params for all or one for each.
 
         An error carries what was generated before it: `partial` of the request that failed, `finished` of those before it.
         """
         prompts = prompt if _is_batch(prompt) else [prompt]
         requests = [self._request(one, its) for one, its in zip(prompts, _each(params, len(prompts)), strict=True)]
-        results = []
+        results: list[Result] = []
         for request in requests:
+            stream = Stream(self._run(request), partial(self._result, request))
             try:
-                for _ in self._run(request):
+                for _ in stream:
                     pass
             except BaseException as error:
-                error.partial, error.finished = self._result(request), results  # type: ignore[attr-defined]
+                error.partial, error.finished = stream.result(), results  # type: ignore[attr-defined]
                 raise
-            results.append(self._result(request))
+            results.append(stream.result())
         return results if _is_batch(prompt) else results[0]
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Event]:
-        """Generate for one prompt, an event per round. Closing the iterator early frees what the request cached."""
-        return self._run(self._request(prompt, params or SamplingParams()))
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Stream:
+        """Generate for one prompt, an event per round; `generate` is a loop over this."""
+        request = self._request(prompt, params or SamplingParams())
+        return Stream(self._run(request), partial(self._result, request))
 
-    def _run(self, request: Request) -> Iterator[Event]:
+    def _run(self, request: Request) -> Generator[Event, None, None]:
         bounds = partial(limits, self.config, window=self.target.context_window, device=self.target.device)
         try:
             request.text = self.target.open(len(request.tokens) + request.limit + 64)
@@ -111,40 +143,57 @@ class Engine:
         finally:
             if request.drafting is not None:
                 self.drafter.end(request)
-            if request.text is not None:
-                self.target.close(request.text)
+            self.target.close(request.text)
 
     def _result(self, request: Request) -> Result:
         stats = request.tally.stats(
-            rule=self.rule.name, structure=self.config.resolved_structure, lossless=self.rule.lossless,
-            prompt=request.prompt_length, output=len(request.output),
-        )  # fmt: skip
+            rule=self.rule.name,
+            structure=self.config.resolved_structure,
+            lossless=self.rule.lossless,
+            prompt=request.prompt_length,
+            output=len(request.output),
+        )
         logprobs = request.logprobs if request.params.logprobs else None
         return Result(
-            "".join(request.pieces), request.output, request.finish_reason, stats, request.noise.seed, logprobs,
+            "".join(request.pieces),
+            request.output,
+            request.finish_reason,
+            stats,
+            request.noise.seed,
+            logprobs,
             tuple(request.rounds),
-        )  # fmt: skip
+        )
 
     def _request(self, prompt: Prompt, params: SamplingParams) -> Request:
         """Check a prompt and its options; nothing is allocated yet."""
         ids = self._encode(prompt)
         limit = self._limit(len(ids), params)
         if params.stop and self.tokenizer is None:
-            raise OptionError("stop strings need a tokenizer; write Engine.from_pretrained(..., tokenizer=...) or stop_token_ids")
+            raise OptionError(
+                "stop strings need a tokenizer; write Engine.from_pretrained(..., tokenizer=...) or stop_token_ids"
+            )
         eos = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.eos)
         seed = fresh_seed() if params.seed is None else params.seed
         return Request(
-            params, ids, len(ids), limit, eos, Noise(seed, params.sample),
-            Warper(params, len(ids), sorted(eos), self.target.device), Detokenizer(self.tokenizer, ids, params.stop),
-        )  # fmt: skip
+            params,
+            ids,
+            len(ids),
+            limit,
+            eos,
+            Noise(seed, params.sample),
+            Warper(params, len(ids), sorted(eos), self.target.device),
+            Detokenizer(self.tokenizer, ids, params.stop),
+        )
 
     def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             if self.tokenizer is None:
-                raise PromptError("a text prompt needs a tokenizer; pass token ids, or Engine.from_pretrained(..., tokenizer=...)")
+                raise PromptError(
+                    "a text prompt needs a tokenizer; pass token ids, or Engine.from_pretrained(..., tokenizer=...)"
+                )
             prompt = self.tokenizer(prompt)["input_ids"]
         try:
-            ids = [operator.index(token) for token in prompt]
+            ids = [operator.index(token) for token in prompt]  # type: ignore[arg-type]  # text or not a number: refused
         except TypeError as error:
             raise PromptError(f"a prompt is a text, or a sequence of token ids; got {str(prompt)[:60]!r}") from error
         if not ids:
@@ -166,17 +215,22 @@ class Engine:
             room = self.draft_window - prompt
             what = (
                 f"prompt ({prompt}) and max_new_tokens ({limit}) need {prompt + limit} positions, but the drafter's window is "
-                f"{self.draft_window}; write max_new_tokens={room}" if room > 0 else
-                f"the prompt has {prompt} tokens, beyond the drafter's window of {self.draft_window}; shorten it"
+                f"{self.draft_window}; write max_new_tokens={room}"
+                if room > 0
+                else f"the prompt has {prompt} tokens, beyond the drafter's window of {self.draft_window}; shorten it"
             )
             raise PromptError(f"{what}, or use a drafter with a longer window, or drafter='lookup'")
         return limit
 
 
 def _make_drafter(
-    target: HFModel, draft_model: str | Path | PreTrainedModel | None, config: Config, tokenizer: Any | None,
-    dtype: str | torch.dtype | None, device: str | None,
-) -> tuple[Drafter, int | None]:  # fmt: skip
+    target: HFModel,
+    draft_model: str | Path | PreTrainedModel | None,
+    config: Config,
+    tokenizer: Any | None,
+    dtype: str | torch.dtype | None,
+    device: str | None,
+) -> tuple[Drafter, int | None]:
     """The drafter that the config asks for, and its context window (None if it has none)."""
     if draft_model is None:
         prediction = config.prediction or ()

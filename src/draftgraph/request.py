@@ -30,7 +30,7 @@ class Request:
     noise: Noise
     warper: Warper
     detokenizer: Detokenizer
-    text: CachedText | None = None
+    text: CachedText = field(default_factory=CachedText)
     drafting: Any = None
     clock: Clock = field(default_factory=Clock)
     tally: Tally = field(default_factory=Tally)

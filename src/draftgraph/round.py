@@ -32,10 +32,12 @@ def decode_round(
     trees = [draft.tree for draft in drafts]
     clock.lap("drafting")
 
-    logits = target.forward([
-        Rows(request.text, request.tokens[len(request.text) :], tree.tokens, tree.parents)
-        for request, tree in zip(requests, trees, strict=True)
-    ])  # fmt: skip
+    logits = target.forward(
+        [
+            Rows(request.text, request.tokens[len(request.text) :], tree.tokens, tree.parents)
+            for request, tree in zip(requests, trees, strict=True)
+        ]
+    )
     clock.lap("target")
 
     events = []

@@ -115,7 +115,7 @@ class Prefixes:
 
     def __init__(
         self, committed: Sequence[int], path: Callable[[int], Sequence[int]], parents: Sequence[int] | None = None
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.committed, self.path, self.parents = committed, path, parents
 
     @classmethod
@@ -149,7 +149,7 @@ class Prefixes:
 
 def _prefixed(
     params: SamplingParams, prompt_length: int, eos: Sequence[int], device: torch.device
-) -> list[LogitsProcessor]:  # fmt: skip
+) -> list[LogitsProcessor]:
     """Processors that read the prefix, in transformers' order."""
     chain: list[LogitsProcessor] = []
     if params.logit_bias:

@@ -91,10 +91,16 @@ class _DecodingLoop:
         return inspect.signature(self.__call__)
 
     def __call__(
-        self, model: PreTrainedModel, input_ids: torch.Tensor, logits_processor: LogitsProcessorList,
-        stopping_criteria: StoppingCriteriaList, generation_config: GenerationConfig,
-        given: Mapping[str, Any] | None = None, tokenizer: Any = None, **inputs: Any,
-    ) -> DraftgraphOutput | torch.Tensor:  # fmt: skip
+        self,
+        model: PreTrainedModel,
+        input_ids: torch.Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        given: Mapping[str, Any] | None = None,
+        tokenizer: Any = None,
+        **inputs: Any,
+    ) -> DraftgraphOutput | torch.Tensor:
         """given  arguments of `generate` that it does not pass on. tokenizer  was needed for the criteria, not here."""
         inputs |= given or {}
         streamer = inputs.pop("streamer", None)
@@ -203,16 +209,18 @@ class _AsPrepared(LogitsProcessor):  # type: ignore[misc]
         return self.processor(ids, scores.to(device))  # type: ignore[no-any-return]
 
 
-def _params(
-    text: _Text, processors: Sequence[LogitsProcessor], limit: int, config: GenerationConfig
-) -> SamplingParams:  # fmt: skip
+def _params(text: _Text, processors: Sequence[LogitsProcessor], limit: int, config: GenerationConfig) -> SamplingParams:
     """The processors already hold temperature, top-k and all else that shapes the law; the criteria hold every stop."""
     processors = [_AsPrepared(processor, text.hidden) for processor in processors]
     seed = int(torch.randint(2**63 - 1, (1,))) if config.do_sample else 0  # greedy `generate` draws no number either
     return SamplingParams(
-        max_new_tokens=limit, temperature=1.0 if config.do_sample else 0.0, seed=seed, ignore_eos=True, stop_when=text,
+        max_new_tokens=limit,
+        temperature=1.0 if config.do_sample else 0.0,
+        seed=seed,
+        ignore_eos=True,
+        stop_when=text,
         logits_processors=tuple(processors),
-    )  # fmt: skip
+    )
 
 
 def _for_row(processor: LogitsProcessor, row: int, rows: int) -> LogitsProcessor:

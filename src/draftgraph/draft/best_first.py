@@ -22,11 +22,12 @@ WIDTH = 8
 
 def grow_best_first(
     evaluate: Evaluate, limits: Limits, expected: Expected = list, width: int = WIDTH
-) -> tuple[DraftGraph, int]:  # fmt: skip
+) -> tuple[DraftGraph, int]:
     """The `limits.budget` nodes of highest path score that `limits.depth` batched passes can find.
 
     Every pass evaluates all nodes that are in the best tree so far and have no row yet; `width` 1 gives a chain.
-    `expected` turns a row's probabilities into estimates of what the target will choose. Returns the graph and the number of passes.
+    `expected` turns a row's probabilities into estimates of what the target will choose.
+    Returns the graph and the number of passes.
     """
     pool = DraftGraph()
     children: dict[tuple[int, int], int] = {}
@@ -43,9 +44,7 @@ def grow_best_first(
     return pool.subset(chosen), passes
 
 
-def remember(
-    graph: DraftGraph, nodes: Sequence[int], q: torch.Tensor, width: int, expected: Expected = list
-) -> None:  # fmt: skip
+def remember(graph: DraftGraph, nodes: Sequence[int], q: torch.Tensor, width: int, expected: Expected = list) -> None:
     """Keep the `width` best continuations of freshly evaluated nodes."""
     probs, tokens = q.topk(min(width, q.shape[1]), dim=1)
     for node, row_tokens, row_probs in zip(nodes, tokens.tolist(), probs.tolist(), strict=True):
@@ -72,9 +71,7 @@ def _best(pool: DraftGraph, children: dict[tuple[int, int], int], limits: Limits
     return chosen
 
 
-def add_edges(
-    graph: DraftGraph, sources: Sequence[EdgeSource], context: Sequence[int], limits: Limits
-) -> DraftGraph:  # fmt: skip
+def add_edges(graph: DraftGraph, sources: Sequence[EdgeSource], context: Sequence[int], limits: Limits) -> DraftGraph:
     """Let copies along edges compete with the drafted nodes for the budget, at every node that was not evaluated."""
     full = len(graph) >= limits.budget
     floor = max(limits.floor, min(graph.scores)) if full else limits.floor

@@ -25,7 +25,8 @@ def limits(config: Config, request: Request, window: int | None, device: torch.d
         spread = device.type != "cpu"
         return Limits(int(auto["budget"]), depth, reach, auto.get("floor", 0.0), auto.get("price_pass", 0.0), spread)
     budget = int(config.budget)
-    depth = config.num_speculative_tokens or max(1, min(8, (budget + 2) // 2))
+    deepest = budget if config.resolved_structure == "chain" else (budget + 2) // 2
+    depth = config.num_speculative_tokens or max(1, min(8, deepest))
     return Limits(budget, depth, reach, floor=MIN_MASS)
 
 

@@ -46,7 +46,9 @@ class Calibration:
         self.gamma = list(GAMMA)
         self._wide = [1.0 - (1.0 - b) * SLACK**-g for b, g in zip(BETA, GAMMA, strict=True)]
         self._weight = [PRIOR_ROUNDS] * len(HEADS)
-        self._promised = [[PRIOR_ROUNDS * bound for bound in MASSES] for _ in range(2)]  # Σ q(x), of best tokens and others
+        self._promised = [
+            [PRIOR_ROUNDS * bound for bound in MASSES] for _ in range(2)
+        ]  # Σ q(x), of best tokens and others
         self._confirmed = [list(row) for row in self._promised]  # Σ p(x); the prior says that they agree
         self._overlap = [0.0, -0.01 * PRIOR_ROUNDS, -0.02 * PRIOR_ROUNDS]
         self._seen = 0

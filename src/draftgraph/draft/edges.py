@@ -13,7 +13,12 @@ from draftgraph.draft.graph import DraftGraph, Edge, Row
 from draftgraph.types import ROOT
 
 MAX_MATCH = 6
-PRIOR = {"merge": (0.5, 0.8, 0.9, 0.9), "own": (0.5, 0.8, 0.9, 0.9), "context": (0.1, 0.3, 0.35, 0.4), "text": (0.3, 0.5, 0.7, 0.9)}
+PRIOR = {
+    "merge": (0.5, 0.8, 0.9, 0.9),
+    "own": (0.5, 0.8, 0.9, 0.9),
+    "context": (0.1, 0.3, 0.35, 0.4),
+    "text": (0.3, 0.5, 0.7, 0.9),
+}
 """Discounts before anything is learnt, by match length 1, 2, 3, 4 and more; measured on three small pairs."""
 PRIOR_WEIGHT = 4.0
 
@@ -126,4 +131,3 @@ class TextRows:
         counts = {token: following.count(token) / len(following) for token in dict.fromkeys(following)}
         ordered = sorted(counts, key=lambda token: -counts[token])
         return Row(ordered, [counts[token] for token in ordered]), self.name
-

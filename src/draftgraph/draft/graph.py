@@ -121,8 +121,9 @@ class DraftGraph:
             number[node] = kept.add(
                 number[self.parents[node]], self.tokens[node], self.scores[node], origin=self.origins[node]
             )
-        for old, new in ((self.rows, kept.rows), (self.fed, kept.fed), (self.edges, kept.edges)):
-            new.update((number[node], value) for node, value in old.items() if node in number)  # type: ignore[attr-defined]
+        kept.rows = {number[node]: row for node, row in self.rows.items() if node in number}
+        kept.fed = {number[node]: row for node, row in self.fed.items() if node in number}
+        kept.edges = {number[node]: edge for node, edge in self.edges.items() if node in number}
         return kept
 
     @property
@@ -151,8 +152,13 @@ class Unroller:
     """
 
     def __init__(
-        self, graph: DraftGraph, sources: Sequence[EdgeSource], context: Sequence[int], floor: float, width: int | None = None
-    ) -> None:  # fmt: skip
+        self,
+        graph: DraftGraph,
+        sources: Sequence[EdgeSource],
+        context: Sequence[int],
+        floor: float,
+        width: int | None = None,
+    ) -> None:
         self.graph, self.sources, self.floor, self.width = graph, sources, floor, width
         self.context = list(context)
         self._heap: list[_Candidate] = []
@@ -179,7 +185,7 @@ class Unroller:
 
     def _open(
         self, node: int, came_by: tuple[Edge, int] | None, passed: frozenset[Hashable], edge: Edge | None = None
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Find a row for an unevaluated node: the run it is copied from goes on for free, a new edge costs its discount."""
         if edge is None and came_by is not None:
             edge = self._continue(came_by)
@@ -198,7 +204,9 @@ class Unroller:
 
     def _look_up(self, node: int, passed: frozenset[Hashable]) -> Edge | None:
         suffix = self._suffix(node)
-        found = [edge for source in self.sources if (edge := source.match(suffix)) is not None and edge.key not in passed]
+        found = [
+            edge for source in self.sources if (edge := source.match(suffix)) is not None and edge.key not in passed
+        ]
         return max(found, key=lambda edge: edge.match_length, default=None)
 
     def _suffix(self, node: int) -> list[int]:
@@ -206,9 +214,7 @@ class Unroller:
             self._suffixes[node] = [*self._suffix(self.graph.parents[node]), self.graph.tokens[node]][-8:]
         return self._suffixes[node]
 
-    def _push(
-        self, parent: int, rank: int, edge: Edge, row: Row, scale: float, passed: frozenset[Hashable]
-    ) -> None:  # fmt: skip
+    def _push(self, parent: int, rank: int, edge: Edge, row: Row, scale: float, passed: frozenset[Hashable]) -> None:
         if rank < len(row.tokens) and (self.width is None or rank < self.width):
             score = scale * row.probs[rank]
             if score >= self.floor:

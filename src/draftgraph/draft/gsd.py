@@ -43,9 +43,13 @@ def grow_gsd(evaluate: Evaluate, limits: Limits, match: int) -> tuple[DraftGraph
 
 
 def _expand(
-    graph: DraftGraph, node: int, match: int, links: dict[int, list[tuple[int, float]]],
-    first: dict[tuple[int, ...], int], weak: set[int],
-) -> list[int]:  # fmt: skip
+    graph: DraftGraph,
+    node: int,
+    match: int,
+    links: dict[int, list[tuple[int, float]]],
+    first: dict[tuple[int, ...], int],
+    weak: set[int],
+) -> list[int]:
     """Children of an evaluated node: a repeated (τ + 1)-gram becomes an edge, anything else a new node."""
     row = graph.rows[node]
     new: list[int] = []
@@ -115,4 +119,3 @@ def _record_edges(tree: DraftGraph) -> None:
         parent = tree.parents[node]
         if origin == "merge" and parent not in tree.edges and (parent == ROOT or tree.origins[parent] != "merge"):
             tree.edges[parent] = Edge(Row([tree.tokens[node]], [1.0]), ("gsd", node), 1.0, "merge", 1)
-

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -53,7 +54,7 @@ def grow_levels(evaluate: Evaluate, draw: Draw, limits: Limits, calibration: Cal
 
 def grow_branching(
     evaluate: Evaluate, draw: Draw | None, limits: Limits, branching: Sequence[int]
-) -> tuple[DraftGraph, int]:  # fmt: skip
+) -> tuple[DraftGraph, int]:
     """A tree of fixed shape: branching[d] children per node of depth d, the best ones FIXED.
 
     With `draw`, the last child of a node is SAMPLED from the rest of its row instead (the hybrid of the layer rule).
@@ -91,7 +92,7 @@ def _remember_rows(graph: DraftGraph, nodes: Sequence[int], q: torch.Tensor, lea
 
 def _allot(
     masses: Sequence[float], top: Sequence[Row], calibration: Calibration, room: int, floor: float
-) -> list[_Slots]:  # fmt: skip
+) -> list[_Slots]:
     """Give the level's slots to the nodes where they gain most. Nodes come in order of mass.
 
     Two sweeps: a node's slack depends on the capacity that SAMPLED slots of heavier nodes leave, which is first taken as 1.
@@ -129,7 +130,7 @@ def _gains(mass: float, row: Row, calibration: Calibration, capacity: float) -> 
             fixed_mass += mass * calibration.mass(row.probs[fixed], fixed)
             if fixed_mass > mass:
                 break
-    return pooled([b - a for a, b in zip(totals, totals[1:], strict=False)])
+    return pooled([after - before for before, after in pairwise(totals)])
 
 
 def pooled(gains: Sequence[float]) -> list[float]:
@@ -153,9 +154,14 @@ def _sampled_mass(mass: float, row: Row, fixed: int, calibration: Calibration, c
 
 
 def _place(
-    graph: DraftGraph, nodes: Sequence[int], q: torch.Tensor, top: Sequence[Row], plan: Sequence[_Slots],
-    draw: Draw | None, calibration: Calibration,
-) -> list[int]:  # fmt: skip
+    graph: DraftGraph,
+    nodes: Sequence[int],
+    q: torch.Tensor,
+    top: Sequence[Row],
+    plan: Sequence[_Slots],
+    draw: Draw | None,
+    calibration: Calibration,
+) -> list[int]:
     """Append the planned slots: FIXED tokens, and one fresh draw per node from the row that is stored as its law."""
     chosen = [i for i, slots in enumerate(plan) if slots.sampled]
     laws = q[chosen] if len(chosen) < len(nodes) or any(plan[i].fixed for i in chosen) else q

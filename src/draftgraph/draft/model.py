@@ -56,11 +56,11 @@ class ModelDrafter:
             state.own.extend(request.tokens)
 
     def propose(self, request: Request, limits: Limits) -> Draft:
-        if limits.budget == 0 or limits.reach == 0:
-            return empty_draft()
         state: _State = request.drafting
         state.evaluations = 0
         state.root_law = None
+        if limits.budget == 0 or limits.reach == 0:
+            return empty_draft()
         graph, passes = self._grow(request, limits)
         return Draft(graph, graph.tree(), state.evaluations, passes)
 

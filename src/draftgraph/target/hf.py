@@ -43,7 +43,7 @@ class HFModel:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return torch.device(self.model.device)
 
     def open(self, capacity: int) -> CachedText:
         self.cache.reserve(capacity)
@@ -92,7 +92,9 @@ class HFModel:
             raise
         if not np.isfinite(logits.sum(dtype=torch.float32).item()):
             self.cache.wipe()
-            raise LogitsError(f"{self.name} returned NaN or infinite logits; the request was stopped, the engine is usable")
+            raise LogitsError(
+                f"{self.name} returned NaN or infinite logits; the request was stopped, the engine is usable"
+            )
         return list(logits.split([rows.num_logits for rows in batch]))
 
 
@@ -112,7 +114,9 @@ def _lay_out(
         mask[start : start + len(mine), text.slots] = 0.0
         positions.extend(range(len(text), len(text) + fed))
         if fed:
-            mask[start : start + fed, mine[:fed]] = np.where(np.tri(fed, dtype=bool), np.float32(0.0), np.float32(hidden))
+            mask[start : start + fed, mine[:fed]] = np.where(
+                np.tri(fed, dtype=bool), np.float32(0.0), np.float32(hidden)
+            )
             mask[start + fed : start + len(mine), mine[:fed]] = 0.0
             text.slots = np.append(text.slots, mine[:fed])
         for i, (parent, slot) in enumerate(zip(rows.parents, mine[fed:].tolist(), strict=True)):
@@ -141,7 +145,9 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
     name = type(model).__name__
     if getattr(model.config, "is_encoder_decoder", False):
         raise ModelError(f"{name} is an encoder-decoder; draftgraph decodes causal (decoder-only) language models")
-    layers = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers if type(layer) is not DynamicLayer}
+    layers = {
+        type(layer).__name__ for layer in DynamicCache(config=model.config).layers if type(layer) is not DynamicLayer
+    }
     if layers or getattr(model, "_is_stateful", False):
         raise ModelError(
             f"the cache of {name} cannot roll back rejected tokens ({', '.join(sorted(layers)) or 'recurrent state'}); "

@@ -14,7 +14,9 @@ PADDING = 1024
 """Vocabularies of one family are padded to different sizes; without tokenizers to compare, sizes may differ by this."""
 
 
-def load_model(source: str | Path | PreTrainedModel, dtype: str | torch.dtype | None, device: str | None) -> PreTrainedModel:
+def load_model(
+    source: str | Path | PreTrainedModel, dtype: str | torch.dtype | None, device: str | None
+) -> PreTrainedModel:
     """A causal LM from a folder, a hub name, or as given.
 
     dtype None means float32 on a CPU (the only one in which wide and narrow forwards agree on every greedy token) and the
@@ -30,7 +32,9 @@ def load_model(source: str | Path | PreTrainedModel, dtype: str | torch.dtype | 
         raise ModelError(f"cannot load a causal language model from {str(source)!r}: {_first_line(error)}") from error
     if info["missing_keys"] or info.get("mismatched_keys"):
         wrong = sorted(map(str, info["missing_keys"] or info["mismatched_keys"]))
-        raise ModelError(f"the checkpoint {str(source)!r} lacks weights ({', '.join(wrong[:3])}, …); they would be random")
+        raise ModelError(
+            f"the checkpoint {str(source)!r} lacks weights ({', '.join(wrong[:3])}, …); they would be random"
+        )
     return model.to(where).eval()
 
 

@@ -151,16 +151,13 @@ def collect_sources(root: Path) -> list[Path]:
     """
     if not root.is_dir():
         raise PairTrainingError(
-            f"The text was to come from {root}, which is not a folder. "
-            "Pass a folder that holds Python files."
+            f"The text was to come from {root}, which is not a folder. Pass a folder that holds Python files."
         )
     return sorted(path for path in root.rglob("*.py") if not _is_skipped(path.relative_to(root)))
 
 
 def _is_skipped(relative: Path) -> bool:
-    return not SKIPPED_FOLDERS.isdisjoint(relative.parts[:-1]) or relative.name.startswith(
-        "_sysconfigdata"
-    )
+    return not SKIPPED_FOLDERS.isdisjoint(relative.parts[:-1]) or relative.name.startswith("_sysconfigdata")
 
 
 def split_sources(paths: list[Path], root: Path) -> tuple[list[Path], list[Path]]:
@@ -254,8 +251,7 @@ def grow(model: LlamaForCausalLM, shape: Shape, layers: int) -> LlamaForCausalLM
     have = model.config.num_hidden_layers
     if layers < have:
         raise PairTrainingError(
-            f"A model of {have} layers was to be grown to {layers}. "
-            f"Growing only adds layers: ask for {have} or more."
+            f"A model of {have} layers was to be grown to {layers}. Growing only adds layers: ask for {have} or more."
         )
     deeper = LlamaForCausalLM(model_config(shape, layers))
     deeper.load_state_dict(model.state_dict(), strict=False)
@@ -378,9 +374,7 @@ class Position:
 class StageRun:
     """One stage being trained: the model, its optimizers and how far it has come."""
 
-    def __init__(
-        self, run: Run, stage: Stage, model: LlamaForCausalLM, objective: Objective
-    ) -> None:
+    def __init__(self, run: Run, stage: Stage, model: LlamaForCausalLM, objective: Objective) -> None:
         self.run, self.stage, self.model, self.objective = run, stage, model, objective
         self.optimizers = make_optimizers(model, stage)
         self.position = Position()
@@ -437,9 +431,7 @@ class StageRun:
             self.position.finished = self.progress >= 1.0
             report(self, loss)
             if self.position.finished or time.monotonic() - saved > self.run.checkpoint_seconds:
-                self.log.append(
-                    (self.position.seconds, self.position.tokens, quick_loss(self.model, self.run))
-                )
+                self.log.append((self.position.seconds, self.position.tokens, quick_loss(self.model, self.run)))
                 self.save()
                 saved = time.monotonic()
         return self.model
@@ -447,9 +439,7 @@ class StageRun:
     def _step(self, forward: Forward, batches: Windows) -> float:
         progress = self.progress
         factor = rate_factor(progress, self.stage.warmup, self.stage.cooldown)
-        for optimizer, rate in zip(
-            self.optimizers, (self.stage.muon_rate, self.stage.adam_rate), strict=True
-        ):
+        for optimizer, rate in zip(self.optimizers, (self.stage.muon_rate, self.stage.adam_rate), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
         length = self.stage.long_context if progress >= self.stage.long_from else self.stage.context
@@ -598,9 +588,7 @@ def train_pair(
     model = LlamaForCausalLM(model_config(shape, stages[0].layers))
     trained = []
     for stage in stages:
-        model = StageRun(run, stage, grow(model, shape, stage.layers), next_token_loss).train(
-            report
-        )
+        model = StageRun(run, stage, grow(model, shape, stage.layers), next_token_loss).train(report)
         trained.append(model)
     target, drafter = trained[-1].eval(), trained[0]
     objective = distillation_loss(forward_of(target, run.compiled))
@@ -608,38 +596,27 @@ def train_pair(
     return target, [drafter.eval(), distilled.eval()]
 
 
-def export_pair(
-    target: LlamaForCausalLM, drafters: list[LlamaForCausalLM], text: Text, out: Path
-) -> list[PairReport]:
+def export_pair(target: LlamaForCausalLM, drafters: list[LlamaForCausalLM], text: Text, out: Path) -> list[PairReport]:
     """Measures every drafter against the target and saves the pair that accepts most; the reports,
     best first.
     """
     measured = [
-        (measure_pair(target, drafter, text.held_out, text.held_out_bytes_per_token), drafter)
-        for drafter in drafters
+        (measure_pair(target, drafter, text.held_out, text.held_out_bytes_per_token), drafter) for drafter in drafters
     ]
     measured.sort(key=lambda pair: pair[0].overlap, reverse=True)
     save_folder(target, text.tokenizer, out / "target")
     save_folder(measured[0][1], text.tokenizer, out / "drafter")
     reports = [report for report, _ in measured]
-    (out / "report.json").write_text(
-        json.dumps([asdict(report) for report in reports], indent=2) + "\n"
-    )
+    (out / "report.json").write_text(json.dumps([asdict(report) for report in reports], indent=2) + "\n")
     return reports
 
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the two models and the checkpoints.")],
-    minutes: Annotated[
-        float, typer.Option(min=0.1, help="Wall-clock minutes for all stages together.")
-    ] = 50.0,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Wall-clock minutes for all stages together.")] = 50.0,
     threads: Annotated[int, typer.Option(min=1, help="Threads for the arithmetic.")] = 1,
-    source: Annotated[
-        Path | None, typer.Option(help="Folder of Python files [standard library].")
-    ] = None,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Use torch.compile (a third faster; needs C++).")
-    ] = False,
+    source: Annotated[Path | None, typer.Option(help="Folder of Python files [standard library].")] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Use torch.compile (a third faster; needs C++).")] = False,
     seed: Annotated[int, typer.Option(help="Seed of weights and of the order of the text.")] = 0,
 ) -> None:
     """Train the bundled pair; run again with the same --out to go on after an interruption."""
@@ -650,13 +627,9 @@ def main(
     try:
         text = prepare_text(source or Path(sysconfig.get_path("stdlib")), work, shape.vocab)
         run = Run(work, minutes, text.train, text.held_out, compiled, seed)
-        console.print(
-            f"{text.train.numel():,} tokens to train on, {text.held_out.numel():,} held out"
-        )
+        console.print(f"{text.train.numel():,} tokens to train on, {text.held_out.numel():,} held out")
         with progress_bar(console) as bar:
-            target, drafters = train_pair(
-                run, shape, standard_stages(shape), distil_stage(shape), reporter(bar)
-            )
+            target, drafters = train_pair(run, shape, standard_stages(shape), distil_stage(shape), reporter(bar))
         for report in export_pair(target, drafters, text, out):
             console.print(asdict(report))
     except PairTrainingError as error:

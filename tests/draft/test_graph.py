@@ -1,0 +1,124 @@
+"""Unrolling: bounded by the budget, best first, without cycles, whatever the edges say."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tables import Drawn, Table, check
+
+from draftgraph.draft.base import Limits
+from draftgraph.draft.calibrate import Calibration
+from draftgraph.draft.edges import Discounts, DraftRows, TextRows
+from draftgraph.draft.graph import DRAFTED, DraftGraph, Edge, Row, Unroller
+from draftgraph.draft.levels import grow_levels
+from draftgraph.types import FIXED, ROOT
+
+
+class Loop:
+    """An adversarial source: every prefix continues by the same few rows, forever."""
+
+    def __init__(self, rows: int = 1, factor: float = 1.0) -> None:
+        self.rows, self.factor = rows, factor
+
+    def match(self, suffix: Sequence[int]) -> Edge | None:
+        return Edge(Row([1, 2], [0.6, 0.4]), ("loop", 0), self.factor, "merge", 1)
+
+    def follow(self, key: Hashable, token: int) -> tuple[Hashable, Row] | None:
+        assert isinstance(key, tuple)
+        return ("loop", (key[1] + 1) % self.rows), Row([1, 2], [0.6, 0.4])
+
+
+def unroll(
+    sources: Sequence[object], budget: int, depth: int, floor: float = 0.0, width: int | None = None
+) -> DraftGraph:
+    graph = DraftGraph()
+    Unroller(graph, sources, [1, 1], floor, width).grow([ROOT], budget, depth)  # type: ignore[arg-type]
+    return graph
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_cycles_end(rows: int) -> None:
+    """A path passes no row twice, so a loop of r rows unrolls to depth r and no further."""
+    graph = unroll([Loop(rows)], 1000, 1000)
+    assert max(graph.depths) == rows
+    assert len(graph) == 2 ** (rows + 1) - 2
+    check(graph, Limits(1000, 1, rows))
+
+
+@given(st.integers(0, 20), st.integers(1, 6), st.sampled_from([0.0, 0.1, 0.3]), st.sampled_from([None, 1]))
+def test_bounds(budget: int, depth: int, floor: float, width: int | None) -> None:
+    graph = unroll([Loop(9, 0.9)], budget, depth, floor, width)
+    check(graph, Limits(budget, 1, depth))
+    assert all(score >= floor for score in graph.scores)
+    assert graph.scores == sorted(graph.scores, reverse=True)  # best first
+    if width == 1:
+        assert graph.tree().is_chain
+    assert graph.num_merged == len(graph)
+
+
+@given(st.lists(st.integers(0, 2), max_size=40), st.integers(0, 24), st.integers(1, 8))
+def test_self_similar_text(text: list[int], budget: int, depth: int) -> None:
+    own = TextRows(Discounts())
+    own.extend(text)
+    graph = DraftGraph()
+    Unroller(graph, [own], text[-8:], 0.001).grow([ROOT], budget, depth)
+    check(graph, Limits(budget, 1, depth))
+    tree = graph.tree()
+    assert len({tuple(tree.path_tokens(node)) for node in range(len(tree))}) == len(tree)
+    assert all(row == FIXED for row in tree.law_row)
+
+
+def test_all_candidates_merge() -> None:
+    """A frontier of nodes that all have edges; the budget is smaller than their first layer."""
+    graph = DraftGraph()
+    leaves = [graph.add(ROOT, token, 0.5) for token in (1, 2, 3)]
+    Unroller(graph, [Loop()], [], 0.0).grow(leaves, 5, 4)
+    assert len(graph) == 5
+    assert graph.origins == [DRAFTED] * 3 + ["merge"] * 2
+    assert set(graph.edges) <= set(leaves)
+
+
+def test_subset_keeps_what_belongs_to_its_nodes() -> None:
+    graph = DraftGraph()
+    a, b = graph.add(ROOT, 1, 0.6), graph.add(ROOT, 2, 0.4)
+    c = graph.add(b, 3, 0.3, origin="own")
+    graph.rows |= {ROOT: Row([1, 2], [0.6, 0.4]), a: Row([], []), b: Row([3], [0.7])}
+    graph.fed |= {a: 0, b: 1}
+    kept = graph.subset([c, b])
+    assert (kept.tokens, kept.parents, kept.origins) == ([2, 3], [ROOT, 0], [DRAFTED, "own"])
+    assert (set(kept.rows), kept.fed, kept.num_merged) == ({ROOT, 0}, {0: 1}, 1)
+    assert kept.path_tokens(1) == [2, 3]
+    assert graph.path_tokens(c) == [2, 3]
+
+
+def test_laws_are_numbered_over_all_blocks() -> None:
+    graph = DraftGraph()
+    assert graph.tree().laws is None
+    assert graph.add_laws(torch.full((2, 4), 0.25)) == 0
+    assert graph.add_laws(torch.full((1, 4), 0.25)) == 2
+    graph.add(ROOT, 1, 1.0, law=2)
+    tree = graph.tree()
+    assert tree.laws is not None
+    assert tree.laws.shape == (3, 4)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 20), st.integers(1, 3), st.integers(1, 6))
+def test_copies_at_positive_temperature(seed: int, budget: int, depth: int, reach: int) -> None:
+    """Below the drafted depth only; the drafted part stays as it is, node for node."""
+    limits = Limits(budget, depth, reach)
+    graph, passes = grow_levels(Table(seed, order=1), Drawn(lambda d, a: 0.3), limits, Calibration())
+    before = (list(graph.tokens), list(graph.parents), list(graph.law_row))
+    size = len(graph)
+    leaves = [node for node in range(size) if graph.depth(node) == passes and node not in graph.rows]
+    Unroller(graph, [DraftRows(graph, [1], Discounts()), Loop()], [1], 0.02).grow(leaves, budget, reach)
+    check(graph, limits)
+    assert (graph.tokens[:size], graph.parents[:size], graph.law_row[:size]) == before
+    for node in range(size, len(graph)):
+        assert graph.law_row[node] == FIXED
+        assert graph.depth(node) > passes
+    if size == budget:
+        assert len(graph) == size

@@ -1,0 +1,63 @@
+"""The published order: what repeats is shared, not drafted again."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tables import Table, check
+
+from draftgraph.draft.base import Limits
+from draftgraph.draft.gsd import grow_gsd
+
+SEEDS = st.integers(0, 10**6)
+
+
+@given(SEEDS, st.integers(1, 40), st.integers(1, 5), st.integers(1, 6), st.integers(0, 2), st.integers(0, 2))
+def test_limits_and_cycles(seed: int, budget: int, depth: int, reach: int, match: int, order: int) -> None:
+    table, limits = Table(seed, order=order), Limits(budget, depth, reach)
+    graph, passes = grow_gsd(table, limits, match)
+    check(graph, limits)
+    assert passes == len(table.passes) <= depth
+    tree = graph.tree()
+    assert tree.laws is None
+    assert len({tuple(tree.path_tokens(node)) for node in range(len(tree))}) == len(tree)
+    for node, origin in enumerate(graph.origins):
+        parent = graph.parents[node]
+        if parent >= 0 and graph.origins[parent] == "merge":
+            assert origin == "merge"  # below a copy everything is a copy
+        if origin == "merge":
+            assert node not in graph.fed
+
+
+@pytest.mark.parametrize("match", [0, 1])
+def test_evaluations_are_saved(match: int) -> None:
+    """Of the same nodes, the laxer match and the more repetitive language draft fewer."""
+    limits = Limits(60, 4, 4)
+    drafted = {}
+    for tau in (match, 9):
+        drafted[tau] = 0
+        for seed in range(20):
+            table = Table(seed, order=1, sharpness=1.0)
+            grow_gsd(table, limits, tau)
+            drafted[tau] += sum(map(len, table.passes))
+    assert drafted[match] < 0.7 * drafted[9]
+
+
+@given(SEEDS, st.integers(1, 30))
+def test_without_a_match_nothing_is_merged(seed: int, budget: int) -> None:
+    graph, _ = grow_gsd(Table(seed), Limits(budget, 3, 3), 9)
+    assert graph.num_merged == 0
+    assert not graph.edges
+
+
+@given(SEEDS)
+def test_a_language_that_looks_one_token_back_is_shared_exactly(seed: int) -> None:
+    """There a bigram decides the row, so that copies have the very scores that drafting would have given them."""
+    table = Table(seed, order=1)
+    graph, _ = grow_gsd(table, Limits(40, 3, 6), 0)
+    for node in range(len(graph)):
+        score, path = 1.0, graph.path_tokens(node)
+        for i, token in enumerate(path):
+            score *= float(table.row(path[:i])[token])
+        assert graph.score(node) == pytest.approx(score)
