@@ -102,6 +102,9 @@ def test_the_last_place_in_the_window(engine: dg.Engine) -> None:
         ({"drafter": "lookp"}, "unknown drafter.*Did you mean 'lookup'"),
         ({"buget": 3}, "unknown option 'buget'.*Did you mean 'budget'"),
         ({"num_speculative_tokens": 0}, "num_speculative_tokens=0"),
+        ({"num_speculative_tokens": 2.5}, "num_speculative_tokens=2.5"),
+        ({"branching": 3}, "branching=3"),
+        ({"branching": (1.5,)}, "branching"),
         ({"branching": ()}, r"branching=\(\)"),
         ({"branching": (2, 0)}, "branching"),
         ({"rule": "block", "structure": "tree"}, "verifies chains only"),
@@ -120,6 +123,11 @@ def test_impossible_options(options: dict[str, Any], message: str) -> None:
 def test_drafters_that_lack_something(options: dict[str, Any]) -> None:
     with pytest.raises(errors.OptionError, match="need"):
         dg.Engine.from_pretrained(TARGET(), **options)
+
+
+def test_predictions_outside_the_vocabulary() -> None:
+    with pytest.raises(errors.OptionError, match="prediction holds token id 64"):
+        dg.Engine.from_pretrained(TARGET(), drafter="text", prediction=[3, 64])
 
 
 def test_names_of_the_ecosystem() -> None:

@@ -136,7 +136,7 @@ def test_up_to_the_context_window() -> None:
 
 def test_deep_drafts() -> None:
     result = check(target(), target(), PROMPTS[2], 60, structure="chain", budget=20, num_speculative_tokens=20)
-    assert result.stats.mean_acceptance_length > 6.0  # deeper nodes fall below the least mass worth a row
+    assert result.stats.mean_acceptance_length > 4.0  # deeper nodes fall below the least mass worth a row
 
 
 def test_half_precision_runs() -> None:

@@ -187,6 +187,16 @@ BAD: list[tuple[str, Any]] = [
     ("top_p", -1.0), ("top_k", -1), ("min_p", 1.5), ("min_p", -0.1), ("repetition_penalty", 0.0), ("max_new_tokens", 0),
     ("presence_penalty", float("nan")), ("min_new_tokens", -1), ("stop", ("",)), ("stop", ""), ("sample", -1),
     ("logits_processors", (3,)),
+    ("logits_processors", AddPosition()),
+    ("temperature", "hot"),
+    ("temperature", None),
+    ("seed", "abc"),
+    ("seed", 1.5),
+    ("max_new_tokens", 2.5),
+    ("top_k", 1.5),
+    ("stop", None),
+    ("stop", 3),
+    ("stop_token_ids", 5),
 ]  # fmt: skip
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -56,6 +57,18 @@ class SamplingParams:
     logits_processors: Sequence[LogitsProcessor] = ()
 
     def __post_init__(self) -> None:
+        for name in (
+            "max_new_tokens",
+            "top_k",
+            "min_new_tokens",
+            "sample",
+            *(("seed",) if self.seed is not None else ()),
+        ):
+            _require(isinstance(getattr(self, name), Integral), name, getattr(self, name), "an integer")
+        for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"):
+            _require(isinstance(getattr(self, name), Real), name, getattr(self, name), "a number")
+        for name in ("stop", "stop_token_ids", "logits_processors"):
+            _require(isinstance(getattr(self, name), Iterable), name, getattr(self, name), "a sequence; () is none")
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "an integer >= 1")
         _require(0 <= self.temperature < math.inf, "temperature", self.temperature, "a number >= 0 (0 is greedy)")
@@ -125,8 +138,15 @@ class Config:
         if self.drafter is not None and self.drafter not in DRAFTERS:
             raise unknown_name("drafter", self.drafter, DRAFTERS)
         depth = self.num_speculative_tokens
-        _require(depth is None or depth >= 1, "num_speculative_tokens", depth, "an integer >= 1, or None")
+        _require(
+            depth is None or (isinstance(depth, Integral) and depth >= 1),
+            "num_speculative_tokens",
+            depth,
+            "an integer >= 1, or None",
+        )
         if self.branching is not None:
+            shaped = isinstance(self.branching, Iterable) and all(isinstance(k, Integral) for k in self.branching)
+            _require(shaped, "branching", self.branching, "a tuple of child counts >= 1, one per depth")
             object.__setattr__(self, "branching", tuple(self.branching))
             _require(
                 len(self.branching) > 0 and all(k >= 1 for k in self.branching),

@@ -240,6 +240,11 @@ def _make_drafter(
             if tokenizer is None:
                 raise OptionError("a prediction given as text needs a tokenizer; pass token ids or tokenizer=...")
             prediction = tokenizer(prediction, add_special_tokens=False)["input_ids"]
+        wrong = [token for token in prediction if not 0 <= token < target.vocab_size]
+        if wrong:
+            raise OptionError(
+                f"prediction holds token id {wrong[0]}, outside the target's vocabulary of {target.vocab_size}"
+            )
         return LookupDrafter(config, prediction), None
     drafter = HFModel(load_model(draft_model, dtype, device))
     check_pair(target, drafter, tokenizer, load_tokenizer(draft_model))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from draftgraph.draft.calibrate import HEADS, SLACK, TEMPERATURES, Calibration, sharpen
@@ -29,13 +29,14 @@ def test_masses_of_fixed_tokens(confirmed: float) -> None:
 
 
 @given(st.integers(0, 10**6))
+@settings(max_examples=20)
 def test_what_a_sampled_child_keeps(seed: int) -> None:
     """B(h, 1) converges to Σ min(q, p), and B(h, SLACK) to Σ min(SLACK q, p), for the head of this very law."""
     torch.manual_seed(seed)
     q, p = torch.softmax(torch.randn(2, 9, dtype=torch.float64), dim=1)
     calibration = Calibration()
     only = q.topk(1).indices
-    for _ in range(1500):
+    for _ in range(600):
         calibration._observe_sampled(q, p, only)
     head = float(q.max())
     assert calibration.kept(head, 1.0) == pytest.approx(float(torch.minimum(q, p).sum()), abs=0.01)
@@ -65,8 +66,8 @@ def test_bounds(pairs: list[tuple[int, float]], greedy: bool) -> None:
 
 
 def test_a_flat_drafter_is_sharpened_and_a_good_one_is_not() -> None:
-    p = law(50, 20, 8, 3, 1, 1, 1, 1)
-    for power, temperature in ((1.0, 1.0), (0.75, TEMPERATURES[-1])):
+    p = law(100, *[1] * 50)
+    for power, temperature in ((1.0, 1.0), (0.5, TEMPERATURES[-1])):
         calibration = Calibration()
         for _ in range(40):
             calibration.observe(sharpen(p[None], power)[0], p)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -135,6 +136,6 @@ def test_pooled_gains_do_not_increase(gains: list[float]) -> None:
     even = pooled(gains)
     assert len(even) == len(gains)
     assert sum(even) == pytest.approx(sum(gains))
-    assert all(a >= b - 1e-9 for a, b in zip(even, even[1:], strict=False))
+    assert all(a >= b - 1e-9 for a, b in pairwise(even))
     for count in range(len(gains) + 1):
         assert sum(even[:count]) >= sum(gains[:count]) - 1e-9

@@ -15,6 +15,7 @@ Only earlier rounds may be used: a draft whose shape looked at this round's p wo
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import torch
@@ -129,4 +130,4 @@ def sharpen(laws: torch.Tensor, power: float | torch.Tensor) -> torch.Tensor:
 
 
 def _bin(bounds: tuple[float, ...], value: float) -> int:
-    return next((i for i, bound in enumerate(bounds) if value <= bound), len(bounds) - 1)
+    return min(bisect_left(bounds, value), len(bounds) - 1)

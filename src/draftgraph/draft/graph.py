@@ -170,9 +170,10 @@ class Unroller:
 
         `first`, if given, is the edge of the first of them.
         """
-        for i, node in enumerate(nodes):
-            self._open(node, None, frozenset(), first if i == 0 else None)
         graph = self.graph
+        for i, node in enumerate(nodes):
+            if graph.depth(node) < max_depth:
+                self._open(node, None, frozenset(), first if i == 0 else None)
         while self._heap and len(graph) < budget:
             best = heapq.heappop(self._heap)
             assert best.edge is not None

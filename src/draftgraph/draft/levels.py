@@ -21,16 +21,9 @@ from draftgraph.types import ROOT
 
 SHARED_ROW = 8
 """Tokens of an evaluated row that edges may borrow."""
-NO_MASS = 1e-6
+NO_MASS = 1e-5
 """Below this mass outside the FIXED siblings there is nothing left to sample from."""
-
-
-@dataclass
-class _Slots:
-    """The slots planned below one node: `fixed` best tokens, then one SAMPLED token from the rest if `sampled`."""
-
-    fixed: int
-    sampled: bool
+LEAST_CAPACITY = 1e-3
 
 
 def grow_levels(evaluate: Evaluate, draw: Draw, limits: Limits, calibration: Calibration) -> tuple[DraftGraph, int]:
@@ -42,13 +35,14 @@ def grow_levels(evaluate: Evaluate, draw: Draw, limits: Limits, calibration: Cal
         live = [node for node in frontier if graph.score(node) >= limits.floor]
         if left <= 0 or not live or sum(graph.score(node) for node in live) < limits.price_pass:
             return graph, level
-        room = math.ceil(left / (limits.depth - level)) if limits.spread else left - (limits.depth - 1 - level)
+        later = limits.depth - 1 - level
+        room = max(1, math.ceil(left / (later + 1)) if limits.spread else left - later)
         live.sort(key=lambda node: -graph.score(node))
-        del live[max(1, room) :]
+        del live[room:]
         q = evaluate(graph, live)
-        top = _remember_rows(graph, live, q)
-        plan = _allot([graph.score(node) for node in live], top, calibration, max(1, room), limits.floor)
-        frontier = _place(graph, live, q, top, plan, draw, calibration)
+        rows = _remember_rows(graph, live, q)
+        menus = [_Menu.of(graph.score(node), row, calibration) for node, row in zip(live, rows, strict=True)]
+        frontier = _place(graph, live, q, rows, _allot(menus, calibration, room, limits.floor), draw, calibration)
     return graph, min(limits.depth, limits.reach)
 
 
@@ -69,68 +63,92 @@ def grow_branching(
             break
         q = evaluate(graph, frontier)
         passes += 1
-        top = _remember_rows(graph, frontier, q, children)
-        plan = [_branch(row, children, draw is not None) for row in top]
-        frontier = _place(graph, frontier, q, top, plan, draw, calibration)
+        rows = _remember_rows(graph, frontier, q, children)
+        plan = []
+        for node, row in zip(frontier, rows, strict=True):
+            menu = _Menu.of(graph.score(node), row, calibration, children - 1)
+            fixed = len(menu.fixed) - 1
+            plan.append(_Slots(fixed, menu.sampled(fixed, 1.0, calibration)) if draw else _Slots(children, None))
+        frontier = _place(graph, frontier, q, rows, plan, draw, calibration)
     return graph, passes
-
-
-def _branch(row: Row, children: int, sampled: bool) -> _Slots:
-    possible = sum(prob > NO_MASS for prob in row.probs)
-    if sampled and 1.0 - sum(row.probs[: children - 1]) > NO_MASS:
-        return _Slots(min(children - 1, possible), True)
-    return _Slots(min(children, possible), False)
 
 
 def _remember_rows(graph: DraftGraph, nodes: Sequence[int], q: torch.Tensor, least: int = 0) -> list[Row]:
     """The head of every evaluated row; edges may borrow it."""
-    probs, tokens = q.topk(min(max(SHARED_ROW, least), q.shape[1]), dim=1)
+    probs, tokens = q.topk(min(max(SHARED_ROW, least + 1), q.shape[1]), dim=1)
     rows = [Row(t, w) for t, w in zip(tokens.tolist(), probs.tolist(), strict=True)]
     graph.rows.update(zip(nodes, rows, strict=True))
     return rows
 
 
-def _allot(
-    masses: Sequence[float], top: Sequence[Row], calibration: Calibration, room: int, floor: float
-) -> list[_Slots]:
+@dataclass(frozen=True)
+class _Slots:
+    """The slots planned below one node: `fixed` best tokens, then one SAMPLED token of expected mass `kept`, if any."""
+
+    fixed: int
+    kept: float | None
+
+
+@dataclass(frozen=True)
+class _Menu:
+    """What a node's slots may be: k = 0, 1, … FIXED siblings and one SAMPLED child.
+
+    fixed[k]  share of the node's mass that its k best tokens are expected to take.
+    heads[k]  the largest entry of its row without them, renormalised.
+    """
+
+    mass: float
+    fixed: list[float]
+    heads: list[float]
+
+    @classmethod
+    def of(cls, mass: float, row: Row, calibration: Calibration, most: int = MAX_FIXED) -> _Menu:
+        fixed, heads, rest, share = [0.0], [row.probs[0]], 1.0, 0.0
+        for rank, (prob, following) in enumerate(pairwise(row.probs[: most + 1])):
+            rest -= prob
+            share = min(share + calibration.mass(prob, rank), 1.0 - NO_MASS)
+            if rest < NO_MASS or following <= 0.0:
+                break
+            fixed.append(share)
+            heads.append(following / rest)
+        return cls(mass, fixed, heads)
+
+    def sampled(self, k: int, capacity: float, calibration: Calibration) -> float:
+        """ŵ of the SAMPLED child beside k FIXED ones: r B(h, c / r) with r the target's mass outside the FIXED tokens."""
+        rest = self.mass * (1.0 - self.fixed[k])
+        return rest * calibration.kept(self.heads[k], capacity / rest)
+
+    def gains(self, capacity: float, calibration: Calibration) -> list[float]:
+        """Expected mass that the j-th slot adds, made non-increasing: j slots are j − 1 FIXED ones and a SAMPLED one."""
+        totals = [self.mass * share + self.sampled(k, capacity, calibration) for k, share in enumerate(self.fixed)]
+        return pooled([after - before for before, after in pairwise([0.0, *totals])])
+
+
+def _allot(menus: Sequence[_Menu], calibration: Calibration, room: int, floor: float) -> list[_Slots]:
     """Give the level's slots to the nodes where they gain most. Nodes come in order of mass.
 
     Two sweeps: a node's slack depends on the capacity that SAMPLED slots of heavier nodes leave, which is first taken as 1.
     """
-    capacity = [1.0] * len(masses)
-    slots: list[_Slots] = []
+    capacity = [1.0] * len(menus)
+    plan: list[_Slots] = []
     for _ in range(2):
         gains = [
-            (gain, -v, j)
-            for v, (mass, row, c) in enumerate(zip(masses, top, capacity, strict=True))
-            for j, gain in enumerate(_gains(mass, row, calibration, c))
+            (gain, -v)
+            for v, (menu, c) in enumerate(zip(menus, capacity, strict=True))
+            for j, gain in enumerate(menu.gains(c, calibration))
             if gain >= floor or (v == j == 0)
         ]
         gains.sort(reverse=True)
-        counts = [0] * len(masses)
-        for _, v, _ in gains[:room]:
+        counts = [0] * len(menus)
+        for _, v in gains[:room]:
             counts[-v] += 1
-        slots, capacity, left = [], [], 1.0
-        for mass, row, count in zip(masses, top, counts, strict=True):
-            rest = 1.0 - sum(row.probs[: max(0, count - 1)])
-            slots.append(_Slots(max(0, count - 1), count > 0) if rest > NO_MASS else _Slots(count, False))
-            capacity.append(max(left, 1e-3))
-            if count and rest > NO_MASS:
-                left -= _sampled_mass(mass, row, count - 1, calibration, max(left, 1e-3))
-    return slots
-
-
-def _gains(mass: float, row: Row, calibration: Calibration, capacity: float) -> list[float]:
-    """Expected mass that the j-th slot of a node adds, made non-increasing: slots = (j − 1) FIXED + 1 SAMPLED."""
-    totals = [0.0]
-    fixed_mass = 0.0
-    for fixed in range(min(MAX_FIXED, len(row.probs)) + 1):
-        totals.append(fixed_mass + _sampled_mass(mass, row, fixed, calibration, capacity))
-        if fixed < len(row.probs):
-            fixed_mass += mass * calibration.mass(row.probs[fixed], fixed)
-            if fixed_mass > mass:
-                break
-    return pooled([after - before for before, after in pairwise(totals)])
+        plan, capacity, left = [], [], 1.0
+        for menu, count in zip(menus, counts, strict=True):
+            capacity.append(max(left, LEAST_CAPACITY))
+            kept = menu.sampled(count - 1, capacity[-1], calibration) if count else None
+            left -= kept or 0.0
+            plan.append(_Slots(max(0, count - 1), kept))
+    return plan
 
 
 def pooled(gains: Sequence[float]) -> list[float]:
@@ -144,44 +162,31 @@ def pooled(gains: Sequence[float]) -> list[float]:
     return [gain for gain, count in blocks for _ in range(count)]
 
 
-def _sampled_mass(mass: float, row: Row, fixed: int, calibration: Calibration, capacity: float) -> float:
-    """ŵ of the SAMPLED slot beside `fixed` FIXED ones: r B(h, c / r) with r the target's mass outside the FIXED tokens."""
-    rest = mass * max(0.0, 1.0 - sum(calibration.mass(prob, rank) for rank, prob in enumerate(row.probs[:fixed])))
-    if rest <= 0.0:
-        return 0.0
-    head = row.probs[fixed] / max(1.0 - sum(row.probs[:fixed]), NO_MASS) if fixed < len(row.probs) else 0.0
-    return rest * calibration.kept(head, capacity / rest)
-
-
 def _place(
     graph: DraftGraph,
     nodes: Sequence[int],
     q: torch.Tensor,
-    top: Sequence[Row],
+    rows: Sequence[Row],
     plan: Sequence[_Slots],
     draw: Draw | None,
     calibration: Calibration,
 ) -> list[int]:
     """Append the planned slots: FIXED tokens, and one fresh draw per node from the row that is stored as its law."""
-    chosen = [i for i, slots in enumerate(plan) if slots.sampled]
-    laws = q[chosen] if len(chosen) < len(nodes) or any(plan[i].fixed for i in chosen) else q
-    out = [(k, token) for k, i in enumerate(chosen) for token in top[i].tokens[: plan[i].fixed]]
+    chosen = [i for i, slots in enumerate(plan) if slots.kept is not None]
+    laws = q[chosen]
+    out = [(k, token) for k, i in enumerate(chosen) for token in rows[i].tokens[: plan[i].fixed]]
     if out:
         index = torch.tensor(out, device=q.device).T
         laws[index[0], index[1]] = 0.0
-        laws = laws / laws.sum(dim=1, keepdim=True)
-    drawn = draw(laws, graph.depth(nodes[0]) + 1, chosen) if draw is not None and chosen else []
-    first_law = graph.add_laws(laws) if chosen else 0
+        laws /= laws.sum(dim=1, keepdim=True)
+    drawn = iter(draw(laws, graph.depth(nodes[0]) + 1, chosen) if draw is not None and chosen else ())
+    law = graph.add_laws(laws) if chosen else 0
     children: list[int] = []
-    left = 1.0
-    for i, node in enumerate(nodes):
-        mass, slots, row = graph.score(node), plan[i], top[i]
-        for rank in range(slots.fixed):
-            if row.probs[rank] > 0.0:
-                children.append(graph.add(node, row.tokens[rank], mass * calibration.mass(row.probs[rank], rank)))
-        if slots.sampled:
-            k = chosen.index(i)
-            kept = _sampled_mass(mass, row, slots.fixed, calibration, max(left, 1e-3))
-            left -= kept
-            children.append(graph.add(node, drawn[k], kept, law=first_law + k))
+    for node, slots, row in zip(nodes, plan, rows, strict=True):
+        for rank, (token, prob) in enumerate(zip(row.tokens[: slots.fixed], row.probs, strict=False)):
+            if prob > 0.0:
+                children.append(graph.add(node, token, graph.score(node) * calibration.mass(prob, rank)))
+        if slots.kept is not None:
+            children.append(graph.add(node, next(drawn), slots.kept, law=law))
+            law += 1
     return children
