@@ -45,6 +45,8 @@ def expected(warping: str) -> list[int]:
 @pytest.mark.parametrize("kind", DRAFTERS)
 @pytest.mark.parametrize("structure", ["chain", "tree", "graph", "gsd"])
 def test_text_does_not_depend_on_the_draft(kind: str, structure: str, warping: str) -> None:
+    if kind == "none" and structure == "gsd":
+        pytest.skip("gsd needs a draft model")
     for budget in (0, 2, 12, "auto"):
         result = engine(kind, structure=structure, budget=budget).generate(PROMPT, PARAMS[warping])
         assert result.token_ids == expected(warping)

@@ -237,7 +237,7 @@ def test_log_probabilities(structure: str, temperature: float) -> None:
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("budget", [0, 4, "auto"])
 def test_statistics_add_up(structure: str, temperature: float, budget: int | str) -> None:
-    for draft in (perturbed(target(), 0.1), None):
+    for draft in (perturbed(target(), 0.1), None)[: 1 if structure == "gsd" else 2]:
         engine = dg.Engine.from_pretrained(target(), draft_model=draft, structure=structure, budget=budget)
         result = engine.generate([3, 4, 3, 4], dg.SamplingParams(max_new_tokens=25, temperature=temperature, seed=3))
         check_statistics(result)

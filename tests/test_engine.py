@@ -406,3 +406,14 @@ def test_loading_by_folder_and_name(tmp_path: Path) -> None:
     assert engine.generate(PROMPT, PARAMS).token_ids == plain(TARGET(), PROMPT, 20)
     half = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert dg.Engine.from_pretrained(half).target.model.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("options", [{"structure": "gsd"}, {"structure": "tree", "branching": (2, 1)}])
+def test_a_shape_without_a_draft_model_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="asks a draft model"):
+        dg.Engine.from_pretrained(tiny_lm("llama"), **options)
+
+
+def test_a_prediction_beside_a_draft_model_is_refused() -> None:
+    with pytest.raises(OptionError, match="prediction is for drafter='text'"):
+        dg.Engine.from_pretrained(tiny_lm("llama"), draft_model=tiny_lm("llama"), prediction=[1, 2])

@@ -51,7 +51,6 @@ CITES = {"verify/controls.py": "names who published the mistakes that it shows"}
 MAX_LINES = 330
 LINES = {
     "round.py": 80,  # the round is read in one screen
-    "train/pair.py": 720,  # one script that is run by hand; nothing imports it
 }
 
 

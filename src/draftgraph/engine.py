@@ -233,24 +233,36 @@ def _make_drafter(
 ) -> tuple[Drafter, int | None]:
     """The drafter that the config asks for, and its context window (None if it has none)."""
     if draft_model is None:
-        prediction = config.prediction or ()
-        if config.drafter == "text" and not prediction:
-            raise OptionError("drafter='text' needs the text that the output may repeat; write prediction='...'")
-        if isinstance(prediction, str):
-            if tokenizer is None:
-                raise OptionError("a prediction given as text needs a tokenizer; pass token ids or tokenizer=...")
-            prediction = tokenizer(prediction, add_special_tokens=False)["input_ids"]
-        wrong = [token for token in prediction if not 0 <= token < target.vocab_size]
-        if wrong:
-            raise OptionError(
-                f"prediction holds token id {wrong[0]}, outside the target's vocabulary of {target.vocab_size}"
-            )
-        return LookupDrafter(config, prediction), None
+        return LookupDrafter(config, _prediction(target, config, tokenizer)), None
+    if config.prediction is not None:
+        raise OptionError("prediction is for drafter='text', which has no draft_model; leave out one of them")
     drafter = HFModel(load_model(draft_model, dtype, device))
     check_pair(target, drafter, tokenizer, load_tokenizer(draft_model))
     if drafter.model is not target.model:
         probe(drafter)
     return ModelDrafter(drafter, config, config.resolved_rule, target.vocab_size), drafter.context_window
+
+
+def _prediction(target: HFModel, config: Config, tokenizer: Any | None) -> list[int]:
+    """Token ids of `config.prediction`; checks what a drafter without a model can do."""
+    if config.resolved_structure == "gsd" or config.branching is not None:
+        shape = "structure='gsd'" if config.resolved_structure == "gsd" else f"branching={config.branching}"
+        raise OptionError(
+            f"{shape} asks a draft model; give draft_model=..., or write structure='graph', 'tree' or 'chain'"
+        )
+    prediction = config.prediction or ()
+    if config.drafter == "text" and not prediction:
+        raise OptionError("drafter='text' needs the text that the output may repeat; write prediction='...'")
+    if isinstance(prediction, str):
+        if tokenizer is None:
+            raise OptionError("a prediction given as text needs a tokenizer; pass token ids or tokenizer=...")
+        prediction = tokenizer(prediction, add_special_tokens=False)["input_ids"]
+    wrong = [token for token in prediction if not 0 <= token < target.vocab_size]
+    if wrong:
+        raise OptionError(
+            f"prediction holds token id {wrong[0]}, outside the target's vocabulary of {target.vocab_size}"
+        )
+    return list(prediction)
 
 
 def _each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> Sequence[SamplingParams]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from draftgraph.config import Config
 from draftgraph.draft.base import Limits
 from draftgraph.request import Request
 
-AUTO_CPU = {"budget": 16, "depth": 8, "floor": 0.1, "price_pass": 0.5}
-"""Where every row of the target costs: a cap, and prices in tokens for a slot and for a drafter pass."""
-AUTO_GPU = {"budget": 64, "depth": 8}
+AUTO_CPU = Limits(budget=16, depth=8, reach=0, floor=0.06, price_pass=0.35, spread=False)
+"""Where every row of the target costs: a cap, and prices in tokens for a slot and for a drafter pass. Tuned on two pairs."""
+AUTO_GPU = Limits(budget=64, depth=8, reach=0)
 """Where rows are nearly free up to about 64."""
+AUTO_CHAIN = 5
+"""A chain has no branches whose mass could tell when to stop."""
+MIN_MASS = 0.02
+"""A slot that the target will reach less often than this is not worth a row."""
 
 
 def limits(config: Config, request: Request, window: int | None, device: torch.device) -> Limits:
@@ -19,16 +25,12 @@ def limits(config: Config, request: Request, window: int | None, device: torch.d
     reach = request.remaining - 1  # the bonus token is the last one
     if window is not None:
         reach = min(reach, window - len(request.tokens))
-    auto = AUTO_CPU if device.type == "cpu" else AUTO_GPU
+    chain = config.resolved_structure == "chain"
+    depth = config.num_speculative_tokens
     if config.budget == "auto":
-        depth = config.num_speculative_tokens or int(auto["depth"])
-        spread = device.type != "cpu"
-        return Limits(int(auto["budget"]), depth, reach, auto.get("floor", 0.0), auto.get("price_pass", 0.0), spread)
+        auto = AUTO_CPU if device.type == "cpu" else AUTO_GPU
+        return replace(auto, depth=depth or (AUTO_CHAIN if chain else auto.depth), reach=reach)
     budget = int(config.budget)
-    deepest = budget if config.resolved_structure == "chain" else (budget + 2) // 2
-    depth = config.num_speculative_tokens or max(1, min(8, deepest))
-    return Limits(budget, depth, reach, floor=MIN_MASS)
-
-
-MIN_MASS = 0.02
-"""A slot that the target will reach less often than this is never worth a row."""
+    if chain:  # its length is what was asked for
+        return Limits(budget, depth or budget, reach)
+    return Limits(budget, depth or max(1, min(8, (budget + 2) // 2)), reach, floor=MIN_MASS)

@@ -100,7 +100,7 @@ class ModelDrafter:
         if structure == "gsd":
             return grow_gsd(self._evaluator(request, self._likelihood(request)), limits, self.config.gsd_match)
         evaluate = self._evaluator(request, _law(request) if sampled else self._likelihood(request), sampled)
-        if structure == "chain" and sampled:
+        if structure == "chain" and sampled and branching is None:
             branching = (1,) * min(limits.depth, limits.budget)
         if branching is not None:
             return grow_branching(evaluate, draw, limits, branching)
