@@ -90,7 +90,9 @@ def _counted(model: PreTrainedModel) -> Iterator[list[int]]:
 class Ours:
     """One engine. Its text is detokenised as it comes, which transformers' runs do not do; that counts against us."""
 
-    def __init__(self, name: str, pair: Pair, task: Task, about: str = "", lookup: bool = False, **options: Any) -> None:
+    def __init__(
+        self, name: str, pair: Pair, task: Task, about: str = "", lookup: bool = False, **options: Any
+    ) -> None:
         self.name, self.about = name, about
         drafter = None if lookup else pair.drafter
         self.engine = dg.Engine.from_pretrained(pair.target, draft_model=drafter, tokenizer=pair.tokenizer, **options)
@@ -148,7 +150,11 @@ def variants(pair: Pair, task: Task) -> dict[str, list[Contender]]:
     ]  # fmt: skip
     lookup: list[Contender] = [
         Transformers(
-            f"transformers prompt lookup ({count})", "best of 2, 4, 10", pair.target, task, prompt_lookup_num_tokens=count
+            f"transformers prompt lookup ({count})",
+            "best of 2, 4, 10",
+            pair.target,
+            task,
+            prompt_lookup_num_tokens=count,
         )
         for count in (2, 4, 10)
     ]

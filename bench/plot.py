@@ -28,9 +28,7 @@ def draw(rows: Sequence[Row], path: Path) -> bool:
             for place, row in enumerate(mine):
                 middle, low, high = row.speedup
                 colour = "tab:gray" if row.contender.startswith("transformers") else "tab:blue"
-                panel.errorbar(
-                    middle, -place, xerr=[[middle - low], [high - middle]], fmt="o", color=colour, capsize=3
-                )
+                panel.errorbar(middle, -place, xerr=[[middle - low], [high - middle]], fmt="o", color=colour, capsize=3)
             panel.axvline(1.0, color="black", linewidth=0.8, linestyle=":")
             panel.set_yticks([-place for place in range(len(mine))], [row.contender for row in mine], fontsize=7)
             panel.set_title(f"{pair} pair, temperature {temperature:g}", fontsize=9)

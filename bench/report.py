@@ -25,7 +25,7 @@ class Row:
     """What one contender did on one pair at one temperature.
 
     ms_per_token   median over prompts of the medians over repeats.
-    speedup        transformers plain / this one, of runs of one turn (same prompt, minutes apart at most): median,
+    speedup        transformers plain / this one, of runs of one turn (same prompt, seconds apart): median,
                    10th and 90th percentile over all turns.
     acceptance     tokens per target call, mean over prompts; acceptance_error  its standard error over prompts.
     nodes          drafted rows that the target computed per round.
@@ -67,9 +67,7 @@ def _row(
         by_prompt[run.prompt].append(run)
     ratios = [_pace(plain[run.prompt, run.repeat]) / _pace(run) for run in runs]
     low, middle, high = (float(x) for x in np.percentile(ratios, [10, 50, 90]))
-    lengths = [
-        sum(run.tokens for run in group) / sum(run.rounds for run in group) for group in by_prompt.values()
-    ]
+    lengths = [sum(run.tokens for run in group) / sum(run.rounds for run in group) for group in by_prompt.values()]
     rounds = sum(run.rounds for run in runs)
     parts = _parts(runs, rounds)
     whole = sum(parts.values()) if parts else 0.0
@@ -117,6 +115,7 @@ def markdown(report: Mapping[str, Any], rows: Sequence[Row]) -> str:
             mine = [row for row in rows if (row.pair, row.temperature) == (pair, temperature)]
             out += [f"### {pair.capitalize()} pair, temperature {temperature:g}", "", *results_table(mine), ""]
             out += ["Milliseconds per round, by part:", "", *parts_table(mine), ""]
+    out += ["## What was tuned for transformers", "", *tuning_table(report["tuned"]), ""]
     for line in report["skipped"]:
         out += [f"Skipped: {line}.", ""]
     return "\n".join(out)
@@ -131,25 +130,27 @@ def _method(report: Mapping[str, Any]) -> list[str]:
         f"- Everybody generates exactly {settings['max_new_tokens']} tokens per run (end-of-sequence tokens are ignored), "
         "batch 1, float32, on the same loaded weights in one process. Sampling is from the full distribution "
         "(no top-k, no top-p).",
-        f"- Interleaved: for every prompt, {settings['repeats']} times, every contender once; the order rotates and turns "
-        "around. A warm-up run of everybody precedes each table; garbage is collected between turns and not within "
-        "runs. Times are of the whole call, prompt included; draftgraph's also include detokenisation.",
+        f"- Interleaved in turns: every contender once on one prompt ({settings['repeats']} turns per prompt); the order "
+        "rotates and turns around. A warm-up run of everybody precedes each table; garbage is collected between turns and "
+        "not within runs. Times are of the whole call, prompt included; draftgraph's also include detokenisation.",
         "- Speed-up: time of transformers plain / time of the contender, within one turn; median and, in brackets, "
         "10th to 90th percentile over turns. Below 1 is slower than not speculating at all.",
         "- Tokens per target call: the mean acceptance length, over prompts, ± its standard error. "
         "Nodes: drafted rows that the target computed per call.",
         "- Outside: share of the rounds' time that is not spent in the two models' forwards.",
         "- Identical: prompts whose text is token by token that of transformers' plain greedy decoding.",
-        "- Options of transformers that a user would tune were tuned first, on the first "
-        f"{settings['tuning_prompts']} prompts: {_tuned(report['tuned'])}.",
+        "- Of the options of transformers that its user would tune, the fastest on the first "
+        f"{settings['tuning_prompts']} prompts entered the table; what was tried is at the end.",
     ]
 
 
-def _tuned(tuned: Sequence[Mapping[str, Any]]) -> str:
-    return "; ".join(
-        f"{one['pair']} T={one['temperature']:g} " + ", ".join(f"{n} {ms:.1f} ms" for n, ms in one["ms_per_token"].items())
+def tuning_table(tuned: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
+        [f"{one['pair']}, {one['temperature']:g}", one["kind"]]
+        + [", ".join(f"{name.partition('(')[2].rstrip(')')}: {ms:.2f}" for name, ms in one["ms_per_token"].items())]
         for one in tuned
-    )
+    ]
+    return table(["pair, temperature", "of transformers", "ms/token"], lines)
 
 
 def _prompts(prompts: Sequence[Mapping[str, Any]]) -> str:

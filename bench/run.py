@@ -100,7 +100,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pair", choices=[*ABOUT, "all"], default="all")
     parser.add_argument("--temperature", type=float, nargs="+", default=[0.0, 0.6, 1.0], metavar="T")
     parser.add_argument("--prompts", type=int, default=12, help="prompts of a pair's own kind")
-    parser.add_argument("--humaneval", type=int, default=4, help="further prompts for the bundled pair, if they are there")
+    parser.add_argument(
+        "--humaneval", type=int, default=4, help="further prompts for the bundled pair, if they are there"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)

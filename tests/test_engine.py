@@ -410,10 +410,10 @@ def test_loading_by_folder_and_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"structure": "gsd"}, {"structure": "tree", "branching": (2, 1)}])
 def test_a_shape_without_a_draft_model_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match="asks a draft model"):
+    with pytest.raises(errors.OptionError, match="asks a draft model"):
         dg.Engine.from_pretrained(tiny_lm("llama"), **options)
 
 
 def test_a_prediction_beside_a_draft_model_is_refused() -> None:
-    with pytest.raises(OptionError, match="prediction is for drafter='text'"):
+    with pytest.raises(errors.OptionError, match="prediction is for drafter='text'"):
         dg.Engine.from_pretrained(tiny_lm("llama"), draft_model=tiny_lm("llama"), prediction=[1, 2])

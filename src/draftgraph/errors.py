@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from draftgraph.types import Result
+from typing import Any
 
 
 class DraftgraphError(Exception):
@@ -17,7 +14,7 @@ class DraftgraphError(Exception):
     so that nothing already generated is lost; `finished` holds the results of a batch's requests that had ended before.
     """
 
-    partial: Result | None = None
+    partial: Any = None
     finished: Sequence[Result] = ()
 
 
