@@ -144,13 +144,13 @@ def markdown(report: dict[str, Any], rows: Sequence[Row]) -> str:
 TITLES = {"cuts": "At fixed places of held-out stories", "texts": "Whole generations"}
 NOTES = {
     "cuts": (
-        f"One round behind the first {', '.join(map(str, CUTS[:-1]))} and {CUTS[-1]} tokens of a story: expected tokens given the "
-        "draft, exact but for the agree rule, which is one draw per place; mean over stories ± standard error. Nothing is "
-        "learnt from earlier rounds here."
+        f"One round behind the first {', '.join(map(str, CUTS[:-1]))} and {CUTS[-1]} tokens of a story: expected tokens given "
+        "the draft, exact but for the agree rule, which is one draw per place; mean over stories ± standard error. "
+        "Nothing is learnt from earlier rounds here."
     ),
     "texts": (
-        f"{NEW_TOKENS} new tokens behind the first {STORY_TOKENS} of a story: mean acceptance length ± standard error over stories. "
-        "The texts differ between rows above temperature 0, and at 0 this model repeats itself."
+        f"{NEW_TOKENS} new tokens behind the first {STORY_TOKENS} of a story: mean acceptance length ± standard error over "
+        "stories. The texts differ between rows above temperature 0, and at 0 this model repeats itself."
     ),
 }
 

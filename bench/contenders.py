@@ -109,13 +109,13 @@ def field(pair: Pair, task: Task, tuned: Sequence[Contender]) -> list[Contender]
     peers: list[Contender] = [
         plain(pair, task),
         Transformers(
-            "transformers assisted (as shipped)", "up to 20 tokens, stops below confidence 0.4", pair.target, task,
+            "transformers assisted (as shipped)", "up to 20 drafted tokens, fewer where the drafter is less than 0.4 sure", pair.target, task,
             endless(pair.drafter),
         ),
         *tuned,
     ]  # fmt: skip
     chain: dict[str, Any] = {"structure": "chain", "budget": 4, "num_speculative_tokens": 4}
-    ours: list[Contender] = [Ours("plain (budget 0)", pair, task, budget=0)]
+    ours: list[Contender] = [Ours("plain (budget 0)", pair, task, "draftgraph without drafts", budget=0)]
     if task.temperature > 0:
         ours += [Ours(f"chain 4, {rule} rule", pair, task, rule=rule, **chain) for rule in ("block", "token")]
     else:  # every rule is the longest match there
@@ -126,8 +126,15 @@ def field(pair: Pair, task: Task, tuned: Sequence[Contender]) -> list[Contender]
     ]
     ours += [
         Ours("graph auto, agree rule", pair, task, structure="graph", rule="agree"),
-        Ours("gsd auto, layer rule", pair, task, "the published merge-while-drafting order", structure="gsd"),
-        Ours("lookup, graph auto, layer rule", pair, task, "no draft model", lookup=True, drafter="lookup"),
+        Ours("gsd auto, layer rule", pair, task, "the published order, which merges while it drafts", structure="gsd"),
+        Ours(
+            "lookup, graph auto, layer rule",
+            pair,
+            task,
+            "no draft model, continuations are looked up in the text",
+            lookup=True,
+            drafter="lookup",
+        ),
     ]
     return peers + ours
 
@@ -140,7 +147,7 @@ def variants(pair: Pair, task: Task) -> dict[str, list[Contender]]:
     """Options of transformers that its user would tune; the fastest of each kind enters the field."""
     assisted: list[Contender] = [
         Transformers(
-            f"transformers assisted (constant {count})", "best of 2, 4, 6", pair.target, task,
+            f"transformers assisted (constant {count})", "always that many drafted tokens", pair.target, task,
             endless(
                 pair.drafter, num_assistant_tokens=count, num_assistant_tokens_schedule="constant",
                 assistant_confidence_threshold=0.0,
@@ -151,7 +158,7 @@ def variants(pair: Pair, task: Task) -> dict[str, list[Contender]]:
     lookup: list[Contender] = [
         Transformers(
             f"transformers prompt lookup ({count})",
-            "best of 2, 4, 10",
+            "that many tokens after the last match in the text",
             pair.target,
             task,
             prompt_lookup_num_tokens=count,

@@ -141,15 +141,16 @@ def _method(report: Mapping[str, Any]) -> list[str]:
         "- Identical: prompts whose text is token by token that of transformers' plain greedy decoding.",
         "- Of the options of transformers that its user would tune, the fastest on the first "
         f"{settings['tuning_prompts']} prompts entered the table; what was tried is at the end.",
+        *(f"- {name[0].upper()}{name[1:]}: {about}." for name, about in report["about"].items()),
     ]
 
 
 def tuning_table(tuned: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = [
-        [f"{one['pair']}, {one['temperature']:g}", one["kind"]]
-        + [", ".join(f"{name.partition('(')[2].rstrip(')')}: {ms:.2f}" for name, ms in one["ms_per_token"].items())]
-        for one in tuned
-    ]
+    lines = []
+    for one in tuned:
+        options = {name.partition("(")[2].rstrip(")"): ms for name, ms in one["ms_per_token"].items()}
+        times = ", ".join(f"{option}: {ms:.2f}" for option, ms in options.items())
+        lines.append([f"{one['pair']}, {one['temperature']:g}", one["kind"], times])
     return table(["pair, temperature", "of transformers", "ms/token"], lines)
 
 

@@ -42,6 +42,7 @@ class Report:
     pairs: dict[str, Any] = field(default_factory=dict)
     tuned: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    about: dict[str, str] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
 
     def enter(self, pair: Pair) -> None:
@@ -85,6 +86,7 @@ def measure_pair(
             {"pair": pair.name, "temperature": task.temperature, "kind": kind, "best": best.name, "ms_per_token": times}
         )
     everybody = contenders(pair, task, tuned)
+    report.about |= {one.name: one.about for one in everybody if one.about}
     report.runs += measure(everybody, pair.prompts, repeats, pair.name, task.temperature, tell)
 
 

@@ -15,7 +15,7 @@ class DraftgraphError(Exception):
     """
 
     partial: Any = None
-    finished: Sequence[Result] = ()
+    finished: Sequence[Any] = ()
 
 
 class OptionError(DraftgraphError, ValueError):

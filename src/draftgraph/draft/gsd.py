@@ -32,7 +32,7 @@ def grow_gsd(evaluate: Evaluate, limits: Limits, match: int) -> tuple[DraftGraph
     frontier = [ROOT]
     weak: set[int] = set()
     passes = 0
-    while frontier and passes < limits.depth and len(graph) < MAX_NODES:
+    while frontier and passes < min(limits.depth, limits.reach) and len(graph) < MAX_NODES:
         remember(graph, frontier, evaluate(graph, frontier), CHILDREN)
         passes += 1
         grown: list[int] = []

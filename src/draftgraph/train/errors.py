@@ -1,7 +1,7 @@
-"""The error of a training that cannot go on as asked."""
+"""What can go wrong while the pair is trained."""
 
-from __future__ import annotations
+from draftgraph.errors import DraftgraphError
 
 
-class PairTrainingError(Exception):
-    """Training cannot go on as asked; the message says what to change."""
+class PairTrainingError(DraftgraphError):
+    """Training cannot go on; the message says why and what to do."""
