@@ -86,12 +86,13 @@ def order(contenders: Sequence[Contender], turn: int) -> list[Contender]:
 def fastest(
     contenders: Sequence[Contender],
     prompts: Sequence[Prompt],
+    repeats: int,
     pair: str,
     temperature: float,
     tell: Callable[[str], None] = lambda name: None,
 ) -> tuple[Contender, dict[str, float]]:
     """The contender with the lowest median time over a few prompts; also everybody's ms per token."""
-    runs = measure(contenders, prompts, 1, pair, temperature, tell)
+    runs = measure(contenders, prompts, repeats, pair, temperature, tell)
     times = {
         contender.name: statistics.median(
             run.seconds / run.tokens * 1e3 for run in runs if run.contender == contender.name

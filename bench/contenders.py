@@ -16,6 +16,15 @@ from bench.pairs import Pair, endless
 PLAIN = "transformers plain"
 """The contender that everybody's time is divided by, and whose greedy text everybody must reproduce."""
 
+NOTES = (
+    f"{PLAIN}, again: the same once more in every turn; how far its speed-up strays from 1 is how far to trust the others.",
+    "transformers assisted, as shipped: up to 20 drafted tokens, fewer where the drafter is less than 0.4 sure. "
+    "constant N: always N. prompt lookup (N): N tokens that followed the same words earlier in the text.",
+    "plain (budget 0), chain, tree, graph, gsd, lookup: draftgraph, with the nodes verified per call at most, and the rule. "
+    "gsd is the published order, which merges while it drafts; lookup has no draft model.",
+)
+"""What the names in the tables mean."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -35,8 +44,6 @@ class Answer:
 class Contender(Protocol):
     @property
     def name(self) -> str: ...
-    @property
-    def about(self) -> str: ...
     def answer(self, prompt: Sequence[int], seed: int) -> Answer: ...
 
 
@@ -52,10 +59,9 @@ class Transformers:
     """`model.generate` of transformers: plain, with `assistant_model`, or with `prompt_lookup_num_tokens`."""
 
     def __init__(
-        self, name: str, about: str, target: PreTrainedModel, task: Task, assistant: PreTrainedModel | None = None,
-        **options: Any,
-    ) -> None:  # fmt: skip
-        self.name, self.about, self.target, self.assistant = name, about, target, assistant
+        self, name: str, target: PreTrainedModel, task: Task, assistant: PreTrainedModel | None = None, **options: Any
+    ) -> None:
+        self.name, self.target, self.assistant = name, target, assistant
         if task.temperature > 0:  # top_k=0: transformers would keep 50 tokens by default
             options |= {"do_sample": True, "temperature": task.temperature, "top_k": 0, "top_p": 1.0}
         else:
@@ -90,11 +96,10 @@ def _counted(model: PreTrainedModel) -> Iterator[list[int]]:
 class Ours:
     """One engine. Its text is detokenised as it comes, which transformers' runs do not do; that counts against us."""
 
-    def __init__(
-        self, name: str, pair: Pair, task: Task, about: str = "", lookup: bool = False, **options: Any
-    ) -> None:
-        self.name, self.about = name, about
-        drafter = None if lookup else pair.drafter
+    def __init__(self, name: str, pair: Pair, task: Task, **options: Any) -> None:
+        """options  fields of `draftgraph.Config`; without a `drafter` among them the pair's drafts."""
+        self.name = name
+        drafter = None if "drafter" in options else pair.drafter
         self.engine = dg.Engine.from_pretrained(pair.target, draft_model=drafter, tokenizer=pair.tokenizer, **options)
         self.params = dg.SamplingParams(max_new_tokens=task.tokens, temperature=task.temperature, ignore_eos=True)
 
@@ -107,62 +112,36 @@ class Ours:
 def field(pair: Pair, task: Task, tuned: Sequence[Contender]) -> list[Contender]:
     """Everybody who is measured in full; `tuned` are the best of `variants`."""
     peers: list[Contender] = [
-        plain(pair, task),
-        Transformers(
-            "transformers assisted (as shipped)", "up to 20 drafted tokens, fewer where the drafter is less than 0.4 sure", pair.target, task,
-            endless(pair.drafter),
-        ),
+        Transformers(PLAIN, pair.target, task),
+        Transformers(f"{PLAIN}, again", pair.target, task),
+        Transformers("transformers assisted (as shipped)", pair.target, task, endless(pair.drafter)),
         *tuned,
-    ]  # fmt: skip
+    ]
     chain: dict[str, Any] = {"structure": "chain", "budget": 4, "num_speculative_tokens": 4}
-    ours: list[Contender] = [Ours("plain (budget 0)", pair, task, "draftgraph without drafts", budget=0)]
+    ours: list[Contender] = [Ours("plain (budget 0)", pair, task, budget=0)]
     if task.temperature > 0:
         ours += [Ours(f"chain 4, {rule} rule", pair, task, rule=rule, **chain) for rule in ("block", "token")]
     else:  # every rule is the longest match there
         ours.append(Ours("chain 4", pair, task, **chain))
     ours.append(Ours("tree auto, layer rule", pair, task, structure="tree"))
+    ours += [Ours(f"graph {budget}, layer rule", pair, task, budget=budget) for budget in (8, 16, "auto")]
     ours += [
-        Ours(f"graph {budget}, layer rule", pair, task, structure="graph", budget=budget) for budget in (8, 16, "auto")
-    ]
-    ours += [
-        Ours("graph auto, agree rule", pair, task, structure="graph", rule="agree"),
-        Ours("gsd auto, layer rule", pair, task, "the published order, which merges while it drafts", structure="gsd"),
-        Ours(
-            "lookup, graph auto, layer rule",
-            pair,
-            task,
-            "no draft model, continuations are looked up in the text",
-            lookup=True,
-            drafter="lookup",
-        ),
+        Ours("graph auto, agree rule", pair, task, rule="agree"),
+        Ours("gsd auto, layer rule", pair, task, structure="gsd"),
+        Ours("lookup, graph auto, layer rule", pair, task, drafter="lookup"),
     ]
     return peers + ours
 
 
-def plain(pair: Pair, task: Task) -> Contender:
-    return Transformers(PLAIN, "`model.generate`", pair.target, task)
-
-
 def variants(pair: Pair, task: Task) -> dict[str, list[Contender]]:
     """Options of transformers that its user would tune; the fastest of each kind enters the field."""
-    assisted: list[Contender] = [
-        Transformers(
-            f"transformers assisted (constant {count})", "always that many drafted tokens", pair.target, task,
-            endless(
-                pair.drafter, num_assistant_tokens=count, num_assistant_tokens_schedule="constant",
-                assistant_confidence_threshold=0.0,
-            ),
-        )
-        for count in (2, 4, 6)
-    ]  # fmt: skip
+    constant = {"num_assistant_tokens_schedule": "constant", "assistant_confidence_threshold": 0.0}
+    assisted: list[Contender] = []
+    for count in (2, 4, 6):
+        assistant = endless(pair.drafter, num_assistant_tokens=count, **constant)
+        assisted.append(Transformers(f"transformers assisted (constant {count})", pair.target, task, assistant))
     lookup: list[Contender] = [
-        Transformers(
-            f"transformers prompt lookup ({count})",
-            "that many tokens after the last match in the text",
-            pair.target,
-            task,
-            prompt_lookup_num_tokens=count,
-        )
-        for count in (2, 4, 10)
+        Transformers(f"transformers prompt lookup ({n})", pair.target, task, prompt_lookup_num_tokens=n)
+        for n in (2, 4, 10)
     ]
     return {"assisted": assisted, "prompt lookup": lookup}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bench.clock import Run
-from bench.contenders import PLAIN
+from bench.contenders import NOTES, PLAIN
 from bench.machine import sentence
 from draftgraph.stats import PARTS
 
@@ -29,8 +29,8 @@ class Row:
                    10th and 90th percentile over all turns.
     acceptance     tokens per target call, mean over prompts; acceptance_error  its standard error over prompts.
     nodes          drafted rows that the target computed per round.
-    outside        share of the rounds' time that was not spent in the models' forwards; None where it is not split.
-    parts          ms per round and part; None where it is not split.
+    outside        share of the rounds' time that was not spent in the models' forwards, parts  ms per round and part:
+                   medians over runs; None where it is not split.
     same, prompts  prompts whose ids were those of transformers' plain greedy decoding in every repeat, of how many.
     """
 
@@ -69,8 +69,6 @@ def _row(
     low, middle, high = (float(x) for x in np.percentile(ratios, [10, 50, 90]))
     lengths = [sum(run.tokens for run in group) / sum(run.rounds for run in group) for group in by_prompt.values()]
     rounds = sum(run.rounds for run in runs)
-    parts = _parts(runs, rounds)
-    whole = sum(parts.values()) if parts else 0.0
     greedy = [all(run.same for run in group) for group in by_prompt.values() if group[0].same is not None]
     return Row(
         pair,
@@ -80,8 +78,8 @@ def _row(
         (middle, low, high),
         *mean_and_error(lengths),
         sum(run.nodes for run in runs) / rounds,
-        1.0 - sum(parts[name] for name in FORWARDS) / whole if parts and whole else None,
-        parts,
+        _outside(runs),
+        _parts(runs),
         sum(greedy) if greedy else None,
         len(by_prompt),
     )
@@ -92,11 +90,18 @@ def _pace(run: Run) -> float:
     return run.seconds / run.tokens * 1e3
 
 
-def _parts(runs: Sequence[Run], rounds: int) -> dict[str, float] | None:
-    split = [run.parts for run in runs if run.parts is not None]
+def _parts(runs: Sequence[Run]) -> dict[str, float] | None:
+    """Medians over runs, like all times here: one stall would otherwise be most of a mean."""
+    split = [(run.parts, run.rounds) for run in runs if run.parts is not None]
     if len(split) < len(runs):
         return None
-    return {name: sum(parts[i] for parts in split) / rounds * 1e3 for i, name in enumerate(PARTS)}
+    return {name: statistics.median(parts[i] / n * 1e3 for parts, n in split) for i, name in enumerate(PARTS)}
+
+
+def _outside(runs: Sequence[Run]) -> float | None:
+    inside = [PARTS.index(name) for name in FORWARDS]
+    shares = [1.0 - sum(run.parts[i] for i in inside) / sum(run.parts) for run in runs if run.parts is not None]
+    return statistics.median(shares) if shares else None
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -114,7 +119,7 @@ def markdown(report: Mapping[str, Any], rows: Sequence[Row]) -> str:
         for temperature in dict.fromkeys(row.temperature for row in rows if row.pair == pair):
             mine = [row for row in rows if (row.pair, row.temperature) == (pair, temperature)]
             out += [f"### {pair.capitalize()} pair, temperature {temperature:g}", "", *results_table(mine), ""]
-            out += ["Milliseconds per round, by part:", "", *parts_table(mine), ""]
+            out += ["Milliseconds per round, by part (medians over runs):", "", *parts_table(mine), ""]
     out += ["## What was tuned for transformers", "", *tuning_table(report["tuned"]), ""]
     for line in report["skipped"]:
         out += [f"Skipped: {line}.", ""]
@@ -141,7 +146,7 @@ def _method(report: Mapping[str, Any]) -> list[str]:
         "- Identical: prompts whose text is token by token that of transformers' plain greedy decoding.",
         "- Of the options of transformers that its user would tune, the fastest on the first "
         f"{settings['tuning_prompts']} prompts entered the table; what was tried is at the end.",
-        *(f"- {name[0].upper()}{name[1:]}: {about}." for name, about in report["about"].items()),
+        *(f"- {note}" for note in NOTES),
     ]
 
 

@@ -42,7 +42,6 @@ class Report:
     pairs: dict[str, Any] = field(default_factory=dict)
     tuned: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
-    about: dict[str, str] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
 
     def enter(self, pair: Pair) -> None:
@@ -80,19 +79,18 @@ def measure_pair(
     tuned = []
     few = pair.prompts[:TUNING_PROMPTS]
     for kind, candidates in variants(pair, task).items():
-        best, times = fastest(candidates, few, pair.name, task.temperature, tell)
+        best, times = fastest(candidates, few, repeats, pair.name, task.temperature, tell)
         tuned.append(best)
         report.tuned.append(
             {"pair": pair.name, "temperature": task.temperature, "kind": kind, "best": best.name, "ms_per_token": times}
         )
     everybody = contenders(pair, task, tuned)
-    report.about |= {one.name: one.about for one in everybody if one.about}
     report.runs += measure(everybody, pair.prompts, repeats, pair.name, task.temperature, tell)
 
 
 def count_runs(prompts: int, repeats: int) -> int:
     """Runs of a block, warm-up included; only for the progress bar, so the field is taken as its usual size."""
-    return 6 * (1 + min(prompts, TUNING_PROMPTS)) + 14 * (1 + prompts * repeats)
+    return 6 * (1 + min(prompts, TUNING_PROMPTS) * repeats) + 15 * (1 + prompts * repeats)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -103,7 +101,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--temperature", type=float, nargs="+", default=[0.0, 0.6, 1.0], metavar="T")
     parser.add_argument("--prompts", type=int, default=12, help="prompts of a pair's own kind")
     parser.add_argument(
-        "--humaneval", type=int, default=4, help="further prompts for the bundled pair, if they are there"
+        "--humaneval", type=int, default=3, help="further prompts for the bundled pair, if they are there"
     )
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=2)

@@ -48,13 +48,13 @@ def test_everybody_generates_the_same_number_of_tokens(finished):
 
 def test_everybody_greedy_is_identical(finished):
     rows = [row for row in report.summarise(finished.runs) if row.temperature == 0.0]
-    assert len(rows) == 13
+    assert len(rows) == 14
     assert all(row.same == row.prompts == 2 for row in rows)
 
 
 def test_sampled_texts_are_not_compared(finished):
     rows = [row for row in report.summarise(finished.runs) if row.temperature == 1.0]
-    assert len(rows) == 14
+    assert len(rows) == 15
     assert all(row.same is None for row in rows)
 
 
@@ -107,7 +107,7 @@ def test_transformers_is_counted_like_we_count(pair):
     """A greedy chain of four emits the same in both, so rounds and nodes agree."""
     constant = {"num_assistant_tokens_schedule": "constant", "assistant_confidence_threshold": 0.0}
     assistant = pairs.endless(pair.drafter, num_assistant_tokens=4, **constant)
-    theirs = Transformers("theirs", "", pair.target, Task(0.0, 32), assistant)
+    theirs = Transformers("theirs", pair.target, Task(0.0, 32), assistant)
     ours = Ours("ours", pair, Task(0.0, 32), structure="chain", budget=4, num_speculative_tokens=4)
     for prompt in pair.prompts:
         a, b = theirs.answer(prompt.ids, 0), ours.answer(prompt.ids, 0)
