@@ -108,17 +108,17 @@ def test_laws_are_numbered_over_all_blocks() -> None:
 
 @given(st.integers(0, 10**6), st.integers(1, 20), st.integers(1, 3), st.integers(1, 6))
 def test_copies_at_positive_temperature(seed: int, budget: int, depth: int, reach: int) -> None:
-    """Below the drafted depth only; the drafted part stays as it is, node for node."""
+    """At nodes that were not evaluated; the drafted part stays as it is, node for node, and every copy is FIXED."""
     limits = Limits(budget, depth, reach)
-    graph, passes = grow_levels(Table(seed, order=1), Drawn(lambda d, a: 0.3), limits, Calibration())
+    graph, _ = grow_levels(Table(seed, order=1), Drawn(lambda d, a: 0.3), limits, Calibration())
     before = (list(graph.tokens), list(graph.parents), list(graph.law_row))
     size = len(graph)
-    leaves = [node for node in range(size) if graph.depth(node) == passes and node not in graph.rows]
+    leaves = [node for node in range(size) if node not in graph.rows and graph.depth(node) < reach]
     Unroller(graph, [DraftRows(graph, [1], Discounts()), Loop()], [1], 0.02).grow(leaves, budget, reach)
     check(graph, limits)
     assert (graph.tokens[:size], graph.parents[:size], graph.law_row[:size]) == before
     for node in range(size, len(graph)):
         assert graph.law_row[node] == FIXED
-        assert graph.depth(node) > passes
+        assert graph.parents[node] not in graph.rows
     if size == budget:
         assert len(graph) == size

@@ -110,18 +110,19 @@ class ModelDrafter:
         else:
             graph, passes = grow_levels(evaluate, draw, limits, state.calibration)
         if structure == "graph":
-            graph = self._fill(request, graph, limits, passes, sampled)
+            graph = self._fill(request, graph, limits, sampled)
         return graph, passes
 
-    def _fill(self, request: Request, graph: DraftGraph, limits: Limits, passes: int, sampled: bool) -> DraftGraph:
+    def _fill(self, request: Request, graph: DraftGraph, limits: Limits, sampled: bool) -> DraftGraph:
         """Spend spare verify slots on copies along edges, at nodes that the drafter was not asked about."""
         state: _State = request.drafting
         assert state.own is not None
         sources: list[EdgeSource] = [DraftRows(graph, request.tokens, state.discounts), state.own]
         if not sampled:
             return add_edges(graph, sources, request.tokens[-8:], limits)
-        # Below the drafted depth only: there a copy is a function of layers already drawn, as the layer rule demands.
-        leaves = [node for node in range(len(graph)) if graph.depth(node) == passes and node not in graph.rows]
+        # Copies have only FIXED slots below them, so they leave every SAMPLED slot's odds as they were and may depend on
+        # anything in the draft (docs/layer_rule.md, "FIXED subtrees"): any node that was not evaluated will do.
+        leaves = [node for node in range(len(graph)) if node not in graph.rows and graph.depth(node) < limits.reach]
         if len(graph) < limits.budget and leaves:
             unroller = Unroller(graph, sources, request.tokens[-8:], max(limits.floor, MIN_COPY_SCORE))
             unroller.grow(leaves, limits.budget, limits.reach)
