@@ -23,6 +23,10 @@ from draftgraph.errors import LogitsError
 from draftgraph.types import TokenTree
 
 
+COLD = 1e-3
+"""Below this temperature, logits are made small before they are divided by it."""
+
+
 class OutputPenalties(LogitsProcessor):  # type: ignore[misc]
     """Presence and frequency penalties of the OpenAI API: subtracted once, and per occurrence, for tokens of the output."""
 
@@ -85,11 +89,14 @@ class Warper:
             laws = torch.zeros_like(scores).scatter_(1, best.indices, 1.0)
             checked = best.values
         else:
-            scores = (scores - scores.amax(dim=1, keepdim=True)) / self.temperature  # no overflow at low temperatures
+            if self.temperature < COLD:  # dividing would overflow
+                scores = scores - scores.amax(dim=1, keepdim=True)
+            if self.temperature != 1.0:
+                scores = scores / self.temperature
             for processor in self._shaping:
                 scores = processor(None, scores)
             checked = laws = torch.softmax(scores, dim=1)
-        if not bool(torch.isfinite(checked).all()):
+        if self._prefixed and not bool(torch.isfinite(checked).all()):  # models answer for their own logits
             raise LogitsError(
                 "the logits processors left a row that is not a distribution (NaN, +inf, or no token possible)"
             )

@@ -10,8 +10,8 @@ from draftgraph.config import Config
 from draftgraph.draft.base import Limits
 from draftgraph.request import Request
 
-AUTO_CPU = Limits(budget=16, depth=8, reach=0, floor=0.04, price_pass=0.25, spread=False)
-"""Where every row of the target costs: a cap, and prices in tokens for a slot and for a drafter pass. Tuned on two pairs."""
+AUTO_CPU = Limits(budget=16, depth=8, reach=0, floor=0.04, price_pass=0.25)
+"""Where every row of the target costs: prices in tokens for a slot and for a drafter pass. Tuned on two pairs."""
 AUTO_GPU = Limits(budget=64, depth=8, reach=0)
 """Where rows are nearly free up to about 64."""
 AUTO_CHAIN = 5

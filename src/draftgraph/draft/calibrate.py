@@ -35,8 +35,8 @@ TEMPERATURES = (1.0, 0.9, 0.8)
 TYPICAL_SLACK = 2.0
 PRIOR_ROUNDS, MEMORY = 8.0, 64.0
 """Weight of the prior, and how many rounds a running mean remembers."""
-ALWAYS, EVERY = 48, 8
-"""Learn from the first rounds always, then from every eighth."""
+ALWAYS, EVERY = 24, 4
+"""Learn from the first rounds always, then from every fourth."""
 
 
 class Calibration:

@@ -109,7 +109,7 @@ class ModelDrafter:
             graph, passes = grow_best_first(evaluate, limits, state.calibration.expected, width)
         else:
             graph, passes = grow_levels(evaluate, draw, limits, state.calibration)
-        if structure == "graph":
+        if structure == "graph" and not (sampled and len(graph) >= limits.budget):
             graph = self._fill(request, graph, limits, sampled)
         return graph, passes
 

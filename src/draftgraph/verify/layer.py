@@ -79,7 +79,8 @@ def _place_layer(tree: TokenTree, p: torch.Tensor, weights: list[float], live: l
     rows = [live[i] for i in inner]
     if not inner:
         return _Layer(live, missing, masses, [], p[:0])
-    residual = p[rows] * torch.tensor([[weights[row]] for row in rows], dtype=p.dtype, device=p.device)
+    residual = p[rows]
+    residual *= torch.tensor([[weights[row]] for row in rows], dtype=p.dtype, device=p.device)
     keep = 1.0  # m: probability that no slot of this layer was accepted so far
     capacity = missing + sum(masses)  # c
     for i, row, r in zip(inner, rows, residual, strict=True):
