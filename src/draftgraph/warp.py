@@ -22,7 +22,6 @@ from draftgraph.config import SamplingParams
 from draftgraph.errors import LogitsError
 from draftgraph.types import TokenTree
 
-
 COLD = 1e-3
 """Below this temperature, logits are made small before they are divided by it."""
 
