@@ -188,7 +188,7 @@ def test_a_drafter_without_its_target_is_refused(pair):
 
 def test_a_drafter_of_another_kind_is_refused(pair, tmp_path):
     shutil.copytree(pair[1], tmp_path, dirs_exist_ok=True)
-    byte_tokenizer(("and",), vocab=257).save_pretrained(tmp_path)
+    byte_tokenizer(tuple(f"word{i}" for i in range(99)), vocab=355).save_pretrained(tmp_path)
     assert_error(run("generate", PROMPT, "--model", str(pair[0]), "--draft-model", str(tmp_path)), 2, "token ids")
 
 

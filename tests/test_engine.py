@@ -160,9 +160,19 @@ def test_real_drafter_of_another_tokenizer(shared: Path) -> None:
         )
 
 
-def test_vocabularies_that_cannot_be_padding() -> None:
-    with pytest.raises(errors.PairError, match="vocabulary size"):
-        dg.Engine.from_pretrained(TARGET(), draft_model=tiny_lm(vocab=1200))
+def test_a_few_tokens_of_its_own_do_not_forbid_a_drafter(tmp_path: Path) -> None:
+    for name, words in (("ours", ("alpha",)), ("theirs", ("alpha", "beta"))):
+        tiny_lm(vocab=256 + len(words)).save_pretrained(tmp_path / name)
+        byte_tokenizer(words, 256 + len(words)).save_pretrained(tmp_path / name)
+    for target, drafter in (("ours", "theirs"), ("theirs", "ours")):
+        engine = dg.Engine.from_pretrained(tmp_path / target, draft_model=tmp_path / drafter)
+        assert len(engine.generate("Hello alpha", dg.SamplingParams(max_new_tokens=5, ignore_eos=True)).token_ids) == 5
+
+
+@pytest.mark.parametrize("vocab", [129, 200, 1200])
+def test_vocabularies_too_different_for_padding(vocab: int) -> None:
+    with pytest.raises(errors.PairError, match="vocabulary size: the target has 64 tokens"):
+        dg.Engine.from_pretrained(TARGET(), draft_model=tiny_lm(vocab=vocab))
 
 
 @pytest.mark.parametrize("vocab", [40, 63, 65, 90])

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from draftgraph.errors import ModelError, PairError
 
-PADDING = 1024
-"""Vocabularies of one family are padded to different sizes; without tokenizers to compare, sizes may differ by this."""
+PADDING, PADDING_SHARE = 64, 0.01
+"""Vocabularies of one family differ by padding and a few added tokens: at most so many, or that share of the larger one."""
 
 
 def load_model(
@@ -55,27 +55,35 @@ def check_pair(target: Any, drafter: Any, tokenizer: Any | None, draft_tokenizer
     Raises PairError naming the rule that fails.
     """
     if tokenizer is not None and draft_tokenizer is not None:
-        _check_tokenizers(tokenizer, draft_tokenizer)
-    elif abs(target.vocab_size - drafter.vocab_size) > PADDING:
+        _check_tokenizers(tokenizer.get_vocab(), draft_tokenizer.get_vocab())
+    elif not _is_padding(abs(target.vocab_size - drafter.vocab_size), max(target.vocab_size, drafter.vocab_size)):
         raise PairError(
-            f"vocabulary size: the target has {target.vocab_size} tokens, the drafter {drafter.vocab_size}, which is more than "
-            "padding; use a drafter of the same family"
+            f"vocabulary size: the target has {target.vocab_size} tokens, the drafter {drafter.vocab_size}, which is more "
+            "than padding; use a drafter of the same family"
         )
 
 
-def _check_tokenizers(tokenizer: Any, draft_tokenizer: Any) -> None:
-    ours, theirs = tokenizer.get_vocab(), draft_tokenizer.get_vocab()
-    if ours == theirs:
+def _check_tokenizers(ours: dict[str, int], theirs: dict[str, int]) -> None:
+    """Every id that both use must be the same token; a few tokens that only one of them has are harmless."""
+    meanings = {number: token for token, number in theirs.items()}
+    wrong = [
+        token
+        for token, number in ours.items()
+        if meanings.get(number, token) != token or theirs.get(token, number) != number
+    ]
+    alone = sorted(ours.keys() ^ theirs.keys())
+    if not wrong and _is_padding(len(alone), max(len(ours), len(theirs))):
         return
-    different = [token for token, number in ours.items() if theirs.get(token) != number]
-    if not different:
-        different = sorted(theirs.keys() - ours.keys())
-    token = different[0]
+    token = wrong[0] if wrong else alone[0]
     raise PairError(
         f"token ids: {token!r} is {ours.get(token, 'absent')} for the target and {theirs.get(token, 'absent')} for the drafter "
-        f"({len(different)} of {len(ours)} tokens differ); a drafter needs the target's tokenizer. "
+        f"({len(wrong) or len(alone)} of {len(ours)} tokens differ); a drafter needs the target's tokenizer. "
         "Use a drafter of the same family, or drafter='lookup', which needs no model"
     )
+
+
+def _is_padding(difference: int, size: int) -> bool:
+    return difference <= max(PADDING, PADDING_SHARE * size)
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: Any | None) -> frozenset[int]:
