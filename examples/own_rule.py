@@ -1,4 +1,4 @@
-"""A verification rule of one's own, and the prover's verdict on it (also: draftgraph prove --rule own_rule:Greedy)."""
+"""A verification rule of one's own, and the prover's verdict on it (also: draftgraph prove --rule own_rule:KeepIfLikelier)."""
 
 import torch
 
@@ -23,10 +23,11 @@ class KeepIfLikelier(dg.Rule):
         return dg.Outcome(stop, lambda row: p[row])
 
 
-proof = dg.prove(KeepIfLikelier(), depth=2, controls=False)
-print(f"{proof.rule}: claims lossless={proof.lossless}, holds={proof.holds}, total variation {proof.max_tv:.3f}")
-assert not proof.holds
+if __name__ == "__main__":
+    proof = dg.prove(KeepIfLikelier(), depth=2, controls=False)
+    print(f"{proof.rule}: claims lossless={proof.lossless}, holds={proof.holds}, total variation {proof.max_tv:.3f}")
+    assert not proof.holds
 
-proof = dg.prove("block", depth=2, controls=False)
-print(f"{proof.rule}: claims lossless={proof.lossless}, holds={proof.holds}, total variation {proof.max_tv:.1e}")
-assert proof.holds
+    proof = dg.prove("block", depth=2, controls=False)
+    print(f"{proof.rule}: claims lossless={proof.lossless}, holds={proof.holds}, total variation {proof.max_tv:.1e}")
+    assert proof.holds

@@ -427,3 +427,21 @@ def test_a_shape_without_a_draft_model_is_refused(options: dict[str, Any]) -> No
 def test_a_prediction_beside_a_draft_model_is_refused() -> None:
     with pytest.raises(errors.OptionError, match="prediction is for drafter='text'"):
         dg.Engine.from_pretrained(tiny_lm("llama"), draft_model=tiny_lm("llama"), prediction=[1, 2])
+
+
+def test_a_shape_is_drafted_whole_unless_a_budget_cuts_it() -> None:
+    shape = (2, 2, 1, 1, 1)  # 2 + 4 + 4 + 4 + 4 nodes, more than "auto" would verify
+    for budget, most in (("auto", 18), (9, 9)):
+        engine = dg.Engine.from_pretrained(TARGET(), draft_model=DRAFTER(), branching=shape, budget=budget)
+        rounds = engine.generate([5, 6], dg.SamplingParams(max_new_tokens=40, temperature=1.0, seed=2)).rounds
+        sizes = {len(record.tokens) for record in rounds}
+        assert max(sizes) <= most
+        assert budget != "auto" or 18 in sizes
+
+
+@pytest.mark.parametrize(
+    "options", [{"branching": (2, 1), "num_speculative_tokens": 3}, {"structure": "gsd", "gsd_match": -1}]
+)
+def test_options_that_contradict_each_other_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(errors.OptionError):
+        dg.Config(**options)

@@ -115,6 +115,7 @@ class Config:
     branching  children per node for every depth, for a tree of fixed shape, e.g. (3, 2, 1, 1).
     drafter    "model" where a draft model is given; "lookup" (n-grams of prompt and output) or "text" (`prediction`) without.
     prediction text that the output is expected to repeat, for drafter="text".
+    gsd_match  τ of structure="gsd": a token is merged if it and its τ predecessors occurred before in the draft.
     """
 
     budget: int | str = "auto"
@@ -157,6 +158,14 @@ class Config:
         self._refuse_unsound()
 
     def _refuse_unsound(self) -> None:
+        _require(
+            isinstance(self.gsd_match, int) and self.gsd_match >= 0, "gsd_match", self.gsd_match, "an integer >= 0"
+        )
+        if self.branching is not None and self.num_speculative_tokens not in (None, len(self.branching)):
+            raise OptionError(
+                f"branching={self.branching} is {len(self.branching)} deep, not num_speculative_tokens="
+                f"{self.num_speculative_tokens}; leave one of them out"
+            )
         if (
             self.rule != "auto"
             and "tree" not in get_rule(self.rule).accepts.structures

@@ -44,7 +44,6 @@ class Stats:
     num_output_tokens: int
     accepted_by_source: dict[str, int]
     seconds: dict[str, float]
-    notes: list[str]
 
     def __getitem__(self, name: str) -> Any:
         """Fields by their JSON names."""
@@ -82,7 +81,6 @@ class Tally:
     histogram: Counter[int] = field(default_factory=Counter)
     by_source: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
-    notes: list[str] = field(default_factory=list)
 
     def add_seconds(self, clock: Clock) -> None:
         for part, seconds in clock.seconds.items():
@@ -108,5 +106,4 @@ class Tally:
             num_output_tokens=output,
             accepted_by_source=dict(self.by_source),
             seconds=dict(self.seconds),
-            notes=list(self.notes),
         )

@@ -26,7 +26,7 @@ STATS = Stats(
     acceptance_histogram=[0, 0, 0, 1], num_rounds=1, num_draft_tokens=6, num_accepted_tokens=3,
     num_drafter_evaluations=4, num_drafter_passes=3, num_merged_nodes=1, num_verified_nodes=6,
     num_prompt_tokens=4, num_output_tokens=4, accepted_by_source={"drafter": 3},
-    seconds=dict.fromkeys(PARTS, 0.1), notes=["window [full]"],
+    seconds=dict.fromkeys(PARTS, 0.1),
 )  # fmt: skip
 RESULT = Result("if x:\n end", [1, 2, 4, 7], "length", STATS, seed=11)
 
@@ -108,7 +108,7 @@ def test_legend_explains_every_mark_and_fits():
     assert len(text.splitlines()) == 3
 
 
-def test_summary_has_the_numbers_and_keeps_brackets():
+def test_summary_has_the_numbers():
     text = draw(terminal.summary(RESULT))
     for words in (
         "layer",
@@ -118,7 +118,6 @@ def test_summary_has_the_numbers_and_keeps_brackets():
         "3 of 6 drafted tokens: 3 from drafter",
         "6.7",
         "seconds: rule",
-        "[full]",
     ):
         assert words in text
     assert "NOT lossless" in draw(terminal.summary(replace(RESULT, stats=replace(STATS, lossless=False))))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate
+from operator import mul
 
 import torch
 
@@ -27,6 +29,8 @@ def limits(config: Config, request: Request, window: int | None, device: torch.d
         reach = min(reach, window - len(request.tokens))
     chain = config.resolved_structure == "chain"
     depth = config.num_speculative_tokens
+    if config.budget == "auto" and config.branching is not None:  # the shape says how many
+        return Limits(sum(accumulate(config.branching, mul)), len(config.branching), reach)
     if config.budget == "auto":
         auto = AUTO_CPU if device.type == "cpu" else AUTO_GPU
         return replace(auto, depth=depth or (AUTO_CHAIN if chain else auto.depth), reach=reach)

@@ -52,7 +52,7 @@ class Rows:
         return bool(self.committed) + len(self.tokens)
 
     def ancestors(self, row: int) -> list[int]:
-        """Slots of the nodes above drafted token `row` that earlier passes of this round have cached."""
+        """Slots of the nodes above drafted token `row`; its parent must have its own slot already."""
         parent = self.parents[row]
         return [] if parent == ROOT else self.text.nodes[parent]
 

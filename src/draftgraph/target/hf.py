@@ -119,8 +119,8 @@ def _lay_out(
             )
             mask[start + fed : start + len(mine), mine[:fed]] = 0.0
             text.slots = np.append(text.slots, mine[:fed])
-        for i, (parent, slot) in enumerate(zip(rows.parents, mine[fed:].tolist(), strict=True)):
-            path = [slot] if parent == ROOT else [*text.nodes[parent], slot]
+        for i, slot in enumerate(mine[fed:].tolist()):
+            path = [*rows.ancestors(i), slot]
             mask[start + fed + i, path] = 0.0
             positions.append(len(text) + len(path) - 1)
             text.nodes.append(path)

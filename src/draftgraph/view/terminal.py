@@ -142,8 +142,6 @@ def summary(result: Result) -> Table:
     total = sum(stats.seconds.values())
     for part, seconds in stats.seconds.items():
         _add(table, f"seconds: {part}", f"{seconds:.3f}", f"{seconds / total:.0%}" if total else "")
-    for note in stats.notes:
-        _add(table, "note", "", note)
     return table
 
 
