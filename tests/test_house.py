@@ -62,7 +62,7 @@ def test_a_model_in_disguise_is_seen(check, tmp_path):
         ("types.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from draftgraph.engine import Engine"),
         ("draft/edges.py", "# opt-in tables; an optimal, philosophical option"),
         ("draft/model.py", "from draftgraph.target.base import Rows"),
-        ("verify/controls.py", "source = 'EAGLE'"),
+        ("proof/controls.py", "source = 'EAGLE'"),
         ("cli.py", "import draftgraph as dg"),
     ],
 )

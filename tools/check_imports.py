@@ -19,6 +19,7 @@ PACKAGE = "draftgraph"
 LAYERS = (
     ("errors", "types", "rng", "stats", "trace"),
     ("verify",),
+    ("proof",),
     ("config", "warp", "detokenize"),
     ("target",),
     ("request",),
@@ -33,19 +34,19 @@ LAYERS = (
 """From the bottom up. A module imports from its own line and from lines above it; only the last imports it whole."""
 
 PURE = (
-    "types.py", "rng.py", "verify/*.py", "draft/graph.py", "draft/levels.py", "draft/best_first.py", "draft/gsd.py",
+    "types.py", "rng.py", "verify/*.py", "proof/*.py", "draft/graph.py", "draft/levels.py", "draft/best_first.py", "draft/gsd.py",
     "draft/edges.py", "draft/calibrate.py",
 )  # fmt: skip
 """Files that run without a model, whatever they import inside the package in turn."""
 NOT_PURE = ("transformers", "draftgraph.target", "draftgraph.engine", "draftgraph.cli")
 
-NO_FAMILIES = ("round.py", "verify/*.py", "draft/*.py")
+NO_FAMILIES = ("round.py", "verify/*.py", "proof/*.py", "draft/*.py")
 FAMILIES = re.compile(
     r"(?<![\w-])(llama|gemma|qwen|mistral|mixtral|gpt-?2|gpt-?j|gpt_?neox?|opt(?!-)|phi|falcon|bloom|mamba|olmo|deepseek|"
     r"eagle|medusa|hydra)\d*(?![\w])",
     re.IGNORECASE,
 )
-CITES = {"verify/controls.py": "names who published the mistakes that it shows"}
+CITES = {"proof/controls.py": "names who published the mistakes that it shows"}
 """Files that may name families, and why."""
 
 MAX_LINES = 330

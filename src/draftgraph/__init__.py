@@ -4,10 +4,10 @@ from draftgraph.config import Config, SamplingParams
 from draftgraph.custom_generate import custom_generate
 from draftgraph.engine import Engine
 from draftgraph.errors import DraftgraphError
+from draftgraph.proof.exact import prove
 from draftgraph.types import Event, Outcome, Result, TokenTree, Verdict
 from draftgraph.verify import rules, verify
 from draftgraph.verify.base import Rule
-from draftgraph.verify.exact import prove
 
 __version__ = "0.1.0"
 

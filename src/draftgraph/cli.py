@@ -18,9 +18,9 @@ from rich.console import Console
 import draftgraph as dg
 from draftgraph.data import bundled_pair
 from draftgraph.errors import DraftgraphError, OptionError, PairError, PromptError
+from draftgraph.proof.exact import prove
 from draftgraph.verify import get_rule, rules
 from draftgraph.verify.base import Rule
-from draftgraph.verify.exact import prove
 from draftgraph.view import terminal
 from draftgraph.view.printing import Printer, make_printer
 from draftgraph.view.status import silent_loading, status

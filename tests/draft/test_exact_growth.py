@@ -29,12 +29,7 @@ from draftgraph.draft.edges import PRIOR, Discounts, DraftRows, TextRows
 from draftgraph.draft.graph import DraftGraph, Row
 from draftgraph.draft.gsd import grow_gsd
 from draftgraph.draft.levels import grow_branching, grow_levels
-from draftgraph.request import Request
-from draftgraph.rng import Noise
-from draftgraph.round import decode_round
-from draftgraph.types import FIXED, ROOT, TokenTree, Verdict
-from draftgraph.verify import RULES
-from draftgraph.verify.law import (
+from draftgraph.proof.law import (
     KINDS,
     Draw,
     Laws,
@@ -45,6 +40,11 @@ from draftgraph.verify.law import (
     random_tables,
     total_variation,
 )
+from draftgraph.request import Request
+from draftgraph.rng import Noise
+from draftgraph.round import decode_round
+from draftgraph.types import FIXED, ROOT, TokenTree, Verdict
+from draftgraph.verify import RULES
 from draftgraph.verify.layer import LayerRule
 from draftgraph.warp import Warper
 from test_sampling_law import TableLM

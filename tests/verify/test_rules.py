@@ -6,14 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import LiteralLayer, assert_same, drafts, recursive_rejection, rows
 
 from draftgraph.errors import DraftError, OptionError
+from draftgraph.proof.cases import by_depth, grow, replaced
+from draftgraph.proof.law import Tables, output_law, random_tables
 from draftgraph.types import FIXED, ROOT, TokenTree
 from draftgraph.verify import RULES, get_rule, rules, verify
 from draftgraph.verify.base import sample
-from draftgraph.verify.cases import by_depth, grow, replaced
-from draftgraph.verify.law import Tables, output_law, random_tables
+from oracles import LiteralLayer, assert_same, drafts, recursive_rejection, rows
 
 LAYER, AGREE, BLOCK, TOKEN = (RULES[name] for name in ("layer", "agree", "block", "token"))
 quick = settings(max_examples=120, deadline=None)

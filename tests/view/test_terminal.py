@@ -8,11 +8,11 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from draftgraph.proof.exact import CaseRow, ControlRow, Proof
 from draftgraph.stats import PARTS, Stats
 from draftgraph.trace import RoundRecord
 from draftgraph.types import Result
 from draftgraph.verify import rules
-from draftgraph.verify.exact import CaseRow, ControlRow, Proof
 from draftgraph.view import terminal
 
 WORDS = {1: "if", 2: " x", 3: " y", 4: ":\n", 5: " [b]", 6: "\x1b[2J", 7: " end"}

@@ -14,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from draftgraph.proof.exact import CaseRow, ControlRow, Proof
 from draftgraph.stats import Stats
 from draftgraph.trace import RoundRecord
 from draftgraph.types import ROOT, Result
 from draftgraph.verify.base import Rule
-from draftgraph.verify.exact import CaseRow, ControlRow, Proof
 
 Decode = Callable[[int], str]
 """decode(token id) -> its text."""

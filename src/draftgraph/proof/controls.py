@@ -13,11 +13,11 @@ from typing import ClassVar
 
 import torch
 
+from draftgraph.proof.cases import Draft, best, by_depth, fixed, grow, replaced, without
+from draftgraph.proof.law import Draw, Laws, Program, Tables, output_law, total_variation
 from draftgraph.types import ROOT, Outcome, TokenTree
 from draftgraph.verify.base import Accepts, Rule
-from draftgraph.verify.cases import Draft, best, by_depth, fixed, grow, replaced, without
 from draftgraph.verify.chain import law_of, ratio
-from draftgraph.verify.law import Draw, Laws, Program, Tables, output_law, total_variation
 from draftgraph.verify.layer import LayerRule
 from draftgraph.verify.token import TokenRule
 

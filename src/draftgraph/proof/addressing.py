@@ -11,13 +11,9 @@ from itertools import pairwise
 
 import torch
 
-from draftgraph.rng import Noise
-from draftgraph.types import ROOT, TokenTree
-from draftgraph.verify.agree import choose
-from draftgraph.verify.base import Rule
-from draftgraph.verify.cases import CASES, Draft, best, grow
-from draftgraph.verify.controls import Control
-from draftgraph.verify.law import (
+from draftgraph.proof.cases import CASES, Draft, best, grow
+from draftgraph.proof.controls import Control
+from draftgraph.proof.law import (
     KINDS,
     Draw,
     Laws,
@@ -27,6 +23,10 @@ from draftgraph.verify.law import (
     random_tables,
     total_variation,
 )
+from draftgraph.rng import Noise
+from draftgraph.types import ROOT, TokenTree
+from draftgraph.verify.agree import choose
+from draftgraph.verify.base import Rule
 from draftgraph.verify.layer import LayerRule
 
 Address = Callable[[int, int, int], Hashable]

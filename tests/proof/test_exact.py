@@ -7,17 +7,17 @@ import sys
 
 import pytest
 import torch
-from oracles import LiteralLayer, SiblingsWithoutResidual
 
 from draftgraph.errors import DraftError, OptionError
+from draftgraph.proof.addressing import ADDRESSES, agree_mismatches, by_position, chain, rounds
+from draftgraph.proof.cases import CASES, by_depth, grow, hybrid, replaced
+from draftgraph.proof.controls import CONTROLS, judged
+from draftgraph.proof.exact import enumerate_draws, output_law, prove, total_variation
+from draftgraph.proof.law import KINDS, random_tables
 from draftgraph.rng import Noise
 from draftgraph.verify import RULES
-from draftgraph.verify.addressing import ADDRESSES, agree_mismatches, by_position, chain, rounds
 from draftgraph.verify.agree import AgreeRule, choose
-from draftgraph.verify.cases import CASES, by_depth, grow, hybrid, replaced
-from draftgraph.verify.controls import CONTROLS, judged
-from draftgraph.verify.exact import enumerate_draws, output_law, prove, total_variation
-from draftgraph.verify.law import KINDS, random_tables
+from oracles import LiteralLayer, SiblingsWithoutResidual
 
 SMALL = [case for case in CASES if case.laws in ("fixed", "hybrid", "with replacement")]
 
@@ -167,7 +167,7 @@ def test_controls(control):
 
 def test_a_control_that_is_not_caught_breaks_the_proof(monkeypatch):
     blind = [type(c)(c.name, c.source, c.must_fail, lambda tables: 0.0) for c in CONTROLS]
-    monkeypatch.setattr(sys.modules["draftgraph.verify.exact"], "CONTROLS", tuple(blind))
+    monkeypatch.setattr(sys.modules["draftgraph.proof.exact"], "CONTROLS", tuple(blind))
     proof = prove("block", depth=1)
     assert not proof.holds
     assert proof.max_tv < 1e-12

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from draftgraph.errors import DraftError, OptionError, unknown_name
+from draftgraph.proof.addressing import ADDRESSES, agree_mismatches
+from draftgraph.proof.cases import CASES, Case
+from draftgraph.proof.controls import CONTROLS, DEPTH, Control
+from draftgraph.proof.law import KINDS, Tables, enumerate_draws, output_law, random_tables, total_variation
 from draftgraph.verify import get_rule
-from draftgraph.verify.addressing import ADDRESSES, agree_mismatches
 from draftgraph.verify.base import Rule
-from draftgraph.verify.cases import CASES, Case
-from draftgraph.verify.controls import CONTROLS, DEPTH, Control
-from draftgraph.verify.law import KINDS, Tables, enumerate_draws, output_law, random_tables, total_variation
 
 __all__ = ["CaseRow", "ControlRow", "Proof", "enumerate_draws", "output_law", "prove", "total_variation"]
 
@@ -103,7 +103,7 @@ def prove(
     rule       a rule or its name.
     vocab      tokens in the vocabulary, at least 2.
     depth      drafted tokens per path, at least 1; vocab ** (2 * depth) must not exceed 7000 (4 tokens: depth 3).
-    cases      draft programs; all of `verify.cases.CASES` by default.
+    cases      draft programs; all of `proof.cases.CASES` by default.
     tables     kinds of target and drafter, of "random", "sparse", "disjoint", "equal", "greedy".
     tolerance  largest total variation that counts as lossless (1e-5 suits dtype=torch.float32).
     controls   also run the published mistakes, each of which must be caught, and their repairs.

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from draftgraph.proof.law import Draw, Laws, Program
 from draftgraph.types import FIXED, ROOT, TokenTree
-from draftgraph.verify.law import Draw, Laws, Program
 
 Slot = tuple[int, torch.Tensor | None]
 """A token and the law, f[V], that it was drawn from; None if it is FIXED."""
