@@ -8,9 +8,9 @@ import torch
 from hypothesis import strategies as st
 
 from draftgraph.types import FIXED, ROOT, Outcome, TokenTree
-from draftgraph.verify.base import Accepts, Rule
+from draftgraph.verify.base import EVERY_STRUCTURE, Accepts, Rule
 
-EVERYTHING = Accepts(frozenset({"fixed", "sampled"}), frozenset({"chain", "tree"}))
+EVERYTHING = Accepts(frozenset({"fixed", "sampled"}), EVERY_STRUCTURE)
 
 
 def law(tree: TokenTree, node: int, vocab: int) -> torch.Tensor:

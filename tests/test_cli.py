@@ -318,7 +318,7 @@ def test_prove_a_rule():
 
 
 def test_prove_all_as_one_object(monkeypatch):
-    monkeypatch.setattr("draftgraph.cli.rules", lambda: {name: rules()[name] for name in ("block", "token")})
+    monkeypatch.setattr("draftgraph.cli.prove.rules", lambda: {name: rules()[name] for name in ("block", "token")})
     result = run("prove", *SMALL, "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)

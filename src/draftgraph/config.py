@@ -168,7 +168,7 @@ class Config:
             )
         if (
             self.rule != "auto"
-            and "tree" not in get_rule(self.rule).accepts.structures
+            and not get_rule(self.rule).accepts.structure("tree")
             and self.resolved_structure != "chain"
         ):
             raise OptionError(
@@ -193,7 +193,7 @@ class Config:
             return self.structure
         if self.branching is not None:
             return "tree"
-        return "graph" if "tree" in self.resolved_rule.accepts.structures else "chain"
+        return "graph" if self.resolved_rule.accepts.structure("tree") else "chain"
 
     def with_options(self, **options: Any) -> Config:
         """A copy with some options changed; aliases of the ecosystem are understood.

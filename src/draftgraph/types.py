@@ -19,6 +19,11 @@ FIXED = -1
 """`law_row` of a slot whose token is a point mass: deterministic, merged, retrieved or already looked at."""
 ROOT = -1
 """`parents` entry of a node that continues the committed text directly."""
+LAWS = ("fixed", "sampled", "shared")
+"""Kinds of slots: a point mass; one fresh draw from a recorded law; one such draw under several parents."""
+STRUCTURES = ("chain", "paths", "tree", "levels")
+"""Kinds of drafts, each a special case of the next: one path; SAMPLED paths that part at the root; branches whose shape looks
+at their own tokens only; branches whose shape looks at all upper layers."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +35,20 @@ class TokenTree:
     law_row  N rows of `laws` that the token was freshly drawn from (a SAMPLED slot), or FIXED.
     laws     f[G, V], the very tensors that were drawn from (rows sum to one over V); None when all slots are FIXED.
 
-    A tree cannot be built without a law for every slot. The slots of a node are verified in index order.
+    draws    N nodes: the first node of the same depth that hangs on the same random draw, itself for a draw of its own
+             (None: every SAMPLED slot is a draw of its own). One draw may have several parents: a merge that keeps its law.
+    across   True if the shape below one branch looked at tokens of another, as growth level by level does. Rules that verify
+             one branch before they look at the next cannot use such a draft.
+
+    A tree cannot be built without a law for every slot. The slots of a node are verified in the order of `slots`.
     """
 
     tokens: Sequence[int]
     parents: Sequence[int]
     law_row: Sequence[int]
     laws: torch.Tensor | None = None
+    draws: Sequence[int] | None = None
+    across: bool = False
 
     def __post_init__(self) -> None:
         n = len(self.tokens)
@@ -48,9 +60,25 @@ class TokenTree:
         rows = 0 if self.laws is None else len(self.laws)
         for i, (parent, row) in enumerate(zip(self.parents, self.law_row, strict=True)):
             if not ROOT <= parent < i:
-                raise DraftError(f"node {i} has parent {parent}; a parent is -1 (the root) or an earlier node")
+                raise DraftError(
+                    f"node {i} has parent {parent}; a parent is -1 (the root) or an earlier node, so that there are no cycles"
+                )
             if not FIXED <= row < rows:
                 raise DraftError(f"node {i} names law row {row}, but the draft has {rows} law rows (-1 is FIXED)")
+        for i, first in enumerate(self.draws or ()):
+            self._check_draw(i, first)
+
+    def _check_draw(self, node: int, first: int) -> None:
+        assert self.draws is not None
+        if len(self.draws) != len(self):
+            raise DraftError(f"a draft of {len(self)} tokens needs {len(self)} draws; got {len(self.draws)}")
+        if not 0 <= first <= node or self.draws[first] != first:
+            raise DraftError(f"node {node} shares the draw of node {first}; name the first node that hangs on the draw")
+        same = all(values[node] == values[first] for values in (self.tokens, self.law_row, self.depths))
+        if first != node and (not same or self.law_row[node] == FIXED):
+            raise DraftError(
+                f"node {node} cannot share the draw of node {first}: one draw is one token from one law row at one depth"
+            )
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -71,9 +99,31 @@ class TokenTree:
             children[parent + 1].append(node)
         return children
 
+    @cached_property
+    def slots(self) -> list[list[int]]:
+        """`children` in the order in which they are verified: SAMPLED slots by index, then FIXED ones by index."""
+        return [sorted(nodes, key=lambda node: self.law_row[node] == FIXED) for nodes in self.children]
+
     @property
     def is_chain(self) -> bool:
         return all(parent == i - 1 for i, parent in enumerate(self.parents))
+
+    @cached_property
+    def structure(self) -> str:
+        """The narrowest of STRUCTURES that describes the draft."""
+        if self.is_chain:
+            return "chain"
+        if self.across:
+            return "levels"
+        single = all(len(nodes) <= 1 for nodes in self.children[1:])
+        return "paths" if single and FIXED not in self.law_row else "tree"
+
+    @cached_property
+    def kinds(self) -> set[str]:
+        """The kinds of slot laws in the draft, of LAWS."""
+        kinds = {"fixed" if row == FIXED else "sampled" for row in self.law_row}
+        shared = self.draws is not None and any(first != node for node, first in enumerate(self.draws))
+        return kinds | {"shared"} if shared else kinds
 
     def path(self, node: int) -> list[int]:
         """Node indices from a child of the root down to `node`; empty for the root (-1)."""

@@ -235,7 +235,7 @@ def test_verify_draws_from_the_law_that_the_rule_states(name):
     """Pearson's chi-squared over (end of path, bonus token); the bound is its 99.9 % quantile (Wilson-Hilferty)."""
     generator = torch.Generator().manual_seed(1)
     p, q = rows(generator, 4, 3, zeros=0), rows(generator, 3, 3, zeros=0)
-    parents = [ROOT, 0, 1] if "tree" not in RULES[name].accepts.structures else [ROOT, ROOT, 0]
+    parents = [ROOT, 0, 1] if not RULES[name].accepts.structure("tree") else [ROOT, ROOT, 0]
     tree = TokenTree([0, 1, 2], parents, [0, FIXED, 2], q)
     outcome = RULES[name].outcome(tree, p)
     expected = torch.stack([s * outcome.bonus(i) / outcome.bonus(i).sum() for i, s in enumerate(outcome.stop)])

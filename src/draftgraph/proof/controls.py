@@ -16,7 +16,7 @@ import torch
 from draftgraph.proof.cases import Draft, best, by_depth, fixed, grow, replaced, without
 from draftgraph.proof.law import Draw, Laws, Program, Tables, output_law, total_variation
 from draftgraph.types import ROOT, Outcome, TokenTree
-from draftgraph.verify.base import Accepts, Rule
+from draftgraph.verify.base import EVERY_STRUCTURE, Accepts, Rule
 from draftgraph.verify.chain import law_of, ratio
 from draftgraph.verify.layer import LayerRule
 from draftgraph.verify.token import TokenRule
@@ -161,7 +161,7 @@ class IndependentTests(Rule):
     name: ClassVar[str] = "independent tests"
     source: ClassVar[str] = "GSD reference code, stochastic branch"
     lossless: ClassVar[bool] = False
-    accepts: ClassVar[Accepts] = Accepts(frozenset({"fixed", "sampled"}), frozenset({"chain", "tree"}))
+    accepts: ClassVar[Accepts] = Accepts(frozenset({"fixed", "sampled"}), EVERY_STRUCTURE)
 
     def outcome(self, tree: TokenTree, p: torch.Tensor) -> Outcome:
         stop = [0.0] * (len(tree) + 1)

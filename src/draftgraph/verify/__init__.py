@@ -11,14 +11,15 @@ import torch
 
 from draftgraph.errors import DraftError, unknown_name
 from draftgraph.rng import Noise
-from draftgraph.types import TokenTree, Verdict
+from draftgraph.types import FIXED, TokenTree, Verdict
 from draftgraph.verify.agree import AgreeRule
 from draftgraph.verify.base import Rule
 from draftgraph.verify.block import BlockRule
 from draftgraph.verify.layer import LayerRule
 from draftgraph.verify.token import TokenRule
+from draftgraph.verify.walk import WalkRule
 
-RULES: dict[str, Rule] = {rule.name: rule for rule in (LayerRule(), AgreeRule(), BlockRule(), TokenRule())}
+RULES: dict[str, Rule] = {rule.name: rule for rule in (LayerRule(), BlockRule(), TokenRule(), WalkRule(), AgreeRule())}
 
 
 def rules() -> dict[str, Rule]:
@@ -46,6 +47,7 @@ def verify(
     laws: torch.Tensor | None,
     p: torch.Tensor,
     seed: int,
+    draws: Sequence[int] | torch.Tensor | None = None,
 ) -> Verdict:
     """Verify one draft: a pure function, no model.
 
@@ -55,24 +57,35 @@ def verify(
     laws     f[G, V], rows over V; None if every slot is FIXED.
     p        f[N + 1, V] target law: row 0 at the root, row i + 1 at node i.
     seed     any integer; the same arguments give the same verdict.
+    draws    i64[N], for one draw under several parents: the first node that hangs on the draw (itself for its own).
 
-    The slots of a node are verified in index order. Raises DraftError for a draft or a law that the rule cannot use.
+    The SAMPLED slots of a node are verified in index order, then the FIXED ones.
+    Raises DraftError for a draft or a law that the rule cannot use.
     """
     chosen = get_rule(rule)
     p = torch.as_tensor(p)
-    tree = TokenTree(_ints(tokens), _ints(parents), _ints(law_row), None if laws is None else torch.as_tensor(laws))
+    tree = TokenTree(
+        _ints(tokens),
+        _ints(parents),
+        _ints(law_row),
+        None if laws is None else torch.as_tensor(laws),
+        None if draws is None else _ints(draws),
+    )
     check_laws(tree, p)
     chosen.check(tree)
     return chosen.verdict(tree, p, Noise(int(seed)), 0)
 
 
 def check_laws(tree: TokenTree, p: torch.Tensor) -> None:
-    """Refuse rows that are not distributions, tokens outside the vocabulary and draws of probability zero.
+    """Refuse rows that are not distributions, tokens outside the vocabulary, draws of probability zero, repeated slots.
 
     Raises DraftError.
     """
     if p.ndim != 2 or len(p) != len(tree) + 1:
-        raise DraftError(f"p must have shape [N + 1, V] = [{len(tree) + 1}, V]; got {list(p.shape)}")
+        raise DraftError(
+            f"p must have shape [N + 1, V] = [{len(tree) + 1}, V], a row for the root and one for every node; "
+            f"got {list(p.shape)}"
+        )
     for name, rows in (("p", p), ("laws", tree.laws)):
         if rows is None:
             continue
@@ -87,7 +100,14 @@ def check_laws(tree: TokenTree, p: torch.Tensor) -> None:
         tolerance = 1e-3 if rows.dtype in (torch.float32, torch.float64) else 2e-2
         if len(sums) and abs(float(sums[worst]) - 1.0) > tolerance:
             raise DraftError(f"row {worst} of {name} sums to {float(sums[worst]):.4g}, not 1")
+    slots: dict[tuple[int, int], int] = {}
     for node, token in enumerate(tree.tokens):
+        if tree.law_row[node] == FIXED:
+            first = slots.setdefault((tree.parents[node], token), node)
+            if first != node:
+                raise DraftError(
+                    f"nodes {first} and {node} are duplicate slots: the same FIXED token behind the same parent"
+                )
         if not 0 <= token < p.shape[1]:
             raise DraftError(f"node {node} has token {token}, outside the vocabulary of {p.shape[1]}")
         if tree.law_row[node] >= 0 and float(tree.laws[tree.law_row[node], token]) <= 0.0:  # type: ignore[index]

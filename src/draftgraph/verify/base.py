@@ -11,22 +11,33 @@ import torch
 
 from draftgraph.errors import DraftError
 from draftgraph.rng import Noise, Role
-from draftgraph.types import FIXED, Outcome, TokenTree, Verdict
+from draftgraph.types import LAWS, STRUCTURES, Outcome, TokenTree, Verdict
 
 
 @dataclass(frozen=True)
 class Accepts:
     """The drafts for which a rule is what it claims to be.
 
-    laws        slot laws: "fixed", "sampled".
-    structures  "chain", or "tree" (which includes chains and unrolled graphs).
+    laws        kinds of slots, of `types.LAWS`.
+    structures  kinds of drafts, of `types.STRUCTURES`; naming one includes its special cases, which stand before it there.
     """
 
     laws: frozenset[str]
     structures: frozenset[str]
 
+    def structure(self, name: str) -> bool:
+        """Whether drafts of a structure are accepted."""
+        return STRUCTURES.index(name) <= max(STRUCTURES.index(mine) for mine in self.structures)
+
     def __str__(self) -> str:
-        return f"{' and '.join(sorted(self.laws))} slots on a {' or a '.join(sorted(self.structures))}"
+        laws, structures = (
+            " or ".join(name for name in names if name in mine)
+            for names, mine in ((LAWS, self.laws), (STRUCTURES, self.structures))
+        )
+        return f"{laws} slots on {structures}"
+
+
+EVERY_LAW, EVERY_STRUCTURE = frozenset(LAWS), frozenset(STRUCTURES)
 
 
 class Rule(ABC):
@@ -36,6 +47,8 @@ class Rule(ABC):
     source: ClassVar[str]
     lossless: ClassVar[bool]
     accepts: ClassVar[Accepts]
+    uses_laws: ClassVar[bool] = True
+    """False if the verdict reads tokens only, so that nothing is gained by drafting SAMPLED slots."""
     position_noise: ClassVar[bool] = False
     """True if the verdict is drawn with noise that belongs to output positions (and may be shared with the drafter)."""
 
@@ -56,16 +69,23 @@ class Rule(ABC):
 
         Raises DraftError.
         """
-        if not tree.is_chain and "tree" not in self.accepts.structures:
+        if not self.accepts.structure(tree.structure):
             raise DraftError(
-                f"rule {self.name!r} verifies chains only, and this draft branches; "
-                "use rule 'layer' or 'agree', or draft with structure='chain'"
+                f"rule {self.name!r} verifies {self.accepts}, and this draft {_SHAPES[tree.structure]}; "
+                "use rule 'layer' or 'walk'"
             )
-        laws = {"fixed" if row == FIXED else "sampled" for row in tree.law_row}
-        for law in sorted(laws - self.accepts.laws):
+        for kind in sorted(tree.kinds - self.accepts.laws):
             raise DraftError(
-                f"rule {self.name!r} cannot use {law} slots (it accepts {self.accepts}); use rule 'layer' or 'agree'"
+                f"rule {self.name!r} cannot use {kind} slots (it verifies {self.accepts}); use rule 'layer' or 'walk'"
             )
+
+
+_SHAPES = {
+    "chain": "is a chain",
+    "paths": "branches",
+    "tree": "branches",
+    "levels": "branches, with a shape that looked across branches",
+}
 
 
 def draw(tree: TokenTree, outcome: Outcome, noise: Noise, length: int) -> Verdict:

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 
 from draftgraph.types import FIXED, Outcome, TokenTree
-from draftgraph.verify.base import Accepts, Rule
+from draftgraph.verify.base import EVERY_LAW, EVERY_STRUCTURE, Accepts, Rule
 
 
 @dataclass
@@ -35,7 +35,7 @@ class LayerRule(Rule):
     name: ClassVar[str] = "layer"
     source: ClassVar[str] = "draftgraph (on a chain: Block Verification, arXiv 2403.10444)"
     lossless: ClassVar[bool] = True
-    accepts: ClassVar[Accepts] = Accepts(frozenset({"fixed", "sampled"}), frozenset({"chain", "tree"}))
+    accepts: ClassVar[Accepts] = Accepts(EVERY_LAW, EVERY_STRUCTURE)
 
     def outcome(self, tree: TokenTree, p: torch.Tensor) -> Outcome:
         layers = place(tree, p)

@@ -1,62 +1,21 @@
-"""The command line: arguments in, text out. Exit code 2 for misuse, 1 for failure, 130 for Ctrl-C; errors on stderr."""
+"""draftgraph generate: a prompt in, text out."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 
 import draftgraph as dg
+from draftgraph.cli.app import app, reporting
 from draftgraph.data import bundled_pair
-from draftgraph.errors import DraftgraphError, OptionError, PairError, PromptError
-from draftgraph.proof.exact import prove
-from draftgraph.verify import get_rule, rules
-from draftgraph.verify.base import Rule
-from draftgraph.view import terminal
+from draftgraph.errors import DraftgraphError, OptionError, PromptError
 from draftgraph.view.printing import Printer, make_printer
 from draftgraph.view.status import silent_loading, status
 
-MISUSE = (OptionError, PromptError, PairError)
 SAMPLING, DRAFTING, OUTPUT = "How to sample", "How to draft and verify", "What to print"
-
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Language models generate faster, without changing what they generate.",
-)
-
-
-def main() -> None:
-    """Entry point of the `draftgraph` command."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not stop the text
-    app()
-
-
-def _print_version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"draftgraph {dg.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def common(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    pass
 
 
 @app.command()
@@ -99,7 +58,7 @@ def generate(
     ] = False,
 ) -> None:
     """Generate text; without --model with the small pair that ships with draftgraph."""
-    with _reporting():
+    with reporting():
         _check_output(as_json, show, logprobs)
         text = _read_prompt(prompt)
         params = dg.SamplingParams(
@@ -124,56 +83,6 @@ def generate(
             torch.set_num_threads(threads)
         engine = _load(model, draft_model, config, quiet=as_json)
         _run(engine, text, params, make_printer(engine.tokenizer, text, as_json, show))
-
-
-@app.command("prove")
-def prove_command(
-    rule: Annotated[str, typer.Option(help="A rule, `module:Rule` of your own, or all.")] = "all",
-    vocab: Annotated[int, typer.Option(help="Tokens in the vocabulary.")] = 3,
-    depth: Annotated[int, typer.Option(help="Drafted tokens per path.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Prove rules lossless: the exact law of what they emit, for every draft of small models. Exit code 1 if not."""
-    with _reporting():
-        chosen = list(rules().values()) if rule == "all" else [_find_rule(rule)]
-        console = Console()
-        proofs = []
-        for one in chosen:
-            with status(f"proving {one.name}", as_json) as tell:
-                done = 0
-
-                def count(row: object, name: str = one.name) -> None:
-                    nonlocal done
-                    done += 1
-                    tell(f"proving {name}: {done} cases and controls")
-
-                proofs.append(prove(one, vocab=vocab, depth=depth, progress=count))
-            if not as_json:
-                console.print(terminal.proof_report(proofs[-1]), "")
-        if as_json:
-            several = {"holds": all(proof.holds for proof in proofs), "proofs": [proof.to_dict() for proof in proofs]}
-            typer.echo(json.dumps(several if rule == "all" else proofs[0].to_dict()))
-        if not all(proof.holds for proof in proofs):
-            raise typer.Exit(1)
-
-
-@app.command("rules")
-def rules_command() -> None:
-    """List the verification rules."""
-    Console().print(terminal.rules_table(rules()))
-
-
-@contextmanager
-def _reporting() -> Iterator[None]:
-    """Errors that are meant for the user become one line on stderr and an exit code."""
-    try:
-        yield
-    except DraftgraphError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2 if isinstance(error, MISUSE) else 1) from None
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        raise typer.Exit(130) from None
 
 
 def _check_output(as_json: bool, show: bool, logprobs: bool) -> None:
@@ -225,26 +134,3 @@ def _run(engine: dg.Engine, prompt: str, params: dg.SamplingParams, printer: Pri
     printer.end(stream.result())
     if failure is not None:
         raise failure
-
-
-def _find_rule(name: str) -> Rule:
-    """A rule by name, or a Rule subclass or instance of the user's as `module:name`."""
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        return get_rule(name)
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # a console script does not look in the current folder by itself
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise OptionError(
-            f"cannot import rule {name!r}: {error}; write module:Name of a draftgraph.Rule subclass"
-        ) from error
-    found = found() if inspect.isclass(found) and issubclass(found, Rule) and not inspect.isabstract(found) else found
-    if not isinstance(found, Rule):
-        raise OptionError(f"{name!r} is not a rule but {found!r}; write module:Name of a draftgraph.Rule subclass")
-    return found
-
-
-if __name__ == "__main__":
-    main()

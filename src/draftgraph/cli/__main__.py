@@ -1,0 +1,5 @@
+"""python -m draftgraph.cli"""
+
+from draftgraph.cli import main
+
+main()
