@@ -43,7 +43,7 @@ def decode_round(
     events = []
     for request, draft, tree, rows in zip(requests, drafts, trees, logits, strict=True):
         scores = request.warper.scores(rows, Prefixes.of_tree(request.tokens, tree))
-        p = request.warper.shape(scores)
+        p = request.warper.shape_round(scores)
         clock.lap("warping")
         verdict = rule.verdict(tree, p, request.noise, len(request.tokens))
         clock.lap("rule")

@@ -12,14 +12,12 @@ import torch
 from transformers import (
     LogitsProcessor,
     MinNewTokensLengthLogitsProcessor,
-    MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 
 from draftgraph.config import SamplingParams
 from draftgraph.errors import LogitsError
+from draftgraph.filters import Filters
 from draftgraph.types import TokenTree
 
 COLD = 1e-3
@@ -54,7 +52,8 @@ class Warper:
     def __init__(self, params: SamplingParams, prompt_length: int, eos: Sequence[int], device: torch.device) -> None:
         self.temperature = params.temperature
         self._prefixed = _prefixed(params, prompt_length, eos, device)
-        self._shaping = _shaping(params)
+        self._filters = Filters(params.top_k, params.top_p, params.min_p)
+        self._buffer = torch.empty(0)
 
     def probabilities(self, logits: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
         """f32[rows, V] laws (f64 for f64 logits) from raw logits f[rows, V]; one-hot at temperature 0."""
@@ -83,18 +82,28 @@ class Warper:
 
     def shape(self, scores: torch.Tensor) -> torch.Tensor:
         """Temperature, top-k, top-p, min-p and softmax: rows of scores f[rows, V] to laws of the same shape."""
+        return self._shape(scores, torch.empty_like(scores))
+
+    def shape_round(self, scores: torch.Tensor) -> torch.Tensor:
+        """`shape` for the rows of one round: the result is overwritten by the next call.
+
+        Tens of megabytes that are allocated anew in every round cost more in page faults than the softmax itself.
+        """
+        buffer = self._buffer
+        if buffer.shape[1:] != scores.shape[1:] or len(buffer) < len(scores) or buffer.dtype != scores.dtype:
+            self._buffer = torch.empty_like(scores)
+        return self._shape(scores, self._buffer[: len(scores)])
+
+    def _shape(self, scores: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         if self.temperature == 0:
             best = scores.max(dim=1, keepdim=True)
-            laws = torch.zeros_like(scores).scatter_(1, best.indices, 1.0)
-            checked = best.values
+            laws, checked = out.zero_().scatter_(1, best.indices, 1.0), best.values
         else:
             if self.temperature < COLD:  # dividing would overflow
                 scores = scores - scores.amax(dim=1, keepdim=True)
             if self.temperature != 1.0:
-                scores = scores / self.temperature
-            for processor in self._shaping:
-                scores = processor(None, scores)
-            checked = laws = torch.softmax(scores, dim=1)
+                scores = torch.div(scores, self.temperature, out=out)
+            laws = checked = self._filters.laws(scores) if self._filters else torch.softmax(scores, dim=1, out=out)
         if self._prefixed and not bool(torch.isfinite(checked).all()):  # models answer for their own logits
             raise LogitsError(
                 "the logits processors left a row that is not a distribution (NaN, +inf, or no token possible)"
@@ -167,15 +176,3 @@ def _prefixed(
     if params.min_new_tokens and eos:
         chain.append(MinNewTokensLengthLogitsProcessor(prompt_length, params.min_new_tokens, list(eos), device))
     return [*chain, *params.logits_processors]
-
-
-def _shaping(params: SamplingParams) -> list[LogitsProcessor]:
-    """Filters that read one row only."""
-    chain: list[LogitsProcessor] = []
-    if params.top_k:
-        chain.append(TopKLogitsWarper(params.top_k))
-    if params.top_p < 1.0:
-        chain.append(TopPLogitsWarper(params.top_p))
-    if params.min_p > 0.0:
-        chain.append(MinPLogitsWarper(params.min_p))
-    return chain
