@@ -108,7 +108,8 @@ def test_an_empty_draft_leaves_a_draw_from_the_target(name):
     p = torch.tensor([[0.2, 0.5, 0.3]], dtype=torch.float64)
     outcome = RULES[name].outcome(TokenTree([], [], []), p)
     assert list(outcome.stop) == [1.0]
-    torch.testing.assert_close(outcome.bonus(0), p[0])
+    if name != "top_beta":  # which emits the best token
+        torch.testing.assert_close(outcome.bonus(0), p[0])
     assert verify(name, [], [], [], None, p, 3).path == ()
 
 
@@ -123,9 +124,11 @@ def test_a_token_without_target_mass_is_never_accepted_and_ends_the_path(name):
     p = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5], [1.0, 0.0, 0.0]], dtype=torch.float64)
     laws = torch.full((2, 3), 1 / 3, dtype=torch.float64)
     for law_row in ([0, 1], [FIXED, FIXED]):
-        outcome = RULES[name].outcome(TokenTree([2, 0], [ROOT, 0], law_row, laws), p)
-        assert list(outcome.stop) == [1.0, 0.0, 0.0]
-        assert float(outcome.bonus(0)[2]) == 0.0
+        tree = TokenTree([2, 0], [ROOT, 0], law_row, laws)
+        if verifies(RULES[name], tree):
+            outcome = RULES[name].outcome(tree, p)
+            assert list(outcome.stop) == [1.0, 0.0, 0.0]
+            assert float(outcome.bonus(0)[2]) == 0.0
 
 
 def test_a_repeated_fixed_token_is_followed_once():
@@ -174,7 +177,9 @@ def test_block_is_never_worse_than_token(seed, vocab, kind):
 @pytest.mark.parametrize("name", ["block", "token"])
 def test_chain_rules_refuse_trees_by_name(name):
     p = torch.full((3, 2), 0.5)
-    with pytest.raises(DraftError, match=f"rule '{name}' verifies .* slots on chain, and this draft branches.*'layer' or 'walk'"):
+    with pytest.raises(
+        DraftError, match=f"rule '{name}' verifies .* slots on chain, and this draft branches.*'layer' or 'walk'"
+    ):
         verify(name, [0, 1], [ROOT, ROOT], [FIXED, FIXED], None, p, 0)
 
 
@@ -251,7 +256,8 @@ def test_verify_draws_from_the_law_that_the_rule_states(name):
     generator = torch.Generator().manual_seed(1)
     p, q = rows(generator, 4, 3, zeros=0), rows(generator, 3, 3, zeros=0)
     parents = [ROOT, 0, 1] if not RULES[name].accepts.structure("tree") else [ROOT, ROOT, 0]
-    tree = TokenTree([0, 1, 2], parents, [0, FIXED, 2], q)
+    law_row = [0, FIXED if "fixed" in RULES[name].accepts.laws else 0, 2]
+    tree = TokenTree([0, 1, 2], parents, law_row, q)
     outcome = RULES[name].outcome(tree, p)
     expected = torch.stack([s * outcome.bonus(i) / outcome.bonus(i).sum() for i, s in enumerate(outcome.stop)])
     counts = torch.zeros_like(expected)
@@ -264,7 +270,7 @@ def test_verify_draws_from_the_law_that_the_rule_states(name):
     cells = draws * expected[possible]
     statistic = float(((counts[possible] - cells) ** 2 / cells).sum())
     freedom = int(possible.sum()) - 1
-    assert statistic < freedom * (1 - 2 / (9 * freedom) + 3.09 * (2 / (9 * freedom)) ** 0.5) ** 3
+    assert freedom == 0 or statistic < freedom * (1 - 2 / (9 * freedom) + 3.09 * (2 / (9 * freedom)) ** 0.5) ** 3
 
 
 def test_sample_never_returns_a_token_without_mass():

@@ -15,11 +15,31 @@ from draftgraph.types import FIXED, TokenTree, Verdict
 from draftgraph.verify.agree import AgreeRule
 from draftgraph.verify.base import Rule
 from draftgraph.verify.block import BlockRule
+from draftgraph.verify.greedy_block import GreedyBlockRule
+from draftgraph.verify.kseq import KSeqRule
 from draftgraph.verify.layer import LayerRule
+from draftgraph.verify.lossy import TopBetaRule, TypicalRule
+from draftgraph.verify.multipath import MultipathRule
+from draftgraph.verify.recursive import RecursiveRule
 from draftgraph.verify.token import TokenRule
+from draftgraph.verify.traversal import TraversalRule
 from draftgraph.verify.walk import WalkRule
 
-RULES: dict[str, Rule] = {rule.name: rule for rule in (LayerRule(), BlockRule(), TokenRule(), WalkRule(), AgreeRule())}
+_RULES: tuple[Rule, ...] = (
+    LayerRule(),
+    BlockRule(),
+    TokenRule(),
+    WalkRule(),
+    AgreeRule(),
+    TraversalRule(),
+    RecursiveRule(),
+    KSeqRule(),
+    MultipathRule(),
+    GreedyBlockRule(),
+    TopBetaRule(),
+    TypicalRule(),
+)
+RULES: dict[str, Rule] = {rule.name: rule for rule in _RULES}
 
 
 def rules() -> dict[str, Rule]:

@@ -51,6 +51,8 @@ class Rule(ABC):
     """False if the verdict reads tokens only, so that nothing is gained by drafting SAMPLED slots."""
     position_noise: ClassVar[bool] = False
     """True if the verdict is drawn with noise that belongs to output positions (and may be shared with the drafter)."""
+    continues: ClassVar[bool] = False
+    """True if the rule also sets the law of later positions, so that a round cannot start from the plain target."""
 
     @abstractmethod
     def outcome(self, tree: TokenTree, p: torch.Tensor) -> Outcome:
