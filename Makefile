@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-EXTRAS := dev,bench,train,view
+EXTRAS := dev,bench,train,view,prove
 
 .PHONY: help demo test check bench pair clean
 .DEFAULT_GOAL := help

@@ -57,7 +57,7 @@ def assert_error(result: Result, code: int, *words: str) -> None:
 
 def test_json_is_one_object_with_the_plain_greedy_tokens(models):
     found = generate_json(PROMPT, *models)
-    assert list(found) == ["text", "token_ids", "finish_reason", "stats", "seed"]
+    assert list(found) == ["text", "token_ids", "finish_reason", "stats", "seed", "choice"]
     assert found["finish_reason"] == "length"
     prompt = byte_tokenizer()(PROMPT)["input_ids"]
     assert found["token_ids"] == plain(tiny_lm(vocab=256, window=256), prompt, 12)
@@ -294,6 +294,9 @@ class Greedy(LayerRule):
     def outcome(self, tree, p):
         return Outcome([0.0] * len(tree) + [1.0], lambda row: p[row])
 
+class Labelled(Greedy):
+    lossless = False
+
 instance = Mine()
 number = 3
 """
@@ -313,7 +316,7 @@ SMALL = ["--vocab", "2", "--depth", "1"]
 def test_prove_a_rule():
     result = run("prove", "--rule", "block", *SMALL)
     assert result.exit_code == 0, result.output
-    for word in ("chain", "controls", "un-warped bonus", "'block' is lossless"):
+    for word in ("chain", "controls", "un-warped bonus", "Not proven", "'block' is lossless"):
         assert word in result.stdout
 
 
@@ -326,6 +329,30 @@ def test_prove_all_as_one_object(monkeypatch):
     assert {proof["rule"] for proof in found["proofs"]} == {"block", "token"}
 
 
+def test_prove_all_compares_the_rules(monkeypatch, tmp_path):
+    monkeypatch.setattr("draftgraph.cli.prove.rules", lambda: {name: rules()[name] for name in ("block", "walk")})
+    result = run("prove", *SMALL, "--markdown", str(tmp_path / "proof.md"))
+    assert result.exit_code == 0, result.output
+    for word in ("verdict", "refused", "2 rules: 2 proven"):
+        assert word in result.stdout
+    assert "un-warped bonus" not in result.stdout
+    report = (tmp_path / "proof.md").read_text()
+    assert report.startswith("# draftgraph prove")
+    assert "| rule | verdict |" in report
+    verbose = run("prove", *SMALL, "--verbose")
+    assert "un-warped bonus" in verbose.stdout
+
+
+def test_bounds_are_computed_if_their_solver_is_installed(monkeypatch):
+    pytest.importorskip("scipy")
+    cases = json.loads(run("prove", "--rule", "block", *SMALL, "--json").stdout)["cases"]
+    assert cases[0]["gap"] == pytest.approx(0, abs=1e-9)
+    monkeypatch.setattr("draftgraph.proof.bounds.find_spec", lambda name: None)
+    without = run("prove", "--rule", "block", *SMALL)
+    assert without.exit_code == 0
+    assert "Bounds were not computed" in without.stdout
+
+
 def test_prove_a_rule_of_the_users(own_rules):
     result = run("prove", "--rule", "own_rules:instance", *SMALL, "--json")
     assert result.exit_code == 0, result.output
@@ -336,6 +363,10 @@ def test_a_biased_rule_is_exit_code_1(own_rules):
     result = run("prove", "--rule", "own_rules:Greedy", *SMALL)
     assert result.exit_code == 1
     assert "NOT lossless" in result.stdout
+    labelled = run("prove", "--rule", "own_rules:Labelled", *SMALL, "--json")
+    assert labelled.exit_code == 0
+    found = json.loads(labelled.stdout)
+    assert (found["status"], found["max_tv"] > 1e-3) == ("lossy, as labelled", True)
 
 
 def test_prove_refuses_what_is_not_a_rule(own_rules):
@@ -344,6 +375,7 @@ def test_prove_refuses_what_is_not_a_rule(own_rules):
     assert_error(run("prove", "--rule", "own_rules:absent"), 2, "own_rules:absent")
     assert_error(run("prove", "--rule", "no_such_module:Rule"), 2, "no_such_module")
     assert_error(run("prove", "--rule", "block", "--vocab", "1"), 2, "vocab")
+    assert_error(run("prove", "--rule", "block", "--markdown", "no/such/folder/file"), 2, "--markdown")
 
 
 def test_rules_are_listed():

@@ -1,4 +1,4 @@
-"""Pictures of rounds, results and proofs: what they must say, with and without colours."""
+"""Pictures of rounds and results: what they must say, with and without colours."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from draftgraph.proof.exact import CaseRow, ControlRow, Proof
+from draftgraph.choice import Choice
 from draftgraph.stats import PARTS, Stats
 from draftgraph.trace import RoundRecord
 from draftgraph.types import Result
-from draftgraph.verify import rules
+from draftgraph.verify import get_rule
 from draftgraph.view import terminal
 
 WORDS = {1: "if", 2: " x", 3: " y", 4: ":\n", 5: " [b]", 6: "\x1b[2J", 7: " end"}
@@ -28,7 +28,14 @@ STATS = Stats(
     num_prompt_tokens=4, num_output_tokens=4, accepted_by_source={"drafter": 3},
     seconds=dict.fromkeys(PARTS, 0.1),
 )  # fmt: skip
-RESULT = Result("if x:\n end", [1, 2, 4, 7], "length", STATS, seed=11)
+RESULT = Result(
+    "if x:\n end",
+    [1, 2, 4, 7],
+    "length",
+    STATS,
+    seed=11,
+    choice=Choice(get_rule("layer"), "graph", True, "of a reason"),
+)
 
 
 def draw(renderable: object, width: int = 100, colours: bool = False) -> str:
@@ -110,6 +117,7 @@ def test_legend_explains_every_mark_and_fits():
 
 def test_summary_has_the_numbers():
     text = draw(terminal.summary(RESULT))
+    assert "of a reason" in text
     for words in (
         "layer",
         "lossless",
@@ -126,49 +134,3 @@ def test_summary_has_the_numbers():
 def test_summary_of_nothing_divides_by_nothing():
     empty = replace(STATS, num_rounds=0, num_output_tokens=0, seconds=dict.fromkeys(PARTS, 0.0))
     assert "an interruption" in draw(terminal.summary(replace(RESULT, stats=empty, finish_reason=None)))
-
-
-def test_rules_are_listed_with_their_sources():
-    text = draw(terminal.rules_table(rules()), width=160)
-    for name, rule in rules().items():
-        assert name in text
-        assert rule.source in text
-
-
-CASES = (
-    CaseRow("chain", "sampled [q]", 3, 3, 197, 2e-16, 2.694),
-    CaseRow("tree", "fixed", 3, 3, 0, None, None, "chains [only]"),
-)
-CONTROLS = (
-    ControlRow("un-warped bonus", "somewhere", 0.05, True, True),
-    ControlRow("its repair", "repair", 1e-17, False, False),
-)
-PROOF = Proof("mine", True, True, 2e-16, 1e-12, ("random",), CASES, CONTROLS)
-
-
-def test_a_proof_is_two_tables_and_a_sentence():
-    text = draw(terminal.proof_report(PROOF))
-    for words in (
-        "3 tokens, drafts 3 deep",
-        "sampled [q]",
-        "2.694",
-        "refused: chains [only]",
-        "5.0e-02",
-        "biased",
-        "exact",
-    ):
-        assert words in text
-    assert text.rstrip().splitlines()[-1].startswith("rule 'mine' is lossless")
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"max_tv": 0.1}, "NOT lossless, although it claims"),
-        ({"max_tv": 0.1, "lossless": False}, "NOT lossless, and does not claim"),
-        ({"cases": CASES[1:]}, "accepts none"),
-        ({"controls": (replace(CONTROLS[0], failed=False),)}, "misjudged un-warped bonus"),
-    ],
-)
-def test_a_proof_that_fails_says_why(changes, words):
-    assert words in draw(terminal.proof_report(replace(PROOF, holds=False, **changes)))

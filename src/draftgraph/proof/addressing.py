@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import torch
 
-from draftgraph.proof.cases import CASES, Draft, best, grow
+from draftgraph.proof.cases import CASES, grow
 from draftgraph.proof.controls import Control
 from draftgraph.proof.law import (
     KINDS,
@@ -23,6 +23,7 @@ from draftgraph.proof.law import (
     random_tables,
     total_variation,
 )
+from draftgraph.proof.slots import Draft, best
 from draftgraph.rng import Noise
 from draftgraph.types import ROOT, TokenTree
 from draftgraph.verify.agree import choose

@@ -1,4 +1,4 @@
-"""Draft programs for the prover: structures (chain, tree, uneven, adapted, merged) by kinds of children.
+"""Draft programs for the prover: structures by kinds of children (`slots.py`).
 
 Each program is a small drafter: it asks q for laws and `draw` for random tokens, and every slot states its law. All
 of them satisfy the conditions of docs/layer_rule.md (A1: the shape looks at upper layers only; A2: the law of a slot is
@@ -7,112 +7,33 @@ its exact conditional law); the drafts that do not are in `controls.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from draftgraph.proof.law import Draw, Laws, Program
-from draftgraph.types import FIXED, ROOT, TokenTree
+from draftgraph.proof.slots import (
+    Children,
+    Draft,
+    Slot,
+    best,
+    fixed,
+    hybrid,
+    repeated,
+    replaced,
+    spine,
+    systematic,
+    unreplaced,
+    without,
+)
+from draftgraph.types import ROOT, TokenTree
 
-Slot = tuple[int, torch.Tensor | None]
-"""A token and the law, f[V], that it was drawn from; None if it is FIXED."""
-Children = Callable[[torch.Tensor, int, Draw], list[Slot]]
-"""children(q, k, draw) -> k slots below a node whose next-token law is q, f[V]."""
 Width = Callable[[int, tuple[int, ...], int], int]
 """width(depth, prefix, index) -> number of slots below the node that is number `index` of its layer."""
 
 
-class Draft:
-    """A draft under construction: nodes are added below earlier nodes, each with its law."""
-
-    def __init__(self) -> None:
-        self.tokens: list[int] = []
-        self.parents: list[int] = []
-        self.law_row: list[int] = []
-        self.laws: list[torch.Tensor] = []
-
-    def add(self, parent: int, token: int, law: torch.Tensor | None = None) -> int:
-        """Add a SAMPLED slot (with the tensor it was drawn from) or a FIXED one; returns its node."""
-        self.tokens.append(token)
-        self.parents.append(parent)
-        self.law_row.append(FIXED if law is None else len(self.laws))
-        if law is not None:
-            self.laws.append(law)
-        return len(self.tokens) - 1
-
-    def prefix(self, node: int) -> tuple[int, ...]:
-        tokens: list[int] = []
-        while node != ROOT:
-            tokens.append(self.tokens[node])
-            node = self.parents[node]
-        return tuple(reversed(tokens))
-
-    def children(self, node: int) -> list[int]:
-        return [child for child, parent in enumerate(self.parents) if parent == node]
-
-    def tree(self) -> TokenTree:
-        return TokenTree(self.tokens, self.parents, self.law_row, torch.stack(self.laws) if self.laws else None)
-
-
-# Children: what the slots of one node are.
-
-
-def best(q: torch.Tensor, k: int) -> list[int]:
-    """The k tokens with the largest q, f[V]."""
-    return [int(token) for token in q.argsort(descending=True, stable=True)[:k]]
-
-
-def without(q: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor | None:
-    """q, f[V], without some tokens, renormalised; None if nothing is left."""
-    rest = q.clone()
-    rest[list(tokens)] = 0.0
-    mass = rest.sum()
-    return rest / mass if float(mass) > 0.0 else None
-
-
-def fixed(q: torch.Tensor, k: int, draw: Draw) -> list[Slot]:
-    """The k best tokens, FIXED."""
-    return [(token, None) for token in best(q, k)]
-
-
-def hybrid(q: torch.Tensor, k: int, draw: Draw) -> list[Slot]:
-    """k - 1 best tokens FIXED and one SAMPLED from the rest (one more FIXED if q has no mass left)."""
-    top = best(q, k - 1)
-    rest = without(q, top)
-    if k == 0 or rest is None:
-        return fixed(q, k, draw)
-    return [(token, None) for token in top] + [(draw(rest), rest)]
-
-
-def spine(q: torch.Tensor, k: int, draw: Draw) -> list[Slot]:
-    """One SAMPLED from the whole of q and k - 1 best tokens FIXED, which may repeat it."""
-    return [*fixed(q, k - 1, draw), (draw(q), q)] if k else []
-
-
-def replaced(q: torch.Tensor, k: int, draw: Draw) -> list[Slot]:
-    """k SAMPLED with replacement; duplicates stay in the draft."""
-    return [(draw(q), q) for _ in range(k)]
-
-
-def unreplaced(q: torch.Tensor, k: int, draw: Draw) -> list[Slot]:
-    """Up to k SAMPLED without replacement: the law of each is q without the tokens drawn before it."""
-    slots: list[Slot] = []
-    while len(slots) < k and (law := without(q, [token for token, _ in slots])) is not None:
-        slots.append((draw(law), law))
-    return slots
-
-
-def repeated(q: torch.Tensor, k: int, draw: Draw) -> list[Slot]:
-    """One SAMPLED and its own token FIXED again; the best token FIXED twice."""
-    if k == 0:
-        return []
-    token = draw(q)
-    top = best(q, 1)[0]
-    return [(token, q), (token, None), (top, None), (top, None)][: 2 * k]
-
-
-# Structures: which nodes have how many slots.
+# Trees: every branch grows by itself.
 
 
 def grow(width: Width, children: Children, depth: int) -> Program:
@@ -170,6 +91,47 @@ def alternating(first_sampled: bool, depth: int) -> Program:
     return lambda q, draw: grown(q, draw, by_depth(), mixed(first_sampled), depth).tree()
 
 
+def delayed(children: Children, depth: int) -> Program:
+    """A chain that branches at its last token (Delayed Tree Expansion, arXiv 2602.16994)."""
+    return grow(by_depth(*[1] * (depth - 1), 2), children, depth)
+
+
+def paths(*lengths: int) -> Program:
+    """Independent SAMPLED paths of these lengths that part at the root. Two of them may draw the same tokens."""
+
+    def program(q: Laws, draw: Draw) -> TokenTree:
+        draft = Draft()
+        for length in lengths:
+            node = ROOT
+            for _ in range(length):
+                law = q(draft.prefix(node))
+                node = draft.add(node, draw(law), law)
+        return draft.tree()
+
+    return program
+
+
+def comb(depth: int) -> Program:
+    """A SAMPLED path whose nodes have FIXED leaves beside it, more of them where q is unsure (CaPE, arXiv 2402.02082)."""
+
+    def program(q: Laws, draw: Draw) -> TokenTree:
+        draft, node = Draft(), ROOT
+        for _ in range(depth):
+            law = q(draft.prefix(node))
+            token = draw(law)
+            teeth = sum(float(law.max()) < sure for sure in (0.5, 0.8))
+            others = [other for other in best(law, teeth + 1) if other != token][:teeth]
+            parent, node = node, draft.add(node, token, law)
+            for other in others:
+                draft.add(parent, other)
+        return draft.tree()
+
+    return program
+
+
+# Branches that know of each other: merges, one draw below several parents, growth by level.
+
+
 def merged(depth: int) -> Program:
     """A draft graph, unrolled: copies hang FIXED below the drafted depth, where a leaf repeats a drafted token."""
 
@@ -181,7 +143,7 @@ def merged(depth: int) -> Program:
                 if draft.tokens[node] == draft.tokens[leaf]:
                     for child in [c for c in draft.children(node) if c < drafted]:
                         draft.add(leaf, draft.tokens[child])
-        return draft.tree()
+        return draft.tree(across=True)
 
     return program
 
@@ -196,7 +158,51 @@ def copied(depth: int) -> Program:
             law = q(draft.prefix(layer[0]))
             token = draw(law)
             layer = [draft.add(node, token, law if i == 0 else None) for i, node in enumerate(layer)]
+        return draft.tree(across=True)
+
+    return program
+
+
+def shared(parents: Children, k: int, own: bool, depth: int) -> Program:
+    """k parents below the root; every deeper layer is one draw that hangs, with its law, below all nodes of the layer.
+
+    own  the first parent has a SAMPLED leaf beside the draw (drawn after it, without its token), the others a FIXED one.
+    """
+
+    def program(q: Laws, draw: Draw) -> TokenTree:
+        draft = Draft()
+        layer = [draft.add(ROOT, token, law) for token, law in parents(q(()), k, draw)] if depth else []
+        for _ in range(depth - 1):
+            law = q(draft.prefix(layer[0]))
+            first = draft.add(layer[0], draw(law), law)
+            below = [first, *(draft.share(node, first) for node in layer[1:])]
+            if own:
+                rest = without(q(draft.prefix(layer[0])), [draft.tokens[first]])
+                if rest is not None:
+                    draft.add(layer[0], draw(rest), rest)
+                for node in layer[1:]:
+                    draft.add(node, best(q(draft.prefix(node)), 1)[0])
+            layer = below
         return draft.tree()
+
+    return program
+
+
+def levels(children: Children, depth: int) -> Program:
+    """Growth level by level: the likeliest node of a layer has two slots, the next one, the others none."""
+
+    def program(q: Laws, draw: Draw) -> TokenTree:
+        draft = Draft()
+        layer, mass = [ROOT], {ROOT: 1.0}
+        for _ in range(depth):
+            ranked = sorted(layer, key=lambda node: -mass[node])
+            layer = []
+            for node, width in zip(ranked, (2, 1), strict=False):
+                law = q(draft.prefix(node))
+                for token, drawn in children(law, width, draw):
+                    layer.append(draft.add(node, token, drawn))
+                    mass[layer[-1]] = mass[node] * float(law[token])
+        return draft.tree(across=True)
 
     return program
 
@@ -219,23 +225,40 @@ def _case(structure: str, laws: str, width: Width, children: Children) -> Case:
     return Case(structure, laws, lambda depth: grow(width, children, depth))
 
 
+def _shared(laws: str, parents: Children, k: int = 2, own: bool = False) -> Case:
+    return Case("shared draws", laws, lambda depth: shared(parents, k, own, depth))
+
+
 CASES: tuple[Case, ...] = (
     _case("chain", "sampled", by_depth(), replaced),
     _case("chain", "fixed", by_depth(), fixed),
     Case("chain", "sampled, fixed, sampled", lambda depth: alternating(True, depth)),
     Case("chain", "fixed, sampled, fixed", lambda depth: alternating(False, depth)),
+    Case("2 paths", "with replacement", lambda depth: paths(depth, depth)),
+    Case("2 paths, one shorter", "with replacement", lambda depth: paths(depth - 1, depth)),
+    # two thirds as deep, so that there are as many drafts as of two paths
+    Case("3 paths", "with replacement", lambda depth: paths(*[2 * depth // 3] * 3)),
     _case("tree 2,2,1", "fixed", by_depth(2, 2), fixed),
     _case("tree 2,2,1", "hybrid", by_depth(2, 2), hybrid),
     _case("tree 3,1,1", "hybrid", by_depth(3), hybrid),
     _case("tree 2,1,1", "sampled from all, fixed", by_depth(2), spine),
-    _case("tree 2,1,1", "with replacement", by_depth(2), replaced),
     _case("tree 2,1,1", "without replacement", by_depth(2), unreplaced),
+    _case("tree 2,1,1", "systematic", by_depth(2), systematic),
     _case("tree 1,2,1", "without replacement", by_depth(1, 2), unreplaced),
+    _case("tree 1,2,1", "systematic", by_depth(1, 2), systematic),
+    Case("delayed tree", "with replacement", lambda depth: delayed(replaced, depth)),
+    Case("delayed tree", "hybrid", lambda depth: delayed(hybrid, depth)),
     _case("tree 2,1", "duplicates", by_depth(2, 1, 0), repeated),
+    Case("comb", "sampled, fixed leaves", comb),
     _case("uneven tree", "hybrid", uneven, hybrid),
     _case("uneven tree", "without replacement", uneven, unreplaced),
     _case("adapted tree", "hybrid", adapted, hybrid),
     _case("adapted tree", "fixed", adapted, fixed),
+    Case("levels", "hybrid", lambda depth: levels(hybrid, depth)),
     Case("merged graph", "hybrid, copies fixed", merged),
     Case("merged graph", "sampled once per layer, copies fixed", copied),
+    _shared("once for two fixed parents", fixed),
+    _shared("once for three hybrid parents", hybrid, 3),
+    _shared("once for two sampled parents", replaced),
+    _shared("once, beside slots of their own", hybrid, own=True),
 )

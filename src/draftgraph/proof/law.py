@@ -7,9 +7,11 @@ integrated rather than enumerated.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import cached_property
+from typing import Protocol, TypeVar, cast
 
 import torch
 
@@ -131,28 +133,125 @@ class Emitted:
     expected_tokens: float
 
 
+@dataclass(frozen=True)
+class Drafted:
+    """One draft of a program: how probable it is, and what a rule sees of it.
+
+    p  f[N + 1, V], the target's rows: what one forward pass would return.
+    """
+
+    probability: float
+    tree: TokenTree
+    p: torch.Tensor
+
+    @cached_property
+    def paths(self) -> list[tuple[int, ...]]:
+        """The tokens of the path to every entry: the root, then the nodes."""
+        return [tuple(self.tree.path_tokens(node)) for node in range(-1, len(self.tree))]
+
+
+def drafted(tables: Tables, program: Program) -> Iterator[Drafted]:
+    """Every draft of a program; the probabilities sum to one."""
+    for probability, tree in enumerate_draws(lambda draw: program(tables.drafter, draw)):
+        yield Drafted(probability, tree, tables.rows(tree))
+
+
 def output_law(rule: Rule, tables: Tables, program: Program, length: int) -> Emitted:
     """The exact law of the first `length` tokens (at least the deepest path and its bonus token).
 
     Raises DraftError if the rule refuses one of the drafts.
     """
-    vocab = tables.vocab
-    emitted = [torch.zeros(vocab**k, dtype=torch.float64) for k in range(length + 1)]
-    drafts, expected = 0, 0.0
-    for probability, tree in enumerate_draws(lambda draw: program(tables.drafter, draw)):
-        rule.check(tree)
-        drafts += 1
-        outcome = rule.outcome(tree, tables.rows(tree))
+    return emitted_law(rule, tables, list(drafted(tables, program)), length)
+
+
+def emitted_law(rule: Rule, tables: Tables, drafts: Sequence[Drafted], length: int) -> Emitted:
+    """`output_law` of drafts that are enumerated already: all drafts of a program."""
+    ends: list[tuple[Drafted, int]] = []
+    weights: list[float] = []
+    bonuses: list[torch.Tensor] = []
+    for draft in drafts:
+        rule.check(draft.tree)
+        outcome = rule.outcome(draft.tree, draft.p)
         total = sum(outcome.stop)
-        scale = probability / total if total > 0.0 else 0.0  # a rule that ends nowhere loses mass, and shows
+        scale = draft.probability / total if total > 0.0 else 0.0  # a rule that ends nowhere loses mass, and shows
         for entry, stop in enumerate(outcome.stop):
             if stop > 0.0:
-                path = tree.path_tokens(entry - 1)
-                bonus = outcome.bonus(entry).double()
-                start = _index(path, vocab) * vocab
-                emitted[len(path) + 1][start : start + vocab] += bonus / bonus.sum() * (scale * stop)
-                expected += scale * stop * (len(path) + 1)
-    return Emitted(_continue(emitted, tables), drafts, expected)
+                ends.append((draft, entry))
+                weights.append(scale * stop)
+                bonuses.append(outcome.bonus(entry).double())
+    laws = torch.stack(bonuses) if ends else torch.zeros(0, tables.vocab, dtype=torch.float64)
+    masses = laws / laws.sum(-1, keepdim=True) * torch.tensor(weights, dtype=torch.float64)[:, None]
+    emitted = [torch.zeros(tables.vocab**k, dtype=torch.float64) for k in range(length + 1)]
+    if rule.continues:
+        later = _Later(cast(Continuing, rule), tables, drafts, emitted)
+        for (draft, entry), mass in zip(ends, masses, strict=True):
+            later.emit(draft, entry, mass)
+    else:
+        _emit(ends, masses, emitted)
+    expected = sum(w * (len(draft.paths[entry]) + 1) for (draft, entry), w in zip(ends, weights, strict=True))
+    return Emitted(_continue(emitted, tables), len(drafts), expected)
+
+
+def _emit(ends: Sequence[tuple[Drafted, int]], masses: torch.Tensor, emitted: Sequence[torch.Tensor]) -> None:
+    """Add to emitted[k], f64[V**k], the texts of k tokens: a path, and the bonus tokens, masses f64[len(ends), V]."""
+    vocab = masses.shape[1]
+    for k in range(1, len(emitted)):
+        chosen = [i for i, (draft, entry) in enumerate(ends) if len(draft.paths[entry]) == k - 1]
+        starts = [_index(ends[i][0].paths[ends[i][1]], vocab) for i in chosen]
+        emitted[k].view(-1, vocab).index_add_(0, torch.tensor(starts, dtype=torch.long), masses[chosen])
+
+
+class State(Protocol):
+    """What a rule that changes the law of later positions remembers between them; see `verify.greedy_block`."""
+
+    left: int
+
+    def law(self, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor: ...
+
+    def after(self, token: int, p: torch.Tensor, q: torch.Tensor) -> State: ...
+
+
+class Continuing(Protocol):
+    """A rule with `continues`: after its verdict some positions have another law than the target's."""
+
+    def continuation(self, tree: TokenTree, p: torch.Tensor, end: int, token: int) -> State: ...
+
+
+class _Later:
+    """Emits the texts of a Continuing rule, up to where the target goes on alone."""
+
+    def __init__(
+        self, rule: Continuing, tables: Tables, drafts: Sequence[Drafted], emitted: Sequence[torch.Tensor]
+    ) -> None:
+        self.rule, self.tables, self.emitted = rule, tables, emitted
+        self.reach: defaultdict[tuple[int, ...], float] = defaultdict(float)
+        """Probability that a prefix is drafted; the drafter's law after it follows, whatever its slots are."""
+        for draft in drafts:
+            for prefix in set(draft.paths):
+                self.reach[prefix] += draft.probability
+
+    def emit(self, draft: Drafted, entry: int, masses: torch.Tensor) -> None:
+        """The path to an entry, a bonus token of masses f64[V], and what the rule makes of later positions."""
+        for token, mass in enumerate(masses.tolist()):
+            if mass > 0.0:
+                state = self.rule.continuation(draft.tree, draft.p, entry, token)
+                self._spread(state, (*draft.paths[entry], token), mass)
+
+    def _spread(self, state: State, text: tuple[int, ...], mass: float) -> None:
+        if not state.left or len(text) == len(self.emitted) - 1:
+            self.emitted[len(text)][_index(text, self.tables.vocab)] += mass
+            return
+        p, q = self.tables.target(text), self._drafter(text)
+        law = state.law(p, q).double()
+        for token, share in enumerate((law / law.sum()).tolist()):
+            if share > 0.0:
+                self._spread(state.after(token, p, q), (*text, token), mass * share)
+
+    def _drafter(self, text: tuple[int, ...]) -> torch.Tensor:
+        """f[V], the law of the token drafted after `text`; zeros where `text` is never drafted."""
+        reach = [self.reach.get((*text, token), 0.0) for token in range(self.tables.vocab)]
+        law = torch.tensor(reach, dtype=self.tables.p[0].dtype)
+        return law / self.reach[text] if self.reach.get(text) else law
 
 
 def total_variation(a: torch.Tensor, b: torch.Tensor) -> float:

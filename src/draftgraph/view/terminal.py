@@ -1,4 +1,4 @@
-"""Rounds, results and proofs as rich renderables. Pure functions: nothing here prints, loads or decodes a model.
+"""Rounds and results as rich renderables. Pure functions: nothing here prints, loads or decodes a model.
 
 Every mark is readable without colours, so that piped output says the same.
 """
@@ -6,19 +6,17 @@ Every mark is readable without colours, so that piped output says the same.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from draftgraph.proof.exact import CaseRow, ControlRow, Proof
 from draftgraph.stats import Stats
 from draftgraph.trace import RoundRecord
 from draftgraph.types import ROOT, Result
-from draftgraph.verify.base import Rule
 
 Decode = Callable[[int], str]
 """decode(token id) -> its text."""
@@ -153,6 +151,7 @@ def _summary_rows(result: Result, stats: Stats) -> list[tuple[str, str, str]]:
     return [
         ("rule", stats.rule, law),
         ("structure", stats.structure, merged),
+        ("chosen because", "", result.choice.reason),
         (
             "tokens",
             str(stats.num_output_tokens),
@@ -171,68 +170,6 @@ def tokens_per_second(stats: Stats) -> float:
     return stats.num_output_tokens / seconds if seconds else 0.0
 
 
-def rules_table(rules: Mapping[str, Rule]) -> Table:
-    """The rules, what they accept and where they come from."""
-    table = Table("rule", "lossless", "accepts", "source")
-    for name, rule in rules.items():
-        _add(table, name, "yes" if rule.lossless else "no", str(rule.accepts), rule.source)
-    return table
-
-
-def proof_report(proof: Proof) -> Group:
-    """A proof as two tables (cases, controls) and the sentence that they amount to."""
-    size = f" ({proof.cases[0].vocab} tokens, drafts {proof.cases[0].depth} deep)" if proof.cases else ""
-    title = f"rule {proof.rule}: law of the emitted text against the target's{size}"
-    parts: list[Table | Text] = [Text(title, "bold"), _case_table(proof.cases)]
-    parts += [
-        Text(f"— refused: {reason}", "dim") for reason in dict.fromkeys(row.refused for row in proof.cases) if reason
-    ]
-    if proof.controls:
-        parts.append(Text("controls: published mistakes must be caught, their repairs must pass", "bold"))
-        parts.append(_control_table(proof.controls))
-    return Group(*parts, _conclusion(proof))
-
-
-def _case_table(rows: Iterable[CaseRow]) -> Table:
-    table = Table()
-    for column in ("structure", "laws"):
-        table.add_column(column)
-    for column in ("drafts", "TV", "tokens/round"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        tv = "—" if row.tv is None else f"{row.tv:.1e}"
-        tokens = "—" if row.expected_tokens is None else f"{row.expected_tokens:.3f}"
-        _add(table, row.structure, row.laws, str(row.drafts), tv, tokens, style="dim" if row.tv is None else "")
-    return table
-
-
-def _control_table(rows: Iterable[ControlRow]) -> Table:
-    table = Table()
-    table.add_column("control")
-    table.add_column("source", style="dim")
-    table.add_column("TV", justify="right")
-    table.add_column("found")
-    for row in rows:
-        found = "biased" if row.failed else "exact"
-        right = row.failed == row.must_fail
-        verdict = Text(found if right else f"{found} (wrong)", "green" if right else "red")
-        _add(table, row.name, row.source, f"{row.tv:.1e}", verdict)
-    return table
-
-
-def _add(table: Table, *cells: str | Text, style: str = "") -> None:
-    """A row whose strings are text, not markup: brackets stay brackets."""
-    table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells), style=style)
-
-
-def _conclusion(proof: Proof) -> Text:
-    held = f"largest TV {proof.max_tv:.1e}, tolerance {proof.tolerance:.0e}"
-    if proof.holds:
-        return Text(f"rule {proof.rule!r} is lossless on every draft that it accepts ({held})", "bold green")
-    missed = [row.name for row in proof.controls if row.failed != row.must_fail]
-    if missed:
-        return Text(f"nothing is proven: the prover misjudged {', '.join(missed)}", "bold red")
-    if all(row.tv is None for row in proof.cases):
-        return Text(f"nothing is proven: rule {proof.rule!r} accepts none of these drafts", "bold red")
-    claim = "although it claims to be" if proof.lossless else "and does not claim to be"
-    return Text(f"rule {proof.rule!r} is NOT lossless, {claim} ({held})", "bold red")
+def _add(table: Table, *cells: str) -> None:
+    """A row of text, not markup: brackets stay brackets."""
+    table.add_row(*map(Text, cells))
