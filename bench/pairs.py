@@ -83,6 +83,14 @@ def story_folders(data: Path) -> tuple[Path, Path]:
     return folders
 
 
+def code_folders(data: Path) -> tuple[Path, Path]:
+    """The folders of the pair of Python source. Raises MissingPairError if they are not here."""
+    folders = data / "models" / "code10m", data / "models" / "code10m-draft-1m"
+    if not all((folder / "config.json").is_file() for folder in folders):
+        raise MissingPairError("the code pair (code10m and its 1m drafter) is not in the data folder")
+    return folders
+
+
 def load_model(folder: Path) -> PreTrainedModel:
     """In float32, the only type in which greedy speculation reproduces plain greedy decoding token by token.
 
@@ -124,6 +132,14 @@ def stories(tokenizer: Any, data: Path) -> list[list[int]]:
     if not path.is_file():
         raise MissingPairError("the held-out stories (stories_dev90.jsonl) are not in the data folder")
     return [tokenizer(row["text"])["input_ids"] for row in _read(path)]
+
+
+def python_texts(tokenizer: Any, data: Path) -> list[list[int]]:
+    """Token ids of HumanEval prompts with their solutions. Raises MissingPairError if they are not here."""
+    path = data / "prompts" / "humaneval_dev64.jsonl"
+    if not path.is_file():
+        raise MissingPairError("HumanEval (humaneval_dev64.jsonl) is not in the data folder")
+    return [tokenizer(row["prompt"] + row["canonical_solution"])["input_ids"] for row in _read(path)]
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:

@@ -16,6 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 import draftgraph as dg
 from draftgraph import errors
 from draftgraph.draft.model import ModelDrafter
+from draftgraph.verify.base import Accepts
+from draftgraph.verify.layer import LayerRule
 from models import REFUSED, byte_tokenizer, perturbed, plain, tiny_lm
 
 PARAMS = dg.SamplingParams(max_new_tokens=20)
@@ -107,7 +109,18 @@ def test_the_last_place_in_the_window(engine: dg.Engine) -> None:
         ({"branching": (1.5,)}, "branching"),
         ({"branching": ()}, r"branching=\(\)"),
         ({"branching": (2, 0)}, "branching"),
-        ({"rule": "block", "structure": "tree"}, "verifies chains only"),
+        ({"rule": "block", "structure": "tree"}, "on chain, not structure='tree'; write structure='chain'"),
+        (
+            {"rule": "block", "branching": (2, 1)},
+            r"not branching=\(2, 1\) .*; write structure='chain' without branching",
+        ),
+        ({"rule": "walk", "structure": "paths"}, "structure='paths' is SAMPLED, and rule 'walk' reads no laws"),
+        ({"rule": "agree", "branching": (2,), "children": "spine"}, "rule 'agree' reads no laws.*children='fixed'"),
+        ({"structure": "paths", "branching": (3, 2)}, r"part at the root only.*write \(3, 1, 1, ...\)"),
+        ({"structure": "paths", "children": "hybrid"}, "structure='paths' has children='with_replacement'"),
+        ({"structure": "comb", "branching": (3, 2)}, "write structure='tree'"),
+        ({"branching": (3, 2), "children": "hybird"}, "unknown children 'hybird'.*Did you mean 'hybrid'"),
+        ({"children": "systematic"}, "write branching="),
         ({"structure": "chain", "branching": (2, 1)}, "cannot branch"),
         ({"structure": "graph", "branching": (2, 1)}, "structure='tree'"),
         ({"drafter": "lookup"}, "leave out draft_model"),
@@ -117,6 +130,81 @@ def test_the_last_place_in_the_window(engine: dg.Engine) -> None:
 def test_impossible_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(errors.OptionError, match=message):
         dg.Engine.from_pretrained(TARGET(), draft_model=DRAFTER(), **options)
+
+
+class Apart(LayerRule):
+    """A rule that takes trees, but not those that grew level by level."""
+
+    name = "apart"
+    accepts = Accepts(frozenset({"fixed", "sampled"}), frozenset({"tree"}))
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "message"),
+    [
+        (
+            Apart(),
+            {"structure": "graph"},
+            "rule 'apart'.*structure='comb' or .* or branching=.* with children='hybrid'",
+        ),
+        (
+            "kseq",
+            {"structure": "tree"},
+            r"'kseq'.*write structure='paths'.*branching=\(3, 2, 1, 1\) with children='with_r",
+        ),
+        ("kseq", {"branching": (2, 1), "children": "without_replacement"}, "write children='with_replacement'"),
+        ("multipath", {"structure": "graph"}, "'multipath'.*write structure='paths'"),
+        ("multipath", {"branching": (3, 2)}, "write structure='paths' without branching"),
+        ("multipath", {"drafter": "lookup"}, "without a draft model, there is nothing to sample"),
+        ("greedy_block", {}, "re-targets later positions.*never better.*write rule='block'"),
+    ],
+    ids=lambda value: str(getattr(value, "name", value)),
+)
+def test_drafts_that_a_rule_does_not_verify(rule: Any, options: dict[str, Any], message: str) -> None:
+    """Refused before a model is loaded; what the message offers instead is possible."""
+    with pytest.raises(errors.OptionError, match=message):
+        dg.Config(rule=rule, **options)
+
+
+@pytest.mark.parametrize(
+    ("rule", "branching", "structure", "children"),
+    [
+        (Apart(), None, "comb", "hybrid"),
+        ("kseq", None, "paths", "with_replacement"),
+        ("kseq", (3, 2), "tree", "with_replacement"),
+        ("multipath", (3, 1), "paths", "with_replacement"),
+        ("layer", None, "graph", "hybrid"),
+        ("layer", (3, 1), "tree", "hybrid"),
+        ("block", None, "chain", "hybrid"),
+        ("block", (1, 1), "chain", "hybrid"),
+        ("agree", (3, 1), "tree", "fixed"),
+    ],
+    ids=str,
+)
+def test_what_suits_a_rule(rule: Any, branching: tuple[int, ...] | None, structure: str, children: str) -> None:
+    config = dg.Config(rule=rule, branching=branching)
+    assert (config.resolved_structure, config.resolved_children) == (structure, children)
+
+
+def test_rules_without_anything_to_sample() -> None:
+    """At temperature 0 i.i.d. paths are one path: the request is refused, not decoded some other way."""
+    config = dg.Config(rule="multipath")
+    config.refuse_unverified(sampled=True)
+    with pytest.raises(errors.OptionError, match=r"at temperature 0, or without a draft model.*rule='layer'"):
+        config.refuse_unverified(sampled=False)
+    for structure in ("graph", "tree", "comb", "paths", "chain", "gsd"):
+        dg.Config(structure=structure).refuse_unverified(sampled=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "option"),
+    [
+        ({"branching": (2, 1)}, "branching=(2, 1)"), ({"structure": "comb"}, "structure='comb'"),
+        ({"structure": "paths"}, "structure='paths'"), ({"structure": "gsd"}, "structure='gsd'"), ({"structure": "tree"}, None),
+    ],
+)  # fmt: skip
+def test_options_that_only_a_draft_model_can_follow(options: dict[str, Any], option: str | None) -> None:
+    assert dg.Config(**options).asks_model == option
 
 
 @pytest.mark.parametrize("options", [{"drafter": "model"}, {"drafter": "text"}, {"drafter": "text", "prediction": "x"}])
@@ -133,7 +221,7 @@ def test_predictions_outside_the_vocabulary() -> None:
 def test_names_of_the_ecosystem() -> None:
     aliases = {"num_assistant_tokens": 3, "rejection_sample_method": "standard"}
     engine = dg.Engine.from_pretrained(TARGET(), assistant_model=DRAFTER(), **aliases)
-    assert (engine.config.num_speculative_tokens, engine.rule.name) == (3, "token")
+    assert (engine.config.num_speculative_tokens, engine.choice(dg.SamplingParams()).rule.name) == (3, "token")
     assert engine.config.resolved_structure == "chain"
     engine = dg.Engine.from_pretrained(TARGET(), prompt_lookup_num_tokens=4)
     assert (engine.config.drafter, engine.config.num_speculative_tokens) == ("lookup", 4)

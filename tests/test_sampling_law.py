@@ -22,7 +22,7 @@ from transformers import (
 )
 
 import draftgraph as dg
-from draftgraph.draft import levels, model
+from draftgraph.draft import model
 from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.target.base import CachedText, Rows
 from draftgraph.verify.layer import LayerRule
@@ -99,7 +99,7 @@ def tables() -> tuple[TableLM, TableLM]:
 def make_engine(rule: str, options: dict[str, Any]) -> dg.Engine:
     config = dg.Config().with_options(rule=rule, **options)
     p, q = tables()
-    drafter = LookupDrafter(config) if config.drafter else model.ModelDrafter(q, config, config.resolved_rule, VOCAB)
+    drafter = LookupDrafter(config) if config.drafter else model.ModelDrafter(q, config, VOCAB)
     return dg.Engine(p, drafter, config, None, frozenset())
 
 
@@ -147,13 +147,13 @@ def test_law(rule: str, warping: str, options: dict[str, Any]) -> None:
         assert tokens_per_call > 1.2
 
 
-def _flat_law(place: Callable[..., list[int]]) -> Callable[..., list[int]]:
+def _flat_law(grow: Callable[..., Any]) -> Callable[..., Any]:
     """The stored law is not the one that was drawn from."""
 
-    def spoiled(graph: Any, nodes: Any, q: torch.Tensor, *rest: Any) -> list[int]:
-        children = place(graph, nodes, q, *rest)
+    def spoiled(*arguments: Any) -> Any:
+        graph, passes = grow(*arguments)
         graph.laws = [torch.full_like(block, 1.0 / VOCAB) for block in graph.laws]
-        return children
+        return graph, passes
 
     return spoiled
 
@@ -170,7 +170,7 @@ def _sharpened(self: LayerRule, tree: dg.TokenTree, p: torch.Tensor) -> dg.Outco
 
 LAYER = LayerRule.outcome
 CONTROLS = {
-    "altered law": (levels, "_place", _flat_law(levels._place)),
+    "altered law": (model, "grow_branching", _flat_law(model.grow_branching)),
     "argmax called a draw": (model, "_drawer", _argmax),
     "sharpened target": (LayerRule, "outcome", _sharpened),
 }

@@ -20,14 +20,15 @@ LAYERS = (
     ("errors", "types", "rng", "stats", "trace"),
     ("verify",),
     ("proof",),
-    ("config", "warp", "detokenize"),
+    ("config", "filters", "warp", "detokenize"),
+    ("choice",),
     ("target",),
     ("request",),
     ("draft",),
     ("commit",),
     ("round",),
     ("engine",),
-    ("custom_generate", "data", "train"),
+    ("custom_generate", "data", "study", "train"),
     ("view", "bench", "server", "scale"),
     ("cli",),
 )
@@ -35,7 +36,7 @@ LAYERS = (
 
 PURE = (
     "types.py", "rng.py", "verify/*.py", "proof/*.py", "draft/graph.py", "draft/levels.py", "draft/best_first.py", "draft/gsd.py",
-    "draft/edges.py", "draft/calibrate.py",
+    "draft/edges.py", "draft/calibrate.py", "draft/children.py", "draft/shapes.py",
 )  # fmt: skip
 """Files that run without a model, whatever they import inside the package in turn."""
 NOT_PURE = ("transformers", "draftgraph.target", "draftgraph.engine", "draftgraph.cli")

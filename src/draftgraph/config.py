@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from draftgraph.errors import OptionError, unknown_name
 from draftgraph.verify import get_rule
 from draftgraph.verify.base import Rule
+from draftgraph.verify.example import CHILDREN, SAMPLED_CHILDREN, takes
 
 LogitsProcessor = Callable[[torch.LongTensor, torch.FloatTensor], torch.FloatTensor]
 """transformers' protocol: (input_ids i64[rows, length], scores f[rows, V]) -> scores f[rows, V]."""
@@ -93,7 +95,7 @@ class SamplingParams:
             _require(callable(processor), "logits_processors", processor, "callables (input_ids, scores) -> scores")
 
 
-STRUCTURES = ("graph", "tree", "chain", "gsd")
+STRUCTURES = ("graph", "tree", "comb", "paths", "chain", "gsd")
 DRAFTERS = ("model", "lookup", "text")
 ALIASES = {
     "num_assistant_tokens": "num_speculative_tokens",
@@ -108,11 +110,16 @@ class Config:
     """How an engine drafts and verifies.
 
     budget     nodes that the target verifies per round; 0 is plain decoding, "auto" suits the machine.
-    structure  "graph" (a tree whose spare slots are filled by edges into text already seen), "tree", "chain",
-               "gsd" (the published merge-while-drafting order, a baseline), or "auto": "graph", or "chain" for rules of chains.
+    structure  "graph" (a tree whose spare slots are filled by edges into text already seen), "tree", "comb" (one main path
+               with leaves where the drafter is unsure), "paths" (SAMPLED i.i.d. from the root), "chain", "gsd" (the published
+               merge-while-drafting order, a baseline), or "auto": the first of them that the rule verifies.
     rule       a name in `draftgraph.rules()`, a Rule, or "auto".
     num_speculative_tokens  depth of the draft; None suits budget and drafter.
-    branching  children per node for every depth, for a tree of fixed shape, e.g. (3, 2, 1, 1).
+    branching  children per node for every depth, for a tree of fixed shape, e.g. (3, 2, 1, 1); (4, 1, 1) are four paths.
+    children   what the children of a fixed shape are: "hybrid" (the best ones FIXED, the last one SAMPLED from the rest),
+               "fixed", "with_replacement", "without_replacement", "spine" (one SAMPLED from all, the best ones FIXED),
+               "systematic" (one draw of k different tokens), or "auto": "hybrid" where the rule verifies it.
+               At temperature 0 all are "fixed".
     drafter    "model" where a draft model is given; "lookup" (n-grams of prompt and output) or "text" (`prediction`) without.
     prediction text that the output is expected to repeat, for drafter="text".
     gsd_match  τ of structure="gsd": a token is merged if it and its τ predecessors occurred before in the draft.
@@ -123,6 +130,7 @@ class Config:
     rule: str | Rule = "auto"
     num_speculative_tokens: int | None = None
     branching: tuple[int, ...] | None = None
+    children: str = "auto"
     drafter: str | None = None
     prediction: str | Sequence[int] | None = None
     gsd_match: int = 1
@@ -136,6 +144,8 @@ class Config:
             raise unknown_name("structure", self.structure, (*STRUCTURES, "auto"))
         if self.rule != "auto":
             get_rule(self.rule)
+        if self.children != "auto" and self.children not in CHILDREN:
+            raise unknown_name("children", self.children, (*CHILDREN, "auto"))
         if self.drafter is not None and self.drafter not in DRAFTERS:
             raise unknown_name("drafter", self.drafter, DRAFTERS)
         depth = self.num_speculative_tokens
@@ -161,39 +171,120 @@ class Config:
         _require(
             isinstance(self.gsd_match, int) and self.gsd_match >= 0, "gsd_match", self.gsd_match, "an integer >= 0"
         )
-        if self.branching is not None and self.num_speculative_tokens not in (None, len(self.branching)):
+        if self.resolved_rule.continues:
             raise OptionError(
-                f"branching={self.branching} is {len(self.branching)} deep, not num_speculative_tokens="
+                f"rule {self.resolved_rule.name!r} re-targets later positions, and every round here starts from the plain "
+                "target; over many rounds it is never better than block verification; write rule='block'"
+            )
+        if self.branching is not None:
+            self._refuse_shape(self.branching)
+        if self.children != "auto":
+            self._refuse_children()
+        if self.structure == "paths" and not self.resolved_rule.uses_laws:
+            raise OptionError(f"structure='paths' is SAMPLED, and {self._reads_no_laws}; write structure='graph'")
+        self.refuse_unverified(self._samples)
+
+    def _refuse_shape(self, branching: tuple[int, ...]) -> None:
+        structure = self.resolved_structure
+        if self.num_speculative_tokens not in (None, len(branching)):
+            raise OptionError(
+                f"branching={branching} is {len(branching)} deep, not num_speculative_tokens="
                 f"{self.num_speculative_tokens}; leave one of them out"
             )
-        if (
-            self.rule != "auto"
-            and not get_rule(self.rule).accepts.structure("tree")
-            and self.resolved_structure != "chain"
-        ):
+        if structure not in ("tree", "paths", "chain"):
+            raise OptionError(f"branching={branching} is the shape of a tree; write structure='tree' with it")
+        if structure == "chain" and set(branching) != {1}:
+            raise OptionError(f"structure='chain' cannot branch as branching={branching} asks; write structure='tree'")
+        if structure == "paths" and set(branching[1:]) - {1}:
             raise OptionError(
-                f"rule {get_rule(self.rule).name!r} verifies chains only, not structure={self.structure!r}; "
-                "write structure='chain', or rule='layer' (which is the same rule on a chain as 'block')"
+                f"paths part at the root only, not as branching={branching} asks; write ({branching[0]}, 1, 1, ...), "
+                "or structure='tree'"
             )
-        if self.branching is not None and self.resolved_structure not in ("tree", "chain"):
-            raise OptionError(f"branching={self.branching} is the shape of a tree; write structure='tree' with it")
-        if self.branching is not None and self.resolved_structure == "chain" and any(k != 1 for k in self.branching):
+
+    def _refuse_children(self) -> None:
+        if self.structure == "paths" and self.children != "with_replacement":
             raise OptionError(
-                f"structure='chain' cannot branch as branching={self.branching} asks; write structure='tree'"
+                f"structure='paths' has children='with_replacement', not {self.children!r}; write structure='tree'"
             )
+        if self.branching is None and self.structure != "paths":
+            raise OptionError(f"children={self.children!r} fill a fixed shape; write branching=(3, 2, 1, 1) with it")
+        if self.children != "fixed" and not self.resolved_rule.uses_laws:
+            raise OptionError(
+                f"children={self.children!r} are SAMPLED, and {self._reads_no_laws}; write children='fixed'"
+            )
+
+    @property
+    def _reads_no_laws(self) -> str:
+        return f"rule {self.resolved_rule.name!r} reads no laws, so that its drafts are FIXED"
+
+    def refuse_unverified(self, sampled: bool) -> None:
+        """Refuse drafts that the rule does not verify. `sampled`: a draft model makes them, at a temperature > 0.
+
+        Raises OptionError.
+        """
+        rule, structure = self.resolved_rule, self.resolved_structure
+        if self._verifies(structure, sampled):
+            return
+        if not sampled:
+            raise OptionError(
+                f"rule {rule.name!r} verifies {rule.accepts}; at temperature 0, or without a draft model, there is nothing "
+                "to sample. Write rule='layer'"
+            )
+        possible = [f"structure={name!r}" for name in STRUCTURES if takes(rule, name, "hybrid", grown=True)]
+        shapes = [f"children={name!r}" for name in CHILDREN if takes(rule, "tree", name, grown=False)]
+        if self.branching is None:
+            asked = f"structure={structure!r}"
+            possible += [f"branching=(3, 2, 1, 1) with {kind}" for kind in shapes[:1]]
+        else:
+            asked = f"branching={self.branching} with children={self.resolved_children!r}"
+            possible = shapes or [f"{name} without branching" for name in possible]
+        instead = " or ".join([*possible, "rule='layer'"])
+        raise OptionError(f"rule {rule.name!r} verifies {rule.accepts}, not {asked}; write {instead}")
+
+    def _verifies(self, structure: str, sampled: bool) -> bool:
+        """Whether the rule takes such drafts; children="auto": with some kind of SAMPLED children."""
+        children = SAMPLED_CHILDREN if self.children == "auto" else (self.children,)
+        kinds = children if sampled else ("fixed",)
+        return any(takes(self.resolved_rule, structure, kind, self.branching is None) for kind in kinds)
+
+    @property
+    def _samples(self) -> bool:
+        """Whether drafts have SAMPLED slots at temperatures > 0, as far as can be known here."""
+        return self.drafter in (None, "model") and self.resolved_rule.uses_laws
 
     @property
     def resolved_rule(self) -> Rule:
         """The rule that runs; "auto" is the layer rule, which is the best known one for every draft made here."""
         return get_rule("layer" if self.rule == "auto" else self.rule)
 
-    @property
+    @cached_property
     def resolved_structure(self) -> str:
         if self.structure != "auto":
             return self.structure
+        names = ["graph", "comb", "paths", "chain"]
         if self.branching is not None:
-            return "tree"
-        return "graph" if self.resolved_rule.accepts.structure("tree") else "chain"
+            names = ["tree", *["paths"] * (set(self.branching[1:]) <= {1}), *["chain"] * (set(self.branching) <= {1})]
+        return next((name for name in names if self._verifies(name, self._samples)), names[0])
+
+    @cached_property
+    def resolved_children(self) -> str:
+        """The kind of children of a fixed shape where there is a law to sample."""
+        if self.children != "auto":
+            return self.children
+        if not self.resolved_rule.uses_laws:
+            return "fixed"
+        if self.resolved_structure == "paths":
+            return "with_replacement"
+        kinds = (kind for kind in SAMPLED_CHILDREN if takes(self.resolved_rule, "tree", kind, grown=False))
+        return next(kinds, "hybrid")
+
+    @property
+    def asks_model(self) -> str | None:
+        """The option that only a draft model can follow, if there is one."""
+        if self.branching is not None:
+            return f"branching={self.branching}"
+        structure = self.resolved_structure
+        return f"structure={structure!r}" if structure in ("comb", "paths", "gsd") else None
 
     def with_options(self, **options: Any) -> Config:
         """A copy with some options changed; aliases of the ecosystem are understood.

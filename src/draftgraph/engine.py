@@ -11,6 +11,7 @@ from typing import Any, overload
 import torch
 from transformers import PreTrainedModel
 
+from draftgraph.choice import Choice, choose, reconsider
 from draftgraph.config import Config, SamplingParams
 from draftgraph.detokenize import Detokenizer
 from draftgraph.draft.base import Drafter
@@ -64,7 +65,6 @@ class Engine:
     ) -> None:
         self.target, self.drafter, self.config, self.tokenizer, self.eos = target, drafter, config, tokenizer, eos
         self.draft_window = draft_window
-        self.rule = config.resolved_rule
 
     @classmethod
     def from_pretrained(
@@ -89,6 +89,8 @@ class Engine:
         """
         draft_model = draft_model if draft_model is not None else options.pop("assistant_model", None)
         chosen = (config or Config()).with_options(**options)
+        if draft_model is None and chosen.drafter is None:
+            chosen = chosen.with_options(drafter="lookup")
         if draft_model is None and chosen.drafter == "model":
             raise OptionError("drafter='model' needs a draft_model; write draft_model=..., or drafter='lookup'")
         if draft_model is not None and chosen.drafter not in (None, "model"):
@@ -133,23 +135,33 @@ class Engine:
         request = self._request(prompt, params or SamplingParams())
         return Stream(self._run(request), partial(self._result, request))
 
+    def choice(self, params: SamplingParams) -> Choice:
+        """The rule, structure and kind of slots that a request starts with, and why.
+
+        Raises OptionError if the rule that was asked for does not verify the drafts that there would be.
+        """
+        return choose(self.config, params.temperature, has_model=isinstance(self.drafter, ModelDrafter))
+
     def _run(self, request: Request) -> Generator[Event, None, None]:
         bounds = partial(limits, self.config, window=self.target.context_window, device=self.target.device)
         try:
             request.text = self.target.open(len(request.tokens) + request.limit + 64)
             self.drafter.begin(request)
             while request.finish_reason is None:
-                yield decode_round([request], self.drafter, self.target, self.rule, bounds)[0]
+                yield decode_round([request], self.drafter, self.target, bounds)[0]
+                seen = self.drafter.overlap(request)
+                request.choice = reconsider(request.choice, self.config, request.params.temperature, seen)
         finally:
             if request.drafting is not None:
                 self.drafter.end(request)
             self.target.close(request.text)
 
     def _result(self, request: Request) -> Result:
+        choice = request.choice
         stats = request.tally.stats(
-            rule=self.rule.name,
-            structure=self.config.resolved_structure,
-            lossless=self.rule.lossless,
+            rule=choice.rule.name,
+            structure=choice.structure,
+            lossless=choice.rule.lossless,
             prompt=request.prompt_length,
             output=len(request.output),
         )
@@ -160,12 +172,14 @@ class Engine:
             request.finish_reason,
             stats,
             request.noise.seed,
+            choice,
             logprobs,
             tuple(request.rounds),
         )
 
     def _request(self, prompt: Prompt, params: SamplingParams) -> Request:
         """Check a prompt and its options; nothing is allocated yet."""
+        choice = self.choice(params)
         ids = self._encode(prompt)
         limit = self._limit(len(ids), params)
         if params.stop and self.tokenizer is None:
@@ -176,6 +190,7 @@ class Engine:
         seed = fresh_seed() if params.seed is None else params.seed
         return Request(
             params,
+            choice,
             ids,
             len(ids),
             limit,
@@ -240,15 +255,14 @@ def _make_drafter(
     check_pair(target, drafter, tokenizer, load_tokenizer(draft_model))
     if drafter.model is not target.model:
         probe(drafter)
-    return ModelDrafter(drafter, config, config.resolved_rule, target.vocab_size), drafter.context_window
+    return ModelDrafter(drafter, config, target.vocab_size), drafter.context_window
 
 
 def _prediction(target: HFModel, config: Config, tokenizer: Any | None) -> list[int]:
     """Token ids of `config.prediction`; checks what a drafter without a model can do."""
-    if config.resolved_structure == "gsd" or config.branching is not None:
-        shape = "structure='gsd'" if config.resolved_structure == "gsd" else f"branching={config.branching}"
+    if config.asks_model is not None:
         raise OptionError(
-            f"{shape} asks a draft model; give draft_model=..., or write structure='graph', 'tree' or 'chain'"
+            f"{config.asks_model} asks a draft model; give draft_model=..., or write structure='graph', 'tree' or 'chain'"
         )
     prediction = config.prediction or ()
     if config.drafter == "text" and not prediction:

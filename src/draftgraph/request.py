@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from draftgraph.choice import Choice
 from draftgraph.config import SamplingParams
 from draftgraph.detokenize import Detokenizer
 from draftgraph.rng import Noise
@@ -16,13 +17,15 @@ from draftgraph.warp import Warper
 
 @dataclass
 class Request:
-    """tokens  i64 ids of prompt and output; the first `prompt_length` are the prompt.
+    """choice  how the next round drafts and verifies.
+    tokens  i64 ids of prompt and output; the first `prompt_length` are the prompt.
     limit     output tokens at most (the user's limit, or what the context window leaves).
     eos       ids that end the text.
     text      what the target has cached; drafting  whatever the drafter keeps.
     """
 
     params: SamplingParams
+    choice: Choice
     tokens: list[int]
     prompt_length: int
     limit: int

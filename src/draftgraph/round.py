@@ -12,7 +12,6 @@ from draftgraph.request import Request
 from draftgraph.stats import Clock
 from draftgraph.target.base import CausalLM, Rows
 from draftgraph.types import Event
-from draftgraph.verify.base import Rule
 from draftgraph.warp import Prefixes
 
 
@@ -21,7 +20,6 @@ def decode_round(
     requests: Sequence[Request],
     drafter: Drafter,
     target: CausalLM,
-    rule: Rule,
     limits: Callable[[Request], Limits],
 ) -> list[Event]:
     """One round for every request; each emits at least one token. Returns their events, in order."""
@@ -45,7 +43,7 @@ def decode_round(
         scores = request.warper.scores(rows, Prefixes.of_tree(request.tokens, tree))
         p = request.warper.shape_round(scores)
         clock.lap("warping")
-        verdict = rule.verdict(tree, p, request.noise, len(request.tokens))
+        verdict = request.choice.rule.verdict(tree, p, request.noise, len(request.tokens))
         clock.lap("rule")
         target.keep(request.text, verdict.path)
         drafter.observe(request, draft, verdict, scores, p)

@@ -12,6 +12,7 @@ import torch
 from draftgraph.errors import DraftError
 
 if TYPE_CHECKING:
+    from draftgraph.choice import Choice
     from draftgraph.stats import Stats
     from draftgraph.trace import RoundRecord
 
@@ -37,8 +38,8 @@ class TokenTree:
 
     draws    N nodes: the first node of the same depth that hangs on the same random draw, itself for a draw of its own
              (None: every SAMPLED slot is a draw of its own). One draw may have several parents: a merge that keeps its law.
-    across   True if the shape below one branch looked at tokens of another, as growth level by level does. Rules that verify
-             one branch before they look at the next cannot use such a draft.
+    across   True if the shape below one branch looked at tokens of another, as growth level by level does. Rules that need
+             branches which were drawn alike cannot use such a draft.
 
     A tree cannot be built without a law for every slot. The slots of a node are verified in the order of `slots`.
     """
@@ -179,6 +180,7 @@ class Result:
     finish_reason  "stop" (end-of-sequence token or stop string), "length" (limit or context window), or None if interrupted.
     logprobs       log-probabilities of `token_ids` under the target's own softmax (before warping), if asked for.
     seed           the seed the request ran with, so that it can be run again.
+    choice         rule, structure and kind of slots that were used (last), and why.
     """
 
     text: str
@@ -186,5 +188,6 @@ class Result:
     finish_reason: str | None
     stats: Stats
     seed: int
+    choice: Choice
     logprobs: list[float] | None = None
     rounds: tuple[RoundRecord, ...] = field(default=(), repr=False)

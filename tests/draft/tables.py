@@ -32,7 +32,7 @@ class Table:
     def __call__(self, graph: DraftGraph, nodes: Sequence[int]) -> torch.Tensor:
         known = {node for each in self.passes for node in each}
         assert not known & set(nodes), "a node is evaluated once"
-        assert all(node == ROOT or graph.parents[node] in known for node in nodes), "its parent before it"
+        assert all(node == ROOT or graph.parents[node] in (ROOT, *graph.fed) for node in nodes), "its parent before it"
         self.passes.append(list(nodes))
         graph.fed.update((node, node) for node in nodes if node != ROOT)
         return torch.stack([self.row(graph.path_tokens(node)) for node in nodes])
@@ -58,13 +58,35 @@ class Drawn:
         return tokens
 
 
+@dataclass
+class Truncated(Table):
+    """Rows whose `zeros` least likely tokens have no mass, as under top-k."""
+
+    zeros: int = 2
+
+    def row(self, prefix: Sequence[int]) -> torch.Tensor:
+        row = super().row(prefix)
+        row[row.argsort()[: self.zeros]] = 0.0
+        return row / row.sum()
+
+
+def quantiles(seed: int, changed: int | None = None, salt: int = 0) -> Callable[[int, int], float]:
+    """Uniform numbers by (depth, address); from depth `changed` on they are others."""
+
+    def quantile(depth: int, address: int) -> float:
+        key = (seed, depth, address, salt if changed is not None and depth >= changed else 0)
+        return float(torch.rand(1, generator=torch.Generator().manual_seed(hash(key) % 2**40)))
+
+    return quantile
+
+
 def check(graph: DraftGraph, limits: Limits) -> None:
-    """Budget, depth and reach are kept; every path once; scores are probabilities that do not grow along a path."""
+    """Budget, depth and reach are kept; every FIXED slot once; scores are probabilities that do not grow along a path."""
     tree = graph.tree()
     assert len(graph) <= limits.budget
     assert all(graph.depth(node) == tree.depths[node] <= limits.reach for node in range(len(graph)))
-    paths = [tuple(tree.path_tokens(node)) for node in range(len(graph)) if tree.law_row[node] == FIXED]
-    assert len(set(paths)) == len(paths)
+    slots = [(tree.parents[node], tree.tokens[node]) for node in range(len(graph)) if tree.law_row[node] == FIXED]
+    assert len(set(slots)) == len(slots)
     for node, parent in enumerate(tree.parents):
         assert 0.0 <= graph.score(node) <= graph.score(parent) * (1 + 1e-9)
 

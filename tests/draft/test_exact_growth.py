@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 
+from draftgraph.choice import Choice
 from draftgraph.config import Config, SamplingParams
 from draftgraph.detokenize import Detokenizer
 from draftgraph.draft import model
@@ -25,10 +26,12 @@ from draftgraph.draft.base import Draw as Draws
 from draftgraph.draft.base import Evaluate, Limits
 from draftgraph.draft.best_first import WIDTH, add_edges, grow_best_first
 from draftgraph.draft.calibrate import BETA, GAMMA, TEMPERATURES, Calibration, sharpen
+from draftgraph.draft.children import KINDS as KINDS_OF_CHILDREN
 from draftgraph.draft.edges import PRIOR, Discounts, DraftRows, TextRows
 from draftgraph.draft.graph import DraftGraph, Row
 from draftgraph.draft.gsd import grow_gsd
-from draftgraph.draft.levels import grow_branching, grow_levels
+from draftgraph.draft.levels import grow_levels
+from draftgraph.draft.shapes import grow_branching, grow_comb, paths
 from draftgraph.proof.law import (
     KINDS,
     Draw,
@@ -156,12 +159,24 @@ def filled(setting: Setting, evaluate: Evaluate, draw: Draws) -> DraftGraph:
     request: Any = SimpleNamespace(
         tokens=setting.context, drafting=SimpleNamespace(own=setting.own, discounts=setting.discounts)
     )
-    drafter = model.ModelDrafter(None, Config(), LayerRule(), setting.tables.vocab)  # type: ignore[arg-type]
+    drafter = model.ModelDrafter(None, Config(), setting.tables.vocab)  # type: ignore[arg-type]
     return drafter._fill(request, graph, setting.limits, sampled=True)
 
 
-def branching(setting: Setting, evaluate: Evaluate, draw: Draws) -> DraftGraph:
-    return grow_branching(evaluate, draw, setting.limits, setting.branching)[0]
+def branching(setting: Setting, evaluate: Evaluate, draw: Draws, children: str) -> DraftGraph:
+    return grow_branching(evaluate, draw, setting.limits, setting.branching, children)[0]
+
+
+def iid_paths(setting: Setting, evaluate: Evaluate, draw: Draws) -> DraftGraph:
+    return grow_branching(evaluate, draw, setting.limits, paths(setting.limits, None), "with_replacement")[0]
+
+
+def comb(setting: Setting, evaluate: Evaluate, draw: Draws) -> DraftGraph:
+    return grow_comb(evaluate, draw, setting.limits)[0]
+
+
+def comb_fixed(setting: Setting, evaluate: Evaluate, draw: Draws) -> DraftGraph:
+    return grow_comb(evaluate, None, setting.limits)[0]
 
 
 def chain(setting: Setting, evaluate: Evaluate, draw: Draws) -> DraftGraph:
@@ -187,13 +202,20 @@ def gsd(setting: Setting, evaluate: Evaluate, draw: Draws, match: int) -> DraftG
     return grow_gsd(evaluate, setting.limits, match)[0]
 
 
-TREES, CHAINS = ("layer", "agree"), ("layer", "agree", "block", "token")
+SEEDS = {"levels": 32, "levels, filled": 32}
+"""How many settings, of each kind of table; these shapes depend on more than the others."""
+TREES = ("layer", "agree", "recursive", "traversal")
+CHAINS = (*TREES, "block", "token")
 GROWTHS: dict[str, tuple[Growth, bool, Sequence[str]]] = {
     "levels": (levels, True, TREES),
     "levels, filled": (filled, True, TREES),
-    "branching": (branching, True, TREES),
-    "chain": (chain, True, CHAINS),
+    **{f"branching, {kind}": (partial(branching, children=kind), True, TREES) for kind in KINDS_OF_CHILDREN},
+    "branching, i.i.d.": (partial(branching, children="with_replacement"), True, ("kseq",)),
+    "paths": (iid_paths, True, (*TREES, "kseq", "multipath")),
+    "comb": (comb, True, TREES),
+    "chain": (chain, True, (*CHAINS, "kseq", "multipath")),
     "branching, FIXED": (branching_fixed, False, TREES),
+    "comb, FIXED": (comb_fixed, False, TREES),
     "best-first": (best_first, False, TREES),
     "best-first chain": (partial(best_first, width=1), False, CHAINS),
     "best-first, filled": (best_first_filled, False, TREES),
@@ -229,7 +251,7 @@ def affordable(growth: Growth, setting: Setting) -> Setting:
 @pytest.mark.parametrize("name", GROWTHS)
 def test_growth_is_lossless(name: str, kind: str) -> None:
     growth, sampled, rules = GROWTHS[name]
-    for seed in range(32 if sampled else 10):
+    for seed in range(SEEDS.get(name, 8)):
         setting = random_setting(kind, seed)
         if sampled:
             setting = affordable(growth, setting)
@@ -319,12 +341,12 @@ class Eager(Calibration):
 
 def decoded(tables: Tables, config: Config, limits: Limits, prompt: list[int], count: int, draw: Draw) -> Request:
     """`count` rounds of the real loop, with the real drafter."""
-    rule = EnumeratedRule()
-    drafter = model.ModelDrafter(TableModel(tables.drafter, tables.vocab, len(prompt)), config, rule, tables.vocab)
+    choice = Choice(EnumeratedRule(), config.resolved_structure, True, "enumerated")
+    drafter = model.ModelDrafter(TableModel(tables.drafter, tables.vocab, len(prompt)), config, tables.vocab)
     target = TableModel(tables.target, tables.vocab, len(prompt))
     params = SamplingParams(max_new_tokens=tables.depth + 1, temperature=1.0)
     request = Request(
-        params, list(prompt), len(prompt), params.max_new_tokens, frozenset(), EnumeratedNoise(draw),
+        params, choice, list(prompt), len(prompt), params.max_new_tokens, frozenset(), EnumeratedNoise(draw),
         Warper(params, len(prompt), [], target.device), Detokenizer(None, prompt, ()),
     )  # fmt: skip
     request.text = target.open(0)
@@ -332,7 +354,7 @@ def decoded(tables: Tables, config: Config, limits: Limits, prompt: list[int], c
     request.drafting.calibration = Eager()
     for _ in range(count):
         if request.finish_reason is None:
-            decode_round([request], drafter, target, rule, lambda request: replace(limits, reach=request.remaining - 1))
+            decode_round([request], drafter, target, lambda request: replace(limits, reach=request.remaining - 1))
     return request
 
 
@@ -366,6 +388,10 @@ ROUNDS = {
     "tree of four tokens": (Config(structure="tree"), 4, Limits(3, 2, 0), 3, 2),
     "chain": (Config(structure="chain"), 2, Limits(3, 3, 0), 4, 3),
     "branching": (Config(structure="tree", branching=(2, 1)), 3, Limits(4, 2, 0), 3, 2),
+    "systematic": (Config(branching=(3,), children="systematic"), 4, Limits(3, 1, 0), 2, 2),
+    "without replacement": (Config(branching=(2, 1), children="without_replacement"), 3, Limits(4, 2, 0), 2, 2),
+    "paths": (Config(structure="paths"), 2, Limits(4, 2, 0), 3, 2),
+    "comb": (Config(structure="comb"), 3, Limits(4, 2, 0), 3, 2),
     "gsd": (Config(structure="gsd"), 3, Limits(6, 3, 0), 4, 3),
 }
 """Configuration, vocabulary, limits, depth of the tables, rounds."""

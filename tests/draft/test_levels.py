@@ -3,48 +3,34 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tables import VOCAB, Drawn, Table, check
+from tables import VOCAB, Drawn, Table, Truncated, check, quantiles
 
 from draftgraph.draft.base import Limits
 from draftgraph.draft.calibrate import Calibration
 from draftgraph.draft.graph import DraftGraph
-from draftgraph.draft.levels import grow_branching, grow_levels, pooled
-from draftgraph.types import FIXED, ROOT
+from draftgraph.draft.levels import grow_levels, pooled
+from draftgraph.types import FIXED
 
 SEEDS = st.integers(0, 10**6)
 LIMITS = st.builds(
     Limits, st.integers(1, 24), st.integers(1, 5), st.integers(1, 6), st.sampled_from([0.0, 0.02, 0.1]),
     st.sampled_from([0.0, 0.3]), st.booleans(),
 )  # fmt: skip
-BRANCHING = st.lists(st.integers(1, 3), min_size=1, max_size=4)
 
 
-def quantiles(seed: int, changed: int | None = None, salt: int = 0) -> Any:
-    """Uniform numbers by (depth, address); from depth `changed` on they are others."""
-
-    def quantile(depth: int, address: int) -> float:
-        key = (seed, depth, address, salt if changed is not None and depth >= changed else 0)
-        return float(torch.rand(1, generator=torch.Generator().manual_seed(hash(key) % 2**40)))
-
-    return quantile
+def grow(table: Table, drawn: Drawn, limits: Limits) -> DraftGraph:
+    return grow_levels(table, drawn, limits, Calibration())[0]
 
 
-def grow(table: Table, drawn: Drawn, limits: Limits, branching: list[int] | None) -> DraftGraph:
-    if branching is None:
-        return grow_levels(table, drawn, limits, Calibration())[0]
-    return grow_branching(table, drawn, limits, branching)[0]
-
-
-@given(SEEDS, LIMITS, st.none() | BRANCHING, st.sampled_from([0.5, 2.0, 6.0]))
-def test_laws(seed: int, limits: Limits, branching: list[int] | None, sharpness: float) -> None:
+@given(SEEDS, LIMITS, st.sampled_from([0.5, 2.0, 6.0]))
+def test_laws(seed: int, limits: Limits, sharpness: float) -> None:
     table, drawn = Table(seed, sharpness=sharpness), Drawn(quantiles(seed))
-    graph = grow(table, drawn, limits, branching)
+    graph = grow(table, drawn, limits)
     check(graph, limits)
     tree = graph.tree()
     sampled = [node for node, row in enumerate(tree.law_row) if row != FIXED]
@@ -70,12 +56,10 @@ def test_laws(seed: int, limits: Limits, branching: list[int] | None, sharpness:
             assert len(draws) == 1 or float(q.sum() - q[fixed].sum()) < 1e-5
 
 
-@given(SEEDS, LIMITS, st.none() | BRANCHING, st.integers(1, 4), st.integers(1, 5))
-def test_shapes_are_fixed_before_they_are_drawn(
-    seed: int, limits: Limits, branching: list[int] | None, depth: int, salt: int
-) -> None:
+@given(SEEDS, LIMITS, st.integers(1, 4), st.integers(1, 5))
+def test_shapes_are_fixed_before_they_are_drawn(seed: int, limits: Limits, depth: int, salt: int) -> None:
     """Other tokens drawn at depth d leave every slot and law of the levels up to d as it was."""
-    graphs = [grow(Table(seed), Drawn(quantiles(seed, depth, s)), limits, branching).tree() for s in (0, salt)]
+    graphs = [grow(Table(seed), Drawn(quantiles(seed, depth, s)), limits).tree() for s in (0, salt)]
     levels = []
     for tree in graphs:
         nodes = [node for node in range(len(tree)) if tree.depths[node] <= depth]
@@ -86,8 +70,15 @@ def test_shapes_are_fixed_before_they_are_drawn(
 
 
 @given(SEEDS, LIMITS)
+def test_shapes_look_across_branches_and_say_so(seed: int, limits: Limits) -> None:
+    tree = grow(Table(seed), Drawn(quantiles(seed)), limits).tree()
+    assert tree.across
+    assert tree.structure == ("chain" if tree.is_chain else "levels")
+
+
+@given(SEEDS, LIMITS)
 def test_scores_of_a_level_do_not_look_at_its_tokens(seed: int, limits: Limits) -> None:
-    first, second = (grow(Table(seed), Drawn(quantiles(seed, 1, salt)), limits, None) for salt in (0, 1))
+    first, second = (grow(Table(seed), Drawn(quantiles(seed, 1, salt)), limits) for salt in (0, 1))
     level = [node for node in range(len(first)) if first.depth(node) == 1]
     assert [first.score(node) for node in level] == [second.score(node) for node in level]
 
@@ -100,35 +91,14 @@ def test_passes_are_counted(seed: int, limits: Limits) -> None:
     assert max(graph.depths, default=0) <= passes
 
 
-@given(SEEDS, BRANCHING)
-def test_branching_is_exact_where_the_budget_allows(seed: int, branching: list[int]) -> None:
-    for draw in (Drawn(quantiles(seed)), None):
-        graph, passes = grow_branching(Table(seed, sharpness=0.5), draw, Limits(500, 9, 9), branching)
-        assert passes == len(branching)
-        for node in (ROOT, *range(len(graph))):
-            wanted = branching[graph.depth(node)] if graph.depth(node) < len(branching) else 0
-            assert graph.parents.count(node) == wanted
-    assert all(row == FIXED for row in graph.law_row)
-
-
 @pytest.mark.parametrize("zeros", [2, 3, 4])
 def test_truncated_laws(zeros: int) -> None:
     """Top-k can leave fewer tokens than slots: no token without mass, no law that is 0/0."""
-
-    class Truncated(Table):
-        def row(self, prefix: Any) -> torch.Tensor:
-            row = super().row(prefix)
-            row[row.argsort()[:zeros]] = 0.0
-            return row / row.sum()
-
-    for branching in ([4, 4], None):
-        for seed in range(10):
-            graph = grow(table := Truncated(seed), Drawn(quantiles(seed)), Limits(30, 3, 3), branching)
-            tree = graph.tree()
-            assert all(
-                float(table.row(tree.path_tokens(node)[:-1])[tree.tokens[node]]) > 0 for node in range(len(tree))
-            )
-            assert tree.laws is None or bool(torch.isfinite(tree.laws).all())
+    for seed in range(10):
+        table = Truncated(seed, zeros=zeros)
+        tree = grow(table, Drawn(quantiles(seed)), Limits(30, 3, 3)).tree()
+        assert all(float(table.row(tree.path_tokens(node)[:-1])[tree.tokens[node]]) > 0 for node in range(len(tree)))
+        assert tree.laws is None or bool(torch.isfinite(tree.laws).all())
 
 
 @given(st.lists(st.floats(-1.0, 1.0), max_size=8))

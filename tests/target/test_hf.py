@@ -179,7 +179,7 @@ def test_rounds_of_several_requests(temperature: float, drafting: str) -> None:
         engine.drafter.begin(request)
     live: list[Request] = list(requests)
     while live:
-        events = decode_round(live, engine.drafter, engine.target, engine.rule, bounds)
+        events = decode_round(live, engine.drafter, engine.target, bounds)
         assert len(events) == len(live)
         live = [request for request in live if request.finish_reason is None]
     assert [request.output for request in requests] == alone

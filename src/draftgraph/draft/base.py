@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from draftgraph.choice import Overlap
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.errors import DrafterError, DraftgraphError
 from draftgraph.types import TokenTree, Verdict
@@ -66,6 +67,10 @@ class Drafter(Protocol):
 
         scores  f[N + 1, V] the target's logits before the temperature; p  f[N + 1, V] its laws.
         """
+        ...
+
+    def overlap(self, request: Request) -> Overlap | None:
+        """What drafter and target had in common so far; None if the drafter states no laws."""
         ...
 
     def end(self, request: Request) -> None: ...

@@ -7,15 +7,12 @@ deterministic candidate, so any order of growth is sound and the highest path sc
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
-
-import torch
+from collections.abc import Sequence
 
 from draftgraph.draft.base import Evaluate, Limits
-from draftgraph.draft.graph import DraftGraph, EdgeSource, Row, Unroller
+from draftgraph.draft.graph import DraftGraph, EdgeSource, Expected, Unroller
 from draftgraph.types import ROOT
 
-Expected = Callable[[Sequence[float]], list[float]]
 WIDTH = 8
 """Continuations kept of every evaluated row."""
 
@@ -35,20 +32,13 @@ def grow_best_first(
     chosen: list[int] = []
     passes = 0
     while frontier and passes < limits.depth:
-        remember(pool, frontier, evaluate(pool, frontier), width, expected)
+        pool.remember(frontier, evaluate(pool, frontier), width, expected)
         passes += 1
         chosen = _best(pool, children, limits)
         frontier = [node for node in chosen if node not in pool.rows and pool.depth(node) < limits.reach]
         if sum(pool.score(node) for node in frontier) < limits.price_pass:
             break
     return pool.subset(chosen), passes
-
-
-def remember(graph: DraftGraph, nodes: Sequence[int], q: torch.Tensor, width: int, expected: Expected = list) -> None:
-    """Keep the `width` best continuations of freshly evaluated nodes."""
-    probs, tokens = q.topk(min(width, q.shape[1]), dim=1)
-    for node, row_tokens, row_probs in zip(nodes, tokens.tolist(), probs.tolist(), strict=True):
-        graph.rows[node] = Row(row_tokens, expected(row_probs))
 
 
 def _best(pool: DraftGraph, children: dict[tuple[int, int], int], limits: Limits) -> list[int]:

@@ -27,14 +27,21 @@ def limits(config: Config, request: Request, window: int | None, device: torch.d
     reach = request.remaining - 1  # the bonus token is the last one
     if window is not None:
         reach = min(reach, window - len(request.tokens))
-    chain = config.resolved_structure == "chain"
-    depth = config.num_speculative_tokens
+    structure, depth = config.resolved_structure, config.num_speculative_tokens
     if config.budget == "auto" and config.branching is not None:  # the shape says how many
         return Limits(sum(accumulate(config.branching, mul)), len(config.branching), reach)
     if config.budget == "auto":
         auto = AUTO_CPU if device.type == "cpu" else AUTO_GPU
-        return replace(auto, depth=depth or (AUTO_CHAIN if chain else auto.depth), reach=reach)
+        suits = {"chain": AUTO_CHAIN, "paths": _length(auto.budget)}.get(structure, auto.depth)
+        return replace(auto, depth=depth or suits, reach=reach)
     budget = int(config.budget)
-    if chain:  # its length is what was asked for
+    if structure == "chain":  # its length is what was asked for
         return Limits(budget, depth or budget, reach)
+    if structure == "paths":
+        return Limits(budget, depth or _length(budget), reach)
     return Limits(budget, depth or max(1, min(8, (budget + 2) // 2)), reach, floor=MIN_MASS)
+
+
+def _length(budget: int) -> int:
+    """Of paths: about three of them, or more that are 8 tokens long."""
+    return max(1, min(8, (budget + 1) // 3))

@@ -10,7 +10,7 @@ back to a row that the path has already passed (no cycles), and unrolling is bou
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,6 +20,10 @@ from draftgraph.types import FIXED, ROOT, TokenTree
 
 DRAFTED = "drafter"
 """Origin of a node that the drafter proposed itself; other origins are the names of edge sources."""
+SHARED_ROW = 8
+"""Tokens of an evaluated row that edges may borrow."""
+Expected = Callable[[Sequence[float]], list[float]]
+"""What the target will choose, estimated from the probabilities of a row, best first."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class DraftGraph:
     rows   continuations of the nodes that the drafter evaluated.
     fed    for those nodes, their number among the rows that the drafter was fed this round.
     edges  the borrowed row of every node whose children are copies.
+    across True if growth looked at all upper layers, not only at a branch's own tokens, before it gave the branch a slot.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -76,6 +81,7 @@ class DraftGraph:
     fed: dict[int, int] = field(default_factory=dict)
     edges: dict[int, Edge] = field(default_factory=dict)
     depths: list[int] = field(default_factory=list)
+    across: bool = False
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -96,6 +102,13 @@ class DraftGraph:
         self.laws.append(laws)
         return first
 
+    def remember(self, nodes: Sequence[int], q: torch.Tensor, width: int, expected: Expected = list) -> list[Row]:
+        """Keep the `width` best continuations of freshly evaluated nodes, from their rows f[n, V]."""
+        probs, tokens = q.topk(min(width, q.shape[1]), dim=1)
+        rows = [Row(t, expected(w)) for t, w in zip(tokens.tolist(), probs.tolist(), strict=True)]
+        self.rows.update(zip(nodes, rows, strict=True))
+        return rows
+
     def score(self, node: int) -> float:
         return 1.0 if node == ROOT else self.scores[node]
 
@@ -110,8 +123,9 @@ class DraftGraph:
         return tokens[::-1]
 
     def tree(self) -> TokenTree:
+        """The draft as the target sees it. Where nothing is SAMPLED the shape could not have looked at a draw."""
         laws = None if not self.laws else self.laws[0] if len(self.laws) == 1 else torch.cat(self.laws)
-        return TokenTree(self.tokens, self.parents, self.law_row, laws)
+        return TokenTree(self.tokens, self.parents, self.law_row, laws, across=self.across and laws is not None)
 
     def subset(self, nodes: Sequence[int]) -> DraftGraph:
         """The graph of `nodes` only (closed under parents; all FIXED), in their old order."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import heapq
 
 from draftgraph.draft.base import Evaluate, Limits
-from draftgraph.draft.best_first import remember
 from draftgraph.draft.graph import DraftGraph, Edge, Row
 from draftgraph.types import ROOT
 
@@ -33,7 +32,7 @@ def grow_gsd(evaluate: Evaluate, limits: Limits, match: int) -> tuple[DraftGraph
     weak: set[int] = set()
     passes = 0
     while frontier and passes < min(limits.depth, limits.reach) and len(graph) < MAX_NODES:
-        remember(graph, frontier, evaluate(graph, frontier), CHILDREN)
+        graph.remember(frontier, evaluate(graph, frontier), CHILDREN)
         passes += 1
         grown: list[int] = []
         for node in frontier:

@@ -16,19 +16,16 @@ import torch
 
 from draftgraph.draft.base import Draw, Evaluate, Limits
 from draftgraph.draft.calibrate import MAX_FIXED, Calibration
-from draftgraph.draft.graph import DraftGraph, Row
+from draftgraph.draft.children import NO_MASS, without
+from draftgraph.draft.graph import SHARED_ROW, DraftGraph, Row
 from draftgraph.types import ROOT
 
-SHARED_ROW = 8
-"""Tokens of an evaluated row that edges may borrow."""
-NO_MASS = 1e-5
-"""Below this mass outside the FIXED siblings there is nothing left to sample from."""
 LEAST_CAPACITY = 1e-3
 
 
 def grow_levels(evaluate: Evaluate, draw: Draw, limits: Limits, calibration: Calibration) -> tuple[DraftGraph, int]:
     """Grow a draft; returns the graph and the number of drafter passes."""
-    graph = DraftGraph()
+    graph = DraftGraph(across=True)
     frontier = [ROOT]
     for level in range(min(limits.depth, limits.reach)):
         left = limits.budget - len(graph)
@@ -40,45 +37,10 @@ def grow_levels(evaluate: Evaluate, draw: Draw, limits: Limits, calibration: Cal
         live.sort(key=lambda node: -graph.score(node))
         del live[room:]
         q = evaluate(graph, live)
-        rows = _remember_rows(graph, live, q)
+        rows = graph.remember(live, q, SHARED_ROW)
         menus = [_Menu.of(graph.score(node), row, calibration) for node, row in zip(live, rows, strict=True)]
         frontier = _place(graph, live, q, rows, _allot(menus, calibration, room, limits.floor), draw, calibration)
     return graph, min(limits.depth, limits.reach)
-
-
-def grow_branching(
-    evaluate: Evaluate, draw: Draw | None, limits: Limits, branching: Sequence[int]
-) -> tuple[DraftGraph, int]:
-    """A tree of fixed shape: branching[d] children per node of depth d, the best ones FIXED.
-
-    With `draw`, the last child of a node is SAMPLED from the rest of its row instead (the hybrid of the layer rule).
-    """
-    graph = DraftGraph()
-    frontier = [ROOT]
-    calibration = Calibration()
-    passes = 0
-    for children in branching[: limits.reach]:
-        frontier = frontier[: max(0, (limits.budget - len(graph)) // children)]
-        if not frontier:
-            break
-        q = evaluate(graph, frontier)
-        passes += 1
-        rows = _remember_rows(graph, frontier, q, children)
-        plan = []
-        for node, row in zip(frontier, rows, strict=True):
-            menu = _Menu.of(graph.score(node), row, calibration, children - 1)
-            fixed = len(menu.fixed) - 1
-            plan.append(_Slots(fixed, menu.sampled(fixed, 1.0, calibration)) if draw else _Slots(children, None))
-        frontier = _place(graph, frontier, q, rows, plan, draw, calibration)
-    return graph, passes
-
-
-def _remember_rows(graph: DraftGraph, nodes: Sequence[int], q: torch.Tensor, least: int = 0) -> list[Row]:
-    """The head of every evaluated row; edges may borrow it."""
-    probs, tokens = q.topk(min(max(SHARED_ROW, least + 1), q.shape[1]), dim=1)
-    rows = [Row(t, w) for t, w in zip(tokens.tolist(), probs.tolist(), strict=True)]
-    graph.rows.update(zip(nodes, rows, strict=True))
-    return rows
 
 
 @dataclass(frozen=True)
@@ -168,18 +130,13 @@ def _place(
     q: torch.Tensor,
     rows: Sequence[Row],
     plan: Sequence[_Slots],
-    draw: Draw | None,
+    draw: Draw,
     calibration: Calibration,
 ) -> list[int]:
     """Append the planned slots: FIXED tokens, and one fresh draw per node from the row that is stored as its law."""
     chosen = [i for i, slots in enumerate(plan) if slots.kept is not None]
-    laws = q[chosen]
-    out = [(k, token) for k, i in enumerate(chosen) for token in rows[i].tokens[: plan[i].fixed]]
-    if out:
-        index = torch.tensor(out, device=q.device).T
-        laws[index[0], index[1]] = 0.0
-        laws /= laws.sum(dim=1, keepdim=True)
-    drawn = iter(draw(laws, graph.depth(nodes[0]) + 1, chosen) if draw is not None and chosen else ())
+    laws = without(q[chosen], [rows[i].tokens[: plan[i].fixed] for i in chosen])
+    drawn = iter(draw(laws, graph.depth(nodes[0]) + 1, chosen) if chosen else ())
     law = graph.add_laws(laws) if chosen else 0
     children: list[int] = []
     for node, slots, row in zip(nodes, plan, rows, strict=True):

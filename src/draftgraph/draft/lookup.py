@@ -64,5 +64,8 @@ class LookupDrafter:
         learn_edges(state.discounts, draft.graph, verdict, tokens)
         state.own.extend(tokens, shared_rows(scores, verdict))
 
+    def overlap(self, request: Request) -> None:
+        """What is looked up has no law."""
+
     def end(self, request: Request) -> None:
         """Nothing is held outside the request."""

@@ -7,19 +7,21 @@ from dataclasses import dataclass, field
 
 import torch
 
+from draftgraph.choice import Overlap
 from draftgraph.config import Config
 from draftgraph.draft.base import Draft, Draw, Evaluate, Limits, empty_draft
 from draftgraph.draft.best_first import WIDTH, add_edges, grow_best_first
 from draftgraph.draft.calibrate import Calibration, sharpen
 from draftgraph.draft.edges import Discounts, DraftRows, TextRows
-from draftgraph.draft.graph import DraftGraph, EdgeSource, Row, Unroller
+from draftgraph.draft.graph import SHARED_ROW, DraftGraph, EdgeSource, Row, Unroller
 from draftgraph.draft.gsd import grow_gsd
-from draftgraph.draft.levels import SHARED_ROW, grow_branching, grow_levels
+from draftgraph.draft.levels import grow_levels
+from draftgraph.draft.shapes import grow_branching, grow_comb, paths
 from draftgraph.request import Request
 from draftgraph.rng import Role
 from draftgraph.target.base import CachedText, CausalLM, Rows
 from draftgraph.types import ROOT, Verdict
-from draftgraph.verify.base import Rule, sample_rows
+from draftgraph.verify.base import sample_rows
 from draftgraph.warp import Prefixes
 
 Shape = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
@@ -40,13 +42,15 @@ class _State:
     own: TextRows | None = None
     root_law: torch.Tensor | None = None
     evaluations: int = 0
+    overlap: float = 0.0
+    rounds: int = 0
 
 
 class ModelDrafter:
     """A drafter over a causal LM with the target's tokenizer (a differently padded vocabulary is tolerated)."""
 
-    def __init__(self, model: CausalLM, config: Config, rule: Rule, vocab_size: int) -> None:
-        self.model, self.config, self.rule, self.vocab_size = model, config, rule, vocab_size
+    def __init__(self, model: CausalLM, config: Config, vocab_size: int) -> None:
+        self.model, self.config, self.vocab_size = model, config, vocab_size
 
     def begin(self, request: Request) -> None:
         state = _State(self.model.open(len(request.tokens) + request.limit + 64))
@@ -78,32 +82,39 @@ class ModelDrafter:
         state: _State = request.drafting
         if state.root_law is None:
             return
-        if self._samples(request):
+        if request.params.temperature > 0 and not request.choice.rule.position_noise:
+            state.overlap += float(torch.minimum(state.root_law, p).sum())
+            state.rounds += 1
+        if request.choice.sampled:
             state.calibration.observe(state.root_law, p)
         elif ROOT in draft.graph.rows:
             best = draft.graph.rows[ROOT].tokens
             state.calibration.observe_fixed(state.root_law[best].tolist(), [float(t == token) for t in best])
 
-    def _samples(self, request: Request) -> bool:
-        """Whether drafts have SAMPLED slots: where there is a law to sample and the rule verifies it jointly."""
-        return request.params.temperature > 0 and not self.rule.position_noise
+    def overlap(self, request: Request) -> Overlap | None:
+        state: _State = request.drafting
+        return Overlap(state.overlap / state.rounds, state.rounds) if state.rounds else None
 
     def end(self, request: Request) -> None:
         self.model.close(request.drafting.text)
 
     def _grow(self, request: Request, limits: Limits) -> tuple[DraftGraph, int]:
-        """The configured structure, with SAMPLED slots if the rule verifies them jointly, else with FIXED ones only."""
+        """The configured structure, with SAMPLED slots if the rule reads their laws, else with FIXED ones only."""
         state: _State = request.drafting
         structure, branching = self.config.resolved_structure, self.config.branching
-        sampled = self._samples(request)
+        sampled = request.choice.sampled
         draw = _drawer(request) if sampled else None
         if structure == "gsd":
             return grow_gsd(self._evaluator(request, self._likelihood(request)), limits, self.config.gsd_match)
         evaluate = self._evaluator(request, _law(request) if sampled else self._likelihood(request), sampled)
+        if structure == "comb":
+            return grow_comb(evaluate, draw, limits)
+        if structure == "paths":
+            branching = paths(limits, branching)
         if structure == "chain" and sampled and branching is None:
             branching = (1,) * min(limits.depth, limits.budget)
         if branching is not None:
-            return grow_branching(evaluate, draw, limits, branching)
+            return grow_branching(evaluate, draw, limits, branching, self.config.resolved_children)
         if draw is None:
             width = 1 if structure == "chain" else WIDTH
             graph, passes = grow_best_first(evaluate, limits, state.calibration.expected, width)
@@ -171,7 +182,7 @@ class ModelDrafter:
         """Rows for FIXED candidates: how likely each token is to be the target's choice."""
         if request.params.temperature == 0:
             return lambda scores, depths: torch.softmax(scores, dim=1)
-        if not self.rule.position_noise:
+        if not request.choice.rule.position_noise:
             return _law(request)
 
         def shared_noise(scores: torch.Tensor, depths: Sequence[int]) -> torch.Tensor:

@@ -97,6 +97,7 @@ def as_dict(result: Result) -> dict[str, Any]:
         "finish_reason": result.finish_reason,
         "stats": result.stats.to_dict(),
         "seed": result.seed,
+        "choice": result.choice.to_dict(),
     }
     return values if result.logprobs is None else values | {"logprobs": result.logprobs}
 
