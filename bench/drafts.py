@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -50,15 +50,16 @@ class Drafted:
 
 
 @torch.inference_mode()
-def draft_at(engine: dg.Engine, ids: Sequence[int], temperature: float, seed: int) -> Drafted:
-    """Draft once behind `ids` and evaluate the draft."""
+def draft_at(engine: dg.Engine, ids: Sequence[int], temperature: float, seed: int, fill: bool = False) -> Drafted:
+    """Draft once behind `ids` and evaluate the draft. With `fill`, slots that are hardly worth a row are drafted too."""
     params = dg.SamplingParams(max_new_tokens=ROOM, temperature=temperature, ignore_eos=True, seed=seed)
     request = engine._request(list(ids), params)
     target = engine.target
     request.text = target.open(len(ids) + ROOM)
     engine.drafter.begin(request)
     try:
-        draft = engine.drafter.propose(request, limits(engine.config, request, target.context_window, target.device))
+        bounds = limits(engine.config, request, target.context_window, target.device)
+        draft = engine.drafter.propose(request, replace(bounds, floor=0.0) if fill else bounds)
         tree = draft.tree
         rows = target.forward([Rows(request.text, request.tokens, tree.tokens, tree.parents)])[0]
         return Drafted(request, draft, request.warper.probabilities(rows, Prefixes.of_tree(request.tokens, tree)))

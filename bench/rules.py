@@ -1,6 +1,7 @@
 """Every rule on the same drafts: expected tokens per target call, by draft, rule, node count and temperature. No clocks.
 
     python bench/rules.py [--part gamma|nodes|all] [--pair story code] [--quick]
+    python bench/rules.py --part nodes --pair weak --temperature 0.2 0.4 --out FOLDER      # where FIXED drafts do as well
 
 gamma  block against token verification on chains of 1 to 16 tokens.
 nodes  every kind of draft at 8, 16, 32 and 64 nodes, each judged by every rule that verifies it.
@@ -44,17 +45,22 @@ NODES = {8: (2, 1, 1, 1), 16: (2, *[1] * 7), 32: (2, 2, *[1] * 6), 64: (4, 2, *[
 """Fixed shapes for about that many nodes."""
 ABOUT = {
     "story": "stories260K with its 124k drafter, held-out stories",
+    "weak": "stories260K with its 29k drafter, held-out stories",
     "code": "a 10.2 M model of Python source with its 1.3 M drafter (the target was grown from the drafter), HumanEval solutions",
 }
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A kind of draft, the options of `Config` that make it, and the rules that judge it."""
+    """A kind of draft, the options of `Config` that make it, and the rules that judge it.
+
+    fill  spend the whole budget, even on slots that the engine would not find worth a row: a baseline of equal size.
+    """
 
     name: str
     options: dict[str, Any]
     rules: tuple[str, ...]
+    fill: bool = False
 
 
 def setups(nodes: int) -> Iterator[Setup]:
@@ -75,7 +81,7 @@ def setups(nodes: int) -> Iterator[Setup]:
     yield Setup("comb", {"structure": "comb", "budget": nodes, "num_speculative_tokens": 8}, ("layer", "recursive"))
     yield Setup("top-k, same shape", fixed | {"children": "fixed", "rule": "walk"}, ("walk",))
     best = {"structure": "tree", "budget": nodes, "num_speculative_tokens": 8, "rule": "walk"}
-    yield Setup("top-k, best first", best, ("walk",))
+    yield Setup("top-k, best first", best, ("walk",), fill=True)
     if nodes <= GAMMA:
         yield Setup(
             "chain", {"structure": "chain", "budget": nodes, "num_speculative_tokens": nodes}, ("block", "token")
@@ -131,9 +137,11 @@ class Pair:
 
 
 def load_pair(name: str, data: Path, texts: int) -> Pair:
-    target, drafter = (story_folders if name == "story" else code_folders)(data)
+    target, drafter = code_folders(data) if name == "code" else story_folders(data)
+    if name == "weak":
+        drafter = drafter.with_name("stories260K-draft-29k")
     tokenizer = AutoTokenizer.from_pretrained(target)
-    found = stories(tokenizer, data) if name == "story" else python_texts(tokenizer, data)
+    found = python_texts(tokenizer, data) if name == "code" else stories(tokenizer, data)
     long = [ids for ids in found if len(ids) >= CUTS[0]]
     return Pair(name, load_model(target), load_model(drafter), spread(long, texts))
 
@@ -178,7 +186,7 @@ def by_nodes(pair: Pair, temperature: float, nodes: int) -> tuple[list[Row], lis
         sizes, passes = [], []
         mine: dict[str, dict[int, list[float]]] = {rule: {} for rule in setup.rules}
         for number, ids, seed in pair.places():
-            drafted = draft_at(engine, ids, temperature, seed)
+            drafted = draft_at(engine, ids, temperature, seed, setup.fill)
             sizes.append(len(drafted.tree))
             passes.append(drafted.draft.num_passes)
             for rule in setup.rules:
@@ -218,8 +226,8 @@ def markdown(report: dict[str, Any], rows: Sequence[Row], gains: Sequence[Gain])
     out += [
         "",
         f"One round behind the first {', '.join(map(str, CUTS))} tokens of held-out texts ({max(row.places for row in rows)} "
-        "places at most), float32, no top-k, no top-p. Figures are expected tokens per target call (accepted + 1) given the draft, mean ± "
-        "standard error over texts. Nothing is learnt from earlier rounds. Reproduce: `python bench/rules.py`.",
+        "places at most), float32, no top-k, no top-p. Figures are expected tokens per target call (accepted + 1) given the "
+        "draft, mean ± standard error over texts. Nothing is learnt from earlier rounds. Reproduce: `python bench/rules.py`.",
         "",
     ]
     for pair in dict.fromkeys(row.pair for row in rows):
@@ -282,7 +290,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description="Compare rules on the same drafts.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--part", choices=["gamma", "nodes", "all"], default="all")
-    parser.add_argument("--pair", choices=list(ABOUT), nargs="+", default=list(ABOUT))
+    parser.add_argument("--pair", choices=list(ABOUT), nargs="+", default=["story", "code"])
     parser.add_argument("--temperature", type=float, nargs="+", default=[1.0, 0.6], metavar="T", help="of part nodes")
     parser.add_argument("--texts", type=int, default=60)
     parser.add_argument("--threads", type=int, default=1)

@@ -65,7 +65,7 @@ def _nodes(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     panels = list(dict.fromkeys((row["pair"], row["temperature"]) for row in rows))
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.2 * len(panels), 4.2), squeeze=False)
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(3.6 * len(panels), 4.4), squeeze=False)
     for panel, (pair, t) in zip(axes[0], panels, strict=True):
         for (draft, rule), (colour, style) in SHOWN.items():
             mine = [
@@ -83,7 +83,7 @@ def _nodes(rows: list[dict[str, Any]], path: Path) -> None:
         panel.set_xlabel("verified nodes")
         panel.grid(alpha=0.3)
     axes[0][0].set_ylabel("expected tokens per target call")
-    axes[0][0].legend(fontsize=7)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.12, 1, 1))
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=5, fontsize=8)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

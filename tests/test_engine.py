@@ -109,7 +109,7 @@ def test_the_last_place_in_the_window(engine: dg.Engine) -> None:
         ({"branching": (1.5,)}, "branching"),
         ({"branching": ()}, r"branching=\(\)"),
         ({"branching": (2, 0)}, "branching"),
-        ({"rule": "block", "structure": "tree"}, "on chain, not structure='tree'; write structure='chain'"),
+        ({"rule": "block", "structure": "tree"}, "on chains, not structure='tree'; write structure='chain'"),
         (
             {"rule": "block", "branching": (2, 1)},
             r"not branching=\(2, 1\) .*; write structure='chain' without branching",

@@ -188,5 +188,5 @@ def test_single_precision_agrees_with_double():
 
 
 def test_a_tree_is_refused_by_name():
-    with pytest.raises(DraftError, match="rule 'greedy_block' verifies fixed or sampled slots on chain"):
+    with pytest.raises(DraftError, match="rule 'greedy_block' verifies fixed, sampled slots on chains"):
         RULE.outcome(TokenTree([0, 1], [ROOT, ROOT], [FIXED, FIXED]), torch.full((3, 2), 0.5))

@@ -178,7 +178,7 @@ def test_block_is_never_worse_than_token(seed, vocab, kind):
 def test_chain_rules_refuse_trees_by_name(name):
     p = torch.full((3, 2), 0.5)
     with pytest.raises(
-        DraftError, match=f"rule '{name}' verifies .* slots on chain, and this draft branches.*'layer' or 'walk'"
+        DraftError, match=f"rule '{name}' verifies .* slots on chains, and this draft branches.*'layer' or 'walk'"
     ):
         verify(name, [0, 1], [ROOT, ROOT], [FIXED, FIXED], None, p, 0)
 

@@ -30,11 +30,9 @@ class Accepts:
         return STRUCTURES.index(name) <= max(STRUCTURES.index(mine) for mine in self.structures)
 
     def __str__(self) -> str:
-        laws, structures = (
-            " or ".join(name for name in names if name in mine)
-            for names, mine in ((LAWS, self.laws), (STRUCTURES, self.structures))
-        )
-        return f"{laws} slots on {structures}"
+        laws = ", ".join(name for name in LAWS if name in self.laws)
+        widest = next(name for name in reversed(STRUCTURES) if name in self.structures)
+        return f"{laws} slots on {_DRAFTS[widest]}"
 
 
 EVERY_LAW, EVERY_STRUCTURE = frozenset(LAWS), frozenset(STRUCTURES)
@@ -82,6 +80,7 @@ class Rule(ABC):
             )
 
 
+_DRAFTS = {"chain": "chains", "paths": "i.i.d. paths", "tree": "trees", "levels": "trees of any shape"}
 _SHAPES = {
     "chain": "is a chain",
     "paths": "branches",

@@ -1,0 +1,73 @@
+"""A target and a drafter, loaded and checked once; engines of any configuration share their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from draftgraph.draft.model import ModelDrafter
+from draftgraph.engine import Engine
+from draftgraph.errors import OptionError
+
+WINDOW = 256
+"""Tokens of a window of natural text, and of prompt and continuation together, at most."""
+PROMPT = 16
+"""Tokens of a given text that the target continues."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """vocab  tokens of the target. window  positions that both models can read, WINDOW at most."""
+
+    target: PreTrainedModel
+    drafter: PreTrainedModel
+    tokenizer: Any | None
+    vocab: int
+    window: int
+
+    @classmethod
+    def load(cls, target: str | Path | PreTrainedModel, drafter: str | Path | PreTrainedModel) -> Pair:
+        """A pair from folders, hub names or loaded models.
+
+        Raises ModelError or PairError if the engine could not run it.
+        """
+        engine = Engine.from_pretrained(target, draft_model=drafter, budget=0)
+        assert isinstance(engine.drafter, ModelDrafter)
+        theirs = engine.drafter.model
+        windows = [model.context_window for model in (engine.target, theirs) if model.context_window is not None]
+        return cls(
+            engine.target.model,
+            theirs.model,  # type: ignore[attr-defined]  # from_pretrained runs both through HFModel
+            engine.tokenizer,
+            engine.target.vocab_size,
+            min([WINDOW, *windows]),
+        )
+
+    def engine(self, **options: Any) -> Engine:
+        """An engine for these weights; `options` are those of `Config`."""
+        return Engine.from_pretrained(self.target, draft_model=self.drafter, tokenizer=self.tokenizer, **options)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts. Raises OptionError without a tokenizer."""
+        if self.tokenizer is None:
+            raise OptionError("the target has no tokenizer files, so texts cannot be read; add them to its folder")
+        return [list(self.tokenizer(text)["input_ids"]) for text in texts]
+
+    def prompts(self, count: int, texts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """What the target continues: the beginnings of texts (token ids) in turn; without texts the start token alone.
+
+        Raises OptionError if there is neither.
+        """
+        if texts:
+            return [list(texts[i % len(texts)][:PROMPT]) for i in range(count)]
+        for source in (self.tokenizer, self.target.generation_config, self.target.config):
+            start = getattr(source, "bos_token_id", None)
+            if start is not None:
+                return [[int(start)]] * count
+        raise OptionError(
+            "the target has no start token to begin texts with; give the beginnings of texts with --text FILE"
+        )

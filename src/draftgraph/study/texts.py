@@ -1,0 +1,97 @@
+"""The texts a prediction is made on: the target's own (unbiased), or natural ones (an approximation).
+
+Along text that the target wrote at the temperature in question, acceptance can be computed without drafting anything; see
+`acceptance`. Natural text is what the user has; a target that writes otherwise than its users makes it an approximation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from draftgraph.config import SamplingParams
+from draftgraph.engine import Engine
+from draftgraph.errors import OptionError
+
+WARM_UP = 16
+"""Tokens at the beginning of a natural text, or of a window of it, behind which nothing is predicted: too little context."""
+SHORTEST = 16
+"""Predicted positions that a text must have to be of use: the deepest chain, and some places where a round may start."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Token ids, of which those from `start` on are predicted.
+
+    room  how many could have been predicted at most. A text that has fewer ended by itself, with an end-of-sequence token.
+    """
+
+    tokens: tuple[int, ...]
+    start: int
+    room: int
+
+    @property
+    def count(self) -> int:
+        return len(self.tokens) - self.start
+
+
+def read_texts(path: Path) -> list[str]:
+    """The texts of a file: jsonl with a field "text", texts with blank lines between them, or one text per line.
+
+    Raises OptionError if the file cannot be read or holds no text.
+    """
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"cannot read texts from {str(path)!r}: {error}; give a UTF-8 text file or .jsonl") from None
+    if path.suffix == ".jsonl":
+        texts = [_text_of(line, number, path) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
+    elif "\n\n" in content.strip():
+        texts = content.split("\n\n")
+    else:
+        texts = content.splitlines()
+    texts = [text for text in texts if text.strip()]
+    if not texts:
+        raise OptionError(
+            f"{str(path)!r} holds no text; give one text per line, or texts with blank lines between them"
+        )
+    return texts
+
+
+def _text_of(line: str, number: int, path: Path) -> str:
+    try:
+        return str(json.loads(line)["text"])
+    except (ValueError, KeyError, TypeError):
+        raise OptionError(f'line {number} of {str(path)!r} is not a JSON object with a field "text"') from None
+
+
+def natural_texts(texts: Sequence[Sequence[int]], window: int) -> list[Text]:
+    """Token ids cut into windows of `window` tokens; windows with fewer than SHORTEST predicted positions are left out.
+
+    Raises OptionError if none is left.
+    """
+    windows = [tuple(ids[i : i + window]) for ids in texts for i in range(0, len(ids), window)]
+    kept = [Text(ids, WARM_UP, len(ids) - WARM_UP) for ids in windows if len(ids) >= WARM_UP + SHORTEST]
+    if not kept:
+        longest = max((len(ids) for ids in texts), default=0)
+        raise OptionError(
+            f"no text is long enough: {WARM_UP + SHORTEST} tokens are needed ({WARM_UP} of context, then {SHORTEST} to predict), "
+            f"and the longest has {longest}. Give longer texts, or put several on one line"
+        )
+    return kept
+
+
+def own_texts(engine: Engine, prompts: Sequence[Sequence[int]], params: SamplingParams) -> list[Text]:
+    """Plain decoding of the target behind every prompt (token ids): text of exactly the law that speculation must keep.
+
+    engine  its budget must be 0, so that nothing of the drafter can enter. Sample i runs with `params.sample` = i.
+    """
+    texts: list[Text] = []
+    for i, prompt in enumerate(prompts):
+        result = engine.generate(list(prompt), replace(params, sample=i))
+        ended = result.finish_reason == "stop"
+        room = params.max_new_tokens if ended else len(result.token_ids)  # a context window may have cut it
+        texts.append(Text((*prompt, *result.token_ids), len(prompt), room))
+    return texts
