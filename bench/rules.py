@@ -68,9 +68,7 @@ def setups(nodes: int) -> Iterator[Setup]:
     shape = NODES[nodes]
     fixed: dict[str, Any] = {"structure": "tree", "branching": shape}
     joint = ("layer", "traversal", "recursive")
-    yield Setup(
-        "level policy", {"structure": "tree", "budget": nodes, "num_speculative_tokens": 8}, ("layer", "recursive")
-    )
+    yield Setup("level policy", {"structure": "tree", "budget": nodes}, ("layer", "recursive"))
     yield Setup("hybrid", fixed | {"children": "hybrid"}, joint)
     yield Setup("systematic", fixed | {"children": "systematic"}, joint)
     yield Setup("spine", fixed | {"children": "spine"}, joint)
@@ -78,9 +76,9 @@ def setups(nodes: int) -> Iterator[Setup]:
     yield Setup("with replacement", fixed | {"children": "with_replacement"}, (*joint, "kseq"))
     paths = (max(2, nodes // 8), *[1] * 7) if nodes > 8 else (2, 1, 1, 1)
     yield Setup("i.i.d. paths", {"structure": "paths", "branching": paths}, (*joint, "kseq", "multipath"))
-    yield Setup("comb", {"structure": "comb", "budget": nodes, "num_speculative_tokens": 8}, ("layer", "recursive"))
+    yield Setup("comb", {"structure": "comb", "budget": nodes}, ("layer", "recursive"))
     yield Setup("top-k, same shape", fixed | {"children": "fixed", "rule": "walk"}, ("walk",))
-    best = {"structure": "tree", "budget": nodes, "num_speculative_tokens": 8, "rule": "walk"}
+    best = {"structure": "tree", "budget": nodes, "rule": "walk"}
     yield Setup("top-k, best first", best, ("walk",), fill=True)
     if nodes <= GAMMA:
         yield Setup(

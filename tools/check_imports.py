@@ -20,7 +20,7 @@ LAYERS = (
     ("errors", "types", "rng", "stats", "trace"),
     ("verify",),
     ("proof",),
-    ("config", "filters", "warp", "detokenize"),
+    ("config", "params", "filters", "warp", "detokenize"),
     ("choice",),
     ("target",),
     ("request",),

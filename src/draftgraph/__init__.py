@@ -1,9 +1,10 @@
 """draftgraph: language models generate faster, without changing what they generate."""
 
-from draftgraph.config import Config, SamplingParams
+from draftgraph.config import Config
 from draftgraph.custom_generate import custom_generate
 from draftgraph.engine import Engine
 from draftgraph.errors import DraftgraphError
+from draftgraph.params import SamplingParams
 from draftgraph.proof.exact import prove
 from draftgraph.types import Event, Outcome, Result, TokenTree, Verdict
 from draftgraph.verify import rules, verify

@@ -12,13 +12,14 @@ import torch
 from transformers import PreTrainedModel
 
 from draftgraph.choice import Choice, choose, reconsider
-from draftgraph.config import Config, SamplingParams
+from draftgraph.config import Config
 from draftgraph.detokenize import Detokenizer
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.budget import limits
 from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
 from draftgraph.errors import OptionError, PromptError
+from draftgraph.params import SamplingParams
 from draftgraph.request import Request
 from draftgraph.rng import Noise, fresh_seed
 from draftgraph.round import decode_round

@@ -52,3 +52,9 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> OptionError:
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return OptionError(f"unknown {kind} {name!r}; possible: {', '.join(names)}.{hint}")
+
+
+def require(held: bool, name: str, value: object, possible: str) -> None:
+    """Refuse an option's value. Raises OptionError unless `held`."""
+    if not held:
+        raise OptionError(f"{name}={value!r} is not possible; write {possible}")

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from draftgraph.choice import Choice
-from draftgraph.config import SamplingParams
 from draftgraph.detokenize import Detokenizer
+from draftgraph.params import SamplingParams
 from draftgraph.rng import Noise
 from draftgraph.stats import Clock, Tally
 from draftgraph.target.base import CachedText

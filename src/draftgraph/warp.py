@@ -15,9 +15,9 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
 )
 
-from draftgraph.config import SamplingParams
 from draftgraph.errors import LogitsError
 from draftgraph.filters import Filters
+from draftgraph.params import SamplingParams
 from draftgraph.types import TokenTree
 
 COLD = 1e-3

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from draftgraph.choice import Choice
-from draftgraph.config import Config, SamplingParams
+from draftgraph.config import Config
 from draftgraph.detokenize import Detokenizer
 from draftgraph.draft import model
 from draftgraph.draft.base import Draw as Draws
@@ -32,6 +32,7 @@ from draftgraph.draft.graph import DraftGraph, Row
 from draftgraph.draft.gsd import grow_gsd
 from draftgraph.draft.levels import grow_levels
 from draftgraph.draft.shapes import grow_branching, grow_comb, paths
+from draftgraph.params import SamplingParams
 from draftgraph.proof.law import (
     KINDS,
     Draw,

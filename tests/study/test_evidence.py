@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 
-from draftgraph.config import SamplingParams
+from draftgraph.params import SamplingParams
 from draftgraph.study.evidence import CELLS, QUANTILES, SHARED_BY, Evidence, Sample
 from draftgraph.warp import Prefixes, Warper
 from models import perturbed, tiny_lm

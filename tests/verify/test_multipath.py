@@ -103,7 +103,7 @@ def test_an_empty_draft_leaves_the_target():
     ("tree", "message"),
     [
         (TokenTree([0], [ROOT], [FIXED]), "cannot use fixed slots"),
-        (TokenTree([0, 1, 1], [ROOT, 0, 0], [0, 0, 0], HALF), "verifies sampled slots on paths"),
+        (TokenTree([0, 1, 1], [ROOT, 0, 0], [0, 0, 0], HALF), "verifies sampled slots on i.i.d. paths"),
         (TokenTree([0, 1], [ROOT, ROOT], [0, 0], HALF, None, True), "looked across branches"),
         (TokenTree([0, 1, 1], [ROOT, ROOT, 0], [0, 0, 0], HALF), "these have 1 to 2 tokens"),
         (TokenTree([0, 1], [ROOT, ROOT], [0, 1], torch.tensor([[0.5, 0.5], [0.4, 0.6]])), "nodes 0 and 1 follow"),

@@ -30,7 +30,7 @@ from transformers import (
 )
 from transformers.generation import GenerateDecoderOnlyOutput
 
-from draftgraph.config import Config, SamplingParams
+from draftgraph.config import Config
 from draftgraph.custom_generate.honour import (
     left_padding,
     refuse_batch,
@@ -41,6 +41,7 @@ from draftgraph.custom_generate.honour import (
     refuse_training,
 )
 from draftgraph.engine import Engine
+from draftgraph.params import SamplingParams
 from draftgraph.stats import Stats
 from draftgraph.target.hf import HFModel
 from draftgraph.types import Result

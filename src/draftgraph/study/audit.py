@@ -15,10 +15,11 @@ from typing import Any, ClassVar
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.config import Config, SamplingParams
+from draftgraph.config import Config
 from draftgraph.draft.model import ModelDrafter
 from draftgraph.engine import Engine, Prompt
 from draftgraph.errors import OptionError
+from draftgraph.params import SamplingParams
 from draftgraph.rng import fresh_seed
 from draftgraph.study.evidence import QUANTILES, Evidence, Sample
 from draftgraph.study.fit import Fit

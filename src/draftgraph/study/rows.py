@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.config import SamplingParams
 from draftgraph.errors import LogitsError, OptionError
+from draftgraph.params import SamplingParams
 from draftgraph.study.texts import Text
 from draftgraph.warp import Prefixes, Warper
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from draftgraph.config import SamplingParams
 from draftgraph.draft.levels import pooled
 from draftgraph.engine import Engine
+from draftgraph.params import SamplingParams
 from draftgraph.stats import Stats
 from draftgraph.target.base import CausalLM, Rows
 from draftgraph.types import ROOT
