@@ -156,7 +156,7 @@ class Apart(LayerRule):
         ("multipath", {"structure": "graph"}, "'multipath'.*write structure='paths'"),
         ("multipath", {"branching": (3, 2)}, "write structure='paths' without branching"),
         ("multipath", {"drafter": "lookup"}, "without a draft model, there is nothing to sample"),
-        ("greedy_block", {}, "re-targets later positions.*never better.*write rule='block'"),
+        ("greedy_block", {}, "re-targets later positions.*fewer tokens.*write rule='block'"),
     ],
     ids=lambda value: str(getattr(value, "name", value)),
 )

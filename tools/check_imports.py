@@ -22,6 +22,7 @@ LAYERS = (
     ("proof",),
     ("config", "params", "filters", "warp", "detokenize"),
     ("choice",),
+    ("result",),
     ("target",),
     ("request",),
     ("draft",),

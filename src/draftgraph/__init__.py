@@ -6,7 +6,8 @@ from draftgraph.engine import Engine
 from draftgraph.errors import DraftgraphError
 from draftgraph.params import SamplingParams
 from draftgraph.proof.exact import prove
-from draftgraph.types import Event, Outcome, Result, TokenTree, Verdict
+from draftgraph.result import Event, Result
+from draftgraph.types import Outcome, TokenTree, Verdict
 from draftgraph.verify import rules, verify
 from draftgraph.verify.base import Rule
 

@@ -8,8 +8,9 @@ import torch
 
 from draftgraph.draft.base import Draft
 from draftgraph.request import Request
+from draftgraph.result import Event
 from draftgraph.trace import RoundRecord
-from draftgraph.types import FIXED, Event, Verdict
+from draftgraph.types import FIXED, Verdict
 
 
 def commit(request: Request, draft: Draft, verdict: Verdict, logits: torch.Tensor, scores: torch.Tensor) -> Event:

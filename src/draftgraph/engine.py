@@ -21,11 +21,11 @@ from draftgraph.draft.model import ModelDrafter
 from draftgraph.errors import OptionError, PromptError
 from draftgraph.params import SamplingParams
 from draftgraph.request import Request
+from draftgraph.result import Event, Result
 from draftgraph.rng import Noise, fresh_seed
 from draftgraph.round import decode_round
 from draftgraph.target.hf import HFModel, probe
 from draftgraph.target.load import check_pair, eos_ids, load_model, load_tokenizer
-from draftgraph.types import Event, Result
 from draftgraph.warp import Warper
 
 Prompt = str | Sequence[int]

@@ -9,9 +9,9 @@ import torch
 from draftgraph.commit import commit
 from draftgraph.draft.base import Drafter, Limits, propose
 from draftgraph.request import Request
+from draftgraph.result import Event
 from draftgraph.stats import Clock
 from draftgraph.target.base import CausalLM, Rows
-from draftgraph.types import Event
 from draftgraph.warp import Prefixes
 
 

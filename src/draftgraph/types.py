@@ -1,20 +1,14 @@
-"""The nouns of a round of decoding: token tree, slot laws, verdict, outcome. Frozen; no model, no transformers."""
+"""The nouns of verification: token tree, slot laws, outcome, verdict. Frozen; no model, no transformers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 
 from draftgraph.errors import DraftError
-
-if TYPE_CHECKING:
-    from draftgraph.choice import Choice
-    from draftgraph.stats import Stats
-    from draftgraph.trace import RoundRecord
 
 FIXED = -1
 """`law_row` of a slot whose token is a point mass: deterministic, merged, retrieved or already looked at."""
@@ -159,35 +153,3 @@ class Verdict:
 
     path: tuple[int, ...]
     token: int
-
-
-@dataclass(frozen=True)
-class Event:
-    """What one round adds to a stream: new text, the new token ids, and which of them were drafted."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    drafted: tuple[bool, ...]
-    finish_reason: str | None = None
-    round: RoundRecord | None = None
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished (or, in an error's `partial`, an interrupted) request.
-
-    token_ids      generated ids, the prompt excluded, an end-of-sequence token included.
-    finish_reason  "stop" (end-of-sequence token or stop string), "length" (limit or context window), or None if interrupted.
-    logprobs       log-probabilities of `token_ids` under the target's own softmax (before warping), if asked for.
-    seed           the seed the request ran with, so that it can be run again.
-    choice         rule, structure and kind of slots that were used (last), and why.
-    """
-
-    text: str
-    token_ids: list[int]
-    finish_reason: str | None
-    stats: Stats
-    seed: int
-    choice: Choice
-    logprobs: list[float] | None = None
-    rounds: tuple[RoundRecord, ...] = field(default=(), repr=False)

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from draftgraph.choice import Choice
+from draftgraph.result import Result
 from draftgraph.stats import PARTS, Stats
 from draftgraph.trace import RoundRecord
-from draftgraph.types import Result
 from draftgraph.verify import get_rule
 from draftgraph.view import terminal
 

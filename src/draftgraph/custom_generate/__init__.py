@@ -42,9 +42,9 @@ from draftgraph.custom_generate.honour import (
 )
 from draftgraph.engine import Engine
 from draftgraph.params import SamplingParams
+from draftgraph.result import Result
 from draftgraph.stats import Stats
 from draftgraph.target.hf import HFModel
-from draftgraph.types import Result
 
 _LOADING = ("tokenizer", "dtype", "device", "config")
 """Options of `Engine.from_pretrained` that are not fields of `Config`."""

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from draftgraph.detokenize import Detokenizer
-from draftgraph.types import Event, Result
+from draftgraph.result import Event, Result
 from draftgraph.view import terminal
 
 

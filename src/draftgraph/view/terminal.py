@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from draftgraph.result import Result
 from draftgraph.stats import Stats
 from draftgraph.trace import RoundRecord
-from draftgraph.types import ROOT, Result
+from draftgraph.types import ROOT
 
 Decode = Callable[[int], str]
 """decode(token id) -> its text."""
