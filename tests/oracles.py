@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import pytest
 import torch
 from hypothesis import strategies as st
 
@@ -107,6 +108,16 @@ def assert_same(a: Outcome, b: Outcome, atol: float = 1e-12) -> None:
         if min(x, y) > 1e-9:
             first, second = a.bonus(row).double(), b.bonus(row).double()
             torch.testing.assert_close(first / first.sum(), second / second.sum(), rtol=0, atol=max(atol, 1e-9))
+
+
+def assert_law_within_support(outcome: Outcome, p: torch.Tensor) -> None:
+    """The ends of the path have a law, and no bonus token is one that the target, p f[N + 1, V], rules out."""
+    assert min(outcome.stop) >= 0.0
+    assert sum(outcome.stop) == pytest.approx(1.0, abs=1e-12)
+    for row, stop in enumerate(outcome.stop):
+        if stop > 0.0:
+            assert bool(outcome.bonus(row).any())
+            assert not bool((outcome.bonus(row)[p[row] == 0.0] > 0.0).any())
 
 
 def rows(generator: torch.Generator, n: int, vocab: int, zeros: float = 0.3) -> torch.Tensor:

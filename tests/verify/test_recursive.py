@@ -15,7 +15,7 @@ from draftgraph.verify.layer import LayerRule
 from draftgraph.verify.recursive import RecursiveRule
 from draftgraph.verify.token import TokenRule
 from draftgraph.verify.walk import WalkRule
-from oracles import assert_same, drafts, recursive_rejection
+from oracles import assert_law_within_support, assert_same, drafts, recursive_rejection
 
 RULE = RecursiveRule()
 quick = settings(max_examples=120, deadline=None)
@@ -77,13 +77,7 @@ def test_it_is_the_target_walk_on_deterministic_trees(draft):
 @given(drafts())
 def test_outcomes_are_laws_within_the_support_of_the_target(draft):
     tree, p = draft
-    outcome = RULE.outcome(tree, p)
-    assert min(outcome.stop) >= 0.0
-    assert sum(outcome.stop) == pytest.approx(1.0, abs=1e-12)
-    for row, stop in enumerate(outcome.stop):
-        if stop > 0.0:
-            assert bool(outcome.bonus(row).any())
-            assert not bool((outcome.bonus(row)[p[row] == 0.0] > 0.0).any())
+    assert_law_within_support(RULE.outcome(tree, p), p)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
