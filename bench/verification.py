@@ -38,6 +38,8 @@ from draftgraph.warp import Prefixes, Warper
 
 CONTEXT = 64
 DEPTH, BRANCHES, SAMPLED = 8, 4, 11
+SPREAD = 6.0
+"""Standard deviation of the logits; untrained models are flatter, and filters that keep thousands of tokens take longer."""
 SETTINGS: dict[str, dict[str, float]] = {
     "T=1": {"temperature": 1.0},
     "T=0.6": {"temperature": 0.6},
@@ -63,7 +65,10 @@ QUICK = (Size(4_096, 64, 2),)
 
 @dataclass(frozen=True)
 class Row:
-    """Milliseconds of one round: medians over rounds, and the 10th and 90th percentile of (warping + rule) / forward."""
+    """Milliseconds of one round: medians over rounds, and the 10th and 90th percentile of (warping + rule) / forward.
+
+    kept  tokens that have any probability after the filters, mean over rows.
+    """
 
     vocab: int
     parameters: int
@@ -74,6 +79,7 @@ class Row:
     rule_ms: float
     share: tuple[float, float, float]
     rounds: int
+    kept: float
 
 
 def make_target(size: Size) -> HFModel:
@@ -86,9 +92,12 @@ def make_target(size: Size) -> HFModel:
         num_attention_heads=8,
         num_key_value_heads=8,
         tie_word_embeddings=True,
-        initializer_range=0.1,  # rows as uneven as those of a trained model
     )
-    return HFModel(LlamaForCausalLM(config).eval())
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        logits = model(torch.arange(CONTEXT)[None]).logits
+        model.model.norm.weight.mul_(SPREAD / logits.std())
+    return HFModel(model)
 
 
 def make_draft(target: HFModel, context: Sequence[int], warper: Warper) -> TokenTree:
@@ -136,6 +145,7 @@ def measure(size: Size, rounds: int, progress: Progress) -> list[Row]:
             tree = TokenTree(tree.tokens, tree.parents, [FIXED] * len(tree))
         jobs += [(settings, rule, warper, tree) for rule in RULES]
     laps: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    kept = {settings: _kept(target, context, warper, tree) for settings, _, warper, tree in jobs}
     bar = progress.add_task(f"vocabulary {size.vocab:,}", total=rounds + 2)
     for number in range(rounds + 2):
         for settings, rule, warper, tree in jobs:  # interleaved: what the machine does otherwise hits all alike
@@ -143,7 +153,14 @@ def measure(size: Size, rounds: int, progress: Progress) -> list[Row]:
             if number >= 2:
                 laps.setdefault((settings, rule), []).append(lap)
         progress.advance(bar)
-    return [_row(size, parameters, settings, rule, timed) for (settings, rule), timed in laps.items()]
+    return [_row(size, parameters, settings, rule, timed, kept[settings]) for (settings, rule), timed in laps.items()]
+
+
+def _kept(target: HFModel, context: Sequence[int], warper: Warper, tree: TokenTree) -> float:
+    text = target.open(CONTEXT + 2 * len(tree))
+    rows = target.forward([Rows(text, context, tree.tokens, tree.parents)])[0]
+    target.close(text)
+    return float((warper.shape(rows) > 0).sum(dim=1).double().mean())
 
 
 def one_round(
@@ -163,11 +180,13 @@ def one_round(
     return forward - begin, warped - forward, done - warped
 
 
-def _row(size: Size, parameters: int, settings: str, rule: str, laps: Sequence[tuple[float, float, float]]) -> Row:
+def _row(
+    size: Size, parameters: int, settings: str, rule: str, laps: Sequence[tuple[float, float, float]], kept: float
+) -> Row:
     forward, warping, verdict = (1e3 * statistics.median(part) for part in zip(*laps, strict=True))
     shares = sorted((warp + rest) / pass_ for pass_, warp, rest in laps)
     share = tuple(shares[round(q * (len(shares) - 1))] for q in (0.5, 0.1, 0.9))
-    return Row(size.vocab, parameters, settings, rule, forward, warping, verdict, share, len(laps))  # type: ignore[arg-type]
+    return Row(size.vocab, parameters, settings, rule, forward, warping, verdict, share, len(laps), kept)  # type: ignore[arg-type]
 
 
 def markdown(report: dict[str, Any], rows: Sequence[Row]) -> str:
@@ -181,6 +200,7 @@ def markdown(report: dict[str, Any], rows: Sequence[Row]) -> str:
         "vocabulary",
         "parameters",
         "sampling",
+        "tokens kept",
         "rule",
         "forward ms",
         "warping ms",
@@ -192,6 +212,7 @@ def markdown(report: dict[str, Any], rows: Sequence[Row]) -> str:
             f"{row.vocab:,}",
             f"{row.parameters / 1e6:.0f} M",
             row.settings,
+            f"{row.kept:,.0f}",
             row.rule,
             f"{row.forward:.1f}",
             f"{row.warping:.2f}",
