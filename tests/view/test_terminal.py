@@ -19,7 +19,7 @@ WORDS = {1: "if", 2: " x", 3: " y", 4: ":\n", 5: " [b]", 6: "\x1b[2J", 7: " end"
 RECORD = RoundRecord(
     length=4, tokens=[1, 2, 3, 4, 5, 6], parents=[-1, 0, 0, 1, 3, 2], sampled=[False, False, True, True, False, True],
     origins=["drafter"] * 4 + ["own", "drafter"], scores=[0.9, 0.5, 0.3, 0.4, 0.2, 0.1], path=(0, 1, 3), bonus=7,
-    emitted=4, num_passes=3, num_evaluations=4, seconds=dict.fromkeys(PARTS, 0.1),
+    drafted_at=[-1, 0, 0, 1, 2, 2], emitted=4, num_passes=3, num_evaluations=4, seconds=dict.fromkeys(PARTS, 0.1),
 )  # fmt: skip
 STATS = Stats(
     rule="layer", structure="graph", lossless=True, mean_acceptance_length=4.0, draft_acceptance_rate=0.5,
@@ -77,7 +77,7 @@ def test_what_a_stop_cut_off_is_marked():
 
 
 def test_a_round_without_a_draft_is_its_bonus_token():
-    record = replace(RECORD, tokens=[], parents=[], sampled=[], origins=[], scores=[], path=(), emitted=1, num_passes=0)
+    record = replace(RECORD, tokens=[], parents=[], sampled=[], origins=[], scores=[], drafted_at=[], path=(), emitted=1, num_passes=0)
     assert picture(record).splitlines() == [
         "round 1  0 nodes, 0 drafter passes, 0 accepted, 1 token out",
         "└── + “ end” bonus",
@@ -88,7 +88,7 @@ def test_a_long_chain_is_broken_between_nodes():
     n = 12
     record = replace(
         RECORD, tokens=[2] * n, parents=list(range(-1, n - 1)), sampled=[True] * n, origins=["drafter"] * n,
-        scores=[0.5] * n, path=tuple(range(n)), emitted=n + 1,
+        scores=[0.5] * n, drafted_at=[], path=tuple(range(n)), emitted=n + 1,
     )  # fmt: skip
     lines = picture(record, width=40).splitlines()
     assert max(map(len, lines)) <= 40
