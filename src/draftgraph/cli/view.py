@@ -28,6 +28,8 @@ def view_command(
         if html is not None:
             tracefile.refuse_unwritable(html)
         found = tracefile.load(trace)
+        if round_number is not None and not found.rounds:
+            raise OptionError(f"--round {round_number}: the trace has no rounds; leave it out")
         if round_number is not None and not 1 <= round_number <= len(found.rounds):
             raise OptionError(
                 f"--round {round_number} is not in the trace; write a number from 1 to {len(found.rounds)}"
