@@ -36,6 +36,7 @@ def commit(request: Request, draft: Draft, verdict: Verdict, logits: torch.Tenso
         [row != FIXED for row in tree.law_row],
         draft.graph.origins,
         draft.graph.scores,
+        draft.graph.drafted_at,
         verdict.path,
         verdict.token,
         emitted,

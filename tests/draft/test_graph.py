@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tables import Drawn, Table, check
 from draftgraph.draft.base import Limits
 from draftgraph.draft.calibrate import Calibration
 from draftgraph.draft.edges import Discounts, DraftRows, TextRows
-from draftgraph.draft.graph import DRAFTED, DraftGraph, Edge, Row, Unroller
+from draftgraph.draft.graph import DRAFTED, DraftGraph, Edge, Row, RowKey, Unroller
 from draftgraph.draft.levels import grow_levels
 from draftgraph.types import FIXED, ROOT
 
@@ -27,8 +27,7 @@ class Loop:
     def match(self, suffix: Sequence[int]) -> Edge | None:
         return Edge(Row([1, 2], [0.6, 0.4]), ("loop", 0), self.factor, "merge", 1)
 
-    def follow(self, key: Hashable, token: int) -> tuple[Hashable, Row] | None:
-        assert isinstance(key, tuple)
+    def follow(self, key: RowKey, token: int) -> tuple[RowKey, Row] | None:
         return ("loop", (key[1] + 1) % self.rows), Row([1, 2], [0.6, 0.4])
 
 
@@ -93,6 +92,21 @@ def test_subset_keeps_what_belongs_to_its_nodes() -> None:
     assert (set(kept.rows), kept.fed, kept.num_merged) == ({ROOT, 0}, {0: 1}, 1)
     assert kept.path_tokens(1) == [2, 3]
     assert graph.path_tokens(c) == [2, 3]
+
+
+def test_copies_say_where_they_were_drafted() -> None:
+    graph = DraftGraph()
+    a, b = graph.add(ROOT, 1, 0.5), graph.add(ROOT, 2, 0.3)
+    c, d = graph.add(b, 1, 0.2), graph.add(ROOT, 9, 0.1)
+    graph.rows |= {a: Row([2], [0.9]), b: Row([1], [0.9])}
+    own = TextRows(Discounts())
+    own.extend([7, 9, 8, 9, 6])
+    Unroller(graph, [DraftRows(graph, [5], Discounts()), own], [5], 0.0).grow([c, d], 7, 3)
+    copies = {(graph.parents[i], graph.tokens[i]): (graph.origins[i], graph.drafted_at[i]) for i in range(4, 7)}
+    assert graph.drafted_at[:4] == [ROOT, ROOT, b, ROOT]
+    assert copies == {(c, 2): ("merge", a), (d, 6): ("context", 4), (d, 8): ("context", 4)}
+    kept = graph.subset([b, c, d, *range(4, 7)])  # without the node whose row was copied, and with other numbers
+    assert kept.drafted_at == [ROOT, 0, ROOT, *(None if origin == "merge" else 4 for origin in graph.origins[4:])]
 
 
 def test_laws_are_numbered_over_all_blocks() -> None:

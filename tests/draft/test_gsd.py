@@ -26,8 +26,12 @@ def test_limits_and_cycles(seed: int, budget: int, depth: int, reach: int, match
         parent = graph.parents[node]
         if parent >= 0 and graph.origins[parent] == "merge":
             assert origin == "merge"  # below a copy everything is a copy
+        lender = graph.drafted_at[node]
         if origin == "merge":
             assert node not in graph.fed
+            assert lender is None or lender == -1 or graph.origins[lender] == "drafter"
+        else:
+            assert lender == parent
 
 
 @pytest.mark.parametrize("match", [0, 1])

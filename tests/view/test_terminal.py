@@ -8,18 +8,15 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from draftgraph.choice import Choice
-from draftgraph.result import Result
 from draftgraph.stats import PARTS, Stats
 from draftgraph.trace import RoundRecord
-from draftgraph.verify import get_rule
 from draftgraph.view import terminal
 
 WORDS = {1: "if", 2: " x", 3: " y", 4: ":\n", 5: " [b]", 6: "\x1b[2J", 7: " end"}
 RECORD = RoundRecord(
     length=4, tokens=[1, 2, 3, 4, 5, 6], parents=[-1, 0, 0, 1, 3, 2], sampled=[False, False, True, True, False, True],
     origins=["drafter"] * 4 + ["own", "drafter"], scores=[0.9, 0.5, 0.3, 0.4, 0.2, 0.1], path=(0, 1, 3), bonus=7,
-    emitted=4, num_passes=3, num_evaluations=4, seconds=dict.fromkeys(PARTS, 0.1),
+    drafted_at=[-1, 0, 0, 1, 2, 2], emitted=4, num_passes=3, num_evaluations=4, seconds=dict.fromkeys(PARTS, 0.1),
 )  # fmt: skip
 STATS = Stats(
     rule="layer", structure="graph", lossless=True, mean_acceptance_length=4.0, draft_acceptance_rate=0.5,
@@ -28,14 +25,6 @@ STATS = Stats(
     num_prompt_tokens=4, num_output_tokens=4, accepted_by_source={"drafter": 3},
     seconds=dict.fromkeys(PARTS, 0.1),
 )  # fmt: skip
-RESULT = Result(
-    "if x:\n end",
-    [1, 2, 4, 7],
-    "length",
-    STATS,
-    seed=11,
-    choice=Choice(get_rule("layer"), "graph", True, "of a reason"),
-)
 
 
 def draw(renderable: object, width: int = 100, colours: bool = False) -> str:
@@ -77,7 +66,18 @@ def test_what_a_stop_cut_off_is_marked():
 
 
 def test_a_round_without_a_draft_is_its_bonus_token():
-    record = replace(RECORD, tokens=[], parents=[], sampled=[], origins=[], scores=[], path=(), emitted=1, num_passes=0)
+    record = replace(
+        RECORD,
+        tokens=[],
+        parents=[],
+        sampled=[],
+        origins=[],
+        scores=[],
+        drafted_at=[],
+        path=(),
+        emitted=1,
+        num_passes=0,
+    )
     assert picture(record).splitlines() == [
         "round 1  0 nodes, 0 drafter passes, 0 accepted, 1 token out",
         "└── + “ end” bonus",
@@ -88,7 +88,7 @@ def test_a_long_chain_is_broken_between_nodes():
     n = 12
     record = replace(
         RECORD, tokens=[2] * n, parents=list(range(-1, n - 1)), sampled=[True] * n, origins=["drafter"] * n,
-        scores=[0.5] * n, path=tuple(range(n)), emitted=n + 1,
+        scores=[0.5] * n, drafted_at=[], path=tuple(range(n)), emitted=n + 1,
     )  # fmt: skip
     lines = picture(record, width=40).splitlines()
     assert max(map(len, lines)) <= 40
@@ -116,7 +116,7 @@ def test_legend_explains_every_mark_and_fits():
 
 
 def test_summary_has_the_numbers():
-    text = draw(terminal.summary(RESULT))
+    text = draw(terminal.summary(STATS, "of a reason", "length", 11))
     assert "of a reason" in text
     for words in (
         "layer",
@@ -128,9 +128,9 @@ def test_summary_has_the_numbers():
         "seconds: rule",
     ):
         assert words in text
-    assert "NOT lossless" in draw(terminal.summary(replace(RESULT, stats=replace(STATS, lossless=False))))
+    assert "NOT lossless" in draw(terminal.summary(replace(STATS, lossless=False), "", "stop", 1))
 
 
 def test_summary_of_nothing_divides_by_nothing():
     empty = replace(STATS, num_rounds=0, num_output_tokens=0, seconds=dict.fromkeys(PARTS, 0.0))
-    assert "an interruption" in draw(terminal.summary(replace(RESULT, stats=empty, finish_reason=None)))
+    assert "an interruption" in draw(terminal.summary(empty, "", None, 1))

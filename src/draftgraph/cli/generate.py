@@ -12,6 +12,7 @@ import draftgraph as dg
 from draftgraph.cli.app import app, reporting
 from draftgraph.data import bundled_pair
 from draftgraph.errors import DraftgraphError, OptionError, PromptError
+from draftgraph.view import tracefile
 from draftgraph.view.printing import Printer, make_printer
 from draftgraph.view.status import silent_loading, status
 
@@ -56,10 +57,15 @@ def generate(
     show: Annotated[
         bool, typer.Option("--show", help="Draw every round and a summary.", rich_help_panel=OUTPUT)
     ] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="Also write what happened, for `draftgraph view`.", rich_help_panel=OUTPUT)
+    ] = None,
 ) -> None:
     """Generate text; without --model with the small pair that ships with draftgraph."""
     with reporting():
         _check_output(as_json, show, logprobs)
+        if trace is not None:
+            tracefile.refuse_unwritable(trace)
         text = _read_prompt(prompt)
         params = dg.SamplingParams(
             max_new_tokens=max_new_tokens,
@@ -82,7 +88,7 @@ def generate(
         if threads is not None:
             torch.set_num_threads(threads)
         engine = _load(model, draft_model, config, quiet=as_json)
-        _run(engine, text, params, make_printer(engine.tokenizer, text, as_json, show))
+        _run(engine, text, params, make_printer(engine.tokenizer, text, as_json, show), trace)
 
 
 def _check_output(as_json: bool, show: bool, logprobs: bool) -> None:
@@ -121,8 +127,10 @@ def _load(model: str | None, draft_model: str | None, config: dg.Config, quiet: 
         return dg.Engine.from_pretrained(target, draft_model=pair_drafter, config=config)
 
 
-def _run(engine: dg.Engine, prompt: str, params: dg.SamplingParams, printer: Printer) -> None:
-    """`engine.stream`, printed. What was generated before an error or Ctrl-C is printed all the same."""
+def _run(
+    engine: dg.Engine, prompt: str, params: dg.SamplingParams, printer: Printer, trace: Path | None = None
+) -> None:
+    """`engine.stream`, printed, then traced. What was generated before an error or Ctrl-C is printed and traced all the same."""
     stream = engine.stream(prompt, params)
     printer.begin()
     failure: BaseException | None = None
@@ -132,5 +140,10 @@ def _run(engine: dg.Engine, prompt: str, params: dg.SamplingParams, printer: Pri
     except (DraftgraphError, KeyboardInterrupt) as error:
         failure = error
     printer.end(stream.result())
+    if trace is not None:
+        try:
+            tracefile.save(tracefile.make_trace(stream.result(), prompt, engine.tokenizer), trace)
+        except DraftgraphError as error:
+            failure = failure or error  # what ended the request is told first
     if failure is not None:
         raise failure

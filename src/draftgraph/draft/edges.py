@@ -7,9 +7,9 @@ wins and every edge is discounted by a factor that is learnt from what the targe
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
-from draftgraph.draft.graph import DraftGraph, Edge, Row
+from draftgraph.draft.graph import MERGED, DraftGraph, Edge, Row, RowKey
 from draftgraph.types import ROOT
 
 MAX_MATCH = 6
@@ -62,14 +62,14 @@ class DraftRows:
         for length in range(min(MAX_MATCH, len(suffix)), 0, -1):
             node = self._by_suffix.get(tuple(suffix[-length:]))
             if node is not None:
-                return Edge(self.graph.rows[node], ("merge", node), self.discounts("merge", length), "merge", length)
+                return Edge(self.graph.rows[node], (MERGED, node), self.discounts(MERGED, length), MERGED, length)
         return None
 
-    def follow(self, key: Hashable, token: int) -> tuple[Hashable, Row] | None:
-        if not isinstance(key, tuple) or key[0] != "merge":
+    def follow(self, key: RowKey, token: int) -> tuple[RowKey, Row] | None:
+        if key[0] != MERGED:
             return None
         child = self._children.get((key[1], token))
-        return None if child is None else (("merge", child), self.graph.rows[child])
+        return None if child is None else ((MERGED, child), self.graph.rows[child])
 
 
 class TextRows:
@@ -108,8 +108,8 @@ class TextRows:
                 return Edge(row, (self.name, positions[0]), self.discounts(source, length), source, length)
         return None
 
-    def follow(self, key: Hashable, token: int) -> tuple[Hashable, Row] | None:
-        if not isinstance(key, tuple) or key[0] != self.name:
+    def follow(self, key: RowKey, token: int) -> tuple[RowKey, Row] | None:
+        if key[0] != self.name:
             return None
         position = key[1]
         if self.tokens[position] != token or position + 1 >= len(self.tokens):

@@ -10,7 +10,7 @@ back to a row that the path has already passed (no cycles), and unrolling is bou
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,6 +20,10 @@ from draftgraph.types import FIXED, ROOT, TokenTree
 
 DRAFTED = "drafter"
 """Origin of a node that the drafter proposed itself; other origins are the names of edge sources."""
+MERGED = "merge"
+"""Origin of a node that was copied from a row which the drafter computed this round."""
+RowKey = tuple[str, int]
+"""Identity of a row: what it belongs to, and its node there (of this round) or its position (in a text)."""
 SHARED_ROW = 8
 """Tokens of an evaluated row that edges may borrow."""
 Expected = Callable[[Sequence[float]], list[float]]
@@ -43,7 +47,7 @@ class Edge:
     """
 
     row: Row
-    key: Hashable
+    key: RowKey
     discount: float
     source: str
     match_length: int
@@ -56,7 +60,7 @@ class EdgeSource(Protocol):
         """The edge for a prefix that ends in `suffix` (longest match), or None."""
         ...
 
-    def follow(self, key: Hashable, token: int) -> tuple[Hashable, Row] | None:
+    def follow(self, key: RowKey, token: int) -> tuple[RowKey, Row] | None:
         """The row behind `token` in the run that row `key` belongs to, or None where the run ends."""
         ...
 
@@ -68,6 +72,8 @@ class DraftGraph:
     rows   continuations of the nodes that the drafter evaluated.
     fed    for those nodes, their number among the rows that the drafter was fed this round.
     edges  the borrowed row of every node whose children are copies.
+    drafted_at  where the row of every node was computed: the parent of a drafted node, else the number in the edge's key (for
+            a MERGED node a node of this graph), None where that is not known.
     across True if growth looked at all upper layers, not only at a branch's own tokens, before it gave the branch a slot.
     """
 
@@ -77,6 +83,7 @@ class DraftGraph:
     laws: list[torch.Tensor] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     origins: list[str] = field(default_factory=list)
+    drafted_at: list[int | None] = field(default_factory=list)
     rows: dict[int, Row] = field(default_factory=dict)
     fed: dict[int, int] = field(default_factory=dict)
     edges: dict[int, Edge] = field(default_factory=dict)
@@ -86,13 +93,25 @@ class DraftGraph:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def add(self, parent: int, token: int, score: float, law: int = FIXED, origin: str = DRAFTED) -> int:
-        """Append a node; `score` estimates the probability that the target reaches it. Returns its index."""
+    def add(
+        self,
+        parent: int,
+        token: int,
+        score: float,
+        law: int = FIXED,
+        origin: str = DRAFTED,
+        drafted_at: int | None = None,
+    ) -> int:
+        """Append a node; `score` estimates the probability that the target reaches it. Returns its index.
+
+        `drafted_at` is for a copy; whatever the drafter proposed itself was drafted behind its parent.
+        """
         self.tokens.append(token)
         self.parents.append(parent)
         self.law_row.append(law)
         self.scores.append(score)
         self.origins.append(origin)
+        self.drafted_at.append(parent if origin == DRAFTED else drafted_at)
         self.depths.append(self.depth(parent) + 1)
         return len(self.tokens) - 1
 
@@ -132,9 +151,10 @@ class DraftGraph:
         kept = DraftGraph()
         number = {ROOT: ROOT}
         for node in sorted(nodes):
-            number[node] = kept.add(
-                number[self.parents[node]], self.tokens[node], self.scores[node], origin=self.origins[node]
-            )
+            origin, at = self.origins[node], self.drafted_at[node]
+            at = number.get(at) if origin == MERGED and at is not None else at
+            parent = number[self.parents[node]]
+            number[node] = kept.add(parent, self.tokens[node], self.scores[node], origin=origin, drafted_at=at)
         kept.rows = {number[node]: row for node, row in self.rows.items() if node in number}
         kept.fed = {number[node]: row for node, row in self.fed.items() if node in number}
         kept.edges = {number[node]: edge for node, edge in self.edges.items() if node in number}
@@ -156,7 +176,7 @@ class _Candidate:
     edge: Edge | None = field(compare=False)
     row: Row = field(compare=False)
     scale: float = field(compare=False)
-    passed: frozenset[Hashable] = field(compare=False)
+    passed: frozenset[RowKey] = field(compare=False)
 
 
 class Unroller:
@@ -192,14 +212,15 @@ class Unroller:
             best = heapq.heappop(self._heap)
             assert best.edge is not None
             token = best.row.tokens[best.rank]
-            node = graph.add(best.parent, token, -best.negative_score, origin=best.edge.source)
-            graph.edges.setdefault(best.parent, best.edge)
-            self._push(best.parent, best.rank + 1, best.edge, best.row, best.scale, best.passed)
+            edge, score = best.edge, -best.negative_score
+            node = graph.add(best.parent, token, score, origin=edge.source, drafted_at=edge.key[1])
+            graph.edges.setdefault(best.parent, edge)
+            self._push(best.parent, best.rank + 1, edge, best.row, best.scale, best.passed)
             if graph.depth(node) < max_depth:
-                self._open(node, (best.edge, token), best.passed)
+                self._open(node, (edge, token), best.passed)
 
     def _open(
-        self, node: int, came_by: tuple[Edge, int] | None, passed: frozenset[Hashable], edge: Edge | None = None
+        self, node: int, came_by: tuple[Edge, int] | None, passed: frozenset[RowKey], edge: Edge | None = None
     ) -> None:
         """Find a row for an unevaluated node: the run it is copied from goes on for free, a new edge costs its discount."""
         if edge is None and came_by is not None:
@@ -217,7 +238,7 @@ class Unroller:
                 return Edge(following[1], following[0], 1.0, edge.source, edge.match_length)
         return None
 
-    def _look_up(self, node: int, passed: frozenset[Hashable]) -> Edge | None:
+    def _look_up(self, node: int, passed: frozenset[RowKey]) -> Edge | None:
         suffix = self._suffix(node)
         found = [
             edge for source in self.sources if (edge := source.match(suffix)) is not None and edge.key not in passed
@@ -229,7 +250,7 @@ class Unroller:
             self._suffixes[node] = [*self._suffix(self.graph.parents[node]), self.graph.tokens[node]][-8:]
         return self._suffixes[node]
 
-    def _push(self, parent: int, rank: int, edge: Edge, row: Row, scale: float, passed: frozenset[Hashable]) -> None:
+    def _push(self, parent: int, rank: int, edge: Edge, row: Row, scale: float, passed: frozenset[RowKey]) -> None:
         if rank < len(row.tokens) and (self.width is None or rank < self.width):
             score = scale * row.probs[rank]
             if score >= self.floor:

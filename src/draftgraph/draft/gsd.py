@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 
 from draftgraph.draft.base import Evaluate, Limits
-from draftgraph.draft.graph import DraftGraph, Edge, Row
+from draftgraph.draft.graph import DRAFTED, MERGED, DraftGraph, Edge, Row
 from draftgraph.types import ROOT
 
 CHILDREN = 4
@@ -68,7 +68,7 @@ def _expand(
             new.append(child)
             target = child
         else:
-            graph.edges[node] = Edge(row, ("gsd", target), 1.0, "merge", match + 1)
+            graph.edges[node] = Edge(row, ("gsd", target), 1.0, MERGED, match + 1)
         links[node].append((target, prob))
     return new
 
@@ -90,6 +90,8 @@ def _unroll(graph: DraftGraph, links: dict[int, list[tuple[int, float]]], limits
     """Copy shared continuations once per path, best path score first, within the verify budget."""
     tree = DraftGraph()
     heap: list[tuple[float, int, int, int, bool]] = []
+    drafted = {ROOT: ROOT}  # node of the graph -> its first place in the tree
+    lenders: list[int] = []  # of every node of the tree, the node of the graph that it was drafted behind
     order = 0
 
     def push(parent: int, origin: int, copied: bool) -> None:
@@ -102,12 +104,16 @@ def _unroll(graph: DraftGraph, links: dict[int, list[tuple[int, float]]], limits
     push(ROOT, ROOT, False)
     while heap and len(tree) < limits.budget:
         negative, _, parent, origin, copied = heapq.heappop(heap)
-        node = tree.add(parent, graph.tokens[origin], -negative, origin="merge" if copied else "drafter")
+        node = tree.add(parent, graph.tokens[origin], -negative, origin=MERGED if copied else DRAFTED)
+        lenders.append(graph.parents[origin])
+        if not copied:
+            drafted[origin] = node
         if not copied and origin in graph.fed:
             tree.fed[node] = graph.fed[origin]
             tree.rows[node] = graph.rows[origin]
         if tree.depth(node) < limits.reach:
             push(node, origin, copied)
+    tree.drafted_at = [drafted.get(lender) for lender in lenders]
     _record_edges(tree)
     return tree
 
@@ -116,5 +122,5 @@ def _record_edges(tree: DraftGraph) -> None:
     """Note where copies begin, so that statistics can tell accepted copies from accepted drafts."""
     for node, origin in enumerate(tree.origins):
         parent = tree.parents[node]
-        if origin == "merge" and parent not in tree.edges and (parent == ROOT or tree.origins[parent] != "merge"):
-            tree.edges[parent] = Edge(Row([tree.tokens[node]], [1.0]), ("gsd", node), 1.0, "merge", 1)
+        if origin == MERGED and parent not in tree.edges and (parent == ROOT or tree.origins[parent] != MERGED):
+            tree.edges[parent] = Edge(Row([tree.tokens[node]], [1.0]), ("gsd", node), 1.0, MERGED, 1)

@@ -82,8 +82,10 @@ class ShowPrinter:
 
     def end(self, result: Result) -> None:
         prompt = Text(terminal.printable(self.prompt), "dim")
-        text = terminal.transcript(result.rounds, pieces(self.tokenizer, self.prompt, result.token_ids))
-        self.console.print("", Text.assemble(prompt, text), "", terminal.summary(result), sep="\n")
+        before = [] if self.tokenizer is None else self.tokenizer(self.prompt)["input_ids"]
+        text = terminal.transcript(result.rounds, pieces(self.tokenizer, before, result.token_ids))
+        summary = terminal.summary(result.stats, result.choice.reason, result.finish_reason, result.seed)
+        self.console.print("", Text.assemble(prompt, text), "", summary, sep="\n")
 
     def _decode(self, token: int) -> str:
         return str(token if self.tokenizer is None else self.tokenizer.decode([token]))
@@ -102,8 +104,8 @@ def as_dict(result: Result) -> dict[str, Any]:
     return values if result.logprobs is None else values | {"logprobs": result.logprobs}
 
 
-def pieces(tokenizer: Any | None, prompt: str, tokens: Sequence[int]) -> list[str]:
-    """The text that every token added; an unfinished character belongs to the token that completes it."""
-    detokenizer = Detokenizer(tokenizer, [] if tokenizer is None else tokenizer(prompt)["input_ids"], ())
+def pieces(tokenizer: Any | None, before: Sequence[int], tokens: Sequence[int]) -> list[str]:
+    """The text that every token adds to those `before`; an unfinished character belongs to the token that completes it."""
+    detokenizer = Detokenizer(tokenizer, before, ())
     added = [detokenizer.push([token]) for token in tokens]
     return [*added[:-1], added[-1] + detokenizer.finish()] if added else []

@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from draftgraph.result import Result
 from draftgraph.stats import Stats
 from draftgraph.trace import RoundRecord
 from draftgraph.types import ROOT
@@ -127,16 +126,15 @@ def _count(number: int, noun: str, plural: str = "s") -> str:
     return f"{number} {noun}{'' if number == 1 else plural}"
 
 
-def summary(result: Result) -> Table:
-    """What a request did and where its time went."""
-    stats = result.stats
+def summary(stats: Stats, reason: str, finish_reason: str | None, seed: int) -> Table:
+    """What a request did and where its time went; `reason` is that of the choice of its rule."""
     table = Table(
         title="summary", title_justify="left", show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
     table.add_column(style="dim")
     table.add_column(justify="right")
     table.add_column(style="dim")
-    for name, value, note in _summary_rows(result, stats):
+    for name, value, note in _summary_rows(stats, reason, finish_reason, seed):
         _add(table, name, value, note)
     total = sum(stats.seconds.values())
     for part, seconds in stats.seconds.items():
@@ -144,7 +142,7 @@ def summary(result: Result) -> Table:
     return table
 
 
-def _summary_rows(result: Result, stats: Stats) -> list[tuple[str, str, str]]:
+def _summary_rows(stats: Stats, reason: str, finish_reason: str | None, seed: int) -> list[tuple[str, str, str]]:
     law = "lossless: exactly the target's law" if stats.lossless else "NOT lossless"
     sources = ", ".join(f"{count} from {source}" for source, count in stats.accepted_by_source.items())
     drafts = f"{stats.num_accepted_tokens} of {_count(stats.num_draft_tokens, 'drafted token')}"
@@ -152,12 +150,8 @@ def _summary_rows(result: Result, stats: Stats) -> list[tuple[str, str, str]]:
     return [
         ("rule", stats.rule, law),
         ("structure", stats.structure, merged),
-        ("chosen because", "", result.choice.reason),
-        (
-            "tokens",
-            str(stats.num_output_tokens),
-            f"ended by {result.finish_reason or 'an interruption'}; seed {result.seed}",
-        ),
+        ("chosen because", "", reason),
+        ("tokens", str(stats.num_output_tokens), f"ended by {finish_reason or 'an interruption'}; seed {seed}"),
         ("rounds", str(stats.num_rounds), "target calls"),
         ("mean acceptance length", f"{stats.mean_acceptance_length:.2f}", "tokens per target call"),
         ("acceptance rate", f"{stats.draft_acceptance_rate:.0%}", f"{drafts}{': ' + sources if sources else ''}"),
