@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from draftgraph.cli import generate, predict, prove
+from draftgraph.cli import doctor, generate, predict, prove
 from draftgraph.cli.app import app
 
-__all__ = ["app", "generate", "main", "predict", "prove"]
+__all__ = ["app", "doctor", "generate", "main", "predict", "prove"]
 
 
 def main() -> None:
