@@ -19,7 +19,7 @@ from draftgraph.study.diagnosis import diagnose
 from draftgraph.study.prediction import Tell
 from draftgraph.study.texts import read_texts
 from draftgraph.study.verdict import advice, verdict
-from draftgraph.view.diagnoses import checkup_report, diagnosis_report
+from draftgraph.view.diagnoses import checkup_report, diagnosis_report, what_next
 from draftgraph.view.sheet import Sheet
 from draftgraph.view.status import silent_loading, status
 
@@ -50,7 +50,7 @@ def pair_check(
         if as_json:
             typer.echo(json.dumps(checkup.to_dict()))
         else:
-            _print(checkup_report(checkup))
+            _print([*checkup_report(checkup), *([what_next(checkup)] if checkup.ok else ())])
     raise typer.Exit(0 if checkup.ok else 1)
 
 
@@ -97,7 +97,7 @@ def doctor(
         with status("measuring", as_json) as tell, silent_loading():
             found = diagnose(checkup, prompts, sorted({0.0, float(temperature)}), params, limit, tell)
         if as_json:
-            words = {"verdicts": list(map(verdict, found.findings)), "advice": advice(checkup, found)}
+            words = {"verdicts": [verdict(one, found.busy) for one in found.findings], "advice": advice(checkup, found)}
             typer.echo(json.dumps(checkup.to_dict() | found.to_dict() | words))
         else:
             _print(diagnosis_report(checkup, found))

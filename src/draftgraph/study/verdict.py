@@ -17,13 +17,18 @@ RARE = 1.5
 FEW_TURNS = 4
 
 
-def verdict(finding: Finding) -> str:
-    """One finding in a sentence or two, with what was predicted beside what was measured."""
+def verdict(finding: Finding, busy: bool = False) -> str:
+    """One finding in a sentence or two, with what was predicted beside what was measured; busy says that it means little."""
     best, at = finding.chosen, f"at temperature {finding.temperature:g}"
-    if finding.pays == "no":
+    if busy:
+        told = (
+            f"No verdict {at}: the machine was busy. As timed, {best.name} came out first at {times(best.speedup)} plain "
+            f"decoding; {best.tokens:.2f} tokens per target call, and {best.break_even:.2f} would break even."
+        )
+    elif finding.pays == "no":
         told = (
             f"It does not pay here {at}: the best way that was tried, {best.name}, runs at {times(best.speedup)} plain "
-            f"decoding; it gets {best.tokens:.2f} tokens per target call and needs {best.break_even:.2f} to break even. "
+            f"decoding, with {best.tokens:.2f} tokens per target call where {best.break_even:.2f} would break even. "
             f"Why: {'; '.join(reasons(best))}."
         )
     else:
@@ -96,8 +101,8 @@ def _alternatives(finding: Finding, has_drafter: bool) -> list[str]:
     drafted = best.name != "lookup"
     if not drafted and finding.pays != "no":
         told.append(
-            f"At temperature {finding.temperature:g} lookup, which needs no drafter, did best on these prompts; its gain depends on "
-            "how much a text repeats, so ask again with --prompt or --text of your own."
+            f"At temperature {finding.temperature:g} lookup, which needs no drafter, did best on these prompts; its gain depends "
+            "on how much a text repeats, so ask again with --prompt or --text of your own."
         )
     if finding.pays != "no":
         return told
@@ -128,5 +133,6 @@ def acceptance(finding: Finding) -> str | None:
     if finding.prediction is None or finding.needed is None:
         return None
     has = finding.prediction.profile.overlap
-    needs = "no acceptance would break even" if finding.needed == math.inf else f"{finding.needed:.2f} breaks even"
-    return f"temperature {finding.temperature:g}: one drafted token is kept with chance {has.value:.2f} ± {has.error:.2f}; {needs}"
+    needs = "none would break even" if finding.needed == math.inf else f"{finding.needed:.2f} breaks even"
+    at = f"temperature {finding.temperature:g}"
+    return f"{at}: one drafted token is kept with chance {has.value:.2f} ± {has.error:.2f}; {needs}"

@@ -101,7 +101,7 @@ def _compare(rule: str, ours: dict[str, int], theirs: dict[str, int], padded: st
     meanings = {number: token for token, number in theirs.items()}
     wrong = [
         token
-        for token, number in ours.items()
+        for token, number in sorted(ours.items(), key=lambda entry: entry[1])
         if meanings.get(number, token) != token or theirs.get(token, number) != number
     ]
     alone = sorted(ours.keys() ^ theirs.keys())

@@ -45,7 +45,18 @@ def can_run(checkup: Checkup) -> Text:
             instead = f". The target alone can run: draftgraph doctor {checkup.target.source} measures lookup, without a drafter"
         return Text(f"{what} cannot run: {len(failed)} of {len(checks)} rules failed{instead}", BAD)
     told = f", with {len(warned)} warning{'s' if len(warned) > 1 else ''}" if warned else ""
-    return Text(f"{what} can run: all {len(checks)} rules hold{told}", GOOD)
+    alone = (
+        ""
+        if checkup.drafter is not None
+        else ". Without a drafter, continuations are looked up in the text (drafter='lookup')"
+    )
+    return Text(f"{what} can run: all {len(checks)} rules hold{told}{alone}", GOOD)
+
+
+def what_next(checkup: Checkup) -> Text:
+    """The command that says whether it pays."""
+    names = [str(side.source) for side in (checkup.target, checkup.drafter) if side is not None]
+    return Text(f"whether it pays here: draftgraph doctor {' '.join(names)}", FAINT)
 
 
 def diagnosis_report(checkup: Checkup, diagnosis: Diagnosis) -> list[Sheet | Text]:
@@ -61,7 +72,7 @@ def diagnosis_report(checkup: Checkup, diagnosis: Diagnosis) -> list[Sheet | Tex
     )
     parts += [Text(told) for told in map(acceptance, diagnosis.findings) if told is not None]
     for finding in diagnosis.findings:
-        parts.append(Text(verdict(finding), HONEST if diagnosis.busy else _STYLES[finding.pays]))
+        parts.append(Text(verdict(finding, diagnosis.busy), HONEST if diagnosis.busy else _STYLES[finding.pays]))
     return [*parts, *(Text(f"→ {told}") for told in advice(checkup, diagnosis))]
 
 
