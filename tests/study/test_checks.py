@@ -197,5 +197,5 @@ def test_more_threads_than_cores_are_warned_about(monkeypatch):
 def test_only_failed_checks_raise():
     Check("a rule", "warning", "odd").enforce()
     Check("a rule", "not checked", "unknown").enforce()
-    with pytest.raises(DraftgraphError, match="^bad; mend it$"):
+    with pytest.raises(DraftgraphError, match=r"^bad; mend it$"):
         Check("a rule", "fail", "bad", "mend it").enforce()
