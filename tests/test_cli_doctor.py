@@ -47,7 +47,7 @@ def room(monkeypatch) -> None:
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "160"})
 
 
 def test_a_pair_that_can_run(pair):

@@ -86,7 +86,7 @@ def _ways(finding: Finding, diagnosis: Diagnosis) -> Sheet:
         f"{diagnosis.dtype}, {diagnosis.threads} threads"
     )
     columns = ("way", "predicted", "measured", "tokens/call", "break-even", "drafter ms", "target ms", "own ms")
-    return Sheet(title, columns, rows, numbers=7)
+    return Sheet(title, columns, rows, numbers=7, keys=1)
 
 
 def _way(name: str, one: Measured) -> tuple[str, ...]:
