@@ -8,12 +8,12 @@ import pytest
 
 import draftgraph as dg
 from draftgraph.stats import PARTS
-from draftgraph.study.turns import MIN_TURNS, PLAIN, Arm, Run, spread, summarise, take_turns, unrest
+from draftgraph.study.turns import MIN_TURNS, PLAIN, Arm, Run, share_of_core, spread, summarise, take_turns, unrest
 from models import perturbed, tiny_lm
 
 
 def one(seconds: float, tokens: int = 10, rounds: int = 10, prompt: int = 0, **parts: float) -> Run:
-    return Run(prompt, seconds, tokens, rounds, dict.fromkeys(PARTS, 0.0) | parts)
+    return Run(prompt, seconds, tokens, rounds, dict.fromkeys(PARTS, 0.0) | parts, 0.5 * seconds)
 
 
 def test_ratios_are_taken_within_a_turn():
@@ -37,6 +37,10 @@ def test_unrest_compares_a_prompt_with_itself():
     calm = [{PLAIN: one(seconds, prompt=prompt)} for prompt, seconds in ((0, 1.0), (1, 5.0), (0, 1.0), (1, 5.0))]
     assert unrest(calm) == pytest.approx(1.0)
     assert unrest([*calm, {PLAIN: one(4.0)}, {PLAIN: one(4.0)}, {PLAIN: one(1.0)}]) > 1.5
+
+
+def test_a_thread_that_had_to_wait_for_its_core():
+    assert share_of_core([{PLAIN: one(1.0), "way": one(3.0)}]) == pytest.approx(0.5)
 
 
 def test_a_spread_is_a_median_and_two_percentiles():

@@ -27,8 +27,8 @@ def finding(chosen: Measured = GOOD, overlap: float | None = None, needed: float
     return Finding(1.0, [chosen], chosen, prediction, needed)
 
 
-def diagnosis(found: Finding, unrest: float = 1.0) -> Diagnosis:
-    return Diagnosis([found], None, unrest, 64, 1, "float32", 60.0)
+def diagnosis(found: Finding, unrest: float = 1.0, share: float = 1.0) -> Diagnosis:
+    return Diagnosis([found], None, unrest, share, 64, 1, "float32", 60.0)
 
 
 def slow(**changes: Any) -> Measured:
@@ -88,6 +88,8 @@ def test_lookup_is_praised_with_care_and_explained_without_a_drafter():
 def test_a_busy_machine_gets_no_verdict():
     busy = diagnosis(finding(), unrest=2.0)
     assert busy.busy
+    assert diagnosis(finding(), share=0.8).busy
+    assert not diagnosis(finding()).busy
     assert verdict(busy.findings[0], busy.busy).startswith("No verdict at temperature 1: the machine was busy.")
     assert advice(CHECKUP, busy)[0].startswith("The machine was busy")
 

@@ -23,7 +23,7 @@ from draftgraph.study.prediction import Prediction, Row, Tell, predict
 from draftgraph.study.rows import read_rows
 from draftgraph.study.speed import Costs, measure_costs
 from draftgraph.study.texts import own_texts
-from draftgraph.study.turns import PLAIN, Arm, Measured, Turn, run, summarise, take_turns, unrest
+from draftgraph.study.turns import PLAIN, Arm, Measured, Turn, run, share_of_core, summarise, take_turns, unrest
 
 TOKENS = (16, 64)
 """New tokens per measured request: fewer where the target is slow."""
@@ -37,6 +37,8 @@ CHOOSING = 0.6
 """Share of the measuring time in which all ways take turns; the rest confirms the best one."""
 UNREST = 1.5
 """If plain decoding of one prompt takes so many times longer in one turn than in another, others were using the machine."""
+SHARE_OF_CORE = 0.9
+"""On a CPU, if this thread had a core for less of the time, others wanted it."""
 WORTH = 1.05
 """Speed-ups below this are not worth a second model."""
 PROMPTS = (
@@ -88,11 +90,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """unrest  of plain decoding over all turns. tokens  per request. threads  of torch. dtype  of the target."""
+    """unrest  of plain decoding over all turns. share_of_core  over all turns, 1 where the models are not on a CPU.
+
+    tokens  per request. threads  of torch. dtype  of the target.
+    """
 
     findings: Sequence[Finding]
     costs: Costs | None
     unrest: float
+    share_of_core: float
     tokens: int
     threads: int
     dtype: str
@@ -101,7 +107,8 @@ class Diagnosis:
     @property
     def busy(self) -> bool:
         """Whether others were using the machine, so that no figure here should be trusted."""
-        return self.unrest > UNREST or (self.costs is not None and self.costs.busy)
+        disturbed = self.unrest > UNREST or self.share_of_core < SHARE_OF_CORE
+        return disturbed or (self.costs is not None and self.costs.busy)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -109,6 +116,7 @@ class Diagnosis:
             "costs": None if self.costs is None else self.costs.to_dict(),
             "busy": self.busy,
             "unrest": self.unrest,
+            "share_of_core": self.share_of_core,
             "new_tokens": self.tokens,
             "threads": self.threads,
             "dtype": self.dtype,
@@ -158,6 +166,7 @@ def diagnose(
         found,
         costs,
         unrest(turns),
+        share_of_core(turns) if checkup.on_cpu else 1.0,
         tokens,
         torch.get_num_threads(),
         str(_loaded(checkup).dtype).removeprefix("torch."),

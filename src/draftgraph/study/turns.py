@@ -42,13 +42,14 @@ class Spread:
 
 @dataclass(frozen=True)
 class Run:
-    """One request of one arm: wall seconds, what it emitted, and its rounds with their seconds by part."""
+    """One request of one arm: wall seconds (`on_core` of them with a core), its tokens, and its rounds with their seconds by part."""
 
     prompt: int
     seconds: float
     tokens: int
     rounds: int
     parts: Mapping[str, float]
+    on_core: float
 
     @property
     def pace(self) -> float:
@@ -107,9 +108,10 @@ def take_turns(
 
 
 def run(engine: Engine, prompt: Sequence[int], params: SamplingParams, where: int = 0) -> Run:
-    begun = time.perf_counter()
+    begun, core = time.perf_counter(), time.thread_time()
     stats = engine.generate(list(prompt), params).stats
-    return Run(where, time.perf_counter() - begun, stats.num_output_tokens, stats.num_rounds, stats.seconds)
+    seconds, on_core = time.perf_counter() - begun, time.thread_time() - core
+    return Run(where, seconds, stats.num_output_tokens, stats.num_rounds, stats.seconds, on_core)
 
 
 def summarise(arm: Arm, turns: Sequence[Turn]) -> Measured:
@@ -143,3 +145,9 @@ def unrest(turns: Sequence[Turn]) -> float:
     ratios = [pace / statistics.median(paces) for paces in by_prompt.values() for pace in paces]
     found = spread(ratios)
     return found.high / found.low
+
+
+def share_of_core(turns: Sequence[Turn]) -> float:
+    """The share of the time in which this thread had a core: 1 if nobody else wanted it."""
+    runs = [one for turn in turns for one in turn.values()]
+    return sum(one.on_core for one in runs) / sum(one.seconds for one in runs)
