@@ -42,7 +42,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Run:
-    """One request of one arm: wall seconds (`on_core` of them with a core), its tokens, and its rounds with their seconds by part."""
+    """One request of one arm: wall seconds (`on_core` of them with a core), its tokens, its rounds and their seconds by part."""
 
     prompt: int
     seconds: float
