@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedModel
 
-from draftgraph.errors import DraftgraphError, LogitsError, ModelError
+from draftgraph.errors import DraftgraphError, LogitsError
 from draftgraph.target.base import CachedText, Rows
+from draftgraph.target.check import Check
 from draftgraph.target.slots import SlotCache
+from draftgraph.target.support import refuse_unsupported
 from draftgraph.types import ROOT
 
 PREFILL_CHUNK = 1024
@@ -140,34 +141,19 @@ def _wanted(batch: Sequence[Rows]) -> int | torch.Tensor:
     return torch.tensor(wanted)
 
 
-def refuse_unsupported(model: PreTrainedModel) -> None:
-    """Raise ModelError, naming what is in the way, if the engine cannot run this model exactly."""
-    name = type(model).__name__
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise ModelError(f"{name} is an encoder-decoder; draftgraph decodes causal (decoder-only) language models")
-    layers = {
-        type(layer).__name__ for layer in DynamicCache(config=model.config).layers if type(layer) is not DynamicLayer
-    }
-    if layers or getattr(model, "_is_stateful", False):
-        raise ModelError(
-            f"the cache of {name} cannot roll back rejected tokens ({', '.join(sorted(layers)) or 'recurrent state'}); "
-            "draftgraph needs full attention in every layer. If the window is only configured, not needed, load the model "
-            "with sliding_window=None"
-        )
-    attention = getattr(model.config, "_attn_implementation", None)
-    if attention not in ("sdpa", "eager"):
-        raise ModelError(
-            f"{name} was loaded with attn_implementation={attention!r}, which takes no 4-D mask; load it with 'sdpa' or 'eager'"
-        )
+def probe(model: HFModel) -> None:
+    """Raise ModelError if the model does not honour masks, positions and slots; some architectures ignore them silently."""
+    honours_masks(model).enforce()
 
 
 @torch.inference_mode()
-def probe(model: HFModel) -> None:
-    """Check on six rows that the model honours masks, positions and slots; some architectures ignore them silently.
+def honours_masks(model: HFModel) -> Check:
+    """Check on six rows that the model honours masks, positions and slots.
 
     A small draft tree behind three tokens, in two passes with a rejected branch between them, must give the logits of
-    plain forwards over its paths. Raises ModelError if it does not.
+    plain forwards over its paths.
     """
+    rule = "honours masks and positions"
     a, b, c, d = (token % model.vocab_size for token in (1, 2, 3, 5))
     text = model.open(8)
     try:
@@ -178,20 +164,26 @@ def probe(model: HFModel) -> None:
     except DraftgraphError:
         raise
     except Exception as error:
-        raise ModelError(
-            f"{model.name} cannot run with explicit masks, positions and slots ({type(error).__name__}: {error}); "
-            "its drafts could not be verified. Models with ALiBi are of this kind"
-        ) from error
+        return Check(
+            rule,
+            "fail",
+            f"{model.name} cannot run with explicit masks, positions and slots ({type(error).__name__}: {error})",
+            "its drafts could not be verified. Models with ALiBi are of this kind; use another architecture",
+        )
     finally:
         model.close(text)
     scale = float((expected - expected.mean(dim=1, keepdim=True)).abs().max()) + 1e-6
     tolerance = 1e-3 if model.model.dtype in (torch.float32, torch.float64) else 0.1
-    if float((seen - expected).abs().max()) > tolerance * scale:
-        raise ModelError(
-            f"{model.name} does not honour explicit masks and positions (a drafted branch changes its logits by "
-            f"{float((seen - expected).abs().max()):.2g}); its drafts could not be verified exactly. "
-            "Models with ALiBi or relative position biases computed from the row order are of this kind"
+    change = float((seen - expected).abs().max())
+    if change > tolerance * scale:
+        return Check(
+            rule,
+            "fail",
+            f"{model.name} does not honour explicit masks and positions (a drafted branch changes its logits by {change:.2g})",
+            "its drafts could not be verified exactly. Models with ALiBi or relative position biases computed from the row "
+            "order are of this kind; use another architecture",
         )
+    return Check(rule, "pass", f"a draft tree gives the logits of plain forwards to {change:.1g}")
 
 
 def _plain(model: HFModel, tokens: list[int]) -> torch.Tensor:

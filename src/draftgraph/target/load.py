@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from draftgraph.errors import ModelError, PairError
+from draftgraph.target.check import Check
 
 PADDING, PADDING_SHARE = 64, 0.01
 """Vocabularies of one family differ by padding and a few added tokens: at most so many, or that share of the larger one."""
@@ -44,9 +45,25 @@ def load_tokenizer(source: str | Path | PreTrainedModel) -> Any | None:
     if not name or (isinstance(source, PreTrainedModel) and not Path(name).is_dir()):
         return None
     try:
-        return AutoTokenizer.from_pretrained(name)
-    except Exception:  # a model without tokenizer files is usable with token ids
+        return read_tokenizer(name)
+    except ModelError:  # a model without tokenizer files is usable with token ids
         return None
+
+
+def read_tokenizer(source: str | Path) -> Any:
+    """The tokenizer of a folder or hub name. Raises ModelError if it is missing or corrupt."""
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except Exception as error:
+        raise ModelError(f"cannot read a tokenizer from {str(source)!r}: {_first_line(error)}") from error
+
+
+def read_config(source: str | Path) -> PretrainedConfig:
+    """The configuration of a folder or hub name. Raises ModelError if it is missing or corrupt."""
+    try:
+        return AutoConfig.from_pretrained(source)
+    except Exception as error:
+        raise ModelError(f"cannot read a configuration from {str(source)!r}: {_first_line(error)}") from error
 
 
 def check_pair(target: Any, drafter: Any, tokenizer: Any | None, draft_tokenizer: Any | None) -> None:
@@ -54,31 +71,58 @@ def check_pair(target: Any, drafter: Any, tokenizer: Any | None, draft_tokenizer
 
     Raises PairError naming the rule that fails.
     """
+    same_tokens(target, drafter, tokenizer, draft_tokenizer).enforce()
+
+
+def same_tokens(target: Any, drafter: Any, tokenizer: Any | None, draft_tokenizer: Any | None) -> Check:
+    """Whether both models mean the same by every token id: by their tokenizers, or by their sizes where one has none."""
+    rule, sizes = "same tokens", (target.vocab_size, drafter.vocab_size)
+    padded = "" if sizes[0] == sizes[1] else f"; the models are padded differently ({sizes[0]} and {sizes[1]} rows)"
     if tokenizer is not None and draft_tokenizer is not None:
-        _check_tokenizers(tokenizer.get_vocab(), draft_tokenizer.get_vocab())
-    elif not _is_padding(abs(target.vocab_size - drafter.vocab_size), max(target.vocab_size, drafter.vocab_size)):
-        raise PairError(
-            f"vocabulary size: the target has {target.vocab_size} tokens, the drafter {drafter.vocab_size}, which is more "
-            "than padding; use a drafter of the same family"
+        return _compare(rule, tokenizer.get_vocab(), draft_tokenizer.get_vocab(), padded)
+    if not _is_padding(abs(sizes[0] - sizes[1]), max(sizes)):
+        return Check(
+            rule,
+            "fail",
+            f"vocabulary size: the target has {sizes[0]} tokens, the drafter {sizes[1]}, which is more than padding",
+            "use a drafter of the same family, or drafter='lookup', which needs no model",
+            PairError,
         )
+    return Check(
+        rule,
+        "warning",
+        f"only sizes could be compared ({sizes[0]} and {sizes[1]})",
+        "put tokenizer files into both folders, so that the tokens themselves can be",
+    )
 
 
-def _check_tokenizers(ours: dict[str, int], theirs: dict[str, int]) -> None:
+def _compare(rule: str, ours: dict[str, int], theirs: dict[str, int], padded: str) -> Check:
     """Every id that both use must be the same token; a few tokens that only one of them has are harmless."""
     meanings = {number: token for token, number in theirs.items()}
     wrong = [
         token
-        for token, number in ours.items()
+        for token, number in sorted(ours.items(), key=lambda entry: entry[1])
         if meanings.get(number, token) != token or theirs.get(token, number) != number
     ]
     alone = sorted(ours.keys() ^ theirs.keys())
     if not wrong and _is_padding(len(alone), max(len(ours), len(theirs))):
-        return
-    token = wrong[0] if wrong else alone[0]
-    raise PairError(
-        f"token ids: {token!r} is {ours.get(token, 'absent')} for the target and {theirs.get(token, 'absent')} for the drafter "
-        f"({len(wrong) or len(alone)} of {len(ours)} tokens differ); a drafter needs the target's tokenizer. "
-        "Use a drafter of the same family, or drafter='lookup', which needs no model"
+        only = (
+            f", {len(alone)} in one of them only ({', '.join(map(repr, alone[:3]))}), which is harmless"
+            if alone
+            else ""
+        )
+        return Check(rule, "pass", f"{len(ours.keys() & theirs.keys())} tokens have the same ids{only}{padded}")
+    differing = wrong or alone
+    said = ", ".join(
+        f"{token!r} is {ours.get(token, 'absent')} for the target and {theirs.get(token, 'absent')} for the drafter"
+        for token in differing[:3]
+    )
+    return Check(
+        rule,
+        "fail",
+        f"token ids: {said} ({len(differing)} of {len(ours)} tokens differ)",
+        "a drafter needs the target's tokenizer. Use a drafter of the same family, or drafter='lookup', which needs no model",
+        PairError,
     )
 
 
