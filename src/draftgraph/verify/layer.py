@@ -100,17 +100,22 @@ def _place_draws(tree: TokenTree, p: torch.Tensor, layer: _Layer) -> float:
         token, row_of_law = tree.tokens[nodes[0]], tree.law_row[nodes[0]]
         law = tree.laws[row_of_law]  # type: ignore[index]  # checked when the tree was built
         # c is recomputed from its parts, never by subtraction: small masses would drown in rounding
-        capacity = law * masses.sum().to(law.dtype)
+        capacity = masses.sum().to(law.dtype)
+        offered = law * capacity if len(nodes) > 1 else None  # κ, as a vector only where parents share it
         for node in nodes:
             row = tree.parents[node] + 1
             if row not in layer.residuals:
                 layer.residuals[row] = p[row] * layer.shares[place_of[row]]
             residual = layer.residuals[row]
-            readings.append(torch.stack((capacity[token], residual[token])))
-            left = (capacity - residual).clamp_(min=0.0) if node != nodes[-1] else capacity
-            residual.sub_(capacity).clamp_(min=0.0)
+            if offered is None:
+                readings.append(torch.stack((law[token] * capacity, residual[token])))
+                residual.addcmul_(law, capacity, value=-1.0).clamp_(min=0.0)
+            else:
+                readings.append(torch.stack((offered[token], residual[token])))
+                left = (offered - residual).clamp_(min=0.0)
+                residual.sub_(offered).clamp_(min=0.0)
+                offered = left
             torch.sum(residual, 0, dtype=torch.float64, out=masses[place_of[row]])
-            capacity = left
     *layer.masses, _ = masses.tolist()
     return _accept(draws, torch.stack(readings).tolist(), layer.weights)
 
