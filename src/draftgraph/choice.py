@@ -15,7 +15,7 @@ from draftgraph.verify.base import Rule
 
 COLD, WEAK, ROUNDS = 0.4, 0.4, 16
 """At temperatures up to COLD, with a drafter whose mean overlap Σ min(p, q) is below WEAK over ROUNDS rounds, FIXED drafts
-accept as much as SAMPLED ones (docs/decisions.md), and their rounds cost less."""
+accept as much as SAMPLED ones (docs/decisions.md), and nothing V-long has to be drawn or verified."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def choose(config: Config, temperature: float, has_model: bool) -> Choice:
         return Choice(get_rule("walk"), structure, False, why)
     if structure == "chain":
         return Choice(get_rule("block"), structure, True, "block verification is optimal on a SAMPLED chain")
-    why = "drafts have SAMPLED slots, which the layer rule verifies jointly; no rule measured here accepts more of them"
+    why = "drafts have SAMPLED slots, and the layer rule verifies the whole tree jointly"
     return Choice(get_rule("layer"), structure, True, why)
 
 
@@ -79,6 +79,6 @@ def reconsider(choice: Choice, config: Config, temperature: float, overlap: Over
         return choice
     why = (
         f"drafter and target overlap by {overlap.mean:.2f} over {overlap.rounds} rounds at temperature {temperature:g}: FIXED "
-        "drafts accept as much there and cost less, and the walk is optimal for them"
+        "drafts accept as much there, and the walk is optimal for them"
     )
     return replace(choice, rule=get_rule("walk"), sampled=False, reason=why)

@@ -340,8 +340,10 @@ class Eager(Calibration):
         self._overlap = [0.0] * len(TEMPERATURES)
 
 
-def decoded(tables: Tables, config: Config, limits: Limits, prompt: list[int], count: int, draw: Draw) -> Request:
-    """`count` rounds of the real loop, with the real drafter."""
+def decoded(
+    tables: Tables, config: Config, limits: Limits, prompt: list[int], count: int, draw: Draw, switch: float = 0.0
+) -> Request:
+    """`count` rounds of the real loop, with the real drafter; FIXED drafts once the measured overlap is below `switch`."""
     choice = Choice(EnumeratedRule(), config.resolved_structure, True, "enumerated")
     drafter = model.ModelDrafter(TableModel(tables.drafter, tables.vocab, len(prompt)), config, tables.vocab)
     target = TableModel(tables.target, tables.vocab, len(prompt))
@@ -356,6 +358,9 @@ def decoded(tables: Tables, config: Config, limits: Limits, prompt: list[int], c
     for _ in range(count):
         if request.finish_reason is None:
             decode_round([request], drafter, target, lambda request: replace(limits, reach=request.remaining - 1))
+            seen = drafter.overlap(request)
+            if seen is not None and seen.mean < switch:
+                request.choice = replace(choice, sampled=False)
     return request
 
 
@@ -408,6 +413,24 @@ def test_rounds_that_learn_are_lossless(name: str) -> None:
         for probability, request in histories(name, tables):
             masses[tuple(request.output)] += probability
         assert total_variation(continued(masses, tables), tables.target_law(tables.depth + 1)) <= EXACT, (kind, seed)
+
+
+@pytest.mark.usefixtures("enumerated")
+def test_turning_to_fixed_drafts_after_what_was_measured_is_lossless() -> None:
+    """As `choice.reconsider` does: the switch depends on the texts that came out, and only some of them reach it."""
+    config, _, limits, _, count = ROUNDS["graph"]
+    turned = stayed = 0
+    for kind, seed in product(("random", "sparse", "flat q"), range(2)):
+        tables = round_tables("graph", kind, seed)
+        masses: defaultdict[tuple[int, ...], float] = defaultdict(float)
+        run = partial(decoded, tables, config, limits, [0, 1], count, switch=0.8)
+        for probability, request in enumerate_draws(run):
+            masses[tuple(request.output)] += probability
+            turned += not request.choice.sampled
+            stayed += request.choice.sampled
+        assert total_variation(continued(masses, tables), tables.target_law(tables.depth + 1)) <= EXACT, (kind, seed)
+    assert turned > 100
+    assert stayed > 100
 
 
 @pytest.mark.usefixtures("enumerated")

@@ -39,7 +39,9 @@ def generate(
     rule: Annotated[
         str, typer.Option(help="Verification rule; see `draftgraph rules`.", rich_help_panel=DRAFTING)
     ] = "auto",
-    structure: Annotated[str, typer.Option(help="graph, tree, chain, gsd or auto.", rich_help_panel=DRAFTING)] = "auto",
+    structure: Annotated[
+        str, typer.Option(help="graph, tree, comb, paths, chain, gsd or auto.", rich_help_panel=DRAFTING)
+    ] = "auto",
     budget: Annotated[
         str, typer.Option(help="Nodes verified per round; 0 is plain.", rich_help_panel=DRAFTING)
     ] = "auto",

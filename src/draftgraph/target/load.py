@@ -30,7 +30,9 @@ def load_model(
     try:
         model, info = AutoModelForCausalLM.from_pretrained(source, dtype=wanted, output_loading_info=True)
     except Exception as error:
-        raise ModelError(f"cannot load a causal language model from {str(source)!r}: {_first_line(error)}") from error
+        raise ModelError(
+            f"cannot load a causal language model from {str(source)!r}: {_first_line(error)}{_where(source)}"
+        ) from error
     if info["missing_keys"] or info.get("mismatched_keys"):
         wrong = sorted(map(str, info["missing_keys"] or info["mismatched_keys"]))
         raise ModelError(
@@ -63,7 +65,16 @@ def read_config(source: str | Path) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(source)
     except Exception as error:
-        raise ModelError(f"cannot read a configuration from {str(source)!r}: {_first_line(error)}") from error
+        raise ModelError(
+            f"cannot read a configuration from {str(source)!r}: {_first_line(error)}{_where(source)}"
+        ) from error
+
+
+def _where(source: str | Path) -> str:
+    """What to write instead, for a name that is no folder here."""
+    if Path(source).is_dir():
+        return ""
+    return f" There is no folder {str(source)!r} here; write the path of one that holds config.json, or a hub name"
 
 
 def check_pair(target: Any, drafter: Any, tokenizer: Any | None, draft_tokenizer: Any | None) -> None:

@@ -27,7 +27,7 @@ def checkup_report(checkup: Checkup) -> list[Sheet | Text]:
             name,
             check.rule,
             Text(*_MARKS[check.outcome]),
-            f"{check.found}{'. To do: ' if check.advice else ''}{check.advice}",
+            f"{check.found}{'; to do: ' if check.advice else ''}{check.advice}",
         )
         for name, checks in checkup.groups
         for check in checks
