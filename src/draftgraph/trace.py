@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from draftgraph.types import ROOT
+
 
 @dataclass(frozen=True)
 class RoundRecord:
@@ -17,6 +19,7 @@ class RoundRecord:
     emitted   how many of (path + bonus) were emitted before a stop or the length limit.
     num_passes, num_evaluations   drafter passes, and rows they computed.
     seconds   wall seconds by part (`stats.PARTS`).
+    reason    why so much was drafted: "draft", "plain", "probe" or "fixed", a colon, and the figures.
     """
 
     length: int
@@ -31,3 +34,11 @@ class RoundRecord:
     num_passes: int
     num_evaluations: int
     seconds: dict[str, float]
+    reason: str = ""
+
+    def depths(self) -> list[int]:
+        """The depth of every node; children of the root have depth 1."""
+        depths: list[int] = []
+        for parent in self.parents:
+            depths.append(1 if parent == ROOT else depths[parent] + 1)
+        return depths

@@ -15,7 +15,7 @@ from draftgraph.errors import OptionError
 from draftgraph.study.estimate import Estimate
 from draftgraph.study.prediction import CHECKED_DEPTH, Prediction, Row
 from draftgraph.study.profile import QUANTILES, SLACKS, Profile
-from draftgraph.study.speed import Costs
+from draftgraph.costs import Costs
 
 SOURCES = {
     "own": "the target's own, drawn at this temperature: exact rows are unbiased",
