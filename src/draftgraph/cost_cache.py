@@ -1,7 +1,7 @@
 """Costs kept between processes: one small JSON file per pair, number of threads and device, in the user's cache folder.
 
-A file of another machine or version, or a broken one, is measured again, and the note of the costs says so. A folder that cannot be
-written is no error: the costs are then measured once per process.
+A file of another machine or version, or a broken one, is measured again, and the note of the costs says so. A folder that
+cannot be written is no error: the costs are then measured once per process.
 """
 
 from __future__ import annotations
@@ -73,22 +73,22 @@ def costs_of(subject: Sequence[str], device: torch.device, measure: Callable[[],
     return replace(costs, note=note)
 
 
-class _Stale(ValueError):
+class _StaleError(ValueError):
     """A cache that is whole, but not of this machine and version."""
 
 
 def _read(path: Path, here: dict[str, str]) -> Any:
     held = json.loads(path.read_text(encoding="utf-8"))
     if held["version"] != VERSION:
-        raise _Stale(f"the cache has version {held['version']}, not {VERSION}")
+        raise _StaleError(f"the cache has version {held['version']}, not {VERSION}")
     for what, value in here.items():
         if held["machine"].get(what) != value:
-            raise _Stale(f"the cache was written with {what} {held['machine'].get(what)}, here it is {value}")
+            raise _StaleError(f"the cache was written with {what} {held['machine'].get(what)}, here it is {value}")
     return held["costs"]
 
 
 def _said(why: Exception) -> str:
-    return str(why) if isinstance(why, _Stale) else f"the cache cannot be read ({type(why).__name__})"
+    return str(why) if isinstance(why, _StaleError) else f"the cache cannot be read ({type(why).__name__})"
 
 
 def _write(path: Path, values: dict[str, Any]) -> bool:

@@ -1,7 +1,7 @@
 """Measuring costs on this machine: pass times by rows, and what the engine adds around the passes.
 
-Numbers of rows take turns, so that a slow moment hits all of them, and medians are kept. A small model takes about a second; with a
-large one every number of rows gets three passes, and those that cost too much are left to extrapolation.
+Numbers of rows take turns, so that a slow moment hits all of them, and medians are kept. A small model takes about a second; with
+a large one every number of rows gets three passes, and those that cost too much are left to extrapolation.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from draftgraph.study.pair import Pair
 from draftgraph.costs import Cost, Costs
+from draftgraph.study.pair import Pair
 from draftgraph.study.speed import measure_costs, pace
 from draftgraph.timing import not_negative
 from models import perturbed, tiny_lm

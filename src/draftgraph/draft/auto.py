@@ -1,9 +1,9 @@
 """The automatic budget: every round drafts so deep and so wide as tokens per second are expected to be most, or not at all.
 
-With λ tokens per second at hand, a draft is worth making while what it adds to the tokens of the round exceeds λ times the seconds that
-it adds (a fraction is maximal where its numerator minus λ times its denominator is: Dinkelbach 1967). So λ prices everything: a
-row of the target θ = λ dT/dN, a drafter pass η = λ D, and plain decoding is the draft of depth 0. Seconds are those of the cost table,
-tokens are counted (`ledger`).
+With λ tokens per second at hand, a draft is worth making while what it adds to the tokens of the round exceeds λ times the
+seconds that it adds (a fraction is maximal where its numerator minus λ times its denominator is: Dinkelbach 1967). So λ prices
+everything: a row of the target θ = λ dT/dN, a drafter pass η = λ D, and plain decoding is the draft of depth 0. Seconds are those
+of the cost table, tokens are counted (`ledger`).
 
 Where plain decoding wins, short probes ask from time to time whether the text has changed. Together they may cost PROBE_SHARE of
 the time even if every one fails, and each failure doubles the wait for the next.

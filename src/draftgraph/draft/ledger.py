@@ -1,7 +1,7 @@
 """What the rounds of one request have shown so far, counted by depth and by score: all that the automatic budget knows of a text.
 
-Only past rounds enter, and only what they counted: never the tokens of the round that is planned (docs/layer_rule.md, A1), and never a
-clock, so that a seed gives the same text again.
+Only past rounds enter, and only what they counted: never the tokens of the round that is planned (docs/layer_rule.md, A1), and
+never a clock, so that a seed gives the same text again.
 """
 
 from __future__ import annotations
