@@ -26,8 +26,9 @@ PROBE_DEPTH = 2
 PROBE_SHARE = 0.015
 LONGEST_WAIT = 4
 """A wait is doubled at most so often."""
-DEEPER, EVERY = 2, 8
-"""Every eighth draft may come two levels deeper than pays, to see whether it would."""
+NEAR = 0.95
+"""Of depths whose rates are so near to the best one the largest is allowed: growth stops by itself where its estimates are
+poor, and what is never drafted is never learnt."""
 DOUBLING = 0.2
 """Twice the nodes add about this share to the accepted tokens: on three pairs 15–20 % (docs/decisions.md)."""
 
@@ -47,12 +48,12 @@ class AutoBudget:
     _probing: bool = False
     _waited: int = 0
     _failures: int = 0
-    _drafts: int = 0
     _drafting: bool = True
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.costs.levels, self.deepest)
         self._target = [self.costs.verifying(nodes) for nodes in range(MOST_NODES + 1)]
+        self._rows = [self.costs.target(nodes + 1) for nodes in range(MOST_NODES + 1)]
         best = max((1.0 + depth) / self._seconds(depth, [1.0] * depth, [1.0] * depth) for depth in self._depths())
         self._hopeless = best <= 1.0 / self.costs.plain
 
@@ -92,14 +93,15 @@ class AutoBudget:
         self.ledger.read = len(rounds)
 
     def _best(self) -> tuple[int, float, float]:
-        """Depth of most tokens per second, at least 1; that rate; its tokens per round."""
+        """The depth to draft to, at least 1; the best rate of any depth; tokens per round at that depth."""
         counts, survival = self.ledger.depths, self.ledger.survival()
         passes = [c.passes / c.rounds for c in counts]
         nodes = [c.nodes / c.rounds for c in counts]
         tokens = [1.0 + self.ledger.beyond + reached for reached in accumulate(survival)]
         rates = [tokens[depth - 1] / self._seconds(depth, passes, nodes, self.ledger.spare) for depth in self._depths()]
-        best = max(range(len(rates)), key=rates.__getitem__)
-        return best + 1, rates[best], tokens[best]
+        best = max(rates)
+        depth = max(depth for depth, rate in enumerate(rates, 1) if rate >= NEAR * best)
+        return depth, best, tokens[depth - 1]
 
     def _seconds(self, depth: int, passes: Sequence[float], nodes: Sequence[float], spare: float = 0.0) -> float:
         """Seconds of a round drafted `depth` deep, by the table."""
@@ -114,28 +116,24 @@ class AutoBudget:
         return range(1, self.deepest + 1)
 
     def _draft(self, depth: int, rate: float, tokens: float, reach: int) -> Limits:
-        self._drafts += 1
-        deep = min(self.deepest, depth + DEEPER) if self._drafts % EVERY == 0 else depth
-        nodes = max(deep, self._nodes(rate, tokens))
-        price = rate * (self._target[nodes] - self._target[0]) / nodes
+        nodes = max(depth, self._nodes(rate, tokens))
+        price = rate * (self._rows[nodes] - self._rows[0]) / nodes
         limits = Limits(
             nodes,
-            deep,
+            depth,
             reach,
             floor=self.ledger.floor(price),
             price_pass=rate * self.costs.drafter_pass(1.0),
             reason=f"draft: {tokens:.2f} tokens per round expected of {depth} levels, {rate:.0f} tokens/s; "
             f"none {1.0 / self.costs.plain:.0f}",
         )
-        self._asked, self._probing, self._waited, self._failures = min(deep, reach), False, 0, 0
+        self._asked, self._probing, self._waited, self._failures = min(depth, reach), False, 0, 0
         return limits
 
     def _nodes(self, rate: float, tokens: float) -> int:
         """The most nodes whose last doubling pays."""
         nodes = 1
-        while nodes < MOST_NODES and rate * (self._target[2 * nodes] - self._target[nodes]) <= DOUBLING * (
-            tokens - 1.0
-        ):
+        while nodes < MOST_NODES and rate * (self._rows[2 * nodes] - self._rows[nodes]) <= DOUBLING * (tokens - 1.0):
             nodes *= 2
         return nodes
 
