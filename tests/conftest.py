@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from cost_tables import costs
+
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("default")
 
@@ -23,12 +25,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Costs that tests measure are not the user's."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DRAFTGRAPH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+@pytest.fixture(autouse=True)
+def known_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test depends on a clock: rounds cost what a table says, and what a test measures is not the user's."""
+    monkeypatch.setenv("DRAFTGRAPH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("draftgraph.engine.engine_costs", lambda engine: costs())
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,9 +37,19 @@ class RoundRecord:
     seconds: dict[str, float]
     reason: str = ""
 
+    @property
+    def decision(self) -> str:
+        """The kind of reason."""
+        return self.reason.partition(":")[0] or "fixed"
+
     def depths(self) -> list[int]:
         """The depth of every node; children of the root have depth 1."""
         depths: list[int] = []
         for parent in self.parents:
             depths.append(1 if parent == ROOT else depths[parent] + 1)
         return depths
+
+
+def decisions(rounds: Sequence[RoundRecord]) -> dict[str, int]:
+    """Rounds by kind of reason, in the order in which the kinds first occurred."""
+    return dict(Counter(record.decision for record in rounds))

@@ -49,6 +49,7 @@ class AutoBudget:
     _waited: int = 0
     _failures: int = 0
     _drafting: bool = True
+    _begun: bool = False
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.costs.levels, self.deepest)
@@ -80,7 +81,12 @@ class AutoBudget:
             return self._none(reach, why)
         return self._probe(reach, why)
 
+    def _told(self, reason: str) -> str:
+        """A reason; that of the first round also says where the table of costs comes from."""
+        return reason if self._begun else f"{reason}; costs {self.costs.note}"
+
     def _learn(self, rounds: Sequence[RoundRecord]) -> None:
+        self._begun = bool(rounds)
         for record in rounds[self.ledger.read :]:
             if self._asked:
                 self.ledger.enter(record, self._asked)
@@ -124,8 +130,10 @@ class AutoBudget:
             reach,
             floor=self.ledger.floor(price),
             price_pass=rate * self.costs.drafter_pass(1.0),
-            reason=f"draft: {tokens:.2f} tokens per round expected of {depth} levels, {rate:.0f} tokens/s; "
-            f"none {1.0 / self.costs.plain:.0f}",
+            reason=self._told(
+                f"draft: {tokens:.2f} tokens per round expected of {depth} levels, {rate:.0f} tokens/s; "
+                f"none {1.0 / self.costs.plain:.0f}"
+            ),
         )
         self._asked, self._probing, self._waited, self._failures = min(depth, reach), False, 0, 0
         return limits
@@ -139,11 +147,11 @@ class AutoBudget:
 
     def _none(self, reach: int, why: str) -> Limits:
         self._asked, self._probing = 0, False
-        return Limits(0, 0, reach, reason=f"plain: {why}")
+        return Limits(0, 0, reach, reason=self._told(f"plain: {why}"))
 
     def _probe(self, reach: int, why: str) -> Limits:
         self._asked, self._probing = min(PROBE_DEPTH, self.deepest, reach), True
-        return Limits(self._asked, self._asked, reach, reason=f"probe: {why}")
+        return Limits(self._asked, self._asked, reach, reason=self._told(f"probe: {why}"))
 
     def _wait(self, length: int) -> int:
         """Rounds from one probe to the next, so that probes take PROBE_SHARE of the time if none of them finds anything."""

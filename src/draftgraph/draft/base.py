@@ -34,7 +34,7 @@ class Limits:
     depth   drafter passes, and the depth to which nodes are drafted.
     reach   depth that no node may exceed (what is left of the context window and of the output length).
     floor   least estimated mass of a slot worth verifying; price_pass, of a drafter pass worth making.
-    reason  why so much, in words: "draft", "plain", "probe" or "fixed", a colon, and the figures.
+    reason  why so much: "draft", "plain", "probe" or "fixed", a colon, and the figures.
     spread  True: an equal share of the budget per level ("exact size"); False: the budget is a cap and prices decide.
     """
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from draftgraph.costs import Level
 from draftgraph.trace import RoundRecord
 
-MEMORY = 24.0
+MEMORY = 16.0
 """Rounds that a running mean remembers: texts change, and so does what a drafter knows of them."""
-BRIEF = 4.0
+BRIEF = 3.0
 """Rounds that are believed before anything was seen, and again after drafting has stopped to pay."""
+UNTRIED, DRIFT = 2, 0.125
+"""So many levels below the drafted ones are taken for more and more like the last of those, or they would never be tried again."""
 SCORES = (0.0, 0.04, 0.08, 0.16, 0.32, 0.64)
 """Lower ends of the bins of a node's score."""
 PRIOR_NODES = 6.0
@@ -36,6 +38,11 @@ class _Depth:
     reached: float
     passes: float
     nodes: float
+
+    @property
+    def share(self) -> float:
+        """Of the paths that came to the depth above, those that came to this one."""
+        return min(1.0, self.reached / self.above) if self.above > 0.0 else 0.0
 
     def fade(self, memory: float) -> None:
         """Make room for one more round; no more than `memory` rounds stay."""
@@ -88,6 +95,7 @@ class Ledger:
             counts.reached += accepted >= depth
             counts.passes += record.num_passes >= depth
             counts.nodes += deep.count(depth)
+        self._drift(asked)
         if record.num_passes:
             self.rows += (record.num_evaluations / record.num_passes - self.rows) / BRIEF
             self.cached = record.length
@@ -100,6 +108,12 @@ class Ledger:
             self.confirmed[b] += node in path
         self.memory = MEMORY
 
+    def _drift(self, asked: int) -> None:
+        share = self.depths[asked - 1].share
+        for counts in self.depths[asked : asked + UNTRIED]:
+            counts.reached += DRIFT * (share * counts.above - counts.reached)
+            counts.above = max(counts.above, 1.0)
+
     def doubt(self) -> None:
         """Forget most of what was counted: drafting no longer pays, and the next probes shall weigh."""
         self.memory = BRIEF
@@ -110,7 +124,7 @@ class Ledger:
         """Chance that the accepted path reaches depth 1, 2, …, if drafts are allowed to come so deep."""
         chances, chance = [], 1.0
         for counts in self.depths:
-            chance *= min(1.0, counts.reached / counts.above) if counts.above > 0.0 else 0.0
+            chance *= counts.share
             chances.append(chance)
         return chances
 

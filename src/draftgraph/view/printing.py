@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, Protocol
 
 from rich.console import Console
 from rich.text import Text
 
 from draftgraph.detokenize import Detokenizer
+from draftgraph.trace import decisions
 from draftgraph.types import Event, Result
 from draftgraph.view import terminal
 
@@ -98,6 +100,10 @@ def as_dict(result: Result) -> dict[str, Any]:
         "stats": result.stats.to_dict(),
         "seed": result.seed,
         "choice": result.choice.to_dict(),
+        "budget": {
+            "rounds": decisions(result.rounds),
+            "reasons": [reason for reason, _ in groupby(record.reason for record in result.rounds)],
+        },
     }
     return values if result.logprobs is None else values | {"logprobs": result.logprobs}
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from draftgraph.stats import Stats
-from draftgraph.trace import RoundRecord
+from draftgraph.trace import RoundRecord, decisions
 from draftgraph.types import ROOT, Result
 
 Decode = Callable[[int], str]
@@ -63,6 +63,7 @@ def round_tree(record: RoundRecord, number: int, decode: Decode) -> Tree:
         (f"round {number}", "bold"),
         f"  {_count(len(record.tokens), 'node')}, {_count(record.num_passes, 'drafter pass', 'es')}, "
         f"{accepted} accepted, {_count(record.emitted, 'token')} out",
+        *([(f"\n  {record.reason}", "dim")] if record.reason else []),
     )
     children: dict[int, list[int]] = {}
     for node, parent in enumerate(record.parents):
@@ -152,6 +153,7 @@ def _summary_rows(result: Result, stats: Stats) -> list[tuple[str, str, str]]:
         ("rule", stats.rule, law),
         ("structure", stats.structure, merged),
         ("chosen because", "", result.choice.reason),
+        ("budget", "", _decisions(result.rounds)),
         (
             "tokens",
             str(stats.num_output_tokens),
@@ -162,6 +164,12 @@ def _summary_rows(result: Result, stats: Stats) -> list[tuple[str, str, str]]:
         ("acceptance rate", f"{stats.draft_acceptance_rate:.0%}", f"{drafts}{': ' + sources if sources else ''}"),
         ("tokens/s", f"{tokens_per_second(stats):.1f}", "reading the prompt included, loading not"),
     ]
+
+
+def _decisions(rounds: Sequence[RoundRecord]) -> str:
+    """How many rounds drafted for which kind of reason, and the first reason in full."""
+    counts = ", ".join(f"{_count(count, 'round')} {kind}" for kind, count in decisions(rounds).items())
+    return f"{counts}; first {rounds[0].reason}" if rounds else counts
 
 
 def tokens_per_second(stats: Stats) -> float:
