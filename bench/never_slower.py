@@ -169,6 +169,17 @@ def markdown(report: dict[str, Any], rows: Sequence[Row]) -> str:
     return "\n".join([*out, *table(head, lines), "", f"{len(rows) - missed} of {len(rows)} rows are as wanted.", ""])
 
 
+def write(report: dict[str, Any], rows: Sequence[Row], runs: Sequence[Run], folder: Path, name: str) -> None:
+    """Markdown and JSON; called after every block, so that an interrupted run leaves what it has."""
+    report["environment"]["load_after"] = load_average()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.md").write_text(markdown(report, rows), encoding="utf-8")
+    body = report | {"rows": [asdict(row) for row in rows], "run_fields": list(Run.__dataclass_fields__)}
+    lines = ",\n".join(json.dumps(list(vars(run).values())) for run in runs)
+    head = json.dumps(body, indent=1, ensure_ascii=False)[:-2]
+    (folder / f"{name}.json").write_text(f'{head},\n "runs": [\n{lines}\n]\n}}\n', encoding="utf-8")
+
+
 def _ratio(ratio: tuple[float, float, float]) -> str:
     return f"{ratio[0]:.2f} ({ratio[1]:.2f}–{ratio[2]:.2f})"
 
@@ -214,17 +225,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     runs = measure(everybody, prompts, options.repeats, drafter, temperature)
                     rows.append(summarise(drafter, kind, runs))
                     every += runs
+                    write(report, rows, every, options.out, "never_slower-quick" if options.quick else "never_slower")
                     progress.advance(bar)
-    report["environment"]["load_after"] = load_average()
-    text = markdown(report, rows)
-    options.out.mkdir(parents=True, exist_ok=True)
-    name = "never_slower-quick" if options.quick else "never_slower"
-    (options.out / f"{name}.md").write_text(text, encoding="utf-8")
-    body = report | {"rows": [asdict(row) for row in rows], "run_fields": list(Run.__dataclass_fields__)}
-    lines = ",\n".join(json.dumps(list(vars(run).values())) for run in every)
-    head = json.dumps(body, indent=1, ensure_ascii=False)[:-2]
-    (options.out / f"{name}.json").write_text(f'{head},\n "runs": [\n{lines}\n]\n}}\n', encoding="utf-8")
-    print(text)
+    print(markdown(report, rows))
 
 
 if __name__ == "__main__":

@@ -44,10 +44,7 @@ def only_file() -> Path:
 def test_costs_survive_being_written():
     for table in (costs(), costs(drafter=None)):
         again = Costs.from_dict(json.loads(json.dumps(table.to_dict())), "made up")
-        assert again.to_dict() == json.loads(json.dumps(table.to_dict())) | {
-            "overhead": table.overhead,
-            "levels": again.to_dict()["levels"],
-        }
+        assert json.dumps(again.to_dict()) == json.dumps(table.to_dict())
         assert again.round(3, [1.0, 2.0]) == table.round(3, [1.0, 2.0])
 
 

@@ -18,7 +18,7 @@ MEMORY = 16.0
 BRIEF = 3.0
 """Rounds that are believed before anything was seen, and again after drafting has stopped to pay."""
 UNTRIED, DRIFT = 2, 0.125
-"""So many levels below the drafted ones are taken for more and more like the last of those, or they would never be tried again."""
+"""So many levels below the drafted ones are taken for more and more like the last of those: else nobody would try them again."""
 SCORES = (0.0, 0.04, 0.08, 0.16, 0.32, 0.64)
 """Lower ends of the bins of a node's score."""
 PRIOR_NODES = 6.0
@@ -111,8 +111,9 @@ class Ledger:
     def _drift(self, asked: int) -> None:
         share = self.depths[asked - 1].share
         for counts in self.depths[asked : asked + UNTRIED]:
-            counts.reached += DRIFT * (share * counts.above - counts.reached)
+            own = counts.share
             counts.above = max(counts.above, 1.0)
+            counts.reached = (own + DRIFT * (share - own)) * counts.above
 
     def doubt(self) -> None:
         """Forget most of what was counted: drafting no longer pays, and the next probes shall weigh."""
