@@ -134,3 +134,16 @@ def test_summary_has_the_numbers():
 def test_summary_of_nothing_divides_by_nothing():
     empty = replace(STATS, num_rounds=0, num_output_tokens=0, seconds=dict.fromkeys(PARTS, 0.0))
     assert "an interruption" in draw(terminal.summary(replace(RESULT, stats=empty, finish_reason=None)))
+
+
+def test_a_round_and_the_summary_say_why_so_much_was_drafted():
+    reason = "draft: 3.2 tokens per round expected of 4 levels, 280 tokens/s; none 180; costs measured now"
+    told = replace(RECORD, reason=reason)
+    assert reason in picture(told)
+    text = draw(
+        terminal.summary(
+            replace(RESULT, rounds=(told, replace(RECORD, reason="plain: the next token is the last one")))
+        ),
+        200,
+    )
+    assert f"1 round draft, 1 round plain; first {reason}" in text

@@ -50,12 +50,14 @@ class AutoBudget:
     _failures: int = 0
     _drafting: bool = True
     _begun: bool = False
+    _counted: tuple[int, float, float] | None = None
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.costs.levels, self.deepest)
         self._target = [self.costs.verifying(nodes) for nodes in range(MOST_NODES + 1)]
         self._rows = [self.costs.target(nodes + 1) for nodes in range(MOST_NODES + 1)]
-        best = max((1.0 + depth) / self._seconds(depth, [1.0] * depth, [1.0] * depth) for depth in self._depths())
+        each, one = [1.0] * self.deepest, self.costs.drafter_pass(1.0)
+        best = max((1.0 + depth) / self._seconds(depth, each, each, one) for depth in self._depths())
         self._hopeless = best <= 1.0 / self.costs.plain
 
     def plan(self, length: int, rounds: Sequence[RoundRecord], reach: int) -> Limits:
@@ -68,13 +70,15 @@ class AutoBudget:
             )
         if reach == 0:
             return self._none(reach, "the next token is the last one")
-        depth, rate, tokens = self._best()
+        if self._counted is None:  # plain rounds count nothing new, and shall cost nothing
+            self._counted = self._best()
+        depth, rate, tokens = self._counted
         if rate > plain:
             self._drafting = True
             return self._draft(depth, rate, tokens, reach)
         if self._drafting:
             self._drafting = False
-            self.ledger.doubt()
+            self.ledger.doubt()  # which fades all counts alike: no share of them changes
         why = f"drafts would give {rate:.0f} tokens/s, none {plain:.0f}"
         self._waited += 1
         if self._waited < self._wait(length):
@@ -90,6 +94,7 @@ class AutoBudget:
         for record in rounds[self.ledger.read :]:
             if self._asked:
                 self.ledger.enter(record, self._asked)
+                self._counted = None
             if self._probing:
                 nodes, passes = len(record.tokens), record.num_passes
                 paid = (1 + len(record.path)) * self.costs.plain >= self.costs.round(nodes, [1.0] * passes)
@@ -104,15 +109,17 @@ class AutoBudget:
         passes = [c.passes / c.rounds for c in counts]
         nodes = [c.nodes / c.rounds for c in counts]
         tokens = [1.0 + self.ledger.beyond + reached for reached in accumulate(survival)]
-        rates = [tokens[depth - 1] / self._seconds(depth, passes, nodes, self.ledger.spare) for depth in self._depths()]
+        one, spare = self.costs.drafter_pass(self.ledger.rows), self.ledger.spare
+        rates = [tokens[depth - 1] / self._seconds(depth, passes, nodes, one, spare) for depth in self._depths()]
         best = max(rates)
         depth = max(depth for depth, rate in enumerate(rates, 1) if rate >= NEAR * best)
         return depth, best, tokens[depth - 1]
 
-    def _seconds(self, depth: int, passes: Sequence[float], nodes: Sequence[float], spare: float = 0.0) -> float:
-        """Seconds of a round drafted `depth` deep, by the table."""
-        rows = self.ledger.rows
-        return self._verifying(spare + sum(nodes[:depth])) + sum(passes[:depth]) * self.costs.drafter_pass(rows)
+    def _seconds(
+        self, depth: int, passes: Sequence[float], nodes: Sequence[float], one: float, spare: float = 0.0
+    ) -> float:
+        """Seconds of a round drafted `depth` deep, by the table; a pass takes `one`."""
+        return self._verifying(spare + sum(nodes[:depth])) + sum(passes[:depth]) * one
 
     def _verifying(self, nodes: float) -> float:
         low = min(int(nodes), MOST_NODES - 1)
