@@ -25,11 +25,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(autouse=True)
-def known_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test depends on a clock: rounds cost what a table says, and what a test measures is not the user's."""
-    monkeypatch.setenv("DRAFTGRAPH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("draftgraph.engine.engine_costs", lambda engine: costs())
+@pytest.fixture(autouse=True, scope="session")
+def known_costs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test depends on a clock: rounds cost what a table says, and what a process of a test measures is not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DRAFTGRAPH_CACHE", str(tmp_path_factory.mktemp("costs")))
+        patch.setattr("draftgraph.engine.engine_costs", lambda engine: costs())
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,11 @@ class Measured:
         return costs(note="")
 
 
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cost_cache.FOLDER, str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def measured() -> Measured:
     return Measured()
