@@ -58,7 +58,7 @@ def draft_at(engine: dg.Engine, ids: Sequence[int], temperature: float, seed: in
     request.text = target.open(len(ids) + ROOM)
     engine.drafter.begin(request)
     try:
-        bounds = limits(engine.config, request, target.context_window, target.device)
+        bounds = limits(engine.config, request, target.context_window)
         draft = engine.drafter.propose(request, replace(bounds, floor=0.0) if fill else bounds)
         tree = draft.tree
         rows = target.forward([Rows(request.text, request.tokens, tree.tokens, tree.parents)])[0]

@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from cost_tables import costs
+
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("default")
 
@@ -21,6 +23,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def known_costs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test depends on a clock: rounds cost what a table says, and what a process of a test measures is not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DRAFTGRAPH_CACHE", str(tmp_path_factory.mktemp("costs")))
+        patch.setattr("draftgraph.engine.engine_costs", lambda engine: costs())
+        yield
 
 
 @pytest.fixture(scope="session")

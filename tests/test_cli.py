@@ -57,7 +57,7 @@ def assert_error(result: Result, code: int, *words: str) -> None:
 
 def test_json_is_one_object_with_the_plain_greedy_tokens(models):
     found = generate_json(PROMPT, *models)
-    assert list(found) == ["text", "token_ids", "finish_reason", "stats", "seed", "choice"]
+    assert list(found) == ["text", "token_ids", "finish_reason", "stats", "seed", "choice", "budget"]
     assert found["finish_reason"] == "length"
     prompt = byte_tokenizer()(PROMPT)["input_ids"]
     assert found["token_ids"] == plain(tiny_lm(vocab=256, window=256), prompt, 12)

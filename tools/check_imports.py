@@ -17,18 +17,19 @@ from pathlib import Path
 
 PACKAGE = "draftgraph"
 LAYERS = (
-    ("errors", "types", "rng", "stats", "trace"),
+    ("errors", "types", "rng", "stats", "trace", "costs"),
     ("verify",),
     ("proof",),
     ("config", "params", "filters", "warp", "detokenize"),
     ("choice",),
     ("result",),
     ("target",),
+    ("timing", "cost_cache"),
     ("request",),
     ("draft",),
     ("commit",),
     ("round",),
-    ("engine",),
+    ("engine", "engine_costs"),
     ("custom_generate", "data", "study", "train"),
     ("view", "bench", "server", "scale"),
     ("cli",),

@@ -43,6 +43,7 @@ def commit(request: Request, draft: Draft, verdict: Verdict, logits: torch.Tenso
         draft.num_passes,
         draft.num_evaluations,
         request.clock.seconds,
+        draft.reason,
     )
     request.rounds.append(record)
     _count(request, draft, verdict, accepted)

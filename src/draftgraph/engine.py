@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Generator, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -13,11 +13,14 @@ from transformers import PreTrainedModel
 
 from draftgraph.choice import Choice, choose, reconsider
 from draftgraph.config import Config
+from draftgraph.costs import Costs
 from draftgraph.detokenize import Detokenizer
+from draftgraph.draft.auto import DEPTH, AutoBudget
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.budget import limits
 from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
+from draftgraph.engine_costs import engine_costs
 from draftgraph.errors import OptionError, PromptError
 from draftgraph.params import SamplingParams
 from draftgraph.request import Request
@@ -144,7 +147,7 @@ class Engine:
         return choose(self.config, params.temperature, has_model=isinstance(self.drafter, ModelDrafter))
 
     def _run(self, request: Request) -> Generator[Event, None, None]:
-        bounds = partial(limits, self.config, window=self.target.context_window, device=self.target.device)
+        bounds = partial(limits, self.config, window=self.target.context_window)
         try:
             request.text = self.target.open(len(request.tokens) + request.limit + 64)
             self.drafter.begin(request)
@@ -199,7 +202,19 @@ class Engine:
             Noise(seed, params.sample),
             Warper(params, len(ids), sorted(eos), self.target.device),
             Detokenizer(self.tokenizer, ids, params.stop),
+            self._auto(),
         )
+
+    def _auto(self) -> AutoBudget | None:
+        if self.config.budget != "auto" or self.config.branching is not None:
+            return None
+        depth = self.config.num_speculative_tokens or DEPTH
+        return AutoBudget(self.costs, depth, isinstance(self.drafter, ModelDrafter))
+
+    @cached_property
+    def costs(self) -> Costs:
+        """What rounds cost here: from the user's cache, or measured now, which takes a second or two for small models."""
+        return engine_costs(self)
 
     def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from draftgraph.choice import Choice
 from draftgraph.detokenize import Detokenizer
@@ -14,6 +14,9 @@ from draftgraph.target.base import CachedText
 from draftgraph.trace import RoundRecord
 from draftgraph.warp import Warper
 
+if TYPE_CHECKING:
+    from draftgraph.draft.auto import AutoBudget
+
 
 @dataclass
 class Request:
@@ -21,6 +24,7 @@ class Request:
     tokens  i64 ids of prompt and output; the first `prompt_length` are the prompt.
     limit     output tokens at most (the user's limit, or what the context window leaves).
     eos       ids that end the text.
+    auto      decides how much is drafted, if nothing was asked for; None for a fixed budget.
     text      what the target has cached; drafting  whatever the drafter keeps.
     """
 
@@ -33,6 +37,7 @@ class Request:
     noise: Noise
     warper: Warper
     detokenizer: Detokenizer
+    auto: AutoBudget | None = None
     text: CachedText = field(default_factory=CachedText)
     drafting: Any = None
     clock: Clock = field(default_factory=Clock)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from draftgraph.types import ROOT
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class RoundRecord:
     emitted   how many of (path + bonus) were emitted before a stop or the length limit.
     num_passes, num_evaluations   drafter passes, and rows they computed.
     seconds   wall seconds by part (`stats.PARTS`).
+    reason    why so much was drafted: "draft", "plain", "probe" or "fixed", a colon, and the figures.
     """
 
     length: int
@@ -35,3 +39,21 @@ class RoundRecord:
     num_passes: int
     num_evaluations: int
     seconds: dict[str, float]
+    reason: str = ""
+
+    @property
+    def decision(self) -> str:
+        """The kind of reason."""
+        return self.reason.partition(":")[0] or "fixed"
+
+    def depths(self) -> list[int]:
+        """The depth of every node; children of the root have depth 1."""
+        depths: list[int] = []
+        for parent in self.parents:
+            depths.append(1 if parent == ROOT else depths[parent] + 1)
+        return depths
+
+
+def decisions(rounds: Sequence[RoundRecord]) -> dict[str, int]:
+    """Rounds by kind of reason, in the order in which the kinds first occurred."""
+    return dict(Counter(record.decision for record in rounds))

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tables import VOCAB, Drawn, Table, Truncated, check, quantiles
 
+from draftgraph.costs import pooled
 from draftgraph.draft.base import Limits
 from draftgraph.draft.calibrate import Calibration
 from draftgraph.draft.graph import DraftGraph
-from draftgraph.draft.levels import grow_levels, pooled
+from draftgraph.draft.levels import grow_levels
 from draftgraph.types import FIXED
 
 SEEDS = st.integers(0, 10**6)

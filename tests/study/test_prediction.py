@@ -7,12 +7,12 @@ import json
 import pytest
 
 from draftgraph import SamplingParams
+from draftgraph.costs import Cost, Costs
 from draftgraph.errors import OptionError, PairError
 from draftgraph.study.acceptance import Plan, rounds, survival
 from draftgraph.study.pair import PROMPT, Pair
 from draftgraph.study.prediction import exact_plans, measure, predict, tree_plans
 from draftgraph.study.rows import read_rows
-from draftgraph.study.speed import Cost, Costs
 from draftgraph.study.texts import Text, own_texts
 from models import byte_tokenizer, perturbed, tiny_lm
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from draftgraph.costs import Cost, Costs
 from draftgraph.study.pair import Pair
-from draftgraph.study.speed import Cost, Costs, _not_negative, measure_costs, pace
+from draftgraph.study.speed import measure_costs, pace
+from draftgraph.timing import not_negative
 from models import perturbed, tiny_lm
 
 
@@ -39,8 +41,8 @@ def test_a_round_is_its_passes_and_what_is_around_them():
 
 def test_overheads_are_fitted_and_never_negative():
     parts = np.array([[1.0, 1.0, 1.0], [1.0, 4.0, 4.0], [1.0, 1.0, 4.0], [1.0, 4.0, 10.0]])
-    assert _not_negative(parts, parts @ [1.0, 0.5, 0.25]) == pytest.approx((1.0, 0.5, 0.25))
-    fixed, per_pass, per_node = _not_negative(parts, parts @ [1.0, 0.5, -0.05])
+    assert not_negative(parts, parts @ [1.0, 0.5, 0.25]) == pytest.approx((1.0, 0.5, 0.25))
+    fixed, per_pass, per_node = not_negative(parts, parts @ [1.0, 0.5, -0.05])
     assert min(fixed, per_pass, per_node) >= 0.0
     assert per_node == 0.0
 

@@ -173,7 +173,7 @@ def test_rounds_of_several_requests(temperature: float, drafting: str) -> None:
     prompts = [PROMPT, [2, 3, 2, 3], [7]]
     alone = [engine.generate(prompt, its).token_ids for prompt, its in zip(prompts, params, strict=True)]
     requests = [engine._request(prompt, its) for prompt, its in zip(prompts, params, strict=True)]
-    bounds = partial(limits, engine.config, window=engine.target.context_window, device=engine.target.device)
+    bounds = partial(limits, engine.config, window=engine.target.context_window)
     for request in requests:
         request.text = engine.target.open(64)
         engine.drafter.begin(request)

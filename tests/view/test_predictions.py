@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from draftgraph.costs import Cost, Costs
 from draftgraph.study.estimate import Estimate
 from draftgraph.study.prediction import Prediction, Row
 from draftgraph.study.profile import Profile
-from draftgraph.study.speed import Cost, Costs, pace
+from draftgraph.study.speed import pace
 from draftgraph.study.surrogate import Check
 from draftgraph.view.predictions import report
 

@@ -116,7 +116,7 @@ def test_legend_explains_every_mark_and_fits():
 
 
 def test_summary_has_the_numbers():
-    text = draw(terminal.summary(STATS, "of a reason", "length", 11))
+    text = draw(terminal.summary(STATS, "of a reason", (), "length", 11))
     assert "of a reason" in text
     for words in (
         "layer",
@@ -128,9 +128,18 @@ def test_summary_has_the_numbers():
         "seconds: rule",
     ):
         assert words in text
-    assert "NOT lossless" in draw(terminal.summary(replace(STATS, lossless=False), "", "stop", 1))
+    assert "NOT lossless" in draw(terminal.summary(replace(STATS, lossless=False), "", (), "stop", 1))
 
 
 def test_summary_of_nothing_divides_by_nothing():
     empty = replace(STATS, num_rounds=0, num_output_tokens=0, seconds=dict.fromkeys(PARTS, 0.0))
-    assert "an interruption" in draw(terminal.summary(empty, "", None, 1))
+    assert "an interruption" in draw(terminal.summary(empty, "", (), None, 1))
+
+
+def test_a_round_and_the_summary_say_why_so_much_was_drafted():
+    reason = "draft: 3.2 tokens per round expected of 4 levels, 280 tokens/s; none 180; costs measured now"
+    told = replace(RECORD, reason=reason)
+    assert reason in picture(told)
+    rounds = (told, replace(RECORD, reason="plain: the next token is the last one"))
+    text = draw(terminal.summary(STATS, "", rounds, "length", 1), 200)
+    assert f"1 round draft, 1 round plain; first {reason}" in text

@@ -203,3 +203,11 @@ def test_a_link_stays_a_link(tmp_path):
     tracefile.save(random_trace(1, 1), tmp_path / "link.json")
     assert (tmp_path / "link.json").is_symlink()
     assert tracefile.load(tmp_path / "real.json").rounds
+
+
+def test_a_trace_from_before_rounds_had_reasons_is_read(tmp_path):
+    old = random_trace(2, 3).to_dict()
+    for record in old["rounds"]:
+        del record["reason"]
+    (tmp_path / "old.json").write_text(json.dumps(old), encoding="utf-8")
+    assert [record.reason for record in tracefile.load(tmp_path / "old.json").rounds] == ["", ""]

@@ -50,5 +50,5 @@ def _draw(trace: Trace, only: int | None) -> None:
             console.print(terminal.round_tree(record, number, trace.words.__getitem__))
     if only is None:
         text = Text(terminal.printable(trace.prompt), "dim").append(terminal.transcript(trace.rounds, trace.pieces))
-        summary = terminal.summary(trace.stats, trace.choice["reason"], trace.finish_reason, trace.seed)
+        summary = terminal.summary(trace.stats, trace.choice["reason"], trace.rounds, trace.finish_reason, trace.seed)
         console.print("", text, "", summary, sep="\n")

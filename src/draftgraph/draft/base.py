@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -34,6 +34,7 @@ class Limits:
     depth   drafter passes, and the depth to which nodes are drafted.
     reach   depth that no node may exceed (what is left of the context window and of the output length).
     floor   least estimated mass of a slot worth verifying; price_pass, of a drafter pass worth making.
+    reason  why so much: "draft", "plain", "probe" or "fixed", a colon, and the figures.
     spread  True: an equal share of the budget per level ("exact size"); False: the budget is a cap and prices decide.
     """
 
@@ -43,16 +44,18 @@ class Limits:
     floor: float = 0.0
     price_pass: float = 0.0
     spread: bool = True
+    reason: str = "fixed: asked for"
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What a drafter proposes for one request."""
+    """What a drafter proposes for one request; `reason` is that of its limits."""
 
     graph: DraftGraph
     tree: TokenTree
     num_evaluations: int = 0
     num_passes: int = 0
+    reason: str = ""
 
 
 class Drafter(Protocol):
@@ -79,7 +82,7 @@ class Drafter(Protocol):
 def propose(drafter: Drafter, request: Request, limits: Limits) -> Draft:
     """What a drafter proposes. Raises DrafterError if it fails."""
     try:
-        return drafter.propose(request, limits)
+        return replace(drafter.propose(request, limits), reason=limits.reason)
     except DraftgraphError:
         raise
     except Exception as error:

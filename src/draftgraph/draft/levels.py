@@ -14,6 +14,7 @@ from itertools import pairwise
 
 import torch
 
+from draftgraph.costs import pooled
 from draftgraph.draft.base import Draw, Evaluate, Limits
 from draftgraph.draft.calibrate import MAX_FIXED, Calibration
 from draftgraph.draft.children import NO_MASS, without
@@ -111,17 +112,6 @@ def _allot(menus: Sequence[_Menu], calibration: Calibration, room: int, floor: f
             left -= kept or 0.0
             plan.append(_Slots(max(0, count - 1), kept))
     return plan
-
-
-def pooled(gains: Sequence[float]) -> list[float]:
-    """Pool adjacent gains until they do not increase, so that taking the largest first respects the order of slots."""
-    blocks: list[tuple[float, int]] = []
-    for gain in gains:
-        blocks.append((gain, 1))
-        while len(blocks) > 1 and blocks[-2][0] < blocks[-1][0]:
-            (a, n), (b, m) = blocks[-2], blocks[-1]
-            blocks[-2:] = [((a * n + b * m) / (n + m), n + m)]
-    return [gain for gain, count in blocks for _ in range(count)]
 
 
 def _place(

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from draftgraph.costs import Costs
 from draftgraph.engine import Engine
 from draftgraph.errors import OptionError
 from draftgraph.params import SamplingParams
@@ -21,7 +22,7 @@ from draftgraph.study.checks import Checkup
 from draftgraph.study.pair import Pair
 from draftgraph.study.prediction import Prediction, Row, Tell, predict
 from draftgraph.study.rows import read_rows
-from draftgraph.study.speed import Costs, measure_costs
+from draftgraph.study.speed import measure_costs
 from draftgraph.study.texts import own_texts
 from draftgraph.study.turns import PLAIN, Arm, Measured, Turn, run, share_of_core, summarise, take_turns, unrest
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from draftgraph.costs import Costs
 from draftgraph.engine import Engine
 from draftgraph.params import SamplingParams
 from draftgraph.study.acceptance import Plan, over_texts, survival
 from draftgraph.study.estimate import Estimate, ratio
 from draftgraph.study.profile import Profile, make_profile
 from draftgraph.study.rows import PairRows
-from draftgraph.study.speed import Costs, EngineOf, Pace, pace
+from draftgraph.study.speed import EngineOf, Pace, pace
 from draftgraph.study.surrogate import Check, TreePlan, check_on_chains, forecast, round_starts
 
 DEPTHS = (1, 2, 3, 4, 5, 6, 8)

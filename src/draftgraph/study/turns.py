@@ -13,7 +13,7 @@ import numpy as np
 from draftgraph.engine import Engine
 from draftgraph.params import SamplingParams
 from draftgraph.stats import PARTS
-from draftgraph.study.speed import FORWARDS
+from draftgraph.timing import FORWARDS
 
 MIN_TURNS = 3
 """Turns that are taken whatever the time limit says; a spread needs them."""

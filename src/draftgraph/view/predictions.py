@@ -11,11 +11,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from draftgraph.costs import Costs
 from draftgraph.errors import OptionError
 from draftgraph.study.estimate import Estimate
 from draftgraph.study.prediction import CHECKED_DEPTH, Prediction, Row
 from draftgraph.study.profile import QUANTILES, SLACKS, Profile
-from draftgraph.study.speed import Costs
 
 SOURCES = {
     "own": "the target's own, drawn at this temperature: exact rows are unbiased",
@@ -115,6 +115,7 @@ def _costs(costs: Costs) -> Table:
             "the machine was busy: passes of one kind differ much, so do not trust the speeds below; ask again later"
         )
     for name, cost in (("target", costs.target), ("drafter", costs.drafter)):
+        assert cost is not None, "a pair has a drafter"
         triples = zip(cost.seconds, cost.low, cost.high, strict=True)
         table.add_row(name, *(f"{1e3 * s:.2f} ({1e3 * a:.2f}–{1e3 * b:.2f})" for s, a, b in triples))
     return table

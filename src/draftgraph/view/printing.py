@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from draftgraph.detokenize import Detokenizer
 from draftgraph.result import Event, Result
+from draftgraph.trace import decisions
 from draftgraph.view import terminal
 
 
@@ -84,7 +86,7 @@ class ShowPrinter:
         prompt = Text(terminal.printable(self.prompt), "dim")
         before = [] if self.tokenizer is None else self.tokenizer(self.prompt)["input_ids"]
         text = terminal.transcript(result.rounds, pieces(self.tokenizer, before, result.token_ids))
-        summary = terminal.summary(result.stats, result.choice.reason, result.finish_reason, result.seed)
+        summary = terminal.summary(result.stats, result.choice.reason, result.rounds, result.finish_reason, result.seed)
         self.console.print("", Text.assemble(prompt, text), "", summary, sep="\n")
 
     def _decode(self, token: int) -> str:
@@ -100,6 +102,10 @@ def as_dict(result: Result) -> dict[str, Any]:
         "stats": result.stats.to_dict(),
         "seed": result.seed,
         "choice": result.choice.to_dict(),
+        "budget": {
+            "rounds": decisions(result.rounds),
+            "reasons": [reason for reason, _ in groupby(record.reason for record in result.rounds)],
+        },
     }
     return values if result.logprobs is None else values | {"logprobs": result.logprobs}
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from draftgraph.stats import Stats
-from draftgraph.trace import RoundRecord
+from draftgraph.trace import RoundRecord, decisions
 from draftgraph.types import ROOT
 
 Decode = Callable[[int], str]
@@ -63,6 +63,7 @@ def round_tree(record: RoundRecord, number: int, decode: Decode) -> Tree:
         (f"round {number}", "bold"),
         f"  {_count(len(record.tokens), 'node')}, {_count(record.num_passes, 'drafter pass', 'es')}, "
         f"{accepted} accepted, {_count(record.emitted, 'token')} out",
+        *([(f"\n  {record.reason}", "dim")] if record.reason else []),
     )
     children: dict[int, list[int]] = {}
     for node, parent in enumerate(record.parents):
@@ -126,7 +127,7 @@ def _count(number: int, noun: str, plural: str = "s") -> str:
     return f"{number} {noun}{'' if number == 1 else plural}"
 
 
-def summary(stats: Stats, reason: str, finish_reason: str | None, seed: int) -> Table:
+def summary(stats: Stats, reason: str, rounds: Sequence[RoundRecord], finish_reason: str | None, seed: int) -> Table:
     """What a request did and where its time went; `reason` is that of the choice of its rule."""
     table = Table(
         title="summary", title_justify="left", show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0)
@@ -134,7 +135,7 @@ def summary(stats: Stats, reason: str, finish_reason: str | None, seed: int) -> 
     table.add_column(style="dim")
     table.add_column(justify="right")
     table.add_column(style="dim")
-    for name, value, note in _summary_rows(stats, reason, finish_reason, seed):
+    for name, value, note in _summary_rows(stats, reason, rounds, finish_reason, seed):
         _add(table, name, value, note)
     total = sum(stats.seconds.values())
     for part, seconds in stats.seconds.items():
@@ -142,7 +143,9 @@ def summary(stats: Stats, reason: str, finish_reason: str | None, seed: int) -> 
     return table
 
 
-def _summary_rows(stats: Stats, reason: str, finish_reason: str | None, seed: int) -> list[tuple[str, str, str]]:
+def _summary_rows(
+    stats: Stats, reason: str, rounds: Sequence[RoundRecord], finish_reason: str | None, seed: int
+) -> list[tuple[str, str, str]]:
     law = "lossless: exactly the target's law" if stats.lossless else "NOT lossless"
     sources = ", ".join(f"{count} from {source}" for source, count in stats.accepted_by_source.items())
     drafts = f"{stats.num_accepted_tokens} of {_count(stats.num_draft_tokens, 'drafted token')}"
@@ -151,12 +154,19 @@ def _summary_rows(stats: Stats, reason: str, finish_reason: str | None, seed: in
         ("rule", stats.rule, law),
         ("structure", stats.structure, merged),
         ("chosen because", "", reason),
+        ("budget", "", _decisions(rounds)),
         ("tokens", str(stats.num_output_tokens), f"ended by {finish_reason or 'an interruption'}; seed {seed}"),
         ("rounds", str(stats.num_rounds), "target calls"),
         ("mean acceptance length", f"{stats.mean_acceptance_length:.2f}", "tokens per target call"),
         ("acceptance rate", f"{stats.draft_acceptance_rate:.0%}", f"{drafts}{': ' + sources if sources else ''}"),
         ("tokens/s", f"{tokens_per_second(stats):.1f}", "reading the prompt included, loading not"),
     ]
+
+
+def _decisions(rounds: Sequence[RoundRecord]) -> str:
+    """How many rounds drafted for which kind of reason, and the first reason in full."""
+    counts = ", ".join(f"{_count(count, 'round')} {kind}" for kind, count in decisions(rounds).items())
+    return f"{counts}; first {rounds[0].reason}" if rounds else counts
 
 
 def tokens_per_second(stats: Stats) -> float:

@@ -11,7 +11,7 @@ import math
 import os
 import types
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -161,13 +161,13 @@ def _build(kind: Any, value: Any, where: str) -> Any:
 
 
 def _build_record(kind: Any, value: Any, where: str) -> Any:
-    names = [field.name for field in fields(kind)]
-    if not isinstance(value, dict) or set(value) != set(names):
-        said = sorted(value) if isinstance(value, dict) else []
-        wrong = sorted(set(names) ^ set(said))
+    names = {field.name for field in fields(kind)}
+    needed = {field.name for field in fields(kind) if field.default is field.default_factory is MISSING}
+    said = set(value) if isinstance(value, dict) else set()
+    if wrong := sorted((needed - said) | (said - names)):
         raise _BrokenError(f"{where} lacks, or has unexpected, {', '.join(map(repr, wrong[:4]))}")
     hints = get_type_hints(kind)
-    return kind(**{name: _build(hints[name], value[name], f"{where}: {name}") for name in names})
+    return kind(**{name: _build(hints[name], value[name], f"{where}: {name}") for name in said})
 
 
 def _key(kind: Any, key: str, where: str) -> Any:

@@ -1,0 +1,172 @@
+"""The automatic budget: every round drafts so deep and so wide as tokens per second are expected to be most, or not at all.
+
+With λ tokens per second at hand, a draft is worth making while what it adds to the tokens of the round exceeds λ times the
+seconds that it adds (a fraction is maximal where its numerator minus λ times its denominator is: Dinkelbach 1967). So λ prices
+everything: a row of the target θ = λ dT/dN, a drafter pass η = λ D, and plain decoding is the draft of depth 0. Seconds are those
+of the cost table, tokens are counted (`ledger`).
+
+Where plain decoding wins, short probes ask from time to time whether the text has changed. Together they may cost PROBE_SHARE of
+the time even if every one fails, and each failure doubles the wait for the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from draftgraph.costs import Costs
+from draftgraph.draft.base import Limits
+from draftgraph.draft.ledger import Ledger
+from draftgraph.trace import RoundRecord
+
+MOST_NODES = 64
+DEPTH = 8
+PROBE_DEPTH = 2
+PROBE_SHARE = 0.015
+LONGEST_WAIT = 4
+"""A wait is doubled at most so often."""
+NEAR = 0.95
+"""Of depths whose rates are so near to the best one the largest is allowed: growth stops by itself where its estimates are
+poor, and what is never drafted is never learnt."""
+DOUBLING = 0.2
+"""Twice the nodes add about this share to the accepted tokens: on three pairs 15–20 % (docs/decisions.md)."""
+
+
+@dataclass
+class AutoBudget:
+    """Decides for one request; `plan` is asked once before every round.
+
+    computes  whether drafts take a model, which must then read what it missed.
+    """
+
+    costs: Costs
+    deepest: int = DEPTH
+    computes: bool = True
+    ledger: Ledger = field(init=False)
+    _asked: int = 0
+    _probing: bool = False
+    _waited: int = 0
+    _failures: int = 0
+    _drafting: bool = True
+    _begun: bool = False
+    _counted: tuple[int, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.costs.levels, self.deepest)
+        self._target = [self.costs.verifying(nodes) for nodes in range(MOST_NODES + 1)]
+        self._rows = [self.costs.target(nodes + 1) for nodes in range(MOST_NODES + 1)]
+        each, one = [1.0] * self.deepest, self.costs.drafter_pass(1.0)
+        best = max((1.0 + depth) / self._seconds(depth, each, each, one) for depth in self._depths())
+        self._hopeless = best <= 1.0 / self.costs.plain
+
+    def plan(self, length: int, rounds: Sequence[RoundRecord], reach: int) -> Limits:
+        """The limits of the next round behind `length` committed tokens, after `rounds`."""
+        self._learn(rounds)
+        plain = 1.0 / self.costs.plain
+        if self._hopeless:
+            return self._none(
+                reach, f"a token takes {1e3 / plain:.2f} ms, and no draft is faster if all of it is accepted"
+            )
+        if reach == 0:
+            return self._none(reach, "the next token is the last one")
+        if self._counted is None:  # plain rounds count nothing new, and shall cost nothing
+            self._counted = self._best()
+        depth, rate, tokens = self._counted
+        if rate > plain:
+            self._drafting = True
+            return self._draft(depth, rate, tokens, reach)
+        if self._drafting:
+            self._drafting = False
+            self.ledger.doubt()  # which fades all counts alike: no share of them changes
+        why = f"drafts would give {rate:.0f} tokens/s, none {plain:.0f}"
+        self._waited += 1
+        if self._waited < self._wait(length):
+            return self._none(reach, why)
+        return self._probe(reach, why)
+
+    def _told(self, reason: str) -> str:
+        """A reason; that of the first round also says where the table of costs comes from."""
+        return reason if self._begun else f"{reason}; costs {self.costs.note}"
+
+    def _learn(self, rounds: Sequence[RoundRecord]) -> None:
+        self._begun = bool(rounds)
+        for record in rounds[self.ledger.read :]:
+            if self._asked:
+                self.ledger.enter(record, self._asked)
+                self._counted = None
+            if self._probing:
+                nodes, passes = len(record.tokens), record.num_passes
+                paid = (1 + len(record.path)) * self.costs.plain >= self.costs.round(nodes, [1.0] * passes)
+                self._failures = 0 if paid and record.path else self._failures + 1
+                # What a successful probe has shown is asked again at once.
+                self._waited = -1 if self._failures == 0 else 0
+        self.ledger.read = len(rounds)
+
+    def _best(self) -> tuple[int, float, float]:
+        """The depth to draft to, at least 1; the best rate of any depth; tokens per round at that depth."""
+        counts, survival = self.ledger.depths, self.ledger.survival()
+        passes = [c.passes / c.rounds for c in counts]
+        nodes = [c.nodes / c.rounds for c in counts]
+        tokens = [1.0 + self.ledger.beyond + reached for reached in accumulate(survival)]
+        one, spare = self.costs.drafter_pass(self.ledger.rows), self.ledger.spare
+        rates = [tokens[depth - 1] / self._seconds(depth, passes, nodes, one, spare) for depth in self._depths()]
+        best = max(rates)
+        depth = max(depth for depth, rate in enumerate(rates, 1) if rate >= NEAR * best)
+        return depth, best, tokens[depth - 1]
+
+    def _seconds(
+        self, depth: int, passes: Sequence[float], nodes: Sequence[float], one: float, spare: float = 0.0
+    ) -> float:
+        """Seconds of a round drafted `depth` deep, by the table; a pass takes `one`."""
+        return self._verifying(spare + sum(nodes[:depth])) + sum(passes[:depth]) * one
+
+    def _verifying(self, nodes: float) -> float:
+        low = min(int(nodes), MOST_NODES - 1)
+        return self._target[low] + (nodes - low) * (self._target[low + 1] - self._target[low])
+
+    def _depths(self) -> range:
+        return range(1, self.deepest + 1)
+
+    def _draft(self, depth: int, rate: float, tokens: float, reach: int) -> Limits:
+        nodes = max(depth, self._nodes(rate, tokens))
+        price = rate * (self._rows[nodes] - self._rows[0]) / nodes
+        limits = Limits(
+            nodes,
+            depth,
+            reach,
+            floor=self.ledger.floor(price),
+            price_pass=rate * self.costs.drafter_pass(1.0),
+            reason=self._told(
+                f"draft: {tokens:.2f} tokens per round expected of {depth} levels, {rate:.0f} tokens/s; "
+                f"none {1.0 / self.costs.plain:.0f}"
+            ),
+        )
+        self._asked, self._probing, self._waited, self._failures = min(depth, reach), False, 0, 0
+        return limits
+
+    def _nodes(self, rate: float, tokens: float) -> int:
+        """The most nodes whose last doubling pays."""
+        nodes = 1
+        while nodes < MOST_NODES and rate * (self._rows[2 * nodes] - self._rows[nodes]) <= DOUBLING * (tokens - 1.0):
+            nodes *= 2
+        return nodes
+
+    def _none(self, reach: int, why: str) -> Limits:
+        self._asked, self._probing = 0, False
+        return Limits(0, 0, reach, reason=self._told(f"plain: {why}"))
+
+    def _probe(self, reach: int, why: str) -> Limits:
+        self._asked, self._probing = min(PROBE_DEPTH, self.deepest, reach), True
+        return Limits(self._asked, self._asked, reach, reason=self._told(f"probe: {why}"))
+
+    def _wait(self, length: int) -> int:
+        """Rounds from one probe to the next, so that probes take PROBE_SHARE of the time if none of them finds anything."""
+        if self._waited <= 0:
+            return 0
+        depth = min(PROBE_DEPTH, self.deepest)
+        seconds = self.costs.round(depth, [1.0] * depth * self.computes)
+        if self.computes and self.costs.drafter is not None:  # it reads what it has missed
+            seconds += self.costs.drafter(max(1, length - self.ledger.cached)) - self.costs.drafter(1)
+        wait = (seconds / self.costs.plain - 1.0) / PROBE_SHARE
+        return int(wait * 2.0 ** min(self._failures, LONGEST_WAIT))

@@ -1,0 +1,143 @@
+"""What the rounds of one request have shown so far, counted by depth and by score: all that the automatic budget knows of a text.
+
+Only past rounds enter, and only what they counted: never the tokens of the round that is planned (docs/layer_rule.md, A1), and
+never a clock, so that a seed gives the same text again.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from draftgraph.costs import Level
+from draftgraph.trace import RoundRecord
+
+MEMORY = 16.0
+"""Rounds that a running mean remembers: texts change, and so does what a drafter knows of them."""
+BRIEF = 3.0
+"""Rounds that are believed before anything was seen, and again after drafting has stopped to pay."""
+UNTRIED, DRIFT = 2, 0.125
+"""So many levels below the drafted ones are taken for more and more like the last of those: else nobody would try them again."""
+SCORES = (0.0, 0.04, 0.08, 0.16, 0.32, 0.64)
+"""Lower ends of the bins of a node's score."""
+PRIOR_NODES = 6.0
+"""Nodes per bin that are taken to confirm their scores before any were seen."""
+NO_PRIOR = Level(0.5, 1.0, 1.5)
+
+
+@dataclass
+class _Depth:
+    """Running sums over the rounds whose drafts were allowed to come this deep.
+
+    above  of them, rounds whose accepted path came to the depth above; reached  to this one.
+    """
+
+    rounds: float
+    above: float
+    reached: float
+    passes: float
+    nodes: float
+
+    @property
+    def share(self) -> float:
+        """Of the paths that came to the depth above, those that came to this one."""
+        return min(1.0, self.reached / self.above) if self.above > 0.0 else 0.0
+
+    def fade(self, memory: float) -> None:
+        """Make room for one more round; no more than `memory` rounds stay."""
+        keep = min(1.0, (memory - 1.0) / self.rounds)
+        self.rounds, self.above, self.reached = self.rounds * keep, self.above * keep, self.reached * keep
+        self.passes, self.nodes = self.passes * keep, self.nodes * keep
+
+
+@dataclass
+class Ledger:
+    """Counts of one request. `levels` is what drafts did while costs were measured.
+
+    cached  committed tokens that the drafter had read when it last drafted.
+    beyond, spare  tokens per round accepted, and nodes verified, below the depth that was asked for (copies along edges).
+    """
+
+    levels: Sequence[Level]
+    deepest: int
+    cached: int = 0
+    beyond: float = 0.0
+    spare: float = 0.0
+    rows: float = 1.0
+    read: int = 0
+    memory: float = MEMORY
+    depths: list[_Depth] = field(init=False)
+    promised: list[float] = field(default_factory=lambda: [PRIOR_NODES * score for score in _middles()])
+    confirmed: list[float] = field(default_factory=lambda: [PRIOR_NODES * score for score in _middles()])
+
+    def __post_init__(self) -> None:
+        self.depths, above = [], 1.0
+        for depth in range(self.deepest):
+            level = self.levels[depth] if depth < len(self.levels) else None
+            if level is None:  # nothing was drafted so deep: as deep as the levels above say
+                last = self.levels[-1] if self.levels else NO_PRIOR
+                level = Level(above * 0.5, last.passes, last.nodes)
+            # A share that was counted over few rounds is never taken for 0 or 1.
+            reached = (level.reached * 8.0 + 0.5 * above) / 9.0
+            self.depths.append(
+                _Depth(BRIEF, BRIEF * above, BRIEF * min(reached, above), BRIEF * level.passes, BRIEF * level.nodes)
+            )
+            above = min(reached, above)
+
+    def enter(self, record: RoundRecord, asked: int) -> None:
+        """Count a round whose draft was allowed to be `asked` deep."""
+        deep, accepted = record.depths(), len(record.path)
+        for depth, counts in enumerate(self.depths[:asked], 1):
+            counts.fade(self.memory)
+            counts.rounds += 1.0
+            counts.above += accepted >= depth - 1
+            counts.reached += accepted >= depth
+            counts.passes += record.num_passes >= depth
+            counts.nodes += deep.count(depth)
+        self._drift(asked)
+        if record.num_passes:
+            self.rows += (record.num_evaluations / record.num_passes - self.rows) / BRIEF
+            self.cached = record.length
+        self.beyond += (max(0, accepted - asked) - self.beyond) / MEMORY
+        self.spare += (sum(depth > asked for depth in deep) - self.spare) / MEMORY
+        path = set(record.path)
+        for node, score in enumerate(record.scores):
+            b = bisect_right(SCORES, score) - 1
+            self.promised[b] += score
+            self.confirmed[b] += node in path
+        self.memory = MEMORY
+
+    def _drift(self, asked: int) -> None:
+        share = self.depths[asked - 1].share
+        for counts in self.depths[asked : asked + UNTRIED]:
+            own = counts.share
+            counts.above = max(counts.above, 1.0)
+            counts.reached = (own + DRIFT * (share - own)) * counts.above
+
+    def doubt(self) -> None:
+        """Forget most of what was counted: drafting no longer pays, and the next probes shall weigh."""
+        self.memory = BRIEF
+        for counts in self.depths:
+            counts.fade(BRIEF + 1.0)
+
+    def survival(self) -> list[float]:
+        """Chance that the accepted path reaches depth 1, 2, …, if drafts are allowed to come so deep."""
+        chances, chance = [], 1.0
+        for counts in self.depths:
+            chance *= counts.share
+            chances.append(chance)
+        return chances
+
+    def floor(self, price: float) -> float:
+        """The least score of a node that the target accepts as often as `price` demands, by the counts of its bin."""
+        for b, low in enumerate(SCORES):
+            high = SCORES[b + 1] if b + 1 < len(SCORES) else 1.0
+            score = max(low, price * self.promised[b] / max(self.confirmed[b], 1e-9))
+            if score < high:
+                return score
+        return 1.0
+
+
+def _middles() -> list[float]:
+    return [(low + high) / 2.0 for low, high in zip(SCORES, (*SCORES[1:], 1.0), strict=True)]

@@ -1,0 +1,131 @@
+"""Measuring costs on this machine: pass times by rows, and what the engine adds around the passes.
+
+Numbers of rows take turns, so that a slow moment hits all of them, and medians are kept. A small model takes about a second; with
+a large one every number of rows gets three passes, and those that cost too much are left to extrapolation.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from draftgraph.costs import Cost, Costs, Level
+from draftgraph.target.base import CausalLM, Rows
+from draftgraph.trace import RoundRecord
+from draftgraph.types import ROOT
+
+ROWS = (1, 2, 4, 8, 16, 32, 64)
+REPEATS = 21
+PATIENCE = 1.0
+"""Seconds at most for one number of rows; slow models get fewer repeats, three at least."""
+FORWARDS = ("drafter", "target")
+CONTEXT = 64
+"""Tokens before the rows that are timed for the engine's own use."""
+BRIEF = 0.12
+"""PATIENCE where a user waits for the first token."""
+FEW, FULL = 2, 16
+"""Nodes of the drafts that tell what passes and nodes cost outside the forwards; FULL ones also what drafts are accepted."""
+TOO_SLOW = 4.0
+"""Seconds of a pass above which more rows are not tried."""
+Run = Callable[[int, Sequence[int], int, int], Sequence[RoundRecord]]
+"""run(budget, prompt, tokens, seed) -> the rounds of a request sampled at temperature 1 with that fixed budget."""
+
+
+def measure(target: CausalLM, drafter: CausalLM | None, run: Run) -> Costs:
+    """The costs of a pair, or of a target whose drafts are looked up (drafter None).
+
+    The text behind which drafts are counted is the target's own, sampled at temperature 1.
+    """
+    window = min(model.context_window or 4 * CONTEXT for model in (target, drafter) if model is not None)
+    context = max(1, min(CONTEXT, window // 4))
+    prompt = [1 % target.vocab_size] * context
+    times = pass_costs(target, prompt, [nodes + 1 for nodes in (0, *ROWS)], BRIEF)
+    theirs = None if drafter is None else pass_costs(drafter, prompt, (1, 2, 4, 8, 16, context), BRIEF)
+    tokens = max(4, min(24, int(1.0 / times(1)), window - 2 * context))
+    plain = [run(0, prompt[:1], context, seed) for seed in (1, 2)]
+    texts = [[*prompt[:1], *(record.bonus for record in rounds)] for rounds in plain]
+    few, full = ([run(budget, text, tokens, 3) for text in texts] for budget in (FEW, FULL))
+    overhead = fit_overhead([rounds[1:] for rounds in (*few, *full)])
+    plain_overhead = statistics.median(outside(record) for rounds in plain for record in rounds[1:])
+    counted = levels([record for rounds in full for record in rounds])
+    return Costs(times, theirs, overhead, plain_overhead, torch.get_num_threads(), context, counted)
+
+
+@torch.inference_mode()
+def pass_costs(model: CausalLM, prompt: Sequence[int], sizes: Sequence[int] = ROWS, patience: float = PATIENCE) -> Cost:
+    """Median seconds of a pass over n rows that follow `prompt`, for every n of `sizes`; the numbers take turns."""
+    sizes = sorted(set(sizes))
+    text = model.open(len(prompt) + max(sizes))
+    known = [token if token < model.vocab_size else 0 for token in prompt]
+    times: dict[int, list[float]] = {size: [] for size in sizes}
+    try:
+        model.forward([Rows(text, known)])
+        for turn in range(REPEATS + 1):
+            for size in sizes:
+                if (turn > 3 and sum(times[size]) > patience) or (turn and size not in times):
+                    continue
+                seconds = _one_pass(model, Rows(text, [], (known * size)[:size], range(ROOT, size - 1)))
+                if turn:  # the first one warms up
+                    times[size].append(seconds)
+                elif seconds > TOO_SLOW and size > 2:
+                    times = {smaller: [] for smaller in sizes if smaller < size}
+                    break
+    finally:
+        model.close(text)
+    sizes = list(times)
+    low, middle, high = ([float(np.percentile(times[size], share)) for size in sizes] for share in (10.0, 50.0, 90.0))
+    return Cost(tuple(sizes), middle, low, high, [len(times[size]) for size in sizes])
+
+
+def _one_pass(model: CausalLM, rows: Rows) -> float:
+    begun = time.perf_counter()
+    model.forward([rows])  # it reads the logits back, so that an accelerator has finished
+    seconds = time.perf_counter() - begun
+    model.keep(rows.text, ())
+    return seconds
+
+
+def outside(record: RoundRecord) -> float:
+    """Seconds of a round outside the forwards."""
+    return sum(seconds for part, seconds in record.seconds.items() if part not in FORWARDS)
+
+
+def fit_overhead(runs: Sequence[Sequence[RoundRecord]]) -> tuple[float, float, float]:
+    """Seconds outside the forwards per round, pass and node: least squares over runs, none below zero."""
+    parts = [
+        [1.0, statistics.fmean(r.num_passes for r in run), statistics.fmean(len(r.tokens) for r in run)]
+        for run in runs
+        if run
+    ]
+    return not_negative(np.array(parts), np.array([statistics.median(map(outside, run)) for run in runs if run]))
+
+
+def levels(rounds: Sequence[RoundRecord]) -> tuple[Level, ...]:
+    """What drafts did by depth, as means per round. A round that the text's end cut short counts as it was verified."""
+    depths = [record.depths() for record in rounds]
+    deepest = max((max(nodes, default=0) for nodes in depths), default=0)
+    return tuple(
+        Level(
+            statistics.fmean(len(record.path) >= depth for record in rounds),
+            statistics.fmean(record.num_passes >= depth for record in rounds),
+            statistics.fmean(nodes.count(depth) for nodes in depths),
+        )
+        for depth in range(1, deepest + 1)
+    )
+
+
+def not_negative(parts: np.ndarray[Any, Any], seconds: np.ndarray[Any, Any]) -> tuple[float, float, float]:
+    """Least squares without negative coefficients: whatever comes out below zero is left out and the rest fitted again."""
+    used = list(range(parts.shape[1]))
+    while True:
+        found = np.linalg.lstsq(parts[:, used], seconds, rcond=None)[0]
+        if len(used) == 1 or found.min() >= 0.0:
+            break
+        used.pop(int(found.argmin()))
+    cost = dict(zip(used, found.tolist(), strict=True))
+    return cost.get(0, 0.0), cost.get(1, 0.0), cost.get(2, 0.0)

@@ -1,0 +1,19 @@
+"""Cost tables that no clock has seen."""
+
+from __future__ import annotations
+
+from draftgraph.costs import Cost, Costs, Level
+
+
+def cost(*seconds: float, rows: tuple[int, ...] = (1, 2, 4)) -> Cost:
+    return Cost(rows, seconds, seconds, seconds, (3,) * len(rows))
+
+
+def costs(
+    drafter: float | None = 0.5, reached: float = 0.7, row: float = 0.15, levels: int = 8, note: str = "made up"
+) -> Costs:
+    """A target of 5 ms and `row` more per row, and a drafter of so many ms a pass; earlier drafts came down with `reached`."""
+    target = cost(5e-3, (5 + row) * 1e-3, (5 + 64 * row) * 1e-3, rows=(1, 2, 65))
+    theirs = None if drafter is None else cost(1e-3 * drafter, 1.001e-3 * drafter, rows=(1, 16))
+    seen = tuple(Level(reached**depth, 1.0, 1.5) for depth in range(1, levels + 1))
+    return Costs(target, theirs, (0.2e-3, 0.2e-3, 0.02e-3), 0.2e-3, 1, 64, seen, note)
