@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from draftgraph.costs import Cost, Costs, Level
+from draftgraph.costs import Cost, Costs, Greedy, Level
 
 
 def cost(*seconds: float, rows: tuple[int, ...] = (1, 2, 4)) -> Cost:
@@ -15,5 +15,6 @@ def costs(
     """A target of 5 ms and `row` more per row, and a drafter of so many ms a pass; earlier drafts came down with `reached`."""
     target = cost(5e-3, (5 + row) * 1e-3, (5 + 64 * row) * 1e-3, rows=(1, 2, 65))
     theirs = None if drafter is None else cost(1e-3 * drafter, 1.001e-3 * drafter, rows=(1, 16))
-    seen = tuple(Level(reached**depth, 1.0, 1.5) for depth in range(1, levels + 1))
-    return Costs(target, theirs, (0.2e-3, 0.2e-3, 0.02e-3), 0.2e-3, 1, 64, seen, note)
+    seen = tuple(Level(reached**depth, 1.0, 1.5, 0.8**depth) for depth in range(1, levels + 1))
+    around = (0.2e-3, 0.2e-3, 0.02e-3)
+    return Costs(target, theirs, around, 0.2e-3, 1, 64, seen, Greedy(around, seen), note)

@@ -13,8 +13,10 @@ import draftgraph as dg
 from cost_tables import cost, costs
 from draftgraph import cost_cache
 from draftgraph.cost_cache import costs_of, fingerprint
-from draftgraph.costs import Costs
+from draftgraph.costs import Costs, Greedy, Level
 from draftgraph.engine_costs import engine_costs
+from draftgraph.timing import levels
+from draftgraph.trace import RoundRecord
 from models import perturbed, tiny_lm
 
 CPU = torch.device("cpu")
@@ -72,7 +74,7 @@ def test_costs_are_measured_once(measured: Measured):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": 0}, "the cache has version 0, not 1"),
+        ({"version": 0}, "the cache has version 0, not 2"),
         ({"machine": {"cpu": "an abacus"}}, "the cache was written with cpu an abacus, here it is"),
         ({"machine": []}, "the cache cannot be read (AttributeError)"),
         ({"costs": {}}, "the cache cannot be read (KeyError)"),
@@ -88,7 +90,7 @@ def test_a_cache_of_another_machine_or_version_is_measured_again_and_it_is_said(
     assert costs_of(["a pair"], CPU, measured).note.startswith("read")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"version": 1}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"version": 2}'])
 def test_a_broken_cache_is_measured_again(content: bytes, measured: Measured):
     costs_of(["a pair"], CPU, measured)
     only_file().write_bytes(content)
@@ -132,7 +134,8 @@ def test_a_fingerprint_is_of_shape_type_and_weights():
 
 
 @pytest.mark.parametrize("lookup", [False, True])
-def test_an_engine_is_measured_and_told_so(lookup: bool):
+def test_an_engine_is_measured_and_told_so(lookup: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("draftgraph.costs.BUSY", float("inf"))  # whoever runs the tests may do something else meanwhile
     target = tiny_lm()
     engine = dg.Engine.from_pretrained(target, draft_model=None if lookup else perturbed(target))
     table = engine_costs(engine)
@@ -142,6 +145,37 @@ def test_an_engine_is_measured_and_told_so(lookup: bool):
     assert all(0.0 <= level.reached <= 1.0 for level in table.levels)
     assert engine_costs(engine).levels == table.levels
     assert engine_costs(engine).note.startswith("read from")
+
+
+def test_greedy_requests_have_levels_of_their_own():
+    greedy = Greedy((1.0, 2.0, 3.0), (Level(0.5, 1.0, 2.0, 0.4),))
+    table = replace(costs(), greedy=greedy)
+    assert (table.at(0.0).overhead, table.at(0.0).levels) == (greedy.overhead, greedy.levels)
+    assert table.at(0.7) == table
+    assert replace(table, greedy=None).at(0.0).levels == table.levels
+    assert table.at(0.0).target == table.target
+
+
+def test_costs_of_a_busy_machine_are_used_but_not_kept(measured: Measured):
+    def busy() -> Costs:
+        table = measured()
+        return replace(table, target=replace(table.target, high=[4 * seconds for seconds in table.target.seconds]))
+
+    assert "others were using the machine" in costs_of(["a pair"], CPU, busy).note
+    assert not cost_cache.folder().exists()
+    assert costs_of(["a pair"], CPU, measured).note == "measured now"
+    assert measured.times == 2
+
+
+def test_what_drafts_did_is_counted_by_depth():
+    def record(path: tuple[int, ...], passes: int) -> RoundRecord:
+        return RoundRecord(
+            9, [1, 2, 3], [-1, -1, 0], [False] * 3, ["drafter"] * 3, [0.5, 0.25, 0.125], [None] * 3, path, 7, len(path) + 1,
+            passes, 3, {},
+        )  # fmt: skip
+
+    assert levels([record((0, 2), 2), record((), 1)]) == (Level(0.5, 1.0, 2.0, 0.75), Level(0.5, 0.5, 1.0, 0.125))
+    assert levels([]) == ()
 
 
 def test_more_rows_than_measured_go_on_as_the_last_two_say():

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 from draftgraph.costs import Costs
 
-VERSION = 1
+VERSION = 2
+"""To be raised when something else is measured, or the engine's own work per round has changed."""
 FOLDER = "DRAFTGRAPH_CACHE"
 """Environment variable that names the cache folder."""
 SAMPLED_WEIGHTS = 8
@@ -44,7 +46,8 @@ def folder() -> Path:
 def machine(device: torch.device) -> dict[str, str]:
     """What else the times depend on; a cache that differs in any of it is measured again."""
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
-    return {"cpu": _cpu(), "accelerator": accelerator, "torch": torch.__version__, "system": platform.platform()}
+    libraries = {"torch": torch.__version__, "transformers": transformers.__version__}
+    return {"cpu": _cpu(), "accelerator": accelerator, "system": platform.platform(), **libraries}
 
 
 def fingerprint(model: torch.nn.Module) -> str:
@@ -68,6 +71,8 @@ def costs_of(subject: Sequence[str], device: torch.device, measure: Callable[[],
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as why:
         note = f"measured again: {_said(why)}"
     costs = measure()
+    if costs.busy:  # better figures may be had another time
+        return replace(costs, note=f"{note} while others were using the machine, so they are not kept")
     if not _write(path, {"version": VERSION, "machine": here, "costs": costs.to_dict()}):
         note += f"; {path.parent} cannot be written"
     return replace(costs, note=note)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-BUSY = 3.0
+BUSY = 1.8
 """If the 90th percentile of a pass is so many times its 10th, others were using the machine."""
 
 
@@ -52,11 +52,21 @@ class Level:
     """One level of the drafts that were counted while costs were measured; means per round.
 
     reached  share of the rounds whose accepted path came so deep. passes  drafter passes, nodes  nodes at this depth.
+    promised  sum of their scores.
     """
 
     reached: float
     passes: float
     nodes: float
+    promised: float
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """What differs at temperature 0, where no slot is SAMPLED: `overhead` and `levels` of `Costs`."""
+
+    overhead: tuple[float, float, float]
+    levels: tuple[Level, ...]
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,7 @@ class Costs:
     drafter   None where nothing is computed for a draft (text that is looked up).
     overhead  seconds per round, per drafter pass and per node, beside the forwards.
     plain_overhead  seconds per token that plain decoding spends outside the target. threads, context  how it was measured.
-    levels    what drafts did, by depth, while they were measured: where a request starts from.
+    levels    what drafts did, by depth, while they were measured: where a request starts from. greedy  the same at temperature 0.
     note      where the table comes from, in words.
     """
 
@@ -77,7 +87,14 @@ class Costs:
     threads: int
     context: int
     levels: tuple[Level, ...] = ()
+    greedy: Greedy | None = None
     note: str = "measured"
+
+    def at(self, temperature: float) -> Costs:
+        """The costs of requests at this temperature."""
+        if temperature > 0.0 or self.greedy is None:
+            return self
+        return replace(self, overhead=self.greedy.overhead, levels=self.greedy.levels, greedy=None)
 
     @property
     def busy(self) -> bool:
@@ -106,16 +123,16 @@ class Costs:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], note: str) -> Costs:
         """What `to_dict` wrote. Raises KeyError, TypeError or ValueError if it is something else."""
-        drafter = values["drafter"]
-        per_round, per_pass, per_node = (float(seconds) for seconds in values["overhead"])
+        drafter, greedy = values["drafter"], values["greedy"]
         return cls(
             _cost(values["target"]),
             None if drafter is None else _cost(drafter),
-            (per_round, per_pass, per_node),
+            _overhead(values["overhead"]),
             float(values["plain_overhead"]),
             int(values["threads"]),
             int(values["context"]),
-            tuple(Level(**{name: float(share) for name, share in level.items()}) for level in values["levels"]),
+            _levels(values["levels"]),
+            None if greedy is None else Greedy(_overhead(greedy["overhead"]), _levels(greedy["levels"])),
             note,
         )
 
@@ -126,6 +143,15 @@ def _cost(values: Mapping[str, Any]) -> Cost:
     if len(sizes) != 1 or len(cost.rows) < 2 or not all(seconds > 0.0 for seconds in cost.seconds):
         raise ValueError("a table of pass times needs as many seconds as rows, all of them above zero")
     return cost
+
+
+def _overhead(values: Sequence[Any]) -> tuple[float, float, float]:
+    per_round, per_pass, per_node = (float(seconds) for seconds in values)
+    return per_round, per_pass, per_node
+
+
+def _levels(values: Sequence[Mapping[str, Any]]) -> tuple[Level, ...]:
+    return tuple(Level(**{name: float(share) for name, share in level.items()}) for level in values)
 
 
 def pooled(gains: Sequence[float]) -> list[float]:

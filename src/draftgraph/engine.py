@@ -15,7 +15,7 @@ from draftgraph.choice import Choice, choose, reconsider
 from draftgraph.config import Config
 from draftgraph.costs import Costs
 from draftgraph.detokenize import Detokenizer
-from draftgraph.draft.auto import DEPTH, AutoBudget
+from draftgraph.draft.auto import DEPTH, WIDTHS, AutoBudget
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.budget import limits
 from draftgraph.draft.lookup import LookupDrafter
@@ -202,14 +202,15 @@ class Engine:
             Noise(seed, params.sample),
             Warper(params, len(ids), sorted(eos), self.target.device),
             Detokenizer(self.tokenizer, ids, params.stop),
-            self._auto(),
+            self._auto(params.temperature),
         )
 
-    def _auto(self) -> AutoBudget | None:
+    def _auto(self, temperature: float) -> AutoBudget | None:
         if self.config.budget != "auto" or self.config.branching is not None:
             return None
         depth = self.config.num_speculative_tokens or DEPTH
-        return AutoBudget(self.costs, depth, isinstance(self.drafter, ModelDrafter))
+        width = WIDTHS.get(self.config.resolved_structure)
+        return AutoBudget(self.costs.at(temperature), depth, isinstance(self.drafter, ModelDrafter), width)
 
     @cached_property
     def costs(self) -> Costs:

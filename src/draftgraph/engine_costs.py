@@ -25,8 +25,8 @@ def engine_costs(engine: Engine) -> Costs:
     subject += [config.resolved_structure, config.resolved_rule.name]
     subject += [f"{one.model.dtype} {one.config._attn_implementation}" for one in (engine.target, model) if one]
 
-    def run(budget: int, prompt: Sequence[int], tokens: int, seed: int) -> Sequence[RoundRecord]:
-        params = SamplingParams(max_new_tokens=tokens, temperature=1.0, ignore_eos=True, seed=seed)
+    def run(budget: int, prompt: Sequence[int], tokens: int, temperature: float) -> Sequence[RoundRecord]:
+        params = SamplingParams(max_new_tokens=tokens, temperature=temperature, ignore_eos=True, seed=1)
         return _fixed(engine, budget).generate(list(prompt), params).rounds
 
     return costs_of(subject, engine.target.device, lambda: measure(engine.target, model, run))

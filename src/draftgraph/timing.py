@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from draftgraph.costs import Cost, Costs, Level
+from draftgraph.costs import Cost, Costs, Greedy, Level
 from draftgraph.target.base import CausalLM, Rows
 from draftgraph.trace import RoundRecord
 from draftgraph.types import ROOT
@@ -30,30 +30,45 @@ BRIEF = 0.12
 """PATIENCE where a user waits for the first token."""
 FEW, FULL = 2, 16
 """Nodes of the drafts that tell what passes and nodes cost outside the forwards; FULL ones also what drafts are accepted."""
+COUNTED = 32
+"""Tokens of every text behind which drafts are counted, and of the text before them."""
 TOO_SLOW = 4.0
 """Seconds of a pass above which more rows are not tried."""
-Run = Callable[[int, Sequence[int], int, int], Sequence[RoundRecord]]
-"""run(budget, prompt, tokens, seed) -> the rounds of a request sampled at temperature 1 with that fixed budget."""
+WAIT = 0.8
+"""Seconds of plain decoding that such a text may take; slow models get shorter ones."""
+Run = Callable[[int, Sequence[int], int, float], Sequence[RoundRecord]]
+"""run(budget, prompt, tokens, temperature) -> the rounds of a request with that fixed budget."""
 
 
 def measure(target: CausalLM, drafter: CausalLM | None, run: Run) -> Costs:
     """The costs of a pair, or of a target whose drafts are looked up (drafter None).
 
-    The text behind which drafts are counted is the target's own, sampled at temperature 1.
+    Drafts are counted behind text that the target wrote itself, sampled at temperature 1.
     """
     window = min(model.context_window or 4 * CONTEXT for model in (target, drafter) if model is not None)
     context = max(1, min(CONTEXT, window // 4))
     prompt = [1 % target.vocab_size] * context
     times = pass_costs(target, prompt, [nodes + 1 for nodes in (0, *ROWS)], BRIEF)
     theirs = None if drafter is None else pass_costs(drafter, prompt, (1, 2, 4, 8, 16, context), BRIEF)
-    tokens = max(4, min(24, int(1.0 / times(1)), window - 2 * context))
-    plain = [run(0, prompt[:1], context, seed) for seed in (1, 2)]
-    texts = [[*prompt[:1], *(record.bonus for record in rounds)] for rounds in plain]
-    few, full = ([run(budget, text, tokens, 3) for text in texts] for budget in (FEW, FULL))
-    overhead = fit_overhead([rounds[1:] for rounds in (*few, *full)])
-    plain_overhead = statistics.median(outside(record) for rounds in plain for record in rounds[1:])
-    counted = levels([record for rounds in full for record in rounds])
-    return Costs(times, theirs, overhead, plain_overhead, torch.get_num_threads(), context, counted)
+    tokens = max(4, min(COUNTED, int(WAIT / times(1)), (window - context) // 2))
+    run(FULL, prompt[:1], 4, 1.0)  # what is built at a first use is no part of any round
+    plain = run(0, prompt[:1], 2 * tokens, 1.0)
+    own = [*prompt[:1], *(record.bonus for record in plain)]
+    texts = [own[: 1 + tokens], own]
+    overhead, counted = _drafts(run, texts, tokens, 1.0)
+    greedy = Greedy(*_drafts(run, texts, tokens, 0.0))
+    plain_overhead = statistics.median(outside(record) for record in plain[1:])
+    return Costs(times, theirs, overhead, plain_overhead, torch.get_num_threads(), context, counted, greedy)
+
+
+def _drafts(
+    run: Run, texts: Sequence[Sequence[int]], tokens: int, temperature: float
+) -> tuple[tuple[float, float, float], tuple[Level, ...]]:
+    """What drafts behind `texts` cost outside the forwards, and what became of the FULL ones."""
+    few, full = ([run(budget, text, tokens, temperature) for text in texts] for budget in (FEW, FULL))
+    return fit_overhead([rounds[1:] for rounds in (*few, *full)]), levels(
+        [record for rounds in full for record in rounds]
+    )
 
 
 @torch.inference_mode()
@@ -114,6 +129,10 @@ def levels(rounds: Sequence[RoundRecord]) -> tuple[Level, ...]:
             statistics.fmean(len(record.path) >= depth for record in rounds),
             statistics.fmean(record.num_passes >= depth for record in rounds),
             statistics.fmean(nodes.count(depth) for nodes in depths),
+            statistics.fmean(
+                sum(score for score, at in zip(record.scores, nodes, strict=True) if at == depth)
+                for record, nodes in zip(rounds, depths, strict=True)
+            ),
         )
         for depth in range(1, deepest + 1)
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bench.clock import Run
-from bench.never_slower import AGAIN, AUTO, FIXED, NONE, PROSE, Row, markdown, parse, summarise
+from bench.never_slower import AGAIN, AUTO, FIXED, NONE, PROSE, Row, markdown, parse, pick, ratio, summarise
+from hypothesis import given
+from hypothesis import strategies as st
 
 from draftgraph.stats import PARTS
 
@@ -13,20 +15,29 @@ def run(name: str, seconds: float, prompt: str = "a") -> Run:
     return Run("own", 1.0, name, prompt, 0, 0, seconds, 8, 4, 4 * drafted, None, (0.0,) * len(PARTS))
 
 
-def test_ratios_are_taken_within_turns_and_the_best_fixed_budget_is_found():
-    runs = [run(AUTO, 1.0), run(NONE, 2.0), run(AGAIN, 2.0), run("chain 4", 0.9), run("graph 8", 1.5)]
-    runs += [
-        run(AUTO, 2.0, "b"),
-        run(NONE, 4.0, "b"),
-        run(AGAIN, 4.0, "b"),
-        run("chain 4", 1.8, "b"),
-        run("graph 8", 3, "b"),
-    ]
-    row = summarise("own", "code", runs)
-    assert (row.again[0], row.plain[0], row.best) == (1.0, 2.0, "chain 4")
-    assert row.fixed[0] == 0.9
+def test_ratios_are_of_summed_seconds_and_the_best_fixed_budget_is_picked_on_other_prompts():
+    seconds = {
+        AUTO: (1.0, 2.0), NONE: (2.0, 4.0), AGAIN: (2.0, 4.0), "chain 4": (0.5, 3.0), "graph 8": (1.5, 1.0),
+    }  # fmt: skip
+    runs = [run(name, each, prompt) for name, both in seconds.items() for prompt, each in zip("ab", both, strict=True)]
+    row = summarise("own", "code", [*runs, *runs])
+    assert (row.again[0], row.plain[0], row.best) == (1.0, 2.0, "graph 8 / chain 4")
+    assert row.fixed[0] == (1.5 + 3.0) / 3.0, "each is measured where the other one was faster"
     assert (row.rounds, row.drafted) == (0.5, 3.0)
-    assert not row.kept
+    assert row.kept
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 9.0), st.floats(0.1, 9.0)), min_size=1, max_size=9))
+def test_an_interval_holds_between_the_smallest_and_the_largest_ratio(pairs: list[tuple[float, float]]):
+    above, below = ({str(i): each[side] for i, each in enumerate(pairs)} for side in (0, 1))
+    middle, low, high = ratio(above, below)
+    shares = [a / b for a, b in pairs]
+    assert min(shares) * (1 - 1e-9) <= low <= high <= max(shares) * (1 + 1e-9)
+    assert min(shares) * (1 - 1e-9) <= middle <= max(shares) * (1 + 1e-9)
+
+
+def test_one_prompt_is_its_own_other_half():
+    assert pick(["x", "y"], {"x": {"a": 2.0}, "y": {"a": 1.0}}) == {"a": "y"}
 
 
 def test_rows_that_miss_are_said_to():

@@ -48,7 +48,7 @@ def test_width_one_is_the_greedy_chain(seed: int, budget: int) -> None:
 
 def test_passes_that_do_not_pay_are_not_made() -> None:
     dear = Table(3)
-    grow_best_first(dear, Limits(8, 6, 6, price_pass=0.9))
+    grow_best_first(dear, Limits(8, 6, 6, price_passes=(0.9,) * 6))
     free = Table(3)
     grow_best_first(free, Limits(8, 6, 6))
     assert len(dear.passes) < len(free.passes)

@@ -7,17 +7,21 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import draftgraph as dg
 from cost_tables import costs
 from draftgraph.costs import Costs
 from draftgraph.draft.auto import PROBE_DEPTH, PROBE_SHARE, AutoBudget
 from draftgraph.draft.base import Limits
-from draftgraph.draft.ledger import Ledger
+from draftgraph.draft.ledger import LEAST_GAIN, Ledger
 from draftgraph.stats import PARTS
 from draftgraph.trace import RoundRecord, decisions
 from models import perturbed, tiny_lm
 
+SCORE = 0.8
+"""Of every token that the drafter of `play` proposes."""
 Agreement = Callable[[int], float]
 """agreement(committed length) -> chance that the next token of a drafted chain is accepted."""
 
@@ -28,7 +32,9 @@ def play(table: Costs, agreement: Agreement, tokens: int = 400, seed: int = 0) -
     read, records = 0, []
     while length < 20 + tokens:
         limits = auto.plan(length, records, 20 + tokens - length - 1)
-        depth = min(limits.depth, limits.budget, limits.reach)
+        depth = 0
+        while depth < min(limits.depth, limits.budget, limits.reach) and SCORE**depth >= limits.price_pass(depth):
+            depth += 1
         accepted = 0
         while accepted < depth and draw.random() < agreement(length):
             accepted += 1
@@ -41,7 +47,7 @@ def play(table: Costs, agreement: Agreement, tokens: int = 400, seed: int = 0) -
     return records, seconds
 
 
-def record(length: int, depth: int, accepted: int, limits: Limits | None = None, score: float = 0.8) -> RoundRecord:
+def record(length: int, depth: int, accepted: int, limits: Limits | None = None, score: float = SCORE) -> RoundRecord:
     return RoundRecord(
         length, [1] * depth, list(range(-1, depth - 1)), [False] * depth, ["drafter"] * depth,
         [score**d for d in range(1, depth + 1)], [None] * depth, tuple(range(accepted)), 2, accepted + 1, depth, depth,
@@ -54,7 +60,7 @@ def test_a_hostile_drafter_is_dropped_and_seldom_asked_again(reached: float):
     table = costs(reached=reached)
     records, seconds = play(table, lambda length: 0.02)
     kinds = decisions(records)
-    assert kinds.get("draft", 0) <= 12
+    assert kinds.get("draft", 0) <= 20
     assert 1 <= kinds["probe"] <= 10
     assert records[-1].decision in ("plain", "probe")
     assert 400 * table.plain / seconds >= 0.97
@@ -80,7 +86,7 @@ def test_a_drafter_as_large_as_the_target_is_never_asked():
 def test_a_good_drafter_is_used_whatever_the_table_expected(reached: float):
     table = costs(reached=reached)
     records, seconds = play(table, lambda length: 0.85, tokens=800)
-    assert all(record.decision == "draft" for record in records[-60:])
+    assert all(record.decision == "draft" for record in records[-60:-1])
     assert 800 * table.plain / seconds > 1.5
     late = records[-20:]
     assert sum(len(record.tokens) for record in late) / len(late) >= 4
@@ -101,16 +107,24 @@ def test_looking_up_costs_no_passes_and_plain_wins_only_by_its_rows():
     assert cheap[-5].decision == "draft"
 
 
-def test_flat_costs_take_more_nodes():
+def test_rows_that_cost_more_need_higher_scores():
     steep, flat = (AutoBudget(costs(row=row)).plan(20, [], 99) for row in (0.5, 0.001))
-    assert flat.budget == 64 > steep.budget
     assert flat.floor < steep.floor
+    assert (flat.budget, flat.depth) == (steep.budget, steep.depth) == (64, 8), "prices decide, nothing else"
 
 
-def test_dear_passes_take_less_depth():
-    depths = [AutoBudget(costs(drafter=ms)).plan(20, [], 99).depth for ms in (0.1, 1.0, 2.0)]
+def test_passes_that_cost_more_need_higher_scores():
+    prices = [AutoBudget(costs(drafter=ms)).plan(20, [], 99).price_passes for ms in (0.1, 1.0, 2.0)]
+    assert all(cheap < dear for few, many in pairwise(prices) for cheap, dear in zip(few[1:], many[1:], strict=True))
+    assert {first for first, *_ in prices} == {0.0}, "a draft has one pass at least"
+
+
+def test_a_fixed_shape_is_as_deep_as_pays():
+    depths = [AutoBudget(costs(drafter=ms), width=1).plan(20, [], 99).depth for ms in (0.1, 1.0, 2.0)]
     assert depths == sorted(depths, reverse=True)
     assert depths[0] > depths[-1]
+    chain, paths = (AutoBudget(costs(), width=width).plan(20, [], 99) for width in (1, 3))
+    assert (chain.budget, paths.budget) == (chain.depth, 3 * paths.depth)
 
 
 def test_the_last_token_is_not_drafted():
@@ -140,13 +154,39 @@ def test_scores_that_the_target_does_not_confirm_need_to_be_higher():
     assert trusted.floor(0.05) < 0.1 < doubted.floor(0.05)
 
 
-def test_a_level_that_was_not_asked_for_keeps_what_is_known_of_it():
+def test_a_level_that_was_not_drafted_keeps_what_is_known_of_it():
     ledger = Ledger((), 8)
-    before = ledger.depths[6].share
-    ledger.enter(record(20, 3, 3), 3)
-    assert ledger.depths[6].share == before
-    assert ledger.depths[3].share > before, "but for the next ones, which would never be tried"
+    before = [counts.gain for counts in ledger.depths]
+    ledger.enter(record(20, 3, 3, score=0.5), 8)
+    after = [counts.gain for counts in ledger.depths]
+    assert after[:3] > before[:3]
+    assert before[4] < after[4] < after[2], "but for the next ones, which would never be tried"
+    assert after[5:] == before[5:]
     assert ledger.survival() == sorted(ledger.survival(), reverse=True)
+
+
+def test_scores_are_believed_as_far_as_the_target_confirms_them():
+    ledger = Ledger((), 8)
+    for _ in range(60):
+        ledger.enter(record(20, 4, 4, score=0.5), 8)
+    assert ledger.depths[2].gain == pytest.approx(1.0 / 0.5**2, rel=0.05), "too small by a factor of four"
+    for _ in range(200):
+        ledger.enter(record(20, 4, 1, score=1.0), 8)
+    assert ledger.depths[2].gain == pytest.approx(LEAST_GAIN)
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8), st.floats(0.01, 1.0)), max_size=40), st.integers(1, 8))
+def test_whatever_was_counted_limits_are_in_order(rounds: list[tuple[int, int, float]], deepest: int):
+    auto, records, length = AutoBudget(costs(drafter=0.1), deepest), [], 20
+    for drafted, accepted, score in rounds:
+        limits = auto.plan(length, records, 99)
+        depth = min(drafted, limits.depth)
+        records.append(record(length, depth, min(accepted, depth), limits, score))
+        length += len(records[-1].path) + 1
+        assert 0 <= limits.depth <= deepest
+        assert 0.0 <= limits.floor <= 1.0
+        assert all(0.0 < price < float("inf") for price in limits.price_passes[1:])
+        assert (limits.budget == 0) == (limits.depth == 0)
 
 
 class TestEngine:

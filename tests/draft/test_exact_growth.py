@@ -97,7 +97,7 @@ def random_setting(kind: str, seed: int) -> Setting:
     limits = Limits(
         random.choice((1, 2, 3, *range(4, 11), *range(4, 11))), random.choice((1, 2, 2, 3, 3)),
         random.choice((1, 2, *[DEPTH] * 6)), random.choice((0.0, 0.0, 0.0, 0.02, 0.1, 0.3)),
-        random.choice((0.0, 0.0, 0.0, 0.3, 0.7)), random.random() < 0.5,
+        (random.choice((0.0, 0.0, 0.0, 0.3, 0.7)),) * DEPTH, random.random() < 0.5,
     )  # fmt: skip
     branching = tuple(random.randint(1, 3) for _ in range(random.randint(1, DEPTH)))
     context = [random.randrange(vocab) for _ in range(random.randint(1, 12))]
@@ -389,7 +389,7 @@ def histories(name: str, tables: Tables) -> Iterator[tuple[float, Request]]:
 ROUNDS = {
     "graph": (Config(structure="graph"), 2, Limits(6, 2, 0, 0.2, spread=False), 5, 3),
     "graph of one pass": (Config(structure="graph"), 2, Limits(5, 1, 0), 5, 3),
-    "graph of three tokens": (Config(structure="graph"), 3, Limits(7, 2, 0, 0.2, 0.3, spread=False), 3, 2),
+    "graph of three tokens": (Config(structure="graph"), 3, Limits(7, 2, 0, 0.2, (0.3,) * 2, spread=False), 3, 2),
     "tree": (Config(structure="tree"), 3, Limits(5, 2, 0), 3, 2),
     "tree of four tokens": (Config(structure="tree"), 4, Limits(3, 2, 0), 3, 2),
     "chain": (Config(structure="chain"), 2, Limits(3, 3, 0), 4, 3),

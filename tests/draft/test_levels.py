@@ -20,7 +20,7 @@ from draftgraph.types import FIXED
 SEEDS = st.integers(0, 10**6)
 LIMITS = st.builds(
     Limits, st.integers(1, 24), st.integers(1, 5), st.integers(1, 6), st.sampled_from([0.0, 0.02, 0.1]),
-    st.sampled_from([0.0, 0.3]), st.booleans(),
+    st.sampled_from([(), (0.3,) * 5]), st.booleans(),
 )  # fmt: skip
 
 

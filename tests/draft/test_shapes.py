@@ -177,6 +177,6 @@ def test_combs_have_more_leaves_where_the_drafter_is_unsure() -> None:
 
 
 def test_combs_end_where_a_pass_does_not_pay() -> None:
-    graph, passes = grow_comb(Table(0, sharpness=0.1), None, Limits(50, 8, 8, price_pass=0.1))
+    graph, passes = grow_comb(Table(0, sharpness=0.1), None, Limits(50, 8, 8, price_passes=(0.1,) * 8))
     assert passes < 8
     assert max(graph.depths) == passes

@@ -27,10 +27,9 @@ PROBE_SHARE = 0.015
 LONGEST_WAIT = 4
 """A wait is doubled at most so often."""
 NEAR = 0.95
-"""Of depths whose rates are so near to the best one the largest is allowed: growth stops by itself where its estimates are
-poor, and what is never drafted is never learnt."""
-DOUBLING = 0.2
-"""Twice the nodes add about this share to the accepted tokens: on three pairs 15–20 % (docs/decisions.md)."""
+"""Of depths whose rates are so near to the best one a fixed shape gets the largest: what is never drafted is never learnt."""
+WIDTHS = {"chain": 1, "paths": 3, "gsd": 4}
+"""Nodes per level of structures whose shape does not look at prices."""
 
 
 @dataclass
@@ -38,11 +37,13 @@ class AutoBudget:
     """Decides for one request; `plan` is asked once before every round.
 
     computes  whether drafts take a model, which must then read what it missed.
+    width     nodes per level of a structure whose shape does not look at scores (a chain's is 1); None: prices shape the draft.
     """
 
     costs: Costs
     deepest: int = DEPTH
     computes: bool = True
+    width: int | None = None
     ledger: Ledger = field(init=False)
     _asked: int = 0
     _probing: bool = False
@@ -55,7 +56,6 @@ class AutoBudget:
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.costs.levels, self.deepest)
         self._target = [self.costs.verifying(nodes) for nodes in range(MOST_NODES + 1)]
-        self._rows = [self.costs.target(nodes + 1) for nodes in range(MOST_NODES + 1)]
         each, one = [1.0] * self.deepest, self.costs.drafter_pass(1.0)
         best = max((1.0 + depth) / self._seconds(depth, each, each, one) for depth in self._depths())
         self._hopeless = best <= 1.0 / self.costs.plain
@@ -104,7 +104,7 @@ class AutoBudget:
         self.ledger.read = len(rounds)
 
     def _best(self) -> tuple[int, float, float]:
-        """The depth to draft to, at least 1; the best rate of any depth; tokens per round at that depth."""
+        """The depth to draft to, at least 1; the best rate of any depth; tokens per round there."""
         counts, survival = self.ledger.depths, self.ledger.survival()
         passes = [c.passes / c.rounds for c in counts]
         nodes = [c.nodes / c.rounds for c in counts]
@@ -112,8 +112,8 @@ class AutoBudget:
         one, spare = self.costs.drafter_pass(self.ledger.rows), self.ledger.spare
         rates = [tokens[depth - 1] / self._seconds(depth, passes, nodes, one, spare) for depth in self._depths()]
         best = max(rates)
-        depth = max(depth for depth, rate in enumerate(rates, 1) if rate >= NEAR * best)
-        return depth, best, tokens[depth - 1]
+        near = self.deepest if self.width is None else max(d for d, rate in enumerate(rates, 1) if rate >= NEAR * best)
+        return near, best, tokens[rates.index(best)]
 
     def _seconds(
         self, depth: int, passes: Sequence[float], nodes: Sequence[float], one: float, spare: float = 0.0
@@ -129,28 +129,27 @@ class AutoBudget:
         return range(1, self.deepest + 1)
 
     def _draft(self, depth: int, rate: float, tokens: float, reach: int) -> Limits:
-        nodes = max(depth, self._nodes(rate, tokens))
-        price = rate * (self._rows[nodes] - self._rows[0]) / nodes
+        row, made = rate * self._slope(), rate * self.costs.drafter_pass(1.0)
+        deeper = [(made + row) / counts.gain for counts in self.ledger.depths[1:depth]]
         limits = Limits(
-            nodes,
+            MOST_NODES if self.width is None else min(MOST_NODES, self.width * depth),
             depth,
             reach,
-            floor=self.ledger.floor(price),
-            price_pass=rate * self.costs.drafter_pass(1.0),
+            floor=self.ledger.floor(row),
+            price_passes=(0.0, *deeper),  # that the first one is made has been decided
+            spread=False,
             reason=self._told(
-                f"draft: {tokens:.2f} tokens per round expected of {depth} levels, {rate:.0f} tokens/s; "
-                f"none {1.0 / self.costs.plain:.0f}"
+                f"draft: {tokens:.2f} tokens per round expected, {rate:.0f} tokens/s; none {1.0 / self.costs.plain:.0f}"
             ),
         )
         self._asked, self._probing, self._waited, self._failures = min(depth, reach), False, 0, 0
         return limits
 
-    def _nodes(self, rate: float, tokens: float) -> int:
-        """The most nodes whose last doubling pays."""
-        nodes = 1
-        while nodes < MOST_NODES and rate * (self._rows[2 * nodes] - self._rows[nodes]) <= DOUBLING * (tokens - 1.0):
-            nodes *= 2
-        return nodes
+    def _slope(self) -> float:
+        """Seconds that one node more costs, about where drafts are now."""
+        usual = self.ledger.spare + sum(c.nodes / c.rounds for c in self.ledger.depths)
+        nodes = max(1, min(MOST_NODES, round(usual)))
+        return (self._target[nodes] - self._target[0]) / nodes
 
     def _none(self, reach: int, why: str) -> Limits:
         self._asked, self._probing = 0, False

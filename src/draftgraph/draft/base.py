@@ -33,7 +33,8 @@ class Limits:
     budget  nodes that the target verifies.
     depth   drafter passes, and the depth to which nodes are drafted.
     reach   depth that no node may exceed (what is left of the context window and of the output length).
-    floor   least estimated mass of a slot worth verifying; price_pass, of a drafter pass worth making.
+    floor   least score of a slot worth verifying.
+    price_passes  per pass, the least sum of the scores that it would go on from for it to be worth making; none without prices.
     reason  why so much: "draft", "plain", "probe" or "fixed", a colon, and the figures.
     spread  True: an equal share of the budget per level ("exact size"); False: the budget is a cap and prices decide.
     """
@@ -42,9 +43,13 @@ class Limits:
     depth: int
     reach: int
     floor: float = 0.0
-    price_pass: float = 0.0
+    price_passes: Sequence[float] = ()
     spread: bool = True
     reason: str = "fixed: asked for"
+
+    def price_pass(self, number: int) -> float:
+        """What the scores behind pass `number` (0 is the first) must sum up to."""
+        return self.price_passes[number] if number < len(self.price_passes) else 0.0
 
 
 @dataclass(frozen=True)

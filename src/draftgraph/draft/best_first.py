@@ -36,7 +36,7 @@ def grow_best_first(
         passes += 1
         chosen = _best(pool, children, limits)
         frontier = [node for node in chosen if node not in pool.rows and pool.depth(node) < limits.reach]
-        if sum(pool.score(node) for node in frontier) < limits.price_pass:
+        if sum(pool.score(node) for node in frontier) < limits.price_pass(passes):
             break
     return pool.subset(chosen), passes
 

@@ -23,7 +23,11 @@ SCORES = (0.0, 0.04, 0.08, 0.16, 0.32, 0.64)
 """Lower ends of the bins of a node's score."""
 PRIOR_NODES = 6.0
 """Nodes per bin that are taken to confirm their scores before any were seen."""
-NO_PRIOR = Level(0.5, 1.0, 1.5)
+FEW = 4.0
+"""What was measured at a level counts as so many rounds beside one of what all levels say."""
+LEAST_GAIN = 0.1
+"""Scores are never doubted more than this."""
+NO_PRIOR = Level(0.5, 1.0, 1.5, 0.7)
 
 
 @dataclass
@@ -31,6 +35,7 @@ class _Depth:
     """Running sums over the rounds whose drafts were allowed to come this deep.
 
     above  of them, rounds whose accepted path came to the depth above; reached  to this one.
+    grown, promised  of those that drafted this depth: rounds whose path came to it; the sum of the scores of the nodes above.
     """
 
     rounds: float
@@ -38,17 +43,29 @@ class _Depth:
     reached: float
     passes: float
     nodes: float
+    grown: float
+    promised: float
 
     @property
     def share(self) -> float:
         """Of the paths that came to the depth above, those that came to this one."""
         return min(1.0, self.reached / self.above) if self.above > 0.0 else 0.0
 
+    @property
+    def gain(self) -> float:
+        """Accepted tokens that this depth adds per unit of score above it."""
+        return max(LEAST_GAIN, self.grown / self.promised) if self.promised > 0.0 else LEAST_GAIN
+
     def fade(self, memory: float) -> None:
         """Make room for one more round; no more than `memory` rounds stay."""
         keep = min(1.0, (memory - 1.0) / self.rounds)
-        self.rounds, self.above, self.reached = self.rounds * keep, self.above * keep, self.reached * keep
-        self.passes, self.nodes = self.passes * keep, self.nodes * keep
+        for name in ("rounds", "above", "reached", "passes", "nodes"):
+            setattr(self, name, keep * getattr(self, name))
+
+    def judge(self, grown: bool, promised: float) -> None:
+        """Count a round that drafted this depth."""
+        self.grown += grown - self.grown / MEMORY
+        self.promised += promised - self.promised / MEMORY
 
 
 @dataclass
@@ -72,22 +89,34 @@ class Ledger:
     confirmed: list[float] = field(default_factory=lambda: [PRIOR_NODES * score for score in _middles()])
 
     def __post_init__(self) -> None:
-        self.depths, above = [], 1.0
+        share, gain = self._pooled()
+        self.depths, above, promised = [], 1.0, 1.0
         for depth in range(self.deepest):
             level = self.levels[depth] if depth < len(self.levels) else None
-            if level is None:  # nothing was drafted so deep: as deep as the levels above say
+            if level is None:  # nothing was drafted so deep: as the levels above say
                 last = self.levels[-1] if self.levels else NO_PRIOR
-                level = Level(above * 0.5, last.passes, last.nodes)
-            # A share that was counted over few rounds is never taken for 0 or 1.
-            reached = (level.reached * 8.0 + 0.5 * above) / 9.0
-            self.depths.append(
-                _Depth(BRIEF, BRIEF * above, BRIEF * min(reached, above), BRIEF * level.passes, BRIEF * level.nodes)
-            )
-            above = min(reached, above)
+                level = Level(above * share, last.passes, last.nodes, promised * share)
+            reached = above * _shrunk(level.reached, above, share)
+            grown = promised * _shrunk(level.reached, promised, gain)
+            seen = (1.0, above, reached, level.passes, level.nodes, grown, promised)
+            self.depths.append(_Depth(*(BRIEF * value for value in seen)))
+            above, promised = reached, level.promised
+
+    def _pooled(self) -> tuple[float, float]:
+        """Share of the paths that came one level deeper, and gain per score above, over all levels that were measured."""
+        levels = self.levels or [NO_PRIOR]
+        reached = sum(level.reached for level in levels)
+        above = 1.0 + sum(level.reached for level in levels[:-1])
+        promised = 1.0 + sum(level.promised for level in levels[:-1])
+        return reached / above, max(LEAST_GAIN, reached / promised)
 
     def enter(self, record: RoundRecord, asked: int) -> None:
         """Count a round whose draft was allowed to be `asked` deep."""
         deep, accepted = record.depths(), len(record.path)
+        scores = [1.0, *[0.0] * self.deepest]
+        for depth, score in zip(deep, record.scores, strict=True):
+            if depth <= self.deepest:
+                scores[depth] += score
         for depth, counts in enumerate(self.depths[:asked], 1):
             counts.fade(self.memory)
             counts.rounds += 1.0
@@ -95,7 +124,9 @@ class Ledger:
             counts.reached += accepted >= depth
             counts.passes += record.num_passes >= depth
             counts.nodes += deep.count(depth)
-        self._drift(asked)
+            if record.num_passes >= depth:
+                counts.judge(accepted >= depth, scores[depth - 1])
+        self._drift(record.num_passes)
         if record.num_passes:
             self.rows += (record.num_evaluations / record.num_passes - self.rows) / BRIEF
             self.cached = record.length
@@ -108,12 +139,13 @@ class Ledger:
             self.confirmed[b] += node in path
         self.memory = MEMORY
 
-    def _drift(self, asked: int) -> None:
-        share = self.depths[asked - 1].share
-        for counts in self.depths[asked : asked + UNTRIED]:
-            own = counts.share
-            counts.above = max(counts.above, 1.0)
-            counts.reached = (own + DRIFT * (share - own)) * counts.above
+    def _drift(self, passes: int) -> None:
+        """Take the levels below the last drafted one for a little more like it."""
+        if not passes:
+            return
+        gain = self.depths[min(passes, self.deepest) - 1].gain
+        for counts in self.depths[passes : passes + UNTRIED]:
+            counts.grown = (counts.gain + DRIFT * (gain - counts.gain)) * counts.promised
 
     def doubt(self) -> None:
         """Forget most of what was counted: drafting no longer pays, and the next probes shall weigh."""
@@ -137,6 +169,11 @@ class Ledger:
             if score < high:
                 return score
         return 1.0
+
+
+def _shrunk(part: float, whole: float, usual: float) -> float:
+    """part / whole as counted over FEW rounds, drawn towards the usual ratio: the fewer came here, the more."""
+    return min(part + usual / FEW, whole + 1.0 / FEW) / (whole + 1.0 / FEW)
 
 
 def _middles() -> list[float]:

@@ -31,7 +31,7 @@ def grow_levels(evaluate: Evaluate, draw: Draw, limits: Limits, calibration: Cal
     for level in range(min(limits.depth, limits.reach)):
         left = limits.budget - len(graph)
         live = [node for node in frontier if graph.score(node) >= limits.floor]
-        if left <= 0 or not live or sum(graph.score(node) for node in live) < limits.price_pass:
+        if left <= 0 or not live or sum(graph.score(node) for node in live) < limits.price_pass(level):
             return graph, level
         later = limits.depth - 1 - level
         room = max(1, math.ceil(left / (later + 1)) if limits.spread else left - later)

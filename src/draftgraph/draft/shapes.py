@@ -93,7 +93,7 @@ def grow_comb(evaluate: Evaluate, draw: Draw | None, limits: Limits) -> tuple[Dr
     kind = spine if draw is not None else fixed
     node, depth = ROOT, min(limits.depth, limits.reach, limits.budget)
     for passes in range(depth):
-        if graph.score(node) < max(limits.floor, limits.price_pass):
+        if graph.score(node) < max(limits.floor, limits.price_pass(passes)):
             return graph, passes
         q = evaluate(graph, [node])
         spare = limits.budget - len(graph) - (depth - passes)
