@@ -86,11 +86,12 @@ def interleave(
 
 
 def order(contenders: Sequence[Contender], turn: int) -> list[Contender]:
-    """The order of a turn: rotated, so that everybody runs at every place, and every other time backwards.
+    """The order of a turn: every order is followed by the same backwards, then everybody moves by one place.
 
-    Backwards as well, because with rotation alone everybody would always run after the same neighbour.
+    In twice as many turns as there are contenders everybody runs twice at every place. Backwards as well, because with rotation
+    alone everybody would always run after the same neighbour.
     """
-    start = turn % len(contenders)
+    start = turn // 2 % len(contenders)
     rotated = [*contenders[start:], *contenders[:start]]
     return rotated[::-1] if turn % 2 else rotated
 
