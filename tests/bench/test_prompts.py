@@ -31,7 +31,9 @@ def test_conversations_by_category(tmp_path):
 
 
 def test_human_eval(tmp_path):
-    file = read_prompts(write(tmp_path, "he.jsonl", {"task_id": "HumanEval/69", "prompt": "def f():\n", "entry_point": "f"}))
+    file = read_prompts(
+        write(tmp_path, "he.jsonl", {"task_id": "HumanEval/69", "prompt": "def f():\n", "entry_point": "f"})
+    )
     assert file.form == "HumanEval"
     assert file.entries == [Entry("HumanEval/69", "HumanEval", ("def f():\n",), False)]
 

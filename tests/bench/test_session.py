@@ -131,7 +131,7 @@ def test_who_fails_is_named_and_the_rest_is_measured(models):
 def test_without_the_measure_of_all_there_is_no_session(models):
     done = Measured()
     peer = Planted(lambda task: Failing(RuntimeError("gone"), 2, PLAIN))
-    with pytest.raises(ModelError, match="transformers plain fails, .*RuntimeError: gone"):
+    with pytest.raises(ModelError, match=r"transformers plain fails, .*RuntimeError: gone"):
         measure(models, PROMPTS, settings(), [peer], done)
 
 

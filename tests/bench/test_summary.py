@@ -45,7 +45,9 @@ def test_turns_of_a_prompt_are_no_further_evidence(groups):
 
 @given(st.lists(POSITIVE, min_size=1, max_size=8), st.floats(0.1, 10))
 def test_a_constant_advantage_is_found_on_a_machine_whose_speed_changes(paces, advantage):
-    runs = [run(name, i, pace / factor) for i, pace in enumerate(paces) for name, factor in ((PLAIN, 1.0), ("x", advantage))]
+    runs = [
+        run(name, i, pace / factor) for i, pace in enumerate(paces) for name, factor in ((PLAIN, 1.0), ("x", advantage))
+    ]
     row = next(row for row in summarise(runs, ["t"] * len(paces)) if row.contender == "x")
     ratio = row.ratio
     assert (ratio.low, ratio.median, ratio.high, ratio.p10, ratio.p90) == pytest.approx((advantage,) * 5)
