@@ -75,7 +75,7 @@ def test_json_is_one_object_with_everything(pair, prompts):
     for row in found["rows"]:
         ratio = row["ratio"]
         assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"]
-        assert row["verdict"] in ("wins", "even", "loses")
+        assert row["verdict"] == "unsure", "three prompts are too few"
         assert row["acceptance"] >= 1.0
         assert row["same"] == (row["prompts"] if row["temperature"] == 0 else None)
         if row["contender"] == PLAIN:

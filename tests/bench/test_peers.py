@@ -93,8 +93,11 @@ def test_openvino_refuses_a_folder_without_a_model(models, tmp_path):
 class Llama:
     """What llama-cpp-python's model does, by transformers: an endless generator, which asks a draft after every call."""
 
-    def __init__(self, model, draft=None) -> None:
-        self.model, self.draft, self.resets, self.options = model, draft, 0, {}
+    def __init__(self, model, draft=None, window=256) -> None:
+        self.model, self.draft, self.window, self.resets, self.options = model, draft, window, 0, {}
+
+    def n_ctx(self) -> int:
+        return self.window
 
     def reset(self) -> None:
         self.resets += 1
@@ -126,6 +129,8 @@ def test_llama_cpp_is_counted_like_everybody(models):
         answer = with_draft.answer(PROMPT, 1)
         assert (answer.ids, answer.rounds, answer.nodes) == (expected, 4, 9)  # 1 + 4 + 4 + 3
     assert with_draft.model.resets == 2
+    narrow = llama_cpp._Draft(Llama(models.target, window=6), 3)
+    assert [len(narrow(np.array([1] * length))) for length in (2, 4, 6, 7)] == [3, 2, 0, 0]
     assert with_draft.model.options["temp"] == 0.0
     assert (with_draft.model.options["top_k"], with_draft.model.options["min_p"]) == (0, 0.0)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from draftgraph.bench.contenders import PLAIN
-from draftgraph.bench.summary import Ratio, Run, paired_ratio, share_of_core, summarise
+from draftgraph.bench.summary import ENOUGH, Ratio, Run, paired_ratio, share_of_core, summarise
 
 POSITIVE = st.floats(1e-3, 1e3)
 GROUPS = st.lists(st.lists(POSITIVE, min_size=1, max_size=3), min_size=1, max_size=8)
@@ -59,10 +59,17 @@ def test_more_prompts_narrow_the_interval():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "verdict"), [(1.1, 1.3, "wins"), (0.9, 1.1, "even"), (0.7, 0.9, "loses"), (1.0, 1.0, "even")]
+    ("low", "high", "prompts", "verdict"),
+    [
+        (1.1, 1.3, ENOUGH, "wins"),
+        (0.9, 1.1, 50, "even"),
+        (0.7, 0.9, 50, "loses"),
+        (1.0, 1.0, 50, "even"),
+        (1.1, 1.3, ENOUGH - 1, "unsure"),
+    ],
 )
-def test_verdicts_need_the_whole_interval(low, high, verdict):
-    assert Ratio((low + high) / 2, low, high, low, high).verdict == verdict
+def test_verdicts_need_the_whole_interval_and_enough_prompts(low, high, prompts, verdict):
+    assert Ratio((low + high) / 2, low, high, low, high, prompts).verdict == verdict
 
 
 def test_rows_count_everything_and_split_by_task():
@@ -84,7 +91,7 @@ def test_rows_count_everything_and_split_by_task():
     assert rows[0.0, "a", "x"].ratio.median == pytest.approx((0.5 + 2.0) / 2)
     assert rows[0.0, "b", "x"].same == 0
     assert rows[1.0, None, "x"].same is None
-    assert rows[0.0, None, PLAIN].ratio == Ratio(1.0, 1.0, 1.0, 1.0, 1.0)
+    assert rows[0.0, None, PLAIN].ratio == Ratio(1.0, 1.0, 1.0, 1.0, 1.0, 3)
 
 
 def test_runs_without_their_reference_do_not_count():

@@ -24,6 +24,7 @@ from draftgraph.view import bench_plot
 from draftgraph.view.benches import MANY, bench_report
 from draftgraph.view.sheet import Sheet, to_markdown
 
+COUNT = 12
 MODELS = {
     "target": "T", "drafter": "D", "target_parameters": 1000, "drafter_parameters": 100, "dtype": "float32",
     "device": "cpu", "window": 64,
@@ -31,19 +32,19 @@ MODELS = {
 
 
 def runs(core: float = 1.0) -> list[Run]:
-    """Two tasks; "fast" wins, "slow" loses."""
+    """Two tasks of COUNT / 2 prompts; "fast" wins, "slow" loses."""
     paces = {PLAIN: 1.0, "fast": 0.5, "slow": 2.0}
     return [
         Run(t, name, p, 0, i, pace, core * pace, 10, 10 if name == PLAIN else 4, 12, None if t else name != "slow")
         for t in (0.0, 1.0)
-        for p in range(4)
+        for p in range(COUNT)
         for i, (name, pace) in enumerate(paces.items())
     ]
 
 
 def make(measured: Measured, dtype: torch.dtype = torch.float32, device: str = "cpu", **encoded) -> Report:
     models = SimpleNamespace(to_dict=lambda: MODELS | {"device": device}, dtype=dtype)
-    entries = [Entry(f"p{i}", "ab"[i // 2], ("x",), False) for i in range(4)]
+    entries = [Entry(f"p{i}", "ab"[i // 6], ("x",), False) for i in range(COUNT)]
     file = PromptFile("own.jsonl", "beginnings", entries, [Broken("own.jsonl", 7, "not JSON")])
     prompts = [Prompt(entry.name, entry.task, 1, [1, 2]) for entry in entries]
     settings = Settings(10, (0.0, 1.0), 1, 0, (), (4,))
@@ -60,8 +61,8 @@ def told(report: Report, everything: bool = False) -> str:
 
 def test_winners_and_losers_are_marked():
     text = told(make(Measured(runs(), ran=[PLAIN, "fast", "slow"], complete=True)))
-    assert "│ fast │ wins │ 20.0 │ 2.00x (2.00–2.00) │ 2.50 ± 0.00 │ 4/4 │" in text
-    assert "│ slow │ LOSES │ 5.0 │ 0.50x (0.50–0.50) │ 2.50 ± 0.00 │ 0/4 │" in text
+    assert "│ fast │ wins │ 20.0 │ 2.00x (2.00–2.00) │ 2.50 ± 0.00 │ 12/12 │" in text
+    assert "│ slow │ LOSES │ 5.0 │ 0.50x (0.50–0.50) │ 2.50 ± 0.00 │ 0/12 │" in text
     assert "│ transformers plain │ is 1 │" in text
     assert "INCOMPLETE" not in text
     assert "1 broken lines, left out: own.jsonl:7: not JSON" in text
@@ -73,7 +74,7 @@ def test_markdown_has_every_task_whole():
     text = to_markdown("Benchmark", bench_report(make(Measured(runs(), complete=True)), everything=True))
     for title in ("temperature 0", "temperature 0, a", "temperature 0, b", "temperature 1, b"):
         assert f"**{title}**" in text
-    assert "| slow | LOSES | 5.0 | 0.50x (0.50–0.50) | 2.50 ± 0.00 | 16 | 3.0 | 0/4 |" in text
+    assert "| slow | LOSES | 5.0 | 0.50x (0.50–0.50) | 2.50 ± 0.00 | 48 | 3.0 | 0/12 |" in text
 
 
 def test_what_is_missing_is_said():
@@ -118,7 +119,7 @@ def test_an_empty_session_has_a_report():
     assert any(isinstance(part, Text) and "INCOMPLETE" in part.plain for part in parts)
 
 
-@pytest.mark.parametrize("tasks", [["a", "a", "b", "b"], ["a"] * 4])
+@pytest.mark.parametrize("tasks", [["a", "b"] * 6, ["a"] * 12])
 def test_a_picture_is_drawn(tmp_path, tasks):
     pytest.importorskip("matplotlib")
     report = make(Measured(runs()))

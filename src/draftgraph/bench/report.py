@@ -11,9 +11,9 @@ The JSON object, version 1. Times are in seconds, `null` is "does not apply".
     prompts            files [{path, form, prompts, used, broken [{line, reason}]}], used [{name, task, turn, tokens}],
                        skipped [{name, reason}], conversations (a sentence)
     contenders         [{name, status "ran" | "absent", note}]; who failed midway is in it twice, with what was measured before
-    rows               [{temperature, task (null: all), contender, tokens_per_second, ratio {median, low, high, p10, p90},
-                       verdict "wins" | "even" | "loses", acceptance, acceptance_error, target_calls, nodes, tokens, runs,
-                       prompts, same}]; ratio: times as fast as transformers plain, see `summary.Ratio`;
+    rows               [{temperature, task (null: all), contender, tokens_per_second, ratio {median, low, high, p10, p90,
+                       prompts}, verdict "wins" | "even" | "loses" | "unsure", acceptance, acceptance_error, target_calls,
+                       nodes, tokens, runs, prompts, same}]; ratio: times as fast as transformers plain, see `summary.Ratio`;
                        acceptance: tokens per target call
     differences        [{contender, prompt, task, ours, position, expected, got, gap, near_tie}] at temperature 0,
                        see `agreement.Departure`

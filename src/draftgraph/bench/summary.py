@@ -13,6 +13,8 @@ from draftgraph.bench.contenders import PLAIN
 
 RESAMPLES, SEED = 2000, 0
 INTERVAL = 0.95
+ENOUGH = 6
+"""Prompts that a verdict needs: of fewer, all can lie on one side of 1 by chance more often than one time in twenty (2 / 2^n)."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Run:
 class Ratio:
     """How many times as fast as transformers plain: the median over prompts of the medians over their turns.
 
-    low, high  95 % bootstrap interval of that median, prompts resampled. p10, p90  of all turns.
+    low, high  95 % bootstrap interval of that median, prompts resampled. p10, p90  of all turns. prompts  how many there were.
     """
 
     median: float
@@ -54,10 +56,13 @@ class Ratio:
     high: float
     p10: float
     p90: float
+    prompts: int
 
     @property
     def verdict(self) -> str:
-        """ "wins" or "loses" if the whole interval says so, else "even"."""
+        """ "wins" or "loses" if the whole interval says so, else "even"; "unsure" if the prompts are too few to say."""
+        if self.prompts < ENOUGH:
+            return "unsure"
         if self.low > 1.0:
             return "wins"
         return "loses" if self.high < 1.0 else "even"
@@ -147,7 +152,7 @@ def paired_ratio(by_prompt: Sequence[Sequence[float]]) -> Ratio:
     tail = 50.0 * (1.0 - INTERVAL)
     low, high = np.percentile(np.median(medians[drawn], axis=1), [tail, 100.0 - tail])
     p10, p90 = np.percentile([ratio for ratios in by_prompt for ratio in ratios], [10.0, 90.0])
-    return Ratio(float(np.median(medians)), float(low), float(high), float(p10), float(p90))
+    return Ratio(float(np.median(medians)), float(low), float(high), float(p10), float(p90), len(medians))
 
 
 def share_of_core(runs: Iterable[Run]) -> float | None:

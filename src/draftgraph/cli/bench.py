@@ -88,8 +88,9 @@ def bench_command(
 ) -> None:
     """Measure draftgraph against transformers and other decoders: same weights, same prompts, in turns in one process.
 
-    Exit code 1 if a greedy text of draftgraph is not the target's own (beyond near ties, in float32). Ctrl-C ends it with what
-    was measured so far.
+    Exit code 1 if a greedy text of draftgraph is not the target's own (beyond near ties, in float32).
+
+    Ctrl-C ends it with a report of what was measured so far.
     """
     with reporting():
         check_placement(dtype, device)

@@ -10,14 +10,19 @@ from rich.text import Text
 from draftgraph.bench.contenders import PLAIN
 from draftgraph.bench.peers import Absent
 from draftgraph.bench.report import Report
-from draftgraph.bench.summary import Row
+from draftgraph.bench.summary import ENOUGH, Row
 from draftgraph.view.sheet import Cell, Sheet
 
 GOOD, BAD, HONEST, FAINT = "bold green", "bold red", "bold yellow", "dim"
-_VERDICTS = {"wins": ("wins", "green"), "even": ("even", "yellow"), "loses": ("LOSES", BAD)}
+_VERDICTS = {
+    "wins": ("wins", "green"),
+    "even": ("even", "yellow"),
+    "loses": ("LOSES", BAD),
+    "unsure": ("unsure", FAINT),
+}
 BUSY = 0.9
 """If plain decoding had a core for less of its time, others wanted it."""
-MANY = 8
+MANY = 5
 """Differences, broken lines and skipped prompts that are listed on a terminal; the JSON object has all."""
 
 
@@ -105,7 +110,8 @@ def _method(said: Mapping[str, Any], everything: bool) -> list[str]:
     lines = [
         "times as fast: transformers plain's time per token over this one's, within a turn (one prompt, everybody one after the "
         "other, the order rotating and turning around); median over prompts of the medians over their turns, and in brackets the "
-        "95 % bootstrap interval of that median, prompts resampled. wins, loses: the whole interval is on one side of 1.",
+        "95 % bootstrap interval of that median, prompts resampled. wins, loses: the whole interval is on one side of 1; "
+        f"unsure: fewer than {ENOUGH} prompts.",
         f"Everybody generates exactly {tokens} new ids per run and ignores end-of-sequence tokens, batch 1, full distribution "
         "(no top-k, no top-p). Times are of the whole call, prompt included, draftgraph's also with detokenisation; "
         "everybody ran once before, to warm up.",

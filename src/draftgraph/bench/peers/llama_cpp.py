@@ -33,7 +33,7 @@ class LlamaCpp:
             "verbose": False,
             "n_gpu_layers": 0,
         }
-        options["n_ctx"] = models.window + drafted + 1 if models.window else 0  # 0: the file's own
+        options["n_ctx"] = models.window or 0  # 0: the file's own
         if models.dtype is torch.float32:
             options |= {"type_k": _F32, "type_v": _F32}
         self.drafted = drafted
@@ -63,7 +63,8 @@ class _Draft:
         self.calls = self.drafted = 0
 
     def __call__(self, input_ids: Any, /, **kwargs: Any) -> Any:
-        tokens = list(islice(self.model.generate(input_ids.tolist(), temp=0.0), self.tokens))
+        room = min(self.tokens, self.model.n_ctx() - len(input_ids))
+        tokens = list(islice(self.model.generate(input_ids.tolist(), temp=0.0), max(0, room)))
         self.calls += 1
         self.drafted += len(tokens)
         return np.array(tokens, dtype=np.intc)
