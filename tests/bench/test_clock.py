@@ -44,8 +44,8 @@ def test_everybody_runs_once_per_turn_after_a_warm_up_in_rotating_order():
     names = "".join(name for name, _, _ in calls)
     assert names == "abc" + "abc" + "cba" + "bca" + "acb"
     assert heard == list(names)
-    assert [(turn.prompt, turn.repeat) for turn in turns] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    assert [prompt for _, prompt, _ in calls[3:]] == [10] * 6 + [20] * 6
+    assert [(turn.prompt, turn.repeat) for turn in turns] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    assert [prompt for _, prompt, _ in calls[3:]] == [10] * 3 + [20] * 3 + [10] * 3 + [20] * 3
     seeds = [seed for _, _, seed in calls[3:]]
     assert len(set(seeds)) == 4, "everybody has the same seed in a turn, and another one in the next"
     for turn in turns:

@@ -84,3 +84,9 @@ def test_a_conversation_ends_where_the_window_does(models, template):
     done = encode([file(Entry("a", "t", ("one", "x" * 250, "three"), True))], models, 8, None)
     assert [prompt.name for prompt in done.prompts] == ["a"]
     assert [name for name, _ in done.skipped] == ["a, turn 2"]
+
+
+def test_a_template_that_fails_is_told(models, monkeypatch):
+    monkeypatch.setattr(models.tokenizer, "chat_template", "{{ raise_exception('no such role') }}", raising=False)
+    with pytest.raises(OptionError, match=r"chat template cannot lay out 1 messages \(TemplateError: no such role\)"):
+        encode([file(Entry("a", "t", ("one",), True))], models, 8, None)

@@ -58,6 +58,8 @@ def interleave(
 ) -> Iterator[Turn]:
     """Every contender once per prompt and repeat, a turn at a time; a warm-up of everybody comes first.
 
+    Every prompt has its turn before one has its second, so that a session that ends early has seen as many as possible.
+
     tell     hears who has just run (warm-up included).
     forgive  whether a contender's error only ends that contender, as a turn's `failed` then says; otherwise it is raised.
     """
@@ -70,7 +72,7 @@ def interleave(
     gc.collect()
     gc.freeze()
     try:
-        for number, (where, repeat) in enumerate((p, r) for p in range(len(prompts)) for r in range(repeats)):
+        for number, (where, repeat) in enumerate((p, r) for r in range(repeats) for p in range(len(prompts))):
             gc.collect()
             timed: dict[str, Timed] = {}
             for place, contender in enumerate(order(running, number)):

@@ -14,6 +14,7 @@ from typing import Any
 from draftgraph.bench.models import Models
 from draftgraph.bench.prompts import Entry, PromptFile, limited
 from draftgraph.engine import Engine
+from draftgraph.errors import OptionError
 from draftgraph.params import SamplingParams
 
 
@@ -64,7 +65,7 @@ def encode(
 ) -> Encoded:
     """The prompts of files: of those that with `tokens` new ones fit the models' window, at most `limit` per file and task.
 
-    tell  hears which conversation's answers are being written.
+    tell  hears which conversation's answers are being written. Raises OptionError if the chat template fails.
     """
     done = Encoded()
     answer = _answerer(models, tokens) if getattr(models.tokenizer, "chat_template", None) else None
@@ -115,7 +116,13 @@ def _later(entry: Entry, tokenizer: Any, answer: Callable[[list[int]], str]) -> 
 
 
 def _laid_out(messages: Sequence[dict[str, str]], tokenizer: Any) -> list[int]:
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template is a program of the checkpoint's
+        raise OptionError(
+            f"the tokenizer's chat template cannot lay out {len(messages)} messages ({type(error).__name__}: {error}); "
+            "correct it in the target's folder, or give prompts without turns"
+        ) from error
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

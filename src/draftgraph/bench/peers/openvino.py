@@ -12,6 +12,7 @@ import torch
 from draftgraph.bench.contenders import Answer, Contender, Task
 from draftgraph.bench.models import Models
 from draftgraph.bench.peers.base import Kind
+from draftgraph.errors import OptionError
 
 _PRECISION = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 
@@ -25,7 +26,9 @@ class OpenVino:
     def __init__(self, models: Models, paths: Sequence[Path], threads: int, drafted: int) -> None:
         import openvino_genai
 
-        precision = _PRECISION[models.dtype]
+        precision = _PRECISION.get(models.dtype)
+        if precision is None:
+            raise OptionError(f"it has no {models.dtype_name}; write --dtype float32")
         options = {
             "INFERENCE_PRECISION_HINT": precision,
             "KV_CACHE_PRECISION": precision,
