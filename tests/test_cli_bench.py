@@ -17,8 +17,9 @@ from draftgraph.bench import peers, session
 from draftgraph.bench.contenders import PLAIN, Answer, Ours
 from draftgraph.bench.machine import peer_versions
 from draftgraph.bench.summary import Run
-from draftgraph.cli import app
+from draftgraph.cli import app, bench
 from draftgraph.data import bundled_pair
+from draftgraph.errors import OptionError
 from models import tiny_lm
 from pairs import save_pair
 
@@ -198,7 +199,8 @@ def test_ctrl_c_leaves_what_was_measured(pair, prompts, tmp_path, monkeypatch):
     assert found["complete"] is False
     assert {run[found["run_fields"].index("prompt")] for run in found["runs"]} == {0}
     assert {row["runs"] for row in found["rows"]} == {1}
-    assert json.loads((tmp_path / "out" / "bench.json").read_text()) == found
+    written = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert (written["complete"], written["runs"], written["rows"]) == (False, found["runs"], found["rows"])
     assert "INCOMPLETE" in (tmp_path / "out" / "bench.md").read_text()
 
 
@@ -211,6 +213,26 @@ def test_ctrl_c_before_the_first_turn_leaves_an_empty_report(pair, prompts, tmp_
     assert result.exit_code == 130
     assert "INCOMPLETE" in result.stdout
     assert json.loads((tmp_path / "bench.json").read_text())["rows"] == []
+
+
+def test_a_disk_that_fills_up_meanwhile_leaves_the_report_on_stdout(pair, prompts, tmp_path, monkeypatch):
+    def full(file, text):
+        raise OptionError(f"cannot write {str(file)!r}: No space left on device")
+
+    monkeypatch.setattr(bench, "write_whole", full)
+    result = run(*small(pair, prompts, "--temperature", "0", "--out", tmp_path, "--json"))
+    assert (result.exit_code, "No space left" in result.stderr) == (2, True)
+    assert json.loads(result.stdout)["complete"] is True
+
+
+def test_a_pipe_that_is_closed_meanwhile_leaves_the_files(pair, prompts, tmp_path, monkeypatch):
+    def closed(*parts):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(bench.Console, "print", closed)
+    assert run(*small(pair, prompts, "--temperature", "0", "--out", tmp_path)).exit_code != 0
+    assert json.loads((tmp_path / "bench.json").read_text())["complete"] is True
+    assert (tmp_path / "bench.md").is_file()
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from draftgraph.bench.session import Measured, Settings, measure
 from draftgraph.cli.app import app, reporting
 from draftgraph.cli.doctor import Device, Dtype, Threads, check_placement
 from draftgraph.data import bundled_pair
-from draftgraph.errors import OptionError
+from draftgraph.errors import DraftgraphError, OptionError
 from draftgraph.params import SamplingParams
 from draftgraph.study.diagnosis import PROMPTS
 from draftgraph.view import bench_plot
@@ -197,21 +197,34 @@ def _command(
 
 
 def _tell(report: Report, out: Path | None, as_json: bool) -> None:
-    """The report on stdout first, so that a disk that has filled up takes nothing away."""
-    said = report.to_dict()
+    """The report into files and onto stdout; neither a disk that has filled up nor a closed pipe takes the other one away."""
+    failure: DraftgraphError | None = None
+    written = ""
+    if out is not None:
+        try:
+            written = _write(report, out)
+        except DraftgraphError as error:
+            failure = error
     if as_json:
-        typer.echo(json.dumps(said))
+        typer.echo(json.dumps(report.to_dict()))
     else:
         console = Console()
         for part in bench_report(report):
             console.print(part)
-    if out is None:
-        return
-    write_whole(out / "bench.json", to_json(said))
-    parts = bench_report(report, everything=True)
-    picture = bool(said["rows"]) and bench_plot.draw(report.rows(), out / "bench.png")
-    if said["rows"]:
+        if written:
+            typer.echo(written)
+    if failure is not None:
+        raise failure
+
+
+def _write(report: Report, out: Path) -> str:
+    """Write the report; what was written, as a sentence. Raises OptionError."""
+    write_whole(out / "bench.json", to_json(report.to_dict()))
+    rows, parts = report.rows(), bench_report(report, everything=True)
+    picture = bool(rows) and bench_plot.draw(rows, out / "bench.png")
+    if rows:
         parts.append(Text("![times as fast as transformers plain](bench.png)" if picture else bench_plot.NEEDS))
     write_whole(out / "bench.md", to_markdown("Benchmark", parts))
-    if not as_json:
-        typer.echo(f"written: {out / 'bench.json'}, bench.md{', bench.png' if picture else f' ({bench_plot.NEEDS})'}")
+    return (
+        f"written: {out / 'bench.json'}, bench.md{', bench.png' if picture else f' ({bench_plot.NEEDS})' * bool(rows)}"
+    )
