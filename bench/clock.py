@@ -1,17 +1,17 @@
-"""Taking the time: contenders interleaved, run by run, so that whatever slows the machine down slows all of them."""
+"""One block of run.py: contenders in turns over the prompts of a pair, as a list of runs."""
 
 from __future__ import annotations
 
-import gc
 import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bench.contenders import PLAIN, Answer, Contender
 from bench.pairs import Prompt
+from draftgraph.bench.clock import Timed, interleave, order
+from draftgraph.bench.contenders import PLAIN, Contender
 from draftgraph.stats import PARTS
+
+__all__ = ["Run", "fastest", "measure", "order"]
 
 
 @dataclass(frozen=True)
@@ -49,38 +49,11 @@ def measure(
 ) -> list[Run]:
     """Every contender once per prompt and repeat. `tell` hears who has just run (warm-up included)."""
     runs: list[Run] = []
-    for contender in contenders:  # caches, allocator and threads are cold in a first call
-        contender.answer(prompts[0].ids, 0)
-        tell(contender.name)
-    gc.collect()
-    gc.freeze()
-    for turn, (prompt, repeat) in enumerate((prompt, repeat) for prompt in prompts for repeat in range(repeats)):
-        gc.collect()
-        answers: dict[str, tuple[int, float, Answer]] = {}
-        for place, contender in enumerate(order(contenders, turn)):
-            with _no_collection():
-                start = time.perf_counter()
-                answer = contender.answer(prompt.ids, 1000 * turn + 1)
-                seconds = time.perf_counter() - start
-            answers[contender.name] = place, seconds, answer
-            tell(contender.name)
-        plain = answers[PLAIN][2].ids if temperature == 0 and PLAIN in answers else None
-        runs += [
-            _run(pair, temperature, contender.name, prompt.name, repeat, *answers[contender.name], plain)
-            for contender in contenders
-        ]
-    gc.unfreeze()
+    for turn in interleave(contenders, prompts, repeats, tell):
+        plain = turn.timed[PLAIN].answer.ids if temperature == 0 and PLAIN in turn.timed else None
+        name = prompts[turn.prompt].name
+        runs += [_run(pair, temperature, who, name, turn.repeat, timed, plain) for who, timed in turn.timed.items()]
     return runs
-
-
-def order(contenders: Sequence[Contender], turn: int) -> list[Contender]:
-    """The order of a turn: rotated, so that everybody runs at every place, and every other time backwards.
-
-    Backwards as well, because with rotation alone everybody would always run after the same neighbour.
-    """
-    start = turn % len(contenders)
-    rotated = [*contenders[start:], *contenders[:start]]
-    return rotated[::-1] if turn % 2 else rotated
 
 
 def fastest(
@@ -103,22 +76,12 @@ def fastest(
 
 
 def _run(
-    pair: str, temperature: float, contender: str, prompt: str, repeat: int, place: int, seconds: float, answer: Answer,
-    plain: list[int] | None,
-) -> Run:  # fmt: skip
+    pair: str, temperature: float, contender: str, prompt: str, repeat: int, timed: Timed, plain: list[int] | None
+) -> Run:
+    answer = timed.answer
     parts = None if answer.parts is None else tuple(answer.parts[part] for part in PARTS)
     same = None if plain is None else answer.ids == plain
     return Run(
-        pair, temperature, contender, prompt, repeat, place, seconds, len(answer.ids), answer.rounds, answer.nodes, same,
-        parts,
+        pair, temperature, contender, prompt, repeat, timed.place, timed.seconds, len(answer.ids), answer.rounds,
+        answer.nodes, same, parts,
     )  # fmt: skip
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """No garbage collection while the time is taken: it would hit whoever happens to run."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

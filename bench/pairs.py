@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from draftgraph.bench.contenders import endless
+from draftgraph.bench.prompts import BUNDLED, spread
 from draftgraph.data import bundled_pair
 
-PROMPTS = Path(__file__).with_name("prompts_python.jsonl")
 HUMANEVAL_TOKENS = 160
 """Longer HumanEval prompts are left out: the pair was trained on short windows, and prefill would hide decoding."""
 STORY_TOKENS = 60
@@ -95,26 +95,13 @@ def load_model(folder: Path) -> PreTrainedModel:
     """In float32, the only type in which greedy speculation reproduces plain greedy decoding token by token.
 
     What its configuration says about the end of a text is dropped: everybody generates the same number of tokens.
-    (`generate(generation_config=...)` cannot say so: None there means "as the model's own configuration".)
     """
     return endless(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval())
 
 
-def endless(model: PreTrainedModel, **settings: Any) -> PreTrainedModel:
-    """The same weights under another generation configuration: no end-of-sequence token, and `settings` changed.
-
-    The copy is shallow, so parameters and hooks are shared with `model`, whose own configuration stays as it is.
-    """
-    other = copy.copy(model)
-    other.generation_config = copy.deepcopy(model.generation_config)
-    other.generation_config.eos_token_id = None
-    other.generation_config.update(**settings)
-    return other
-
-
 def python_prompts(tokenizer: Any) -> list[Prompt]:
     """Beginnings of Python functions and classes, written for this benchmark."""
-    return [Prompt(row["name"], "own", tokenizer(row["text"])["input_ids"]) for row in _read(PROMPTS)]
+    return [Prompt(row["name"], "own", tokenizer(row["text"])["input_ids"]) for row in _read(BUNDLED)]
 
 
 def humaneval_prompts(tokenizer: Any, data: Path) -> list[Prompt]:
@@ -140,12 +127,6 @@ def python_texts(tokenizer: Any, data: Path) -> list[list[int]]:
     if not path.is_file():
         raise MissingPairError("HumanEval (humaneval_dev64.jsonl) is not in the data folder")
     return [tokenizer(row["prompt"] + row["canonical_solution"])["input_ids"] for row in _read(path)]
-
-
-def spread(items: Sequence[Any], count: int) -> list[Any]:
-    """`count` of the items, at even distances: neighbours in a file are often alike."""
-    count = min(count, len(items))
-    return [items[i * len(items) // count] for i in range(count)]
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

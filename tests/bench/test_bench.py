@@ -98,9 +98,10 @@ def test_speed_up_is_paired_within_a_turn():
 
 def test_orders_rotate_and_turn_around(pair):
     names = [one.name for one in field(pair, Task(0.0, TOKENS), [])]
-    orders = [[one.name for one in clock.order(field(pair, Task(0.0, TOKENS), []), turn)] for turn in range(2)]
+    orders = [[one.name for one in clock.order(field(pair, Task(0.0, TOKENS), []), turn)] for turn in range(3)]
     assert orders[0] == names
-    assert orders[1] == [names[0], *names[:0:-1]]
+    assert orders[1] == names[::-1]
+    assert orders[2] == [*names[1:], names[0]]
 
 
 def test_transformers_is_counted_like_we_count(pair):

@@ -106,6 +106,14 @@ def doctor(
 def _check(
     target: str, drafter: str | None, dtype: str | None, device: str | None, threads: int | None, tell: Tell
 ) -> Checkup:
+    check_placement(dtype, device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return check_up(target, drafter, dtype, device, tell)
+
+
+def check_placement(dtype: str | None, device: str | None) -> None:
+    """Refuse a type or a device that is not possible here. Raises OptionError."""
     require(dtype is None or dtype in DTYPES, "dtype", dtype, f"one of {', '.join(DTYPES)}")
     if device is not None:
         try:
@@ -114,9 +122,6 @@ def _check(
             raise OptionError(
                 f"device={device!r} is not possible here ({str(error).splitlines()[0]}); write cpu"
             ) from None
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return check_up(target, drafter, dtype, device, tell)
 
 
 def _print(parts: list[Sheet | Text]) -> None:

@@ -1,0 +1,1 @@
+"""Speed and acceptance against other decoders, on the same weights and prompts, in turns in one process."""

@@ -1,0 +1,75 @@
+"""The models that are measured, loaded once for everybody, and what is known of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from draftgraph.draft.model import ModelDrafter
+from draftgraph.engine import Engine
+from draftgraph.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Models:
+    """A target and perhaps a drafter. source, drafter_source  where they came from.
+
+    window  positions that all models can read; None if none says.
+    """
+
+    source: str
+    drafter_source: str | None
+    target: PreTrainedModel
+    drafter: PreTrainedModel | None
+    tokenizer: Any
+    window: int | None
+
+    @classmethod
+    def load(
+        cls, target: str | Path, drafter: str | Path | None, dtype: str | None = None, device: str | None = None
+    ) -> Models:
+        """Models from folders or hub names.
+
+        Raises ModelError or PairError if the engine could not run them, OptionError without a tokenizer.
+        """
+        engine = Engine.from_pretrained(target, draft_model=drafter, dtype=dtype, device=device, budget=0)
+        if engine.tokenizer is None:
+            raise OptionError("the target has no tokenizer files, so no prompt can be read; add them to its folder")
+        theirs = engine.drafter.model if isinstance(engine.drafter, ModelDrafter) else None
+        windows = [window for window in (engine.target.context_window, engine.draft_window) if window is not None]
+        return cls(
+            str(target),
+            None if drafter is None else str(drafter),
+            engine.target.model,
+            theirs.model if theirs is not None else None,  # type: ignore[attr-defined]  # from_pretrained runs it through HFModel
+            engine.tokenizer,
+            min(windows, default=None),
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.target.dtype  # type: ignore[no-any-return]
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "target": self.source,
+            "drafter": self.drafter_source,
+            "target_parameters": _parameters(self.target),
+            "drafter_parameters": None if self.drafter is None else _parameters(self.drafter),
+            "dtype": self.dtype_name,
+            "device": str(self.target.device),
+            "window": self.window,
+        }
+
+
+def _parameters(model: PreTrainedModel) -> int:
+    """Shared weights count once."""
+    return sum(weight.numel() for weight in model.parameters())
