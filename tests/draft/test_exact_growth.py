@@ -411,7 +411,7 @@ ROUNDS = {
     "graph": (Config(structure="graph"), 2, Limits(6, 2, 0, 0.2, spread=False), 5, 3),
     "graph that reads ahead": (READS_AHEAD, 2, Limits(6, 2, 0, 0.2, spread=False), 5, 3),
     "graph of one pass": (Config(structure="graph", edges=BESIDE_MODEL), 2, Limits(5, 1, 0), 5, 3),
-    "graph of rejected branches": (Config(structure="graph", edges="rejected"), 2, Limits(8, 2, 0), 4, 3),
+    "graph of rejected branches": (Config(structure="graph", edges="rejected"), 2, Limits(8, 2, 0), 6, 3),
     "graph of copies": (Config(structure="graph", edges=BESIDE_MODEL), 2, Limits(3, 0, 0), 5, 4),
     "graph of three tokens": (Config(structure="graph"), 3, Limits(7, 2, 0, 0.2, 0.3, spread=False), 3, 2),
     "tree": (Config(structure="tree"), 3, Limits(5, 2, 0), 3, 2),
