@@ -31,6 +31,7 @@ from bench.contenders import Ours, Task
 from bench.machine import ROOT, environment, load_average, sentence
 from bench.pairs import Pair, Prompt, load_pair
 from bench.report import table
+from draftgraph.stats import PARTS
 
 AGAIN, AUTO, NONE = "plain, again", "auto", "plain (budget 0)"
 FIXED: dict[str, dict[str, Any]] = {
@@ -75,6 +76,7 @@ class Row:
     again   plain decoding over plain decoding: how far to trust the others. plain  plain decoding.
     fixed   the fixed configuration that was fastest on the other half of the prompts, as a user could have tuned it.
     best    which it was, on either half. rounds  target calls per token under auto; drafted  nodes per call.
+    forwards   ms per token in forward passes: plain decoding's target; auto's target and drafter.
     """
 
     drafter: str
@@ -86,6 +88,13 @@ class Row:
     best: str
     rounds: float
     drafted: float
+    forwards: tuple[float, float, float]
+
+    @property
+    def ideal(self) -> float:
+        """plain / auto if nothing but the forwards took time: τ T(1) / (T(N) + drafting), prompt reading on both sides."""
+        plain, target, drafter = self.forwards
+        return plain / (target + drafter)
 
     @property
     def kept(self) -> bool:
@@ -138,7 +147,15 @@ def summarise(drafter: str, text: str, runs: Sequence[Run]) -> Row:
         " / ".join(dict.fromkeys(picked.values())),
         rounds / tokens,
         sum(run.nodes for run in auto) / rounds,
+        (forward_ms(runs, NONE, "target"), forward_ms(runs, AUTO, "target"), forward_ms(runs, AUTO, "drafter")),
     )
+
+
+def forward_ms(runs: Sequence[Run], name: str, part: str) -> float:
+    """ms per token that one contender spent in forwards of one model."""
+    its = [run for run in runs if run.contender == name and run.parts is not None]
+    seconds = sum(run.parts[PARTS.index(part)] for run in its if run.parts is not None)
+    return 1e3 * seconds / sum(run.tokens for run in its)
 
 
 def pick(names: Sequence[str], seconds: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
@@ -194,7 +211,36 @@ def markdown(report: dict[str, Any], rows: Sequence[Row]) -> str:
         for row in rows
     ]
     missed = sum(not row.kept for row in rows)
-    return "\n".join([*out, *table(head, lines), "", f"{len(rows) - missed} of {len(rows)} rows are as wanted.", ""])
+    verdict = f"{len(rows) - missed} of {len(rows)} rows are as wanted."
+    return "\n".join([*out, *table(head, lines), "", verdict, "", *parts(rows)])
+
+
+def parts(rows: Sequence[Row]) -> list[str]:
+    """The table of what forwards alone would give, for drafters that speed decoding up."""
+    told = [row for row in rows if row.plain[0] > 1.1]
+    if not told:
+        return []
+    head = ["drafter, text", "T", "T(1)", "T(N)", "drafting", "ideal", "plain / auto", "share of the ideal"]
+    lines = [
+        [
+            f"{row.drafter}, {row.text}",
+            f"{row.temperature:g}",
+            *(f"{ms:.2f}" for ms in row.forwards),
+            f"{row.ideal:.2f}",
+            f"{row.plain[0]:.2f}",
+            f"{row.plain[0] / row.ideal:.2f}",
+        ]
+        for row in told
+    ]
+    return [
+        "## Where the time goes",
+        "",
+        "ms per token in forward passes, prompt reading included: plain decoding's target, T(1); auto's target, T(N); its "
+        "drafter. Ideal: plain / auto if nothing else took time.",
+        "",
+        *table(head, lines),
+        "",
+    ]
 
 
 def write(report: dict[str, Any], rows: Sequence[Row], runs: Sequence[Run], folder: Path, name: str) -> None:

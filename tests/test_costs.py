@@ -35,6 +35,7 @@ class Measured:
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost_cache, "_UNSAVED", {})
     monkeypatch.setenv(cost_cache.FOLDER, str(tmp_path / "cache"))
 
 
@@ -112,6 +113,8 @@ def test_a_folder_that_cannot_be_written_is_no_error(
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv(cost_cache.FOLDER, str(tmp_path / "file" / "below"))
     assert "cannot be written" in costs_of(["a pair"], CPU, measured).note
+    assert costs_of(["a pair"], CPU, measured) is costs_of(["a pair"], CPU, measured)
+    assert measured.times == 1, "once per process"
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
@@ -156,15 +159,18 @@ def test_greedy_requests_have_levels_of_their_own():
     assert table.at(0.0).target == table.target
 
 
-def test_costs_of_a_busy_machine_are_used_but_not_kept(measured: Measured):
+def test_costs_of_a_busy_machine_are_measured_twice_and_kept_and_it_is_said(measured: Measured):
     def busy() -> Costs:
         table = measured()
         return replace(table, target=replace(table.target, high=[4 * seconds for seconds in table.target.seconds]))
 
-    assert "others were using the machine" in costs_of(["a pair"], CPU, busy).note
-    assert not cost_cache.folder().exists()
-    assert costs_of(["a pair"], CPU, measured).note == "measured now"
+    told = costs_of(["a pair"], CPU, busy).note
+    assert "others were using the machine" in told
+    assert str(only_file()) in told
     assert measured.times == 2
+    assert costs_of(["a pair"], CPU, busy).note.startswith("read"), "a seed gives the same text in the next process"
+    only_file().unlink()
+    assert costs_of(["a pair"], CPU, measured).note == "measured now"
 
 
 def test_what_drafts_did_is_counted_by_depth():

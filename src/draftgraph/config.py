@@ -15,6 +15,7 @@ from draftgraph.verify.example import CHILDREN, SAMPLED_CHILDREN, takes
 
 STRUCTURES = ("graph", "tree", "comb", "paths", "chain", "gsd")
 DRAFTERS = ("model", "lookup", "text")
+EDGES = ("merge", "own", "context", "rejected", "text", "table")
 ALIASES = {
     "num_assistant_tokens": "num_speculative_tokens",
     "rejection_sample_method": "rule",
@@ -27,7 +28,10 @@ ALIASES = {
 class Config:
     """How an engine drafts and verifies.
 
-    budget     nodes that the target verifies per round; 0 is plain decoding, "auto" suits the machine.
+    budget     nodes that the target verifies per round; 0 is plain decoding. "auto": as many as pay, or none, by what passes cost
+               on this machine (measured once, then kept) and by what the request has accepted. Another machine, or a cost
+               table measured anew, may draft differently: the law of the text is the same, but under rules other than "agree" a
+               seed may then give another text; a number gives the same one.
     structure  "graph" (a tree whose spare slots are filled by edges into text already seen), "tree", "comb" (one main path
                with leaves where the drafter is unsure), "paths" (SAMPLED i.i.d. from the root), "chain", "gsd" (the published
                merge-while-drafting order, a baseline), or "auto": the first of them that the rule verifies.
@@ -40,6 +44,16 @@ class Config:
                At temperature 0 all are "fixed".
     drafter    "model" where a draft model is given; "lookup" (n-grams of prompt and output) or "text" (`prediction`) without.
     prediction text that the output is expected to repeat, for drafter="text".
+    edges      sources that copies may come from, for structure="graph" and for drafters without a model: names of `EDGES`, () for
+               none, or "auto" for all that the drafter has, without "table".
+               "merge" (rows that the drafter computed this round), "rejected" (rows that it computed for branches which the last
+               round rejected), "own" (the target's rows of this request's output), "context" (what followed in prompt and
+               output), "text" (`prediction`), "table" (what the target expected last behind the same two tokens, in any
+               request of this engine). Texts of earlier requests then shape later drafts. At temperature 0, and under
+               rule="agree", the text stays the same; under other rules its law does, but which text a seed gives depends on the
+               requests before it.
+    read_ahead  copies that every drafter pass reads beyond what is asked of it, so that later passes may not be needed; "auto"
+               reads some ahead where all slots are FIXED. The drafts are those of the drafter either way.
     gsd_match  τ of structure="gsd": a token is merged if it and its τ predecessors occurred before in the draft.
     """
 
@@ -51,6 +65,8 @@ class Config:
     children: str = "auto"
     drafter: str | None = None
     prediction: str | Sequence[int] | None = None
+    edges: str | Sequence[str] = "auto"
+    read_ahead: int | str = "auto"
     gsd_match: int = 1
 
     def __post_init__(self) -> None:
@@ -66,6 +82,20 @@ class Config:
             raise unknown_name("children", self.children, (*CHILDREN, "auto"))
         if self.drafter is not None and self.drafter not in DRAFTERS:
             raise unknown_name("drafter", self.drafter, DRAFTERS)
+        if self.edges != "auto":
+            names = (self.edges,) if isinstance(self.edges, str) else self.edges
+            require(isinstance(names, Iterable), "edges", names, "names of edge sources, or 'auto'")
+            object.__setattr__(self, "edges", tuple(dict.fromkeys(names)))
+            for name in self.edges:
+                if name not in EDGES:
+                    raise unknown_name("edge source", name, (*EDGES, "auto"))
+        ahead = self.read_ahead
+        require(
+            ahead == "auto" or (isinstance(ahead, Integral) and ahead >= 0),
+            "read_ahead",
+            ahead,
+            "an integer >= 0, or 'auto'",
+        )
         depth = self.num_speculative_tokens
         require(
             depth is None or (isinstance(depth, Integral) and depth >= 1),

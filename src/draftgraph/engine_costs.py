@@ -22,7 +22,7 @@ def engine_costs(engine: Engine) -> Costs:
     """Costs of `engine`, whose budget is "auto", for the structure and rule that it has."""
     config, model = engine.config, getattr(engine.drafter, "model", None)
     subject = [fingerprint(engine.target.model), "lookup" if model is None else fingerprint(model.model)]
-    subject += [config.resolved_structure, config.resolved_rule.name]
+    subject += [config.resolved_structure, config.resolved_rule.name, f"{config.edges} {config.read_ahead}"]
     subject += [f"{one.model.dtype} {one.config._attn_implementation}" for one in (engine.target, model) if one]
 
     def run(budget: int, prompt: Sequence[int], tokens: int, temperature: float) -> Sequence[RoundRecord]:

@@ -1,14 +1,14 @@
 """Measuring costs on this machine: pass times by rows, and what the engine adds around the passes.
 
-Numbers of rows take turns, so that a slow moment hits all of them, and medians are kept. A small model takes about a second; with
-a large one every number of rows gets three passes, and those that cost too much are left to extrapolation.
+Models and numbers of rows take turns, so that a slow moment hits all of them, and medians are kept. A small model takes a few
+seconds; with a large one every number of rows gets three passes, and those that cost too much are left to extrapolation.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,10 @@ def measure(target: CausalLM, drafter: CausalLM | None, run: Run) -> Costs:
     window = min(model.context_window or 4 * CONTEXT for model in (target, drafter) if model is not None)
     context = max(1, min(CONTEXT, window // 4))
     prompt = [1 % target.vocab_size] * context
-    times = pass_costs(target, prompt, [nodes + 1 for nodes in (0, *ROWS)], BRIEF)
-    theirs = None if drafter is None else pass_costs(drafter, prompt, (1, 2, 4, 8, 16, context), BRIEF)
+    models = {"target": target} | ({} if drafter is None else {"drafter": drafter})
+    sizes = {"target": [nodes + 1 for nodes in (0, *ROWS)], "drafter": (1, 2, 4, 8, 16, context)}
+    costs = pass_costs(models, prompt, sizes, BRIEF)
+    times, theirs = costs["target"], costs.get("drafter")
     tokens = max(4, min(COUNTED, int(WAIT / times(1)), (window - context) // 2))
     run(FULL, prompt[:1], 4, 1.0)  # what is built at a first use is no part of any round
     plain = run(0, prompt[:1], 2 * tokens, 1.0)
@@ -72,29 +74,62 @@ def _drafts(
 
 
 @torch.inference_mode()
-def pass_costs(model: CausalLM, prompt: Sequence[int], sizes: Sequence[int] = ROWS, patience: float = PATIENCE) -> Cost:
-    """Median seconds of a pass over n rows that follow `prompt`, for every n of `sizes`; the numbers take turns."""
-    sizes = sorted(set(sizes))
-    text = model.open(len(prompt) + max(sizes))
-    known = [token if token < model.vocab_size else 0 for token in prompt]
-    times: dict[int, list[float]] = {size: [] for size in sizes}
+def pass_costs(
+    models: Mapping[str, CausalLM],
+    prompt: Sequence[int],
+    sizes: Mapping[str, Sequence[int]],
+    patience: float = PATIENCE,
+) -> dict[str, Cost]:
+    """Median seconds of passes over n rows that follow `prompt`, for every n of a model's `sizes`.
+
+    Everything takes turns: a slow moment of the machine hits all numbers of rows of all models, and leaves their ratios alone.
+    patience  seconds at most for one number of rows.
+    """
+    timed: dict[str, _Timed] = {}
     try:
-        model.forward([Rows(text, known)])
-        for turn in range(REPEATS + 1):
-            for size in sizes:
-                if (turn > 3 and sum(times[size]) > patience) or (turn and size not in times):
-                    continue
-                seconds = _one_pass(model, Rows(text, [], (known * size)[:size], range(ROOT, size - 1)))
-                if turn:  # the first one warms up
-                    times[size].append(seconds)
-                elif seconds > TOO_SLOW and size > 2:
-                    times = {smaller: [] for smaller in sizes if smaller < size}
-                    break
+        for name, model in models.items():
+            timed[name] = _Timed(model, prompt, sizes[name])
+        for _ in range(REPEATS + 1):
+            for one in timed.values():
+                one.turn(patience)
     finally:
-        model.close(text)
-    sizes = list(times)
-    low, middle, high = ([float(np.percentile(times[size], share)) for size in sizes] for share in (10.0, 50.0, 90.0))
-    return Cost(tuple(sizes), middle, low, high, [len(times[size]) for size in sizes])
+        for one in timed.values():
+            one.close()
+    return {name: one.cost() for name, one in timed.items()}
+
+
+class _Timed:
+    """One model that is timed: seconds by number of rows."""
+
+    def __init__(self, model: CausalLM, prompt: Sequence[int], sizes: Sequence[int]) -> None:
+        self.model, self.turns = model, 0
+        self.times: dict[int, list[float]] = {size: [] for size in sorted(set(sizes))}
+        self.text = model.open(len(prompt) + max(self.times))
+        self.tokens = [token if token < model.vocab_size else 0 for token in prompt]
+        model.forward([Rows(self.text, self.tokens)])
+
+    def turn(self, patience: float) -> None:
+        """Time every number of rows once; the first turn warms up, and leaves out what takes too long."""
+        for size, times in list(self.times.items()):
+            if self.turns > 3 and sum(times) > patience:
+                continue
+            fed = (self.tokens * size)[:size]
+            seconds = _one_pass(self.model, Rows(self.text, [], fed, range(ROOT, size - 1)))
+            if self.turns:
+                times.append(seconds)
+            elif seconds > TOO_SLOW and size > 2:
+                self.times = {smaller: [] for smaller in self.times if smaller < size}
+                break
+        self.turns += 1
+
+    def cost(self) -> Cost:
+        low, middle, high = (
+            [float(np.percentile(times, share)) for times in self.times.values()] for share in (10.0, 50.0, 90.0)
+        )
+        return Cost(tuple(self.times), middle, low, high, [len(times) for times in self.times.values()])
+
+    def close(self) -> None:
+        self.model.close(self.text)
 
 
 def _one_pass(model: CausalLM, rows: Rows) -> float:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 from bench.clock import Run
-from bench.never_slower import AGAIN, AUTO, FIXED, NONE, PROSE, Row, markdown, parse, pick, ratio, summarise
+from bench.never_slower import AGAIN, AUTO, FIXED, NONE, PROSE, Row, forward_ms, markdown, parse, pick, ratio, summarise
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,13 +39,21 @@ def test_an_interval_holds_between_the_smallest_and_the_largest_ratio(pairs: lis
     assert min(shares) * (1 - 1e-9) <= middle <= max(shares) * (1 + 1e-9)
 
 
+def test_time_in_forwards_is_counted_per_token():
+    its = run(AUTO, 1.0)
+    timed = replace(its, parts=tuple(0.01 * (1 + i) for i in range(len(PARTS))))
+    assert forward_ms([timed, timed, run(NONE, 1.0)], AUTO, "target") == pytest.approx(20.0 / its.tokens)
+
+
 def test_one_prompt_is_its_own_other_half():
     assert pick(["x", "y"], {"x": {"a": 2.0}, "y": {"a": 1.0}}) == {"a": "y"}
 
 
 def test_rows_that_miss_are_said_to():
-    good = Row("own", 0.0, "code", (1.0, 1.0, 1.0), (1.5, 1.4, 1.6), (1.0, 0.9, 1.1), "chain 4", 0.3, 4.0)
-    bad = Row("large", 1.0, "noise", (1.0, 1.0, 1.0), (0.9, 0.8, 1.0), (0.9, 0.8, 1.0), NONE, 1.0, 0.0)
+    good = Row(
+        "own", 0.0, "code", (1.0, 1.0, 1.0), (1.5, 1.4, 1.6), (1.0, 0.9, 1.1), "chain 4", 0.3, 4.0, (6.0, 3.0, 1.0)
+    )
+    bad = Row("large", 1.0, "noise", (1.0, 1.0, 1.0), (0.9, 0.8, 1.0), (0.9, 0.8, 1.0), NONE, 1.0, 0.0, (6.0, 6.0, 0.0))
     environment = dict.fromkeys(
         ("cpu", "instructions", "cores", "threads", "system", "load_before", "python", "torch", "transformers", "draftgraph",
          "commit", "date"), "?",
@@ -50,6 +61,9 @@ def test_rows_that_miss_are_said_to():
     text = markdown({"settings": vars(parse(["--quick"])), "environment": environment}, [good, bad])
     assert text.count("**missed**") == 1
     assert "1 of 2 rows are as wanted." in text
+    assert good.ideal == 1.5
+    assert "| own, code | 0 | 6.00 | 3.00 | 1.00 | 1.50 | 1.50 | 1.00 |" in text
+    assert text.count("large, noise") == 1, "what drafts nothing has no ideal"
 
 
 def test_every_configuration_can_be_asked_for():

@@ -28,6 +28,9 @@ LONGEST_WAIT = 4
 """A wait is doubled at most so often."""
 NEAR = 0.95
 """Of depths whose rates are so near to the best one a fixed shape gets the largest: what is never drafted is never learnt."""
+HOPE = 0.75
+"""A pass is made if it is expected to earn this share of its price: a little too deep costs little and is noticed, a little too
+shallow is not."""
 WIDTHS = {"chain": 1, "paths": 3, "gsd": 4}
 """Nodes per level of structures whose shape does not look at prices."""
 
@@ -130,7 +133,7 @@ class AutoBudget:
 
     def _draft(self, depth: int, rate: float, tokens: float, reach: int) -> Limits:
         row, made = rate * self._slope(), rate * self.costs.drafter_pass(1.0)
-        deeper = [(made + row) / counts.gain for counts in self.ledger.depths[1:depth]]
+        deeper = [HOPE * (made + row) / counts.gain for counts in self.ledger.depths[1:depth]]
         limits = Limits(
             MOST_NODES if self.width is None else min(MOST_NODES, self.width * depth),
             depth,

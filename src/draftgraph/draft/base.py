@@ -22,6 +22,9 @@ Evaluate = Callable[[DraftGraph, Sequence[int]], torch.Tensor]
 ROOT stands for the committed text. Every node is evaluated at most once, its parent before it.
 """
 
+Known = Callable[[DraftGraph, int], bool]
+"""known(graph, node): whether the row behind a node is at hand, so that asking for it costs no drafter pass."""
+
 Draw = Callable[[torch.Tensor, int, Sequence[int]], list[int]]
 """draw(laws f[k, V], depth, addresses) -> k tokens, one from each row; `addresses` are distinct within the layer."""
 
@@ -31,7 +34,7 @@ class Limits:
     """What a round may spend.
 
     budget  nodes that the target verifies.
-    depth   drafter passes, and the depth to which nodes are drafted.
+    depth   drafter passes, and the depth to which nodes are drafted; 0: a draft of copies alone, where there are edge sources.
     reach   depth that no node may exceed (what is left of the context window and of the output length).
     floor   least score of a slot worth verifying.
     price_passes  per pass, the least sum of the scores that it would go on from for it to be worth making; none without prices.

@@ -17,7 +17,7 @@ MEMORY = 16.0
 """Rounds that a running mean remembers: texts change, and so does what a drafter knows of them."""
 BRIEF = 3.0
 """Rounds that are believed before anything was seen, and again after drafting has stopped to pay."""
-UNTRIED, DRIFT = 2, 0.125
+UNTRIED, DRIFT = 2, 0.25
 """So many levels below the drafted ones are taken for more and more like the last of those: else nobody would try them again."""
 SCORES = (0.0, 0.04, 0.08, 0.16, 0.32, 0.64)
 """Lower ends of the bins of a node's score."""

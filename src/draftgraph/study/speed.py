@@ -20,7 +20,7 @@ from draftgraph.engine import Engine
 from draftgraph.params import SamplingParams
 from draftgraph.stats import Stats
 from draftgraph.target.base import CausalLM
-from draftgraph.timing import FORWARDS, not_negative, pass_costs
+from draftgraph.timing import FORWARDS, ROWS, not_negative, pass_costs
 
 EngineOf = Callable[..., Engine]
 """engine_of(**options) -> an engine for the pair with these options of `Config`."""
@@ -49,9 +49,9 @@ def measure_costs(engine_of: EngineOf, prompt: Sequence[int], temperature: float
     """The costs of a pair behind `prompt` (token ids), on this machine as it is now."""
     plain = engine_of(budget=0)
     drafter: CausalLM = plain.drafter.model  # type: ignore[attr-defined]  # a pair has a ModelDrafter
-    target, theirs = pass_costs(plain.target, prompt), pass_costs(drafter, prompt)
+    passes = pass_costs({"target": plain.target, "drafter": drafter}, prompt, {"target": ROWS, "drafter": ROWS})
     overhead, plain_overhead = _overheads(engine_of, prompt, temperature)
-    return Costs(target, theirs, overhead, plain_overhead, torch.get_num_threads(), len(prompt))
+    return Costs(passes["target"], passes["drafter"], overhead, plain_overhead, torch.get_num_threads(), len(prompt))
 
 
 def _overheads(
