@@ -75,11 +75,12 @@ def test_interleaved_streams_do_not_disturb_each_other() -> None:
     drafting = engine("perturbed", budget=8)
     streams = [drafting.stream(prompt, PARAMS["plain"]) for prompt in (PROMPT, PROMPT[::-1])]
     texts: list[list[int]] = [[], []]
-    while streams:
-        for number in reversed(range(len(streams))):
+    running = {0, 1}  # which of them ends first depends on the drafts
+    while running:
+        for number in sorted(running, reverse=True):
             event = next(streams[number], None)
             if event is None:
-                del streams[number]
+                running.remove(number)
             else:
                 texts[number] += event.token_ids
     assert texts == [drafting.generate(p, PARAMS["plain"]).token_ids for p in (PROMPT, PROMPT[::-1])]
