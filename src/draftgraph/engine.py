@@ -210,7 +210,8 @@ class Engine:
             return None
         depth = self.config.num_speculative_tokens or DEPTH
         width = WIDTHS.get(self.config.resolved_structure)
-        return AutoBudget(self.costs.at(temperature), depth, isinstance(self.drafter, ModelDrafter), width)
+        copies = bool(getattr(self.drafter, "edges", ()))
+        return AutoBudget(self.costs.at(temperature), depth, isinstance(self.drafter, ModelDrafter), copies, width)
 
     @cached_property
     def costs(self) -> Costs:

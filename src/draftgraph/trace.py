@@ -24,7 +24,7 @@ class RoundRecord:
     emitted   how many of (path + bonus) were emitted before a stop or the length limit.
     num_passes, num_evaluations   drafter passes, and rows they computed.
     seconds   wall seconds by part (`stats.PARTS`).
-    reason    why so much was drafted: "draft", "plain", "probe" or "fixed", a colon, and the figures.
+    reason    why so much was drafted: "draft", "copies", "plain", "probe" or "fixed", a colon, and the figures.
     """
 
     length: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -146,12 +147,34 @@ def test_decisions_look_at_counts_only():
     assert again[0] == again[1]
 
 
-def test_scores_that_the_target_does_not_confirm_need_to_be_higher():
-    trusted, doubted = Ledger((), 8), Ledger((), 8)
+def test_copies_and_the_drafter_s_own_nodes_are_judged_apart():
+    ledger = Ledger((), 8)
     for _ in range(30):
-        trusted.enter(record(20, 4, 3, score=0.5), 4)
-        doubted.enter(record(20, 4, 0, score=0.5), 4)
-    assert trusted.floor(0.05) < 0.1 < doubted.floor(0.05)
+        ledger.enter(record(20, 2, 2, score=0.5), 8)
+        ledger.judge(replace(record(20, 2, 0, score=0.5), origins=["context", "context"]))
+    assert ledger.drafted.floor(0.3) < 0.33 < ledger.copied.floor(0.3)
+
+
+def test_without_a_drafter_the_scores_of_copies_decide():
+    auto = AutoBudget(costs(drafter=None), computes=False, copies=True)
+    first = auto.plan(20, [], 50)
+    assert first.reason.startswith("copies: ")
+    assert (first.depth, first.budget) == (0, 64), "they take no drafter"
+    price = (0.15 + 0.02) / 5.2  # a row, of a token's time
+    assert first.floor == pytest.approx(price, rel=0.01)
+    records = [replace(record(20 + i, 4, 0, first, 0.9), origins=["own"] * 4) for i in range(30)]
+    assert auto.plan(60, records, 50).floor > 0.5, "what is never accepted is not proposed any more"
+    assert auto.plan(60, records, 0).budget == 0
+
+
+@pytest.mark.parametrize("drafter", [0.5, 5.0])
+def test_where_a_drafter_does_not_pay_there_are_copies(drafter: float):
+    auto = AutoBudget(costs(drafter=drafter, reached=0.0), copies=True)
+    plans = [auto.plan(20 + i, [record(20 + j, 0, 0) for j in range(i)], 50) for i in range(20)]
+    assert {plan.reason.partition(":")[0] for plan in plans} == {"copies"}
+    assert all((plan.depth, plan.budget) == (0, 64) for plan in plans)
+    bare = AutoBudget(costs(drafter=drafter, reached=0.0))
+    assert bare.plan(20, [], 50).reason.startswith("plain: ")
 
 
 def test_a_level_that_was_not_drafted_keeps_what_is_known_of_it():
@@ -226,6 +249,18 @@ class TestEngine:
         assert any(record.path for record in result.rounds if record.decision in ("probe", "draft")), (
             "it read what it missed"
         )
+
+    @pytest.mark.parametrize("temperature", [0.0, 0.9])
+    def test_copies_beside_a_hopeless_drafter_and_without_one(self, temperature: float):
+        params = dg.SamplingParams(max_new_tokens=60, temperature=temperature, seed=2)
+        looked_up = dg.Engine.from_pretrained(tiny_lm(), drafter="lookup")
+        for engine in (self.engine(costs(drafter=9.0)), looked_up):
+            result = engine.generate([1, 2, 3, 1, 2, 3], params)
+            assert set(decisions(result.rounds)) <= {"copies", "plain"}
+            assert result.stats.num_drafter_passes == 0
+            if temperature == 0.0:
+                assert result.stats.num_accepted_tokens > 0
+                assert result.token_ids == self.engine(budget=0).generate([1, 2, 3, 1, 2, 3], params).token_ids
 
     def test_a_fixed_budget_asks_for_no_costs(self):
         engine = self.engine(budget=4)

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from draftgraph.draft.edges import MAX_MATCH, PRIOR, Discounts, DraftRows, TextRows
-from draftgraph.draft.graph import DraftGraph, Row
-from draftgraph.types import ROOT
+from draftgraph.draft.graph import DraftGraph, Row, Unroller
+from draftgraph.draft.sources import learn_edges
+from draftgraph.types import ROOT, Verdict
 
 TEXTS = st.lists(st.integers(0, 2), max_size=30)
 
@@ -165,3 +166,20 @@ def test_rows_of_this_round() -> None:
     assert rows.follow(("merge", second), 1) == (("merge", child), graph.rows[child])
     assert rows.follow(("merge", second), 5) is None
     assert rows.match([5]) is None
+
+
+def test_steps_that_follow_a_run_have_a_discount_of_their_own():
+    discounts = Discounts()
+    rows = TextRows(discounts)
+    rows.extend([1, 2, 3, 4, 5, 6, 1, 2])
+    graph = DraftGraph()
+    Unroller(graph, [rows], rows.tokens, 0.0).grow([ROOT], 3, 9)
+    assert graph.tokens == [3, 4, 5]
+    first, further = discounts("context", 2), discounts("context", 0)
+    assert graph.scores == pytest.approx([first, first * further, first * further**2])
+    assert [graph.edges[node].followed for node in (ROOT, 0, 1)] == [False, True, True]
+    assert graph.matched == [2, 2, 2]
+    learn_edges(discounts, graph, Verdict((0, 1, 2), 6), [3, 4, 5, 6])
+    assert discounts("context", 2) > first
+    assert discounts("context", 0) > further
+    assert discounts("context", 3) == PRIOR["context"][2]

@@ -40,12 +40,15 @@ class AutoBudget:
     """Decides for one request; `plan` is asked once before every round.
 
     computes  whether drafts take a model, which must then read what it missed.
+    copies    whether there are edge sources, whose copies take no drafter: they need not pay for more than their rows, and where
+              nothing else pays, or there is nothing else, their scores alone decide.
     width     nodes per level of a structure whose shape does not look at scores (a chain's is 1); None: prices shape the draft.
     """
 
     costs: Costs
     deepest: int = DEPTH
     computes: bool = True
+    copies: bool = False
     width: int | None = None
     ledger: Ledger = field(init=False)
     _asked: int = 0
@@ -59,30 +62,34 @@ class AutoBudget:
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.costs.levels, self.deepest)
         self._target = [self.costs.verifying(nodes) for nodes in range(MOST_NODES + 1)]
+        self._plain = 1.0 / self.costs.plain
         each, one = [1.0] * self.deepest, self.costs.drafter_pass(1.0)
         best = max((1.0 + depth) / self._seconds(depth, each, each, one) for depth in self._depths())
-        self._hopeless = best <= 1.0 / self.costs.plain
+        self._hopeless = best <= self._plain
+        probed = min(PROBE_DEPTH, self.deepest)
+        self._probe_seconds = self.costs.round(probed, [1.0] * probed)
 
     def plan(self, length: int, rounds: Sequence[RoundRecord], reach: int) -> Limits:
         """The limits of the next round behind `length` committed tokens, after `rounds`."""
         self._learn(rounds)
-        plain = 1.0 / self.costs.plain
-        if self._hopeless:
-            return self._none(
-                reach, f"a token takes {1e3 / plain:.2f} ms, and no draft is faster if all of it is accepted"
-            )
         if reach == 0:
             return self._none(reach, "the next token is the last one")
+        if not self.computes:
+            return self._none(reach, f"{self._plain:.0f} tokens/s without drafts")
+        if self._hopeless:
+            return self._none(
+                reach, f"a token takes {1e3 / self._plain:.2f} ms, and no draft is faster if all of it is accepted"
+            )
         if self._counted is None:  # plain rounds count nothing new, and shall cost nothing
             self._counted = self._best()
         depth, rate, tokens = self._counted
-        if rate > plain:
+        if rate > self._plain:
             self._drafting = True
             return self._draft(depth, rate, tokens, reach)
         if self._drafting:
             self._drafting = False
             self.ledger.doubt()  # which fades all counts alike: no share of them changes
-        why = f"drafts would give {rate:.0f} tokens/s, none {plain:.0f}"
+        why = f"drafts would give {rate:.0f} tokens/s, none {self._plain:.0f}"
         self._waited += 1
         if self._waited < self._wait(length):
             return self._none(reach, why)
@@ -98,9 +105,11 @@ class AutoBudget:
             if self._asked:
                 self.ledger.enter(record, self._asked)
                 self._counted = None
+            elif self.copies:
+                self.ledger.judge(record)
             if self._probing:
                 nodes, passes = len(record.tokens), record.num_passes
-                paid = (1 + len(record.path)) * self.costs.plain >= self.costs.round(nodes, [1.0] * passes)
+                paid = 1 + len(record.path) >= self._plain * self.costs.round(nodes, [1.0] * passes)
                 self._failures = 0 if paid and record.path else self._failures + 1
                 # What a successful probe has shown is asked again at once.
                 self._waited = -1 if self._failures == 0 else 0
@@ -138,11 +147,11 @@ class AutoBudget:
             MOST_NODES if self.width is None else min(MOST_NODES, self.width * depth),
             depth,
             reach,
-            floor=self.ledger.floor(row),
+            floor=self.ledger.drafted.floor(row),
             price_passes=(0.0, *deeper),  # that the first one is made has been decided
             spread=False,
             reason=self._told(
-                f"draft: {tokens:.2f} tokens per round expected, {rate:.0f} tokens/s; none {1.0 / self.costs.plain:.0f}"
+                f"draft: {tokens:.2f} tokens per round expected, {rate:.0f} tokens/s; none {self._plain:.0f}"
             ),
         )
         self._asked, self._probing, self._waited, self._failures = min(depth, reach), False, 0, 0
@@ -155,8 +164,14 @@ class AutoBudget:
         return (self._target[nodes] - self._target[0]) / nodes
 
     def _none(self, reach: int, why: str) -> Limits:
+        """Nothing from a drafter: copies whose scores pay for their rows, if there are any."""
         self._asked, self._probing = 0, False
-        return Limits(0, 0, reach, reason=self._told(f"plain: {why}"))
+        if not self.copies or reach == 0:
+            return Limits(0, 0, reach, reason=self._told(f"plain: {why}"))
+        price = self._plain * (self._target[1] - self._target[0])
+        floor = self.ledger.copied.floor(price)
+        told = f"copies: {why}; those that are likelier than {floor:.2f} pay for their rows"
+        return Limits(MOST_NODES, 0, reach, floor=floor, reason=self._told(told))
 
     def _probe(self, reach: int, why: str) -> Limits:
         self._asked, self._probing = min(PROBE_DEPTH, self.deepest, reach), True
@@ -166,9 +181,8 @@ class AutoBudget:
         """Rounds from one probe to the next, so that probes take PROBE_SHARE of the time if none of them finds anything."""
         if self._waited <= 0:
             return 0
-        depth = min(PROBE_DEPTH, self.deepest)
-        seconds = self.costs.round(depth, [1.0] * depth * self.computes)
-        if self.computes and self.costs.drafter is not None:  # it reads what it has missed
+        seconds = self._probe_seconds
+        if self.costs.drafter is not None:  # it reads what it has missed
             seconds += self.costs.drafter(max(1, length - self.ledger.cached)) - self.costs.drafter(1)
-        wait = (seconds / self.costs.plain - 1.0) / PROBE_SHARE
+        wait = (seconds * self._plain - 1.0) / PROBE_SHARE
         return int(wait * 2.0 ** min(self._failures, LONGEST_WAIT))

@@ -38,7 +38,7 @@ class Limits:
     reach   depth that no node may exceed (what is left of the context window and of the output length).
     floor   least score of a slot worth verifying.
     price_passes  per pass, the least sum of the scores that it would go on from for it to be worth making; none without prices.
-    reason  why so much: "draft", "plain", "probe" or "fixed", a colon, and the figures.
+    reason  why so much: "draft", "copies", "plain", "probe" or "fixed", a colon, and the figures.
     spread  True: an equal share of the budget per level ("exact size"); False: the budget is a cap and prices decide.
     """
 

@@ -40,10 +40,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Edge:
-    """A shared row: continue as `row` does, at a discount paid once per edge.
+    """A shared row: continue as `row` does, at a discount.
 
     key     identity of the row; a path does not pass one twice.
     source  where the row comes from; match_length  how many tokens agree.
+    following  the discount of every further step of the run that `row` belongs to; followed  whether this is such a step.
     """
 
     row: Row
@@ -51,6 +52,8 @@ class Edge:
     discount: float
     source: str
     match_length: int
+    following: float = 1.0
+    followed: bool = False
 
 
 class EdgeSource(Protocol):
@@ -232,7 +235,7 @@ class Unroller:
     def _open(
         self, node: int, came_by: tuple[Edge, int] | None, passed: frozenset[RowKey], edge: Edge | None = None
     ) -> None:
-        """Find a row for an unevaluated node: the run it is copied from goes on for free, a new edge costs its discount."""
+        """Find a row for an unevaluated node: the run that it is copied from goes on, or a new edge is looked up."""
         if edge is None and came_by is not None:
             edge = self._continue(came_by)
         if edge is None or edge.key in passed:
@@ -245,7 +248,8 @@ class Unroller:
         for source in self.sources:
             following = source.follow(edge.key, token)
             if following is not None:
-                return Edge(following[1], following[0], 1.0, edge.source, edge.match_length)
+                key, row = following
+                return Edge(row, key, edge.following, edge.source, edge.match_length, edge.following, followed=True)
         return None
 
     def _look_up(self, node: int, passed: frozenset[RowKey]) -> Edge | None:

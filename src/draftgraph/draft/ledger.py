@@ -6,11 +6,12 @@ never a clock, so that a seed gives the same text again.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from draftgraph.costs import Level
+from draftgraph.draft.bins import ScoreBins
+from draftgraph.draft.graph import DRAFTED
 from draftgraph.trace import RoundRecord
 
 MEMORY = 16.0
@@ -19,10 +20,6 @@ BRIEF = 3.0
 """Rounds that are believed before anything was seen, and again after drafting has stopped to pay."""
 UNTRIED, DRIFT = 2, 0.25
 """So many levels below the drafted ones are taken for more and more like the last of those: else nobody would try them again."""
-SCORES = (0.0, 0.04, 0.08, 0.16, 0.32, 0.64)
-"""Lower ends of the bins of a node's score."""
-PRIOR_NODES = 6.0
-"""Nodes per bin that are taken to confirm their scores before any were seen."""
 FEW = 4.0
 """What was measured at a level counts as so many rounds beside one of what all levels say."""
 LEAST_GAIN = 0.1
@@ -74,6 +71,7 @@ class Ledger:
 
     cached  committed tokens that the drafter had read when it last drafted.
     beyond, spare  tokens per round accepted, and nodes verified, below the depth that was asked for (copies along edges).
+    drafted, copied   scores of nodes that the drafter proposed itself, and of copies.
     """
 
     levels: Sequence[Level]
@@ -85,8 +83,8 @@ class Ledger:
     read: int = 0
     memory: float = MEMORY
     depths: list[_Depth] = field(init=False)
-    promised: list[float] = field(default_factory=lambda: [PRIOR_NODES * score for score in _middles()])
-    confirmed: list[float] = field(default_factory=lambda: [PRIOR_NODES * score for score in _middles()])
+    drafted: ScoreBins = field(default_factory=ScoreBins)
+    copied: ScoreBins = field(default_factory=ScoreBins)
 
     def __post_init__(self) -> None:
         share, gain = self._pooled()
@@ -132,12 +130,16 @@ class Ledger:
             self.cached = record.length
         self.beyond += (max(0, accepted - asked) - self.beyond) / MEMORY
         self.spare += (sum(depth > asked for depth in deep) - self.spare) / MEMORY
-        path = set(record.path)
-        for node, score in enumerate(record.scores):
-            b = bisect_right(SCORES, score) - 1
-            self.promised[b] += score
-            self.confirmed[b] += node in path
+        self.judge(record)
         self.memory = MEMORY
+
+    def judge(self, record: RoundRecord) -> None:
+        """Compare the scores of a round's nodes with what was accepted of them."""
+        path = set(record.path)
+        for node, (score, origin) in enumerate(zip(record.scores, record.origins, strict=True)):
+            (self.drafted if origin == DRAFTED else self.copied).enter(score, node in path)
+        for bins in (self.drafted, self.copied):
+            bins.forget()
 
     def _drift(self, passes: int) -> None:
         """Take the levels below the last drafted one for a little more like it."""
@@ -161,20 +163,7 @@ class Ledger:
             chances.append(chance)
         return chances
 
-    def floor(self, price: float) -> float:
-        """The least score of a node that the target accepts as often as `price` demands, by the counts of its bin."""
-        for b, low in enumerate(SCORES):
-            high = SCORES[b + 1] if b + 1 < len(SCORES) else 1.0
-            score = max(low, price * self.promised[b] / max(self.confirmed[b], 1e-9))
-            if score < high:
-                return score
-        return 1.0
-
 
 def _shrunk(part: float, whole: float, usual: float) -> float:
     """part / whole as counted over FEW rounds, drawn towards the usual ratio: the fewer came here, the more."""
     return min(part + usual / FEW, whole + 1.0 / FEW) / (whole + 1.0 / FEW)
-
-
-def _middles() -> list[float]:
-    return [(low + high) / 2.0 for low, high in zip(SCORES, (*SCORES[1:], 1.0), strict=True)]

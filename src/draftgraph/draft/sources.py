@@ -20,6 +20,9 @@ DRAFTED_ROWS = ("merge", "rejected")
 """Sources whose rows a draft model computed."""
 LEAST_AHEAD = 0.03
 """Estimated chance to be reached that a copy must have to be read ahead."""
+GREEDY_SHARPNESS = 2.0
+"""At temperature 0 a row is kept to the power of this, normalised: its best token is the target's choice more often than the
+probability says. On lookup drafts 4 to 10 % fewer seconds per token than with 1; 4 and more did no better."""
 TAIL = 8
 """Tokens before a node that a match may look at, and a few more."""
 
@@ -143,8 +146,9 @@ class Sources:
         learn_edges(self.discounts, graph, verdict, tokens)
         path = (ROOT, *verdict.path)
         nodes = range(ROOT, len(tree)) if self.table is not None and self.learns_branches else path
+        sharp = GREEDY_SHARPNESS if request.params.temperature == 0 else 1.0
         heads = (
-            dict(zip(nodes, shared_rows(scores, nodes), strict=True))
+            dict(zip(nodes, shared_rows(scores * sharp, nodes), strict=True))
             if self.own is not None or self.table is not None
             else {}
         )
@@ -171,4 +175,4 @@ def learn_edges(discounts: Discounts, graph: DraftGraph, verdict: Verdict, token
         if edge is not None:
             proposed = {graph.tokens[child] for child, parent in enumerate(graph.parents) if parent == node}
             promised = sum(prob for t, prob in zip(edge.row.tokens, edge.row.probs, strict=True) if t in proposed)
-            discounts.learn(edge.source, edge.match_length, promised, token in proposed)
+            discounts.learn(edge.source, 0 if edge.followed else edge.match_length, promised, token in proposed)

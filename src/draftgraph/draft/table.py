@@ -59,7 +59,7 @@ class TableRows:
         if found is None:
             return None
         length, number, row = found
-        return Edge(row, (TABLE, number), self.discounts(TABLE, length), TABLE, length)
+        return self.discounts.edge(row, (TABLE, number), TABLE, length)
 
     def follow(self, key: RowKey, token: int) -> tuple[RowKey, Row] | None:
         """Entries are not a text: nothing follows."""
