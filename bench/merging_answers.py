@@ -1,0 +1,160 @@
+"""The questions of the study and what the cells answer; every sentence is put together from figures."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from bench.merging_cases import FILLED, NEVER, NODES, SOURCES, gsd
+from bench.merging_figures import Condition, Figures, Gain, gain, saving, signed, span, tally, worth
+
+FULL = ("story", "code")
+"""Subjects with whole curves."""
+
+
+def answers(figures: Figures, clock: Sequence[Mapping[str, Any]]) -> list[str]:
+    out: list[str] = []
+    if figures.subjects("paper"):
+        out += [*_recurs(figures), *_saves(figures), *_beats(figures)]
+    if figures.subjects("edges"):
+        out += [*_fills(figures), *_best(figures)]
+    return out + list(_times(clock))
+
+
+def _places(figures: Figures, part: str, subjects: Sequence[str] | None = None) -> list[Condition]:
+    return [
+        where
+        for subject in figures.subjects(part)
+        if subjects is None or subject in subjects
+        for where in figures.conditions(part, subject)
+    ]
+
+
+def _recurs(figures: Figures) -> Iterator[str]:
+    shares: dict[str, list[tuple[float, float]]] = {}
+    for where in _places(figures, "paper"):
+        for draft, depth, nodes in (
+            ("4-ary", 3, 84),
+            ("4-ary", 4, 340),
+            ("best-first tree", 8, 16),
+            ("best-first tree", 8, 32),
+        ):
+            cell = figures.get("paper", where, draft, depth, nodes)
+            if cell is not None:
+                shares.setdefault(f"{draft} of {nodes} nodes", []).append(tuple(cell["recurring"][:2]))
+    said = [
+        f"{name}: {span((a for a, _ in both), '{:.0%}'.format)} of single tokens, {span((b for _, b in both), '{:.0%}'.format)} "
+        "of pairs"
+        for name, both in shares.items()
+    ]
+    yield f"**Do hypotheses share their tokens?** Over all pairs and texts, {'; '.join(said)}."
+
+
+def _saves(figures: Figures) -> Iterator[str]:
+    yield "**Does merging save drafter evaluations?** At equal acceptance, over all pairs and texts:"
+    for match in (0, 1):
+        for name, against in (("the same order without merging", gsd(NEVER)), ("a best-first tree", "best-first tree")):
+            found = []
+            for where in _places(figures, "paper"):
+                nodes = 64 if where[0] in FULL else 32
+                cell = figures.get("paper", where, gsd(match), 8, nodes)
+                if cell is not None:
+                    found.append(saving(cell, figures.curve("paper", where, against)))
+            reached = [one.value for one in found if one.value is not None]
+            middle = f", median {signed(100 * statistics.median(reached)).rstrip('0').rstrip('.')} %" if reached else ""
+            yield (
+                f"τ={match} against {name}: it is {tally(one.sign for one in found)}{middle}; "
+                f"{len(found) - len(reached)} not reached by the other."
+            )
+
+
+def _beats(figures: Figures) -> Iterator[str]:
+    places = _places(figures, "paper")
+    for against in ("best-first tree", "level policy"):
+        gains = [
+            one
+            for where in places
+            for match in (0, 1)
+            for nodes in NODES
+            if (one := _gain(figures, where, gsd(match), against, nodes)) is not None
+        ]
+        if gains:
+            yield (
+                f"**Does the published order beat a budgeted tree?** Against {against}, same nodes, at most 8 passes: "
+                f"it is {tally(one.sign for one in gains)} (τ, node counts, pairs, texts); accepted tokens per round "
+                f"{span((one.value for one in gains), signed)}."
+            )
+
+
+def _gain(figures: Figures, where: Condition, draft: str, against: str, nodes: int) -> Gain | None:
+    return gain(figures.get("paper", where, draft, 8, nodes), figures.get("paper", where, against, 8, nodes))
+
+
+def _fills(figures: Figures) -> Iterator[str]:
+    for temperature in (0.0, 1.0):
+        places = [where for where in _places(figures, "edges", FULL) if where[2] == temperature]
+        said = []
+        for depth in (2, 3, 4, 8):
+            passes = [p for where in places if (p := worth(figures, where, "all", depth, 32)) is not None]
+            if passes:
+                said.append(f"D={depth}: {span(passes, signed)}")
+        if said:
+            yield (
+                f"**Is filling spare slots worth one to two passes?** T={temperature:g}, N=32, default edges, in passes of the "
+                f"tree without edges: {'; '.join(said)}."
+            )
+    filled = [
+        one
+        for where in _places(figures, "edges")
+        for depth in (2, 3)
+        if (
+            one := gain(
+                figures.get("edges", where, f"all{FILLED}", depth, 32),
+                figures.get("edges", where, f"none{FILLED}", depth, 32),
+            )
+        )
+    ]
+    if filled:
+        yield (
+            "**Would more nodes of the tree do as well?** With all 32 slots spent either way, D = 2 and 3, edges are "
+            f"{tally(one.sign for one in filled)}; {span((one.value for one in filled), signed)} tokens per round."
+        )
+
+
+def _best(figures: Figures) -> Iterator[str]:
+    for temperature in (0.0, 1.0):
+        mean = {}
+        for name in SOURCES:
+            gains = [
+                one.value
+                for where in _places(figures, "edges")
+                if where[2] == temperature
+                for depth in (2, 3)
+                if (
+                    one := gain(
+                        figures.get("edges", where, name, depth, 32), figures.get("edges", where, "none", depth, 32)
+                    )
+                )
+            ]
+            if name != "none" and gains:
+                mean[name] = statistics.fmean(gains)
+        ordered = sorted(mean, key=lambda name: -mean[name])
+        yield (
+            f"**Which source is best?** Mean gain at N=32 and D = 2 and 3 over all pairs and texts, T={temperature:g}: "
+            + ", ".join(f"{name} {signed(mean[name])}" for name in ordered) + "."
+        )  # fmt: skip
+
+
+def _times(clock: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for baseline in ("chain 4", "tree 16"):
+        ratios = [
+            row["faster"][baseline][0]
+            for row in clock
+            if row["contender"].startswith("gsd") and "never" not in row["contender"]
+        ]
+        if ratios:
+            yield (
+                f"**On the clock**, the published order runs at {span(ratios, '{:.2f}×'.format)} the speed of {baseline} "
+                "(medians, two pairs, T=0 and 1)."
+            )
