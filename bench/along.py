@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 import draftgraph as dg
 from bench.recurrence import Recurring, recurring
 from draftgraph.draft.base import Draft, Limits
-from draftgraph.draft.graph import DRAFTED, DraftGraph
+from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.model import ModelDrafter
 from draftgraph.request import Request
 from draftgraph.rng import Noise
@@ -116,10 +116,8 @@ def weights(tree: TokenTree, p: torch.Tensor) -> list[float]:
 def by_source(graph: DraftGraph, weights: Sequence[float]) -> dict[tuple[str, int], float]:
     """Accepted mass by origin of the nodes and length of the match that their edge was found by."""
     mass: Counter[tuple[str, int]] = Counter()
-    for node, (origin, weight) in enumerate(zip(graph.origins, weights, strict=True)):
-        edge = graph.edges.get(graph.parents[node])
-        length = 0 if origin == DRAFTED or edge is None else min(edge.match_length, LONGEST)
-        mass[origin, length] += weight
+    for origin, length, weight in zip(graph.origins, graph.matched, weights, strict=True):
+        mass[origin, min(length, LONGEST)] += weight
     return dict(mass)
 
 

@@ -77,9 +77,12 @@ def gsd(match: int) -> str:
     return "gsd, never merging" if match == NEVER else f"gsd, τ={match}"
 
 
+_ALONE = ("merge", "rejected", "own", "context", "table")
 SOURCES: dict[str, dict[str, Any]] = {
     "none": {"structure": "tree"},
+    **{name: {"structure": "graph", "edges": (name,)} for name in _ALONE},
     "all": {"structure": "graph"},
+    "all + table": {"structure": "graph", "edges": ("merge", "own", "context", "rejected", "table")},
 }
 """Edge sources that fill spare slots, as options of `Config`."""
 GRID = ("none", "all")

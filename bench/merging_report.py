@@ -157,7 +157,7 @@ def _grid(figures: Figures) -> Iterator[str]:
     yield "## Spare slots filled or left empty\n"
     yield (
         'D drafter passes at most, N verified nodes at most. none: accepted tokens per round without edges (structure="tree"). '
-        'all: what the engine\'s default edges add to it (structure="graph"). At T=1 slots are SAMPLED (level policy, layer rule).\n'
+        'all: what the default edges add to it (structure="graph"). At T=1 slots are SAMPLED (level policy, layer rule).\n'
     )
     for subject in figures.subjects("edges"):
         for where in figures.conditions("edges", subject):
@@ -178,9 +178,9 @@ def _grid(figures: Figures) -> Iterator[str]:
 def _sources(figures: Figures) -> Iterator[str]:
     yield "## Source by source\n"
     yield (
-        "N = 32: what every source alone adds to the tree without edges, and in brackets how many further drafter passes would "
-        f"add as much. “{FILLED.strip(', ')}” spends all slots, also on nodes that are hardly worth a row. M: drafter evaluations per "
-        "round of none → all.\n"
+        "N = 32: what every source alone adds to the tree without edges; in brackets, how many further drafter passes would add "
+        f"as much. “{FILLED.strip(', ')}” spends all slots, also on nodes that are hardly worth a row. M: drafter evaluations "
+        "per round, none → all.\n"
     )
     shown = [name for name in figures.drafts("edges") if name != "none"]
     for subject in figures.subjects("edges"):

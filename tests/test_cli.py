@@ -163,6 +163,8 @@ def test_a_dash_reads_standard_input_as_it_is(models):
         (["--num-speculative-tokens", "0"], ["num_speculative_tokens"]),
         (["--drafter", "crystal ball"], ["drafter", "lookup"]),
         (["--drafter", "lookup"], ["draft_model"]),
+        (["--edges", "own,tabel"], ["tabel", "merge", "table"]),
+        (["--edges", "own", "--structure", "tree"], ["own", "graph"]),
         (["--json", "--show"], ["--json", "--show"]),
         (["--logprobs"], ["--json"]),
     ],

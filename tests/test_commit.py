@@ -63,6 +63,9 @@ def check_statistics(result: dg.Result) -> None:
     assert len(result.token_ids) == stats.num_output_tokens == stats.num_rounds + stats.num_accepted_tokens - cut
     assert cut <= 1
     assert sum(stats.accepted_by_source.values()) == stats.num_accepted_tokens
+    by_length = {source: sum(counts) for source, counts in stats.accepted_by_match_length.items()}
+    assert by_length == stats.accepted_by_source
+    assert all((source == "drafter") == (counts[0] > 0) for source, counts in stats.accepted_by_match_length.items())
     assert stats.mean_acceptance_length == pytest.approx(1 + stats.num_accepted_tokens / stats.num_rounds)
     assert stats.num_draft_tokens == stats.num_verified_nodes == sum(len(round.tokens) for round in result.rounds)
     assert stats.num_drafter_evaluations == sum(round.num_evaluations for round in result.rounds)

@@ -15,13 +15,16 @@ from models import FAMILIES, perturbed, plain, tiny_lm
 
 PROMPTS = {1: [5], 2: [9, 4], 17: [(7 * i + 3) % 61 for i in range(17)]}
 TREE = {"structure": "tree", "branching": (3, 2, 1, 1)}
+ALL_EDGES = ("merge", "own", "context", "rejected", "table")
 STRUCTURES: dict[str, dict[str, Any]] = {
     "chain": {"structure": "chain"},
     "tree": {"structure": "tree"},
     "graph": {"structure": "graph"},
+    "graph with all edges": {"structure": "graph", "edges": ALL_EDGES, "num_speculative_tokens": 2},
     "gsd": {"structure": "gsd"},
     "branching": TREE,
 }
+ONLY_BESIDE_MODEL = ("branching", "gsd", "graph with all edges")
 BUDGETS = (0, 1, 3, 8, 24, "auto")
 
 
@@ -50,7 +53,7 @@ def check(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("structure", ["graph", "branching"])
+@pytest.mark.parametrize("structure", ["graph", "graph with all edges", "branching"])
 def test_families(family: str, structure: str) -> None:
     accepted = 0
     for budget, prompt in zip((3, 24), (PROMPTS[2], PROMPTS[17]), strict=True):
@@ -72,7 +75,7 @@ def test_structures_and_budgets(structure: str, budget: int | str) -> None:
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("rule", ["layer", "agree"])
 def test_drafters(kind: str, structure: str, rule: str) -> None:
-    if kind in ("lookup", "text") and structure in ("branching", "gsd"):
+    if kind in ("lookup", "text") and structure in ONLY_BESIDE_MODEL:
         pytest.skip("text is looked up, not grown to a shape")
     expected = plain(target(), PROMPTS[2], 40)
     prediction = {"prediction": [*expected[:9], 1, 2, *expected[12:]], "drafter": "text"} if kind == "text" else {}
@@ -109,7 +112,7 @@ def test_end_of_sequence_inside_a_draft(structure: str) -> None:
 @pytest.mark.parametrize("kind", ["perturbed", "lookup"])
 def test_processors(structure: str, kind: str) -> None:
     """Every verified position is shaped with its own prefix, not only the bonus token."""
-    if kind == "lookup" and structure in ("branching", "gsd"):
+    if kind == "lookup" and structure in ONLY_BESIDE_MODEL:
         pytest.skip("text is looked up, not grown to a shape")
     model = target(eos=8)
     options = {"repetition_penalty": 1.4, "min_new_tokens": 12}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from draftgraph.config import EDGES
 from draftgraph.stats import PARTS, Stats
 from draftgraph.trace import RoundRecord
 from draftgraph.types import ROOT
@@ -31,7 +32,7 @@ def random_trace(rounds: int, nodes: int, seed: int = 0) -> Trace:
         draft_acceptance_rate=accepted / max(1, rounds * nodes), acceptance_histogram=[rounds], num_rounds=rounds,
         num_draft_tokens=rounds * nodes, num_accepted_tokens=accepted, num_drafter_evaluations=0, num_drafter_passes=0,
         num_merged_nodes=0, num_verified_nodes=rounds * nodes, num_prompt_tokens=len(PROMPT), num_output_tokens=len(tokens),
-        accepted_by_source={}, seconds=dict.fromkeys(PARTS, 0.5),
+        accepted_by_source={}, accepted_by_match_length={}, seconds=dict.fromkeys(PARTS, 0.5),
     )  # fmt: skip
     pieces = [NASTY[token] for token in tokens]
     return Trace(
@@ -43,7 +44,7 @@ def random_trace(rounds: int, nodes: int, seed: int = 0) -> Trace:
 
 def _random_round(rng: random.Random, nodes: int, length: int) -> RoundRecord:
     parents = [rng.randint(max(ROOT, i - 6), i - 1) for i in range(nodes)]
-    origins = [rng.choice(["drafter", "drafter", "merge", "own", "context", "text"]) for _ in range(nodes)]
+    origins = [rng.choice(["drafter", "drafter", "merge", *EDGES]) for _ in range(nodes)]
     places = {"merge": lambda i: rng.choice([None, rng.randrange(ROOT, i)]), "drafter": parents.__getitem__}
     path: list[int] = []
     while below := [i for i, parent in enumerate(parents) if parent == (path[-1] if path else ROOT)]:

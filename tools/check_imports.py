@@ -37,7 +37,7 @@ LAYERS = (
 
 PURE = (
     "types.py", "rng.py", "verify/*.py", "proof/*.py", "draft/graph.py", "draft/levels.py", "draft/best_first.py", "draft/gsd.py",
-    "draft/edges.py", "draft/calibrate.py", "draft/children.py", "draft/shapes.py",
+    "draft/edges.py", "draft/table.py", "draft/calibrate.py", "draft/children.py", "draft/shapes.py",
 )  # fmt: skip
 """Files that run without a model, whatever they import inside the package in turn."""
 NOT_PURE = ("transformers", "draftgraph.target", "draftgraph.engine", "draftgraph.cli")

@@ -99,4 +99,5 @@ def _count(request: Request, draft: Draft, verdict: Verdict, accepted: int) -> N
     tally.evaluations += draft.num_evaluations
     tally.passes += draft.num_passes
     tally.merged += draft.graph.num_merged
-    tally.by_source.update(draft.graph.origins[node] for node in verdict.path[:accepted])
+    graph = draft.graph
+    tally.by_match.update((graph.origins[node], graph.matched[node]) for node in verdict.path[:accepted])

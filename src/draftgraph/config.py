@@ -15,6 +15,7 @@ from draftgraph.verify.example import CHILDREN, SAMPLED_CHILDREN, takes
 
 STRUCTURES = ("graph", "tree", "comb", "paths", "chain", "gsd")
 DRAFTERS = ("model", "lookup", "text")
+EDGES = ("merge", "own", "context", "rejected", "text", "table")
 ALIASES = {
     "num_assistant_tokens": "num_speculative_tokens",
     "rejection_sample_method": "rule",
@@ -40,6 +41,14 @@ class Config:
                At temperature 0 all are "fixed".
     drafter    "model" where a draft model is given; "lookup" (n-grams of prompt and output) or "text" (`prediction`) without.
     prediction text that the output is expected to repeat, for drafter="text".
+    edges      sources that copies may come from, for structure="graph" and for drafters without a model: names of `EDGES`, () for
+               none, or "auto" for all that the drafter has, without "table".
+               "merge" (rows that the drafter computed this round), "rejected" (rows that it computed for branches which the last
+               round rejected), "own" (the target's rows of this request's output), "context" (what followed in prompt and
+               output), "text" (`prediction`), "table" (what the target expected last behind the same two tokens, in any
+               request of this engine). Texts of earlier requests then shape later drafts. At temperature 0, and under
+               rule="agree", the text stays the same; under other rules its law does, but which text a seed gives depends on the
+               requests before it.
     gsd_match  τ of structure="gsd": a token is merged if it and its τ predecessors occurred before in the draft; -1 merges
                nothing. The rest of the published procedure (arXiv 2407.16207): breadth-first, 4 children per node (k), a
                child needs .2 of its best sibling's probability (θ_sib), growth goes on while some path has every token at
@@ -54,6 +63,7 @@ class Config:
     children: str = "auto"
     drafter: str | None = None
     prediction: str | Sequence[int] | None = None
+    edges: str | Sequence[str] = "auto"
     gsd_match: int = 1
 
     def __post_init__(self) -> None:
@@ -69,6 +79,13 @@ class Config:
             raise unknown_name("children", self.children, (*CHILDREN, "auto"))
         if self.drafter is not None and self.drafter not in DRAFTERS:
             raise unknown_name("drafter", self.drafter, DRAFTERS)
+        if self.edges != "auto":
+            names = (self.edges,) if isinstance(self.edges, str) else self.edges
+            require(isinstance(names, Iterable), "edges", names, "names of edge sources, or 'auto'")
+            object.__setattr__(self, "edges", tuple(dict.fromkeys(names)))
+            for name in self.edges:
+                if name not in EDGES:
+                    raise unknown_name("edge source", name, (*EDGES, "auto"))
         depth = self.num_speculative_tokens
         require(
             depth is None or (isinstance(depth, Integral) and depth >= 1),

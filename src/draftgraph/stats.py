@@ -22,7 +22,9 @@ class Stats:
     num_accepted_tokens      drafted tokens that were emitted.
     num_drafter_evaluations  rows that the drafter computed; num_drafter_passes: forward passes it took.
     num_merged_nodes         nodes that came by an edge instead of a drafter evaluation.
-    accepted_by_source       accepted tokens by origin: "drafter", "merge", "own", "context", "text".
+    accepted_by_source       accepted tokens by origin: "drafter", or the edge source that they were copied from.
+    accepted_by_match_length the same per length of match: entry j of an origin counts copies whose last j tokens agreed with the
+                             place that they were copied from; what the drafter proposed itself is entry 0.
     seconds                  wall seconds per part of the rounds, see PARTS.
     lossless                 whether the output has exactly the target's law.
     """
@@ -43,6 +45,7 @@ class Stats:
     num_prompt_tokens: int
     num_output_tokens: int
     accepted_by_source: dict[str, int]
+    accepted_by_match_length: dict[str, list[int]]
     seconds: dict[str, float]
 
     def __getitem__(self, name: str) -> Any:
@@ -79,7 +82,7 @@ class Tally:
     passes: int = 0
     merged: int = 0
     histogram: Counter[int] = field(default_factory=Counter)
-    by_source: Counter[str] = field(default_factory=Counter)
+    by_match: Counter[tuple[str, int]] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
 
     def add_seconds(self, clock: Clock) -> None:
@@ -104,6 +107,11 @@ class Tally:
             num_verified_nodes=self.drafted,
             num_prompt_tokens=prompt,
             num_output_tokens=output,
-            accepted_by_source=dict(self.by_source),
+            accepted_by_source={source: sum(counts) for source, counts in self._by_match_length().items()},
+            accepted_by_match_length=self._by_match_length(),
             seconds=dict(self.seconds),
         )
+
+    def _by_match_length(self) -> dict[str, list[int]]:
+        longest = {source: max(n for s, n in self.by_match if s == source) for source, _ in self.by_match}
+        return {source: [self.by_match[source, n] for n in range(most + 1)] for source, most in longest.items()}

@@ -14,8 +14,9 @@ class RoundRecord:
     tokens, parents, sampled, origins, scores   the verified nodes, in TokenTree order; `sampled` says which laws are SAMPLED,
               `scores` are the drafter's estimates of how likely the target is to reach each node.
     drafted_at  for every node the place whose row its token was taken from: by its origin a node of this round ("drafter": its
-              parent; "merge"), a position in prompt and output ("own", "context"), or in the text that the user predicted
-              ("text"). None where a merge took it from a node that was not sent to the target.
+              parent; "merge"), a position in prompt and output ("own", "context") or in the text that the user predicted
+              ("text"), a node of the last round ("rejected"), a row of the token table ("table"). None where a merge took it
+              from a node that was not sent to the target.
     path      accepted nodes from the root down. bonus  the token that follows them.
     emitted   how many of (path + bonus) were emitted before a stop or the length limit.
     num_passes, num_evaluations   drafter passes, and rows they computed.

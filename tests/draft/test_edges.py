@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,6 +87,62 @@ def test_the_targets_own_rows_are_preferred() -> None:
     assert rows.follow(edge.key, 7) is None  # the text went another way
     assert rows.follow(edge.key, 2) is not None
     assert rows.match([2]).source == "context"  # type: ignore[union-attr]
+
+
+@given(TEXTS, TEXTS)
+def test_each_kind_of_rows_of_a_text_can_be_left_out(text: list[int], suffix: list[int]) -> None:
+    """With one kind alone, a place without a row of that kind is as if it were not there."""
+    both, own, following, neither = (
+        TextRows(Discounts(), own=own, following=following) for own, following in product((True, False), repeat=2)
+    )
+    later = len(text) // 2  # as in a request: a prompt, then output with rows of the target
+    for rows in (both, own, following, neither):
+        rows.extend(text, [Row([2, 7], [0.6, 0.3]) if i >= later else None for i in range(len(text))])
+    found = {name: rows.match(suffix) for name, rows in {"own": own, "context": following}.items()}
+    assert neither.match(suffix) is None
+    assert all(edge is None or edge.source == name for name, edge in found.items())
+    expected = both.match(suffix)
+    if expected is None:
+        assert not any(found.values())
+    else:
+        assert found[expected.source] == expected
+    if found["own"] is not None:
+        assert found["own"].row.tokens == [2, 7]
+        assert found["own"].key[1] >= later
+
+
+@given(
+    st.lists(st.tuples(st.integers(-1, 11), st.integers(0, 2)), max_size=12), TEXTS, TEXTS, st.sets(st.integers(0, 11))
+)
+def test_rows_of_a_rejected_draft(
+    nodes: list[tuple[int, int]], context: list[int], suffix: list[int], without: set[int]
+) -> None:
+    """The longest match among the nodes that are not left out, and the first of those; runs stay among them."""
+    graph = DraftGraph()
+    for node, (parent, token) in enumerate(nodes):
+        graph.add(min(parent, node - 1), token, 1.0)
+        graph.rows[node] = Row([node], [1.0])
+    rows = DraftRows(graph, context, Discounts(), "rejected", without)
+    texts = {node: [*context, *graph.path_tokens(node)] for node in range(len(graph)) if node not in without}
+    agreeing = {node: agreement(text[-MAX_MATCH:], suffix[-MAX_MATCH:]) for node, text in texts.items()}
+    edge = rows.match(suffix)
+    if edge is None:
+        assert max(agreeing.values(), default=0) == 0
+        return
+    assert edge.match_length == max(agreeing.values())
+    assert edge.key == ("rejected", min(node for node, n in agreeing.items() if n == edge.match_length))
+    assert edge.discount == PRIOR["rejected"][min(4, edge.match_length) - 1]
+    for token in range(3):
+        following = rows.follow(edge.key, token)
+        below = [node for node in texts if graph.parents[node] == edge.key[1] and graph.tokens[node] == token]
+        assert following == ((("rejected", below[0]), graph.rows[below[0]]) if below else None)
+
+
+def agreement(text: list[int], suffix: list[int]) -> int:
+    length = 0
+    while length < min(len(text), len(suffix)) and text[-length - 1] == suffix[-length - 1]:
+        length += 1
+    return length
 
 
 def test_rows_of_this_round() -> None:

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from draftgraph.choice import Choice
-from draftgraph.config import Config
+from draftgraph.config import EDGES, Config
 from draftgraph.detokenize import Detokenizer
 from draftgraph.draft import model
 from draftgraph.draft.base import Draw as Draws
@@ -27,11 +27,13 @@ from draftgraph.draft.base import Evaluate, Limits
 from draftgraph.draft.best_first import WIDTH, add_edges, grow_best_first
 from draftgraph.draft.calibrate import BETA, GAMMA, TEMPERATURES, Calibration, sharpen
 from draftgraph.draft.children import KINDS as KINDS_OF_CHILDREN
-from draftgraph.draft.edges import PRIOR, Discounts, DraftRows, TextRows
+from draftgraph.draft.edges import PRIOR, DraftRows
 from draftgraph.draft.graph import DraftGraph, Row
 from draftgraph.draft.gsd import grow_gsd
 from draftgraph.draft.levels import grow_levels
 from draftgraph.draft.shapes import grow_branching, grow_comb, paths
+from draftgraph.draft.sources import TAIL, Sources
+from draftgraph.draft.table import TokenTable
 from draftgraph.params import SamplingParams
 from draftgraph.proof.law import (
     KINDS,
@@ -84,11 +86,7 @@ class Setting:
     branching: tuple[int, ...]
     calibration: Calibration
     context: list[int]
-    own: TextRows
-
-    @property
-    def discounts(self) -> Discounts:
-        return self.own.discounts
+    sources: Sources
 
 
 def random_setting(kind: str, seed: int) -> Setting:
@@ -102,7 +100,7 @@ def random_setting(kind: str, seed: int) -> Setting:
     branching = tuple(random.randint(1, 3) for _ in range(random.randint(1, DEPTH)))
     context = [random.randrange(vocab) for _ in range(random.randint(1, 12))]
     tables = pair(kind, vocab, DEPTH, random.randrange(10**6))
-    return Setting(tables, limits, branching, some_calibration(random), context, some_text(random, context, vocab))
+    return Setting(tables, limits, branching, some_calibration(random), context, some_sources(random, context, vocab))
 
 
 def some_calibration(random: Random) -> Calibration:
@@ -117,17 +115,33 @@ def some_calibration(random: Random) -> Calibration:
     return calibration
 
 
-def some_text(random: Random, context: Sequence[int], vocab: int) -> TextRows:
-    """The request's own text, some of it with rows of the target, at discounts that may have been learnt."""
-    discounts = Discounts()
-    for _ in range(random.choice((0, 40))):
-        discounts.learn(random.choice(list(PRIOR)), random.randint(1, 4), random.random(), random.random() < 0.5)
-    own = TextRows(discounts)
+def some_sources(random: Random, context: Sequence[int], vocab: int) -> Sources:
+    """Every source, or some: text with some rows of the target, a rejected draft, a table; at discounts that were learnt."""
     generator = torch.Generator().manual_seed(random.randrange(10**6))
-    laws = torch.rand(len(context), vocab, generator=generator).softmax(1).sort(1, descending=True)
-    rows = [Row(t, w) for t, w in zip(laws.indices.tolist(), laws.values.tolist(), strict=True)]
-    own.extend(context, [row if random.random() < 0.5 else None for row in rows])
-    return own
+
+    def some_rows(count: int) -> list[Row]:
+        laws = torch.rand(count, vocab, generator=generator).softmax(1).sort(1, descending=True)
+        return [Row(t, w) for t, w in zip(laws.indices.tolist(), laws.values.tolist(), strict=True)]
+
+    names = EDGES if random.random() < 0.5 else random.sample(EDGES, random.randint(1, len(EDGES)))
+    table = TokenTable()
+    sources = Sources.of(names, [], [random.randrange(vocab) for _ in range(random.randrange(8))], table)
+    for _ in range(random.choice((0, 40))):
+        sources.discounts.learn(
+            random.choice(list(PRIOR)), random.randint(1, 4), random.random(), random.random() < 0.5
+        )
+    if sources.own is not None:
+        sources.own.extend(context, [row if random.random() < 0.5 else None for row in some_rows(len(context))])
+    for row in some_rows(random.randrange(12)):
+        table.learn([random.randrange(vocab) for _ in range(2)], row)
+    if sources.keeps_rejected:
+        last = DraftGraph()
+        for node, row in enumerate(some_rows(random.randrange(8))):
+            last.add(random.randrange(ROOT, node), random.randrange(vocab), 0.5)
+            last.rows[node] = row
+        without = {node for node in range(len(last)) if random.random() < 0.3}
+        sources.rejected = DraftRows(last, context[:-1], sources.discounts, "rejected", without)
+    return sources
 
 
 def reading(q: Laws, temperature: float = 1.0) -> Evaluate:
@@ -157,9 +171,7 @@ def levels(setting: Setting, evaluate: Evaluate, draw: Draws) -> DraftGraph:
 def filled(setting: Setting, evaluate: Evaluate, draw: Draws) -> DraftGraph:
     """`structure="graph"` with SAMPLED slots."""
     graph, _ = grow_levels(evaluate, draw, setting.limits, setting.calibration)
-    request: Any = SimpleNamespace(
-        tokens=setting.context, drafting=SimpleNamespace(own=setting.own, discounts=setting.discounts)
-    )
+    request: Any = SimpleNamespace(tokens=setting.context, drafting=SimpleNamespace(sources=setting.sources))
     drafter = model.ModelDrafter(None, Config(), setting.tables.vocab)  # type: ignore[arg-type]
     return drafter._fill(request, graph, setting.limits, sampled=True)
 
@@ -195,12 +207,17 @@ def best_first(setting: Setting, evaluate: Evaluate, draw: Draws, width: int = W
 def best_first_filled(setting: Setting, evaluate: Evaluate, draw: Draws) -> DraftGraph:
     """`structure="graph"` without SAMPLED slots."""
     graph = best_first(setting, evaluate, draw)
-    sources = [DraftRows(graph, setting.context, setting.discounts), setting.own]
-    return add_edges(graph, sources, setting.context[-8:], setting.limits)
+    sources = setting.sources.for_draft(graph, setting.context[-TAIL:])
+    return add_edges(graph, sources, setting.context[-TAIL:], setting.limits)
 
 
 def gsd(setting: Setting, evaluate: Evaluate, draw: Draws, match: int) -> DraftGraph:
     return grow_gsd(evaluate, setting.limits, match)[0]
+
+
+def copies(setting: Setting, evaluate: Evaluate, draw: Draws, fill: Growth) -> DraftGraph:
+    """`structure="graph"` in a round without drafter passes."""
+    return fill(replace(setting, limits=replace(setting.limits, depth=0)), evaluate, draw)
 
 
 SEEDS = {"levels": 32, "levels, filled": 32}
@@ -220,6 +237,8 @@ GROWTHS: dict[str, tuple[Growth, bool, Sequence[str]]] = {
     "best-first": (best_first, False, TREES),
     "best-first chain": (partial(best_first, width=1), False, CHAINS),
     "best-first, filled": (best_first_filled, False, TREES),
+    "copies": (partial(copies, fill=filled), True, TREES),
+    "copies, best-first": (partial(copies, fill=best_first_filled), False, TREES),
     "gsd 0": (partial(gsd, match=0), False, TREES),
     "gsd 1": (partial(gsd, match=1), False, TREES),
 }
@@ -386,9 +405,11 @@ def histories(name: str, tables: Tables) -> Iterator[tuple[float, Request]]:
     return enumerate_draws(partial(decoded, tables, config, limits, [0, 1], count))
 
 
+BESIDE_MODEL = ("merge", "own", "context", "rejected", "table")
 ROUNDS = {
     "graph": (Config(structure="graph"), 2, Limits(6, 2, 0, 0.2, spread=False), 5, 3),
-    "graph of one pass": (Config(structure="graph"), 2, Limits(5, 1, 0), 5, 3),
+    "graph of one pass": (Config(structure="graph", edges=BESIDE_MODEL), 2, Limits(5, 1, 0), 5, 3),
+    "graph of copies": (Config(structure="graph", edges=BESIDE_MODEL), 2, Limits(3, 0, 0), 5, 4),
     "graph of three tokens": (Config(structure="graph"), 3, Limits(7, 2, 0, 0.2, 0.3, spread=False), 3, 2),
     "tree": (Config(structure="tree"), 3, Limits(5, 2, 0), 3, 2),
     "tree of four tokens": (Config(structure="tree"), 4, Limits(3, 2, 0), 3, 2),

@@ -131,6 +131,8 @@ def test_every_node_says_what_it_is_and_where_it_was_drafted(browse):
             "own": f"the target's own row for token {at} of the text",
             "context": f"looked up at token {at} of the text",
             "text": f"looked up at token {at} of the predicted text",
+            "rejected": f"the round before, by the drafter, behind its node {at};",
+            "table": f"copied from row {at} of the token table",
         }[origin]
         verdict = "verdict: accepted" if node in record.path else "verdict: verified, not accepted"
         law = "law: SAMPLED" if record.sampled[node] else "law: FIXED"

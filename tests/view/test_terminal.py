@@ -22,7 +22,7 @@ STATS = Stats(
     rule="layer", structure="graph", lossless=True, mean_acceptance_length=4.0, draft_acceptance_rate=0.5,
     acceptance_histogram=[0, 0, 0, 1], num_rounds=1, num_draft_tokens=6, num_accepted_tokens=3,
     num_drafter_evaluations=4, num_drafter_passes=3, num_merged_nodes=1, num_verified_nodes=6,
-    num_prompt_tokens=4, num_output_tokens=4, accepted_by_source={"drafter": 3},
+    num_prompt_tokens=4, num_output_tokens=4, accepted_by_source={"drafter": 3}, accepted_by_match_length={"drafter": [3]},
     seconds=dict.fromkeys(PARTS, 0.1),
 )  # fmt: skip
 

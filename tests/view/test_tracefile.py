@@ -63,7 +63,7 @@ def test_copies_lead_to_where_their_token_was_drafted(temperature, drafter):
     prompt = [1, 2, 3, 4, 5] * 6
     result = engine.generate(prompt, dg.SamplingParams(max_new_tokens=60, temperature=temperature, top_k=3, seed=1))
     whole, seen = prompt + result.token_ids, set()
-    for record in result.rounds:
+    for number, record in enumerate(result.rounds):
         last = whole[record.length - 1]
         for parent, origin, at in zip(record.parents, record.origins, record.drafted_at, strict=True):
             seen.add(origin)
@@ -72,6 +72,9 @@ def test_copies_lead_to_where_their_token_was_drafted(temperature, drafter):
                 assert at == parent
             elif origin == "merge":
                 assert at is None or (last if at < 0 else record.tokens[at]) == before
+            elif origin == "rejected":
+                assert result.rounds[number - 1].tokens[at] == before
+                assert at not in result.rounds[number - 1].path
             else:
                 assert 0 < at < record.length
                 assert whole[at - 1] == before

@@ -51,6 +51,13 @@ def generate(
     drafter: Annotated[
         str | None, typer.Option(help="model, or lookup (needs no model).", rich_help_panel=DRAFTING)
     ] = None,
+    edges: Annotated[
+        str,
+        typer.Option(
+            help="Sources of copies, with commas: merge, own, context, rejected, table; or auto.",
+            rich_help_panel=DRAFTING,
+        ),
+    ] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", rich_help_panel=DRAFTING)] = None,
     logprobs: Annotated[
         bool, typer.Option("--logprobs", help="Add log-probabilities to --json.", rich_help_panel=OUTPUT)
@@ -86,6 +93,7 @@ def generate(
             structure=structure,
             num_speculative_tokens=num_speculative_tokens,
             drafter=drafter,
+            edges=edges if edges == "auto" else tuple(name.strip() for name in edges.split(",") if name.strip()),
         )
         if threads is not None:
             torch.set_num_threads(threads)

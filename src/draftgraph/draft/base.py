@@ -31,7 +31,7 @@ class Limits:
     """What a round may spend.
 
     budget  nodes that the target verifies.
-    depth   drafter passes, and the depth to which nodes are drafted.
+    depth   drafter passes, and the depth to which nodes are drafted; 0: a draft of copies alone, where there are edge sources.
     reach   depth that no node may exceed (what is left of the context window and of the output length).
     floor   least estimated mass of a slot worth verifying; price_pass, of a drafter pass worth making.
     spread  True: an equal share of the budget per level ("exact size"); False: the budget is a cap and prices decide.

@@ -65,7 +65,7 @@ def add_edges(graph: DraftGraph, sources: Sequence[EdgeSource], context: Sequenc
     """Let copies along edges compete with the drafted nodes for the budget, at every node that was not evaluated."""
     full = len(graph) >= limits.budget
     floor = max(limits.floor, min(graph.scores)) if full else limits.floor
-    open_nodes = [node for node in range(len(graph)) if node not in graph.rows and graph.depth(node) < limits.reach]
+    open_nodes = graph.unevaluated(limits.reach)
     Unroller(graph, sources, context, floor).grow(open_nodes, len(graph) + limits.budget, limits.reach)
     if len(graph) <= limits.budget:
         return graph

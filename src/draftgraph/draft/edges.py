@@ -7,7 +7,7 @@ wins and every edge is discounted by a factor that is learnt from what the targe
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from draftgraph.draft.graph import MERGED, DraftGraph, Edge, Row, RowKey
 from draftgraph.types import ROOT
@@ -17,7 +17,9 @@ PRIOR = {
     "merge": (0.5, 0.8, 0.9, 0.9),
     "own": (0.5, 0.8, 0.9, 0.9),
     "context": (0.1, 0.3, 0.35, 0.4),
+    "rejected": (0.5, 0.8, 0.9, 0.9),
     "text": (0.3, 0.5, 0.7, 0.9),
+    "table": (0.3, 0.5, 0.5, 0.5),
 }
 """Discounts before anything is learnt, by match length 1, 2, 3, 4 and more; measured on three small pairs."""
 PRIOR_WEIGHT = 4.0
@@ -43,15 +45,26 @@ class Discounts:
 
 
 class DraftRows:
-    """Rows that the drafter evaluated this round: the merge of GSD. Of equal matches the node drafted first wins."""
+    """Rows that the drafter evaluated behind nodes of a draft. Of equal matches the node drafted first wins.
 
-    def __init__(self, graph: DraftGraph, context: Sequence[int], discounts: Discounts) -> None:
-        self.graph, self.discounts = graph, discounts
+    source  "merge" for the draft of this round: the merge of GSD; "rejected" for the one before.
+    context  the text that the draft continued. without  nodes left out.
+    """
+
+    def __init__(
+        self,
+        graph: DraftGraph,
+        context: Sequence[int],
+        discounts: Discounts,
+        source: str = MERGED,
+        without: Collection[int] = (),
+    ) -> None:
+        self.rows, self.discounts, self.source = graph.rows, discounts, source
         self._by_suffix: dict[tuple[int, ...], int] = {}
         self._children: dict[tuple[int, int], int] = {}
         tail = list(context[-MAX_MATCH:])
         for node in graph.rows:
-            if node == ROOT:
+            if node == ROOT or node in without:
                 continue
             suffix = [*tail, *graph.path_tokens(node)][-MAX_MATCH:]
             for length in range(1, len(suffix) + 1):
@@ -62,24 +75,27 @@ class DraftRows:
         for length in range(min(MAX_MATCH, len(suffix)), 0, -1):
             node = self._by_suffix.get(tuple(suffix[-length:]))
             if node is not None:
-                return Edge(self.graph.rows[node], (MERGED, node), self.discounts(MERGED, length), MERGED, length)
+                discount = self.discounts(self.source, length)
+                return Edge(self.rows[node], (self.source, node), discount, self.source, length)
         return None
 
     def follow(self, key: RowKey, token: int) -> tuple[RowKey, Row] | None:
-        if key[0] != MERGED:
+        if key[0] != self.source:
             return None
         child = self._children.get((key[1], token))
-        return None if child is None else ((MERGED, child), self.graph.rows[child])
+        return None if child is None else ((self.source, child), self.rows[child])
 
 
 class TextRows:
     """Rows of a text: the target's own rows where it has computed them ("own"), else the token that came next.
 
-    `name` is the source of next-token rows: "context" for the request's own text, "text" for text supplied by the user.
+    name  the source of next-token rows: "context" for the request's own text, "text" for text supplied by the user.
+    own, following  which of the two kinds of rows may be used.
     """
 
-    def __init__(self, discounts: Discounts, name: str = "context") -> None:
+    def __init__(self, discounts: Discounts, name: str = "context", own: bool = True, following: bool = True) -> None:
         self.discounts, self.name = discounts, name
+        self._own, self._following = own, following
         self.tokens: list[int] = []
         self._rows: dict[int, Row] = {}
         self._by_suffix: dict[tuple[int, ...], list[int]] = {}
@@ -102,9 +118,10 @@ class TextRows:
 
     def match(self, suffix: Sequence[int]) -> Edge | None:
         for length in range(min(MAX_MATCH, len(suffix)), 0, -1):
-            positions = self._by_suffix.get(tuple(suffix[-length:]))
-            if positions:
-                row, source = self._row(positions)
+            positions = self._by_suffix.get(tuple(suffix[-length:]), [])
+            found = self._row(positions)
+            if found is not None:
+                row, source = found
                 return Edge(row, (self.name, positions[0]), self.discounts(source, length), source, length)
         return None
 
@@ -114,19 +131,23 @@ class TextRows:
         position = key[1]
         if self.tokens[position] != token or position + 1 >= len(self.tokens):
             return None
-        return (self.name, position + 1), self._row([position + 1])[0]
+        found = self._row([position + 1])
+        return None if found is None else ((self.name, position + 1), found[0])
 
     def start(self) -> Edge | None:
         """The edge to the beginning of the text, for output that is expected to repeat it from its first token."""
-        if not self.tokens:
-            return None
-        row, source = self._row([0])
-        return Edge(row, (self.name, 0), self.discounts(source, 4), source, 4)
+        found = self._row([0]) if self.tokens else None
+        return None if found is None else Edge(found[0], (self.name, 0), self.discounts(found[1], 4), found[1], 4)
 
-    def _row(self, positions: Sequence[int]) -> tuple[Row, str]:
+    def _row(self, positions: Sequence[int]) -> tuple[Row, str] | None:
+        """The row behind the first of these positions, and its source; None if there is none that may be used."""
+        if not positions:
+            return None
         row = self._rows.get(positions[0])
-        if row is not None:
+        if row is not None and self._own:
             return row, "own"
+        if not self._following:
+            return None
         following = [self.tokens[position] for position in positions]
         counts = {token: following.count(token) / len(following) for token in dict.fromkeys(following)}
         ordered = sorted(counts, key=lambda token: -counts[token])

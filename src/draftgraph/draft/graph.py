@@ -74,6 +74,7 @@ class DraftGraph:
     edges  the borrowed row of every node whose children are copies.
     drafted_at  where the row of every node was computed: the parent of a drafted node, else the number in the edge's key (for
             a MERGED node a node of this graph), None where that is not known.
+    matched  for every copy how many tokens agreed with the place that it was copied from; 0 for drafted nodes.
     across True if growth looked at all upper layers, not only at a branch's own tokens, before it gave the branch a slot.
     """
 
@@ -84,6 +85,7 @@ class DraftGraph:
     scores: list[float] = field(default_factory=list)
     origins: list[str] = field(default_factory=list)
     drafted_at: list[int | None] = field(default_factory=list)
+    matched: list[int] = field(default_factory=list)
     rows: dict[int, Row] = field(default_factory=dict)
     fed: dict[int, int] = field(default_factory=dict)
     edges: dict[int, Edge] = field(default_factory=dict)
@@ -101,10 +103,11 @@ class DraftGraph:
         law: int = FIXED,
         origin: str = DRAFTED,
         drafted_at: int | None = None,
+        matched: int = 0,
     ) -> int:
         """Append a node; `score` estimates the probability that the target reaches it. Returns its index.
 
-        `drafted_at` is for a copy; whatever the drafter proposed itself was drafted behind its parent.
+        `drafted_at` and `matched` are for a copy; whatever the drafter proposed itself was drafted behind its parent.
         """
         self.tokens.append(token)
         self.parents.append(parent)
@@ -112,6 +115,7 @@ class DraftGraph:
         self.scores.append(score)
         self.origins.append(origin)
         self.drafted_at.append(parent if origin == DRAFTED else drafted_at)
+        self.matched.append(matched)
         self.depths.append(self.depth(parent) + 1)
         return len(self.tokens) - 1
 
@@ -134,6 +138,11 @@ class DraftGraph:
     def depth(self, node: int) -> int:
         return 0 if node == ROOT else self.depths[node]
 
+    def unevaluated(self, reach: int) -> list[int]:
+        """The nodes above depth `reach` that the drafter was not asked about; the root among them if there was no pass."""
+        nodes = (ROOT, *range(len(self)))
+        return [node for node in nodes if node not in self.rows and self.depth(node) < reach]
+
     def path_tokens(self, node: int) -> list[int]:
         tokens: list[int] = []
         while node != ROOT:
@@ -153,8 +162,9 @@ class DraftGraph:
         for node in sorted(nodes):
             origin, at = self.origins[node], self.drafted_at[node]
             at = number.get(at) if origin == MERGED and at is not None else at
-            parent = number[self.parents[node]]
-            number[node] = kept.add(parent, self.tokens[node], self.scores[node], origin=origin, drafted_at=at)
+            number[node] = kept.add(
+                number[self.parents[node]], self.tokens[node], self.scores[node], FIXED, origin, at, self.matched[node]
+            )
         kept.rows = {number[node]: row for node, row in self.rows.items() if node in number}
         kept.fed = {number[node]: row for node, row in self.fed.items() if node in number}
         kept.edges = {number[node]: edge for node, edge in self.edges.items() if node in number}
@@ -213,7 +223,7 @@ class Unroller:
             assert best.edge is not None
             token = best.row.tokens[best.rank]
             edge, score = best.edge, -best.negative_score
-            node = graph.add(best.parent, token, score, origin=edge.source, drafted_at=edge.key[1])
+            node = graph.add(best.parent, token, score, FIXED, edge.source, edge.key[1], edge.match_length)
             graph.edges.setdefault(best.parent, edge)
             self._push(best.parent, best.rank + 1, edge, best.row, best.scale, best.passed)
             if graph.depth(node) < max_depth:

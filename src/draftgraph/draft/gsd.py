@@ -41,7 +41,9 @@ def grow_gsd(evaluate: Evaluate, limits: Limits, match: int) -> tuple[DraftGraph
         for node in frontier:
             grown += _expand(graph, node, match, links, first, weak)
         frontier = [] if all(node in weak for node in grown) else grown
-    return _unroll(graph, links, limits), passes
+    tree = _unroll(graph, links, limits)
+    tree.matched = [match + 1 if origin == MERGED else 0 for origin in tree.origins]
+    return tree, passes
 
 
 def _expand(

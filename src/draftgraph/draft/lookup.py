@@ -3,66 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 
 from draftgraph.config import Config
 from draftgraph.draft.base import Draft, Limits, empty_draft
-from draftgraph.draft.edges import Discounts, TextRows
-from draftgraph.draft.graph import DraftGraph, Edge, EdgeSource, Unroller
-from draftgraph.draft.model import learn_edges, shared_rows
+from draftgraph.draft.graph import DraftGraph, Edge, Unroller
+from draftgraph.draft.sources import TAIL, Sources, allowed_edges
+from draftgraph.draft.table import TokenTable
 from draftgraph.request import Request
 from draftgraph.types import ROOT, Verdict
 
 
-@dataclass
-class _State:
-    own: TextRows
-    predicted: TextRows | None
-    discounts: Discounts = field(default_factory=Discounts)
-
-
 class LookupDrafter:
-    """n-gram lookup over the request's own text, and over `prediction` if given. Every slot is FIXED: no law is claimed.
+    """n-gram lookup over the request's own text, over `prediction` if given, and over a table of all requests if asked for.
+
+    Every slot is FIXED: no law is claimed.
 
     prediction  token ids that the output is expected to repeat, with gaps.
     """
 
     def __init__(self, config: Config, prediction: Sequence[int] = ()) -> None:
         self.config, self.prediction = config, list(prediction)
+        self.edges = allowed_edges(config, has_model=False)
+        self.table = TokenTable()
 
     def begin(self, request: Request) -> None:
-        discounts = Discounts()
-        own = TextRows(discounts)
-        own.extend(request.tokens)
-        predicted = None
-        if self.prediction:
-            predicted = TextRows(discounts, "text")
-            predicted.extend(self.prediction)
-        request.drafting = _State(own, predicted, discounts)
+        request.drafting = Sources.of(self.edges, request.tokens, self.prediction, self.table)
 
     def propose(self, request: Request, limits: Limits) -> Draft:
         if limits.budget == 0 or limits.reach == 0:
             return empty_draft()
-        state: _State = request.drafting
+        sources: Sources = request.drafting
         graph = DraftGraph()
-        sources: list[EdgeSource] = [state.own] if state.predicted is None else [state.predicted, state.own]
         width = 1 if self.config.resolved_structure == "chain" else None
-        unroller = Unroller(graph, sources, request.tokens[-8:], limits.floor, width)
-        unroller.grow([ROOT], limits.budget, min(limits.depth, limits.reach), self._first_edge(request))
+        context = request.tokens[-TAIL:]
+        unroller = Unroller(graph, sources.for_draft(graph, context), context, limits.floor, width)
+        unroller.grow([ROOT], limits.budget, min(limits.depth or limits.reach, limits.reach), self._first_edge(request))
         return Draft(graph, graph.tree())
 
     def _first_edge(self, request: Request) -> Edge | None:
         """The first output token is expected to be the first predicted one; later a match is looked up."""
-        predicted: TextRows | None = request.drafting.predicted
-        return predicted.start() if predicted is not None and len(request.tokens) == request.prompt_length else None
+        sources: Sources = request.drafting
+        return sources.start() if len(request.tokens) == request.prompt_length else None
 
     def observe(self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, p: torch.Tensor) -> None:
-        state: _State = request.drafting
-        tokens = [*(draft.tree.tokens[node] for node in verdict.path), verdict.token]
-        learn_edges(state.discounts, draft.graph, verdict, tokens)
-        state.own.extend(tokens, shared_rows(scores, verdict))
+        sources: Sources = request.drafting
+        sources.observe(request, draft.graph, draft.tree, verdict, scores)
 
     def overlap(self, request: Request) -> None:
         """What is looked up has no law."""

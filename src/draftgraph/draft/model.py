@@ -12,11 +12,12 @@ from draftgraph.config import Config
 from draftgraph.draft.base import Draft, Draw, Evaluate, Limits, empty_draft
 from draftgraph.draft.best_first import WIDTH, add_edges, grow_best_first
 from draftgraph.draft.calibrate import Calibration, sharpen
-from draftgraph.draft.edges import Discounts, DraftRows, TextRows
-from draftgraph.draft.graph import SHARED_ROW, DraftGraph, EdgeSource, Row, Unroller
+from draftgraph.draft.graph import DraftGraph, Unroller
 from draftgraph.draft.gsd import grow_gsd
 from draftgraph.draft.levels import grow_levels
 from draftgraph.draft.shapes import grow_branching, grow_comb, paths
+from draftgraph.draft.sources import TAIL, Sources, allowed_edges
+from draftgraph.draft.table import TokenTable
 from draftgraph.request import Request
 from draftgraph.rng import Role
 from draftgraph.target.base import CachedText, CausalLM, Rows
@@ -37,9 +38,8 @@ class _State:
     """One request's drafting state: what the drafter has cached, and what was learnt from earlier rounds."""
 
     text: CachedText
+    sources: Sources
     calibration: Calibration = field(default_factory=Calibration)
-    discounts: Discounts = field(default_factory=Discounts)
-    own: TextRows | None = None
     root_law: torch.Tensor | None = None
     evaluations: int = 0
     overlap: float = 0.0
@@ -51,19 +51,18 @@ class ModelDrafter:
 
     def __init__(self, model: CausalLM, config: Config, vocab_size: int) -> None:
         self.model, self.config, self.vocab_size = model, config, vocab_size
+        self.edges = allowed_edges(config, has_model=True)
+        self.table = TokenTable()
 
     def begin(self, request: Request) -> None:
-        state = _State(self.model.open(len(request.tokens) + request.limit + 64))
-        request.drafting = state
-        if self.config.resolved_structure == "graph":
-            state.own = TextRows(state.discounts)
-            state.own.extend(request.tokens)
+        text = self.model.open(len(request.tokens) + request.limit + 64)
+        request.drafting = _State(text, Sources.of(self.edges, request.tokens, table=self.table))
 
     def propose(self, request: Request, limits: Limits) -> Draft:
         state: _State = request.drafting
         state.evaluations = 0
         state.root_law = None
-        if limits.budget == 0 or limits.reach == 0:
+        if limits.budget == 0 or limits.reach == 0 or (limits.depth == 0 and not self.edges):
             return empty_draft()
         graph, passes = self._grow(request, limits)
         return Draft(graph, graph.tree(), state.evaluations, passes)
@@ -71,11 +70,10 @@ class ModelDrafter:
     def observe(self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, p: torch.Tensor) -> None:
         state: _State = request.drafting
         self.model.keep(state.text, [draft.graph.fed[node] for node in verdict.path if node in draft.graph.fed])
-        tokens = [*(draft.tree.tokens[node] for node in verdict.path), verdict.token]
-        self._calibrate(request, draft, tokens[0], p[0])
-        if state.own is not None:
-            learn_edges(state.discounts, draft.graph, verdict, tokens)
-            state.own.extend(tokens, shared_rows(scores, verdict))
+        token = draft.tree.tokens[verdict.path[0]] if verdict.path else verdict.token
+        self._calibrate(request, draft, token, p[0])
+        if self.edges:
+            state.sources.observe(request, draft.graph, draft.tree, verdict, scores)
 
     def _calibrate(self, request: Request, draft: Draft, token: int, p: torch.Tensor) -> None:
         """Learn from the root, the one position that every round verifies without having selected it."""
@@ -120,22 +118,22 @@ class ModelDrafter:
             graph, passes = grow_best_first(evaluate, limits, state.calibration.expected, width)
         else:
             graph, passes = grow_levels(evaluate, draw, limits, state.calibration)
-        if structure == "graph" and not (sampled and len(graph) >= limits.budget):
+        if self.edges and not (sampled and len(graph) >= limits.budget):
             graph = self._fill(request, graph, limits, sampled)
         return graph, passes
 
     def _fill(self, request: Request, graph: DraftGraph, limits: Limits, sampled: bool) -> DraftGraph:
         """Spend spare verify slots on copies along edges, at nodes that the drafter was not asked about."""
         state: _State = request.drafting
-        assert state.own is not None
-        sources: list[EdgeSource] = [DraftRows(graph, request.tokens, state.discounts), state.own]
+        context = request.tokens[-TAIL:]
+        sources = state.sources.for_draft(graph, context)
         if not sampled:
-            return add_edges(graph, sources, request.tokens[-8:], limits)
+            return add_edges(graph, sources, context, limits)
         # Copies have only FIXED slots below them, so they leave every SAMPLED slot's odds as they were and may depend on
         # anything in the draft (docs/layer_rule.md, "FIXED subtrees"): any node that was not evaluated will do.
-        leaves = [node for node in range(len(graph)) if node not in graph.rows and graph.depth(node) < limits.reach]
+        leaves = graph.unevaluated(limits.reach)
         if len(graph) < limits.budget and leaves:
-            unroller = Unroller(graph, sources, request.tokens[-8:], max(limits.floor, MIN_COPY_SCORE))
+            unroller = Unroller(graph, sources, context, max(limits.floor, MIN_COPY_SCORE))
             unroller.grow(leaves, limits.budget, limits.reach)
         return graph
 
@@ -206,20 +204,3 @@ def _drawer(request: Request) -> Draw:
         return sample_rows(laws, [request.noise.uniform(length, Role.DRAFT, depth, address) for address in addresses])
 
     return draw
-
-
-def shared_rows(scores: torch.Tensor, verdict: Verdict) -> list[Row]:
-    """The heads of the target's rows along the accepted path, which later drafts may borrow."""
-    rows = torch.softmax(scores[[0, *(node + 1 for node in verdict.path)]], dim=1)
-    probs, tokens = rows.topk(min(SHARED_ROW, rows.shape[1]), dim=1)
-    return [Row(t, w) for t, w in zip(tokens.tolist(), probs.tolist(), strict=True)]
-
-
-def learn_edges(discounts: Discounts, graph: DraftGraph, verdict: Verdict, tokens: Sequence[int]) -> None:
-    """Compare what the edges on the accepted path promised with what the target chose there."""
-    for node, token in zip((ROOT, *verdict.path), tokens, strict=True):
-        edge = graph.edges.get(node)
-        if edge is not None:
-            proposed = {graph.tokens[child] for child, parent in enumerate(graph.parents) if parent == node}
-            promised = sum(prob for t, prob in zip(edge.row.tokens, edge.row.probs, strict=True) if t in proposed)
-            discounts.learn(edge.source, edge.match_length, promised, token in proposed)

@@ -43,7 +43,7 @@ def legend() -> Text:
         ("not accepted", REJECTED),
         "\n        0.42 chance to be reached, as estimated · S SAMPLED slot · F FIXED slot\n        ",
         ("↩ copy", MERGED),
-        " along an edge, from: merge (this draft), own, context, text",
+        " along an edge, from: merge (this draft), rejected (the last one), own, context, text, table",
     )
 
 
