@@ -143,8 +143,8 @@ class Follower:
         self.engine.drafter = self.watched = Watched(made.model, made.config, made.vocab_size)
         self.watched.fill = fill
 
-    def follow(self, text: Sequence[int], start: int, temperature: float, seed: int) -> list[Round]:
-        """Every round that starts behind text[:start] and before the last TAIL tokens, which are there to be drafted."""
+    def follow(self, text: Sequence[int], start: int, temperature: float, seed: int, rounds: int) -> list[Round]:
+        """The first `rounds` that start behind text[:start] and before the last TAIL tokens, which are there to be drafted."""
         self.rule.text = text
         self.watched.rounds = []
         params = dg.SamplingParams(
@@ -153,7 +153,8 @@ class Follower:
         stream = self.engine.stream(list(text[:start]), params)
         for event in stream:
             assert event.round is not None
-            if event.round.length + event.round.emitted >= len(text) - TAIL:
+            ended = event.round.length + event.round.emitted >= len(text) - TAIL
+            if ended or len(self.watched.rounds) == rounds:
                 break
         stream.close()
         return self.watched.rounds

@@ -47,8 +47,8 @@ PARTS = {"paper": paper_setups, "edges": edge_setups}
 class Cell:
     """One way to draft in one condition.
 
-    lengths, evaluations  per text: accepted tokens (bonus not counted) and drafter evaluations per round, mean over its rounds.
-    Per round, over all rounds: nodes verified, merged of them, passes of the drafter.
+    lengths, evaluations, passes  per text: accepted tokens (bonus not counted), rows that the drafter computed, and its
+    passes per round, mean over its rounds. nodes  verified per round, over all rounds; merged  of them copies.
     by_source  share of the accepted tokens by origin and match length, "merge 2"; "drafter 0" is what it proposed itself.
     recurring, repeating  for n = 1, 2, 3: share of the nodes whose last n drafted tokens occur elsewhere in the draft, earlier.
     """
@@ -62,20 +62,20 @@ class Cell:
     nodes_at_most: int
     lengths: list[float]
     evaluations: list[float]
+    passes: list[float]
     rounds: int
     nodes: float
     merged: float
-    passes: float
     by_source: dict[str, float]
     recurring: list[float]
     repeating: list[float]
 
 
-def measure(loaded: Loaded, setup: Setup, kind: str, temperature: float) -> list[list[Round]]:
-    """The rounds of every text, in order."""
+def measure(loaded: Loaded, setup: Setup, kind: str, temperature: float, rounds: int) -> list[list[Round]]:
+    """The first `rounds` of every text, in order."""
     follower = Follower(loaded.target, loaded.drafter, options_of(setup), setup.sampled, setup.fill)
     return [
-        follower.follow(text, start, temperature, 1000 + number)
+        follower.follow(text, start, temperature, 1000 + number, setup.rounds or rounds)
         for number, (text, start) in enumerate(loaded.texts(kind, temperature))
     ]
 
@@ -105,10 +105,10 @@ def cell(
         setup.nodes,
         [round(statistics.fmean(one.length for one in rounds), 4) for rounds in texts],
         [round(statistics.fmean(one.evaluations for one in rounds), 4) for rounds in texts],
+        [round(statistics.fmean(one.passes for one in rounds), 4) for rounds in texts],
         len(every),
         nodes / len(every),
         sum(one.merged for one in every) / len(every),
-        sum(one.passes for one in every) / len(every),
         {name: value / accepted for name, value in sorted(mass.items()) if value > 0.0},
         *counts,
     )
@@ -126,12 +126,12 @@ class Job:
     data: Path
     prompts: int
     tokens: int
+    rounds: int
 
     def run(self) -> Cell:
         subject = SUBJECTS[self.subject]
-        texts = measure(
-            _loaded(self.subject, self.data, self.prompts, self.tokens), self.setup, self.kind, self.temperature
-        )
+        loaded = _loaded(self.subject, self.data, self.prompts, self.tokens)
+        texts = measure(loaded, self.setup, self.kind, self.temperature, self.rounds)
         return cell(self.part, subject.name, self.kind, self.temperature, self.setup, texts)
 
 
@@ -144,13 +144,13 @@ def _loaded(subject: int, data: Path, prompts: int, tokens: int) -> Loaded:
 
 
 def jobs(options: argparse.Namespace, subjects: Iterable[tuple[int, Subject]]) -> Iterator[Job]:
-    for part in options.part:
-        for number, subject in subjects:
-            for kind, temperature in CONDITIONS:
-                for setup in PARTS[part](temperature, subject.full and not options.quick):
-                    yield Job(
-                        part, number, kind, temperature, setup, options.data, options.prompts, options.tokens
-                    )  # fmt: skip
+    sizes = options.data, options.prompts, options.tokens, options.rounds
+    for number, subject in subjects:
+        full = subject.full and not options.quick
+        for kind, temperature in CONDITIONS if full else CONDITIONS[1:]:
+            for part in options.part:
+                for setup in PARTS[part](temperature, full):
+                    yield Job(part, number, kind, temperature, setup, *sizes)
 
 
 def run_all(every: Sequence[Job], processes: int) -> list[Cell]:
@@ -186,8 +186,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     names = [subject.name for subject in SUBJECTS]
     parser.add_argument("--part", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--subject", nargs="+", choices=names, default=names)
-    parser.add_argument("--prompts", type=int, default=8, help="texts per pair and condition")
+    parser.add_argument("--prompts", type=int, default=6, help="texts per pair and condition")
     parser.add_argument("--tokens", type=int, default=40, help="of every text, behind which rounds start")
+    parser.add_argument("--rounds", type=int, default=10, help="of every text at most")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--clock", action="store_true", help="measure times only, and add them to the report")
     parser.add_argument("--repeats", type=int, default=2, help="of every prompt, for --clock")
@@ -196,7 +197,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of test material")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")
     options = parser.parse_args(arguments)
-    if min(options.prompts, options.tokens, options.processes, options.repeats, options.threads) < 1:
+    if min(options.prompts, options.tokens, options.rounds, options.processes, options.repeats, options.threads) < 1:
         parser.error("counts must be at least 1")
     if options.quick:
         options.prompts, options.tokens = 2, 12
@@ -251,7 +252,7 @@ def add_cells(report: dict[str, Any], options: argparse.Namespace) -> None:
     report["cells"] = [*kept, *map(asdict, cells)]
     for part in options.part:
         report["environment"][part] = here | {"load_after": load_average()}
-        report["settings"][part] = {"prompts": options.prompts, "tokens": options.tokens}
+        report["settings"][part] = {"prompts": options.prompts, "tokens": options.tokens, "rounds": options.rounds}
 
 
 def add_times(report: dict[str, Any], options: argparse.Namespace) -> None:

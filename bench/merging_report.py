@@ -60,7 +60,10 @@ def _method(report: Mapping[str, Any], figures: Figures) -> Iterator[str]:
     )
     yield ""
     for part, settings in report["settings"].items():
-        yield f"{part}: at most {settings['prompts']} texts per pair and condition, {settings['tokens']} tokens of each."
+        yield (
+            f"{part}: at most {settings['prompts']} texts per pair and condition, {settings['tokens']} tokens of each"
+            + (f", {settings['rounds']} rounds in each." if "rounds" in settings else ".")
+        )
     yield ""
     yield (
         "The published order is reproduced from descriptions and public code: its rules for growing, pruning and merging are "
@@ -149,7 +152,7 @@ def _published_lines(figures: Figures, where: Condition) -> Iterator[list[str]]:
 
 
 def _counts(cell: Cell) -> list[str]:
-    means = statistics.fmean(cell["lengths"]), statistics.fmean(cell["evaluations"]), cell["passes"]
+    means = [statistics.fmean(cell[name]) for name in ("lengths", "evaluations", "passes")]
     return [f"{means[0]:.2f}", *(f"{mean:.1f}" for mean in means[1:])]
 
 
