@@ -18,7 +18,8 @@ import multiprocessing
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -153,15 +154,17 @@ def jobs(options: argparse.Namespace, subjects: Iterable[tuple[int, Subject]]) -
                     yield Job(part, number, kind, temperature, setup, *sizes)
 
 
-def run_all(every: Sequence[Job], processes: int) -> list[Cell]:
+def run_all(every: Sequence[Job], processes: int) -> Iterator[Cell]:
+    """The cells of all jobs in order, as they come."""
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    cells = []
-    with Progress(*columns) as progress, multiprocessing.get_context("spawn").Pool(processes) as pool:
+    with Progress(*columns) as progress, ExitStack() as stack:
         bar = progress.add_task("", total=len(every))
-        for done in pool.imap(Job.run, every, chunksize=1):
-            cells.append(done)
-            progress.update(bar, advance=1, description=f"{done.subject}, {done.text} T={done.temperature:g}")
-    return cells
+        done: Iterable[Cell] = map(Job.run, every)
+        if processes > 1:
+            done = stack.enter_context(multiprocessing.get_context("spawn").Pool(processes)).imap(Job.run, every)
+        for one in done:
+            progress.update(bar, advance=1, description=f"{one.subject}, {one.text} T={one.temperature:g}")
+            yield one
 
 
 def available(options: argparse.Namespace) -> tuple[list[tuple[int, Subject]], list[str]]:
@@ -206,14 +209,24 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     path = options.out / ("merging-quick.json" if options.quick else "merging.json")
     report = read(path)
-    (add_times if options.clock else add_cells)(report, options)
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.clock:
+        add_times(report, options)
+    else:
+        add_cells(report, options, lambda: path.write_text(compact(report), encoding="utf-8"))
+    write(report, path)
+    print(f"written: {path}, .md")
+
+
+def write(report: dict[str, Any], path: Path) -> None:
+    """JSON, Markdown and picture."""
     path.write_text(compact(report), encoding="utf-8")
     path.with_suffix(".md").write_text(markdown(report), encoding="utf-8")
     plot(report["cells"], path.with_suffix(".png"))
-    print(f"written: {path}, .md")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -239,25 +252,27 @@ def _rounded(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
 
 
-def add_cells(report: dict[str, Any], options: argparse.Namespace) -> None:
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+def add_cells(report: dict[str, Any], options: argparse.Namespace, save: Callable[[], object] = lambda: None) -> None:
+    """Count; `save` is called after every condition, so that an interrupted run leaves what it has."""
     here = environment() | {"threads": 1, "processes": options.processes}
     subjects, report["missing"] = available(options)
     if not subjects:
         sys.exit(f"nothing to measure: {'; '.join(report['missing'])}")
-    cells = run_all(list(jobs(options, subjects)), options.processes)
     replaced = {(part, subject.name) for part in options.part for _, subject in subjects}
-    kept = [cell for cell in report["cells"] if (cell["part"], cell["subject"]) not in replaced]
-    report["cells"] = [*kept, *map(asdict, cells)]
-    for part in options.part:
-        report["environment"][part] = here | {"load_after": load_average()}
-        report["settings"][part] = {"prompts": options.prompts, "tokens": options.tokens, "rounds": options.rounds}
+    report["cells"] = [cell for cell in report["cells"] if (cell["part"], cell["subject"]) not in replaced]
+    sizes = {name: getattr(options, name) for name in ("prompts", "tokens", "rounds")}
+    report["settings"] |= dict.fromkeys(options.part, sizes)
+    condition = None
+    for one in run_all(list(jobs(options, subjects)), options.processes):
+        if (one.subject, one.text, one.temperature) != condition:
+            condition = one.subject, one.text, one.temperature
+            report["environment"] |= dict.fromkeys(options.part, here | {"load_after": load_average()})
+            save()
+        report["cells"].append(asdict(one))
+    report["environment"] |= dict.fromkeys(options.part, here | {"load_after": load_average()})
 
 
 def add_times(report: dict[str, Any], options: argparse.Namespace) -> None:
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
     here = environment()
     tokens = 16 if options.quick else 64
