@@ -13,12 +13,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest import mock
 
 import torch
 from transformers import PreTrainedModel
 
 import draftgraph as dg
 from bench.recurrence import Recurring, recurring
+from draftgraph.draft import model
 from draftgraph.draft.base import Draft, Limits
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.model import ModelDrafter
@@ -84,14 +86,17 @@ class Walking(_Following, WalkRule):
 class Watched(ModelDrafter):
     """The drafter of an engine; notes what every round is worth before the drafter learns from it.
 
-    fill  spend the whole budget, also on slots that the engine would not find worth a row.
+    fill  spend the whole budget, also on slots and copies that the engine would not find worth a row.
     """
 
     rounds: list[Round]
     fill = False
 
     def propose(self, request: Request, limits: Limits) -> Draft:
-        return super().propose(request, replace(limits, floor=0.0) if self.fill else limits)
+        if not self.fill:
+            return super().propose(request, limits)
+        with mock.patch.object(model, "MIN_COPY_SCORE", 0.0):
+            return super().propose(request, replace(limits, floor=0.0))
 
     def observe(self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, p: torch.Tensor) -> None:
         self.rounds.append(

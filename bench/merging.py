@@ -148,7 +148,7 @@ def jobs(options: argparse.Namespace, subjects: Iterable[tuple[int, Subject]]) -
     sizes = options.data, options.prompts, options.tokens, options.rounds
     for number, subject in subjects:
         full = subject.full and not options.quick
-        for kind, temperature in CONDITIONS if full else CONDITIONS[1:]:
+        for kind, temperature in CONDITIONS if full else CONDITIONS[:-1]:
             for part in options.part:
                 for setup in PARTS[part](temperature, full):
                     yield Job(part, number, kind, temperature, setup, *sizes)
@@ -191,7 +191,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--subject", nargs="+", choices=names, default=names)
     parser.add_argument("--prompts", type=int, default=6, help="texts per pair and condition")
     parser.add_argument("--tokens", type=int, default=40, help="of every text, behind which rounds start")
-    parser.add_argument("--rounds", type=int, default=10, help="of every text at most")
+    parser.add_argument("--rounds", type=int, default=8, help="of every text at most")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--clock", action="store_true", help="measure times only, and add them to the report")
     parser.add_argument("--repeats", type=int, default=2, help="of every prompt, for --clock")

@@ -16,10 +16,10 @@ from bench.pairs import MissingPairError, code_folders, load_model, spread, stor
 from draftgraph.data import bundled_pair
 
 NODES, DEPTHS = (8, 16, 32, 64), (1, 2, 3, 4, 8)
-CONDITIONS = (("natural", 0.0), ("own", 0.0), ("natural", 1.0), ("own", 1.0))
+CONDITIONS = (("own", 0.0), ("own", 1.0), ("natural", 1.0), ("natural", 0.0))
 """(kind of text, temperature). Natural: somebody wrote it. Own: the target did, greedily at 0 and by sampling at 1.
 
-The first one is left out where not everything is measured.
+The last one is left out where not everything is measured.
 """
 STORY_START, NEWS_START, LONGEST_PROMPT = 40, 448, 260
 """Tokens of a story, and of an article at most, that are given; of a HumanEval prompt at most (longer ones are left out)."""
@@ -92,22 +92,24 @@ SOURCES: dict[str, dict[str, Any]] = {
 }
 """Edge sources that fill spare slots, as options of `Config`."""
 GRID = ("none", "all")
-"""Sources that are measured at every depth and node count; the others at 32 nodes and some depths."""
+"""Sources that are measured at every depth and node count; the others at 32 nodes and few passes."""
 FILLED = ", filled"
 """Ending of the name of a setup that spends its whole budget."""
 
 
 def edge_setups(temperature: float, full: bool) -> Iterator[Setup]:
-    """The same passes and nodes with and without every edge source; at temperature 1 with SAMPLED slots, as the engine does."""
+    """The same passes and nodes with and without every edge source; at temperature 1 with SAMPLED slots, as the engine does.
+
+    All slots filled, so that sources are compared with further nodes of the tree and with each other at equal size; and at 32
+    nodes also as the engine does it, which leaves slots empty that are hardly worth a row.
+    """
     for name, options in SOURCES.items():
-        for n in NODES:
-            for depth in DEPTHS:
-                middle = n == 32 and depth in ((2, 3, 8) if full else (2,))
-                if middle or (full and name in GRID):
+        for n in NODES if full else (32,):
+            for depth in DEPTHS if full else (2,):
+                if name in GRID or (n == 32 and depth in (2, 3)):
+                    yield Setup(f"{name}{FILLED}", depth, n, options, sampled=True, fill=True)
+                if name in GRID and n == 32:
                     yield Setup(name, depth, n, options, sampled=True)
-    for name in GRID:
-        for depth in DEPTHS if full else (2,):
-            yield Setup(f"{name}{FILLED}", depth, 32, SOURCES[name], sampled=True, fill=True)
 
 
 @dataclass

@@ -83,7 +83,7 @@ def gain(cell: Cell | None, base: Cell | None) -> Gain | None:
 
 @dataclass(frozen=True)
 class Saving:
-    """Share of drafter evaluations saved at equal acceptance, with the 5th and 95th percentile over resampled texts.
+    """Share of drafter evaluations (or passes) saved at equal acceptance, with the 5th and 95th percentile over resampled texts.
 
     None: the others do not reach that length (in the point estimate, or in so many resamples that the end is open).
     """
@@ -106,12 +106,12 @@ class Saving:
         return f"{self.value:+.0%} ({ends[0]}…{ends[1]})".replace("-", "−")
 
 
-def saving(cell: Cell, others: Sequence[Cell], seed: int = 0) -> Saving:
-    """What `cell` saves against the best of `others` (their front) at its own accepted length."""
+def saving(cell: Cell, others: Sequence[Cell], cost: str = "evaluations") -> Saving:
+    """What `cell` saves of a cost ("evaluations" or "passes") against the best of `others` at its own accepted length."""
     count = len(cell["lengths"])
-    value = _saved(cell, others, range(count))
-    chance = random.Random(seed)
-    found = [_saved(cell, others, chance.choices(range(count), k=count)) for _ in range(RESAMPLES)]
+    value = _saved(cell, others, cost, range(count))
+    chance = random.Random(0)
+    found = [_saved(cell, others, cost, chance.choices(range(count), k=count)) for _ in range(RESAMPLES)]
     ordered = sorted(
         (float("inf") if one is None else one) for one in found
     )  # not reached: the others need more than all
@@ -119,12 +119,12 @@ def saving(cell: Cell, others: Sequence[Cell], seed: int = 0) -> Saving:
     return Saving(value, *(None if end == float("inf") else end for end in (low, high)))
 
 
-def _saved(cell: Cell, others: Sequence[Cell], texts: Iterable[int]) -> float | None:
+def _saved(cell: Cell, others: Sequence[Cell], cost: str, texts: Iterable[int]) -> float | None:
     chosen = list(texts)
 
     def point(one: Cell) -> tuple[float, float]:
         return (
-            statistics.fmean(one["evaluations"][i] for i in chosen),
+            statistics.fmean(one[cost][i] for i in chosen),
             statistics.fmean(one["lengths"][i] for i in chosen),
         )
 

@@ -111,9 +111,9 @@ def _published(figures: Figures) -> Iterator[str]:
     yield "## Published order\n"
     yield (
         "Accepted tokens per round, drafter evaluations (M) and passes per round, for at most 8 passes and the same number of "
-        "verified nodes. Saved: share of the evaluations that the others would need for the same accepted length, "
-        "interpolated along their own curves of 1 to 8 passes; 90 % interval over resampled texts. Not reached: nothing "
-        "on the other's curve accepts as much.\n"
+        "verified nodes; differences are of accepted tokens. Saved: share of the evaluations (or passes) that the others would "
+        "need for the same accepted length, interpolated along their own curves of 1 to 8 passes and 4 to 64 nodes; 90 % "
+        "interval over resampled texts. Not reached: nothing on the other's curve accepts as much.\n"
     )
     for subject in figures.subjects("paper"):
         for where in figures.conditions("paper", subject):
@@ -138,17 +138,22 @@ def _published_lines(figures: Figures, where: Condition) -> Iterator[list[str]]:
             if cell is None:
                 continue
             merging = name.startswith("gsd")
-            compared = gain(cell, figures.get("paper", where, "best-first tree", 8, nodes))
-            line = [f"{name}, {nodes}", *_counts(cell)]
-            line.insert(2, "" if name == "best-first tree" or compared is None else str(compared))
-            line.append(str(saving(cell, never)) if merging and name != gsd(NEVER) else "")
-            line.append(str(saving(cell, trees)) if merging else "")
-            yield line
+            accepted, *counts = _counts(cell)
+            differences = [
+                "" if name == other or (other == gsd(NEVER) and not merging) else str(gain(cell, base) or "")
+                for other in (gsd(NEVER), "best-first tree")
+                for base in [figures.get("paper", where, other, 8, nodes)]
+            ]
+            saves = ["", "", ""]
+            if merging:
+                saves = [str(saving(cell, trees)), str(saving(cell, trees, "passes"))]
+                saves.insert(0, "" if name == gsd(NEVER) else str(saving(cell, never)))
+            yield [f"{name}, {nodes}", accepted, *differences, *counts, *saves]
     for depth in (2, 4, 8):
         cell = figures.get("paper", where, "chain", depth, depth)
         if cell is not None:
             accepted, evaluations, passes = _counts(cell)
-            yield [f"chain, {depth}", accepted, "", evaluations, passes, "", ""]
+            yield [f"chain, {depth}", accepted, "", "", evaluations, passes, "", "", ""]
 
 
 def _counts(cell: Cell) -> list[str]:
