@@ -22,9 +22,11 @@ def answers(figures: Figures, clock: Sequence[Mapping[str, Any]]) -> list[str]:
     return out + list(_times(clock))
 
 
-def _added(figures: Figures, where: Condition, depth: int, draft: str, base: str = "none") -> Gain | None:
-    """What one way to fill 32 slots adds to another."""
-    return gain(figures.get("edges", where, draft, depth, 32), figures.get("edges", where, base, depth, 32))
+def _added(
+    figures: Figures, where: Condition, depth: int, draft: str, base: str = f"none{FILLED}", nodes: int = 32
+) -> Gain | None:
+    """What one way to fill slots adds to another."""
+    return gain(figures.get("edges", where, draft, depth, nodes), figures.get("edges", where, base, depth, nodes))
 
 
 def _places(figures: Figures, part: str, subjects: Sequence[str] | None = None) -> list[Condition]:
@@ -97,28 +99,43 @@ def _gain(figures: Figures, where: Condition, draft: str, against: str, nodes: i
 
 
 def _fills(figures: Figures) -> Iterator[str]:
+    none, every = f"none{FILLED}", f"all{FILLED}"
+    yield (
+        "**Is filling spare slots with copies worth one to two drafter passes?** All slots spent either way, on nodes of the tree "
+        "or on copies as well; over stories and code, natural and own text:"
+    )
     for temperature in (0.0, 1.0):
         places = [where for where in _places(figures, "edges", FULL) if where[2] == temperature]
         said = []
-        for depth in (2, 3, 4, 8):
-            passes = [p for where in places if (p := worth(figures, where, "all", depth, 32)) is not None]
-            if passes:
-                said.append(f"D={depth}: {span(passes, signed)}")
-        if said:
+        for depth in (1, 2, 3, 4, 8):
+            gains = [one for where in places if (one := _added(figures, where, depth, every)) is not None]
+            passes = [p for where in places if (p := worth(figures, where, every, none, depth, 32)) is not None]
+            if gains and passes:
+                values = span((one.value for one in gains), signed)
+                said.append(f"D={depth}: {values} tokens, {span(passes, signed)} passes")
+        yield f"T={temperature:g}, N=32, default edges: {'; '.join(said) or 'not measured'}."
+    for name, draft, base in (("With all slots spent", every, none), ("As the engine does it", "all", "none")):
+        gains = [
+            one
+            for where in _places(figures, "edges")
+            for depth in (1, 2, 3, 4, 8)
+            if (one := _added(figures, where, depth, draft, base)) is not None
+        ]
+        if gains:
             yield (
-                f"**Is filling spare slots worth one to two passes?** T={temperature:g}, N=32, default edges, in passes of the "
-                f"tree without edges: {'; '.join(said)}."
+                f"{name}, N=32, all pairs, texts and depths, copies are {tally(one.sign for one in gains)}; mean gain "
+                f"{signed(statistics.fmean(one.value for one in gains))} tokens per round."
             )
-    filled = [
+    slots = [
         one
         for where in _places(figures, "edges")
-        for depth in (2, 3)
-        if (one := _added(figures, where, depth, f"all{FILLED}", f"none{FILLED}")) is not None
+        for depth in (1, 2, 3, 4, 8)
+        if (one := _added(figures, where, depth, none, "none")) is not None
     ]
-    if filled:
+    if slots:
         yield (
-            "**Would more nodes of the tree do as well?** With all 32 slots spent either way, D = 2 and 3, edges are "
-            f"{tally(one.sign for one in filled)}; {span((one.value for one in filled), signed)} tokens per round."
+            "**Are the slots that the engine leaves empty worth a row?** Filling them with nodes of the tree alone is "
+            f"{tally(one.sign for one in slots)}; mean gain {signed(statistics.fmean(one.value for one in slots))} tokens per round."
         )
 
 
@@ -131,13 +148,13 @@ def _best(figures: Figures) -> Iterator[str]:
                 for where in _places(figures, "edges")
                 if where[2] == temperature
                 for depth in (2, 3)
-                if (one := _added(figures, where, depth, name)) is not None
+                if (one := _added(figures, where, depth, f"{name}{FILLED}")) is not None
             ]
             if name != "none" and gains:
                 mean[name] = statistics.fmean(gains)
         ordered = sorted(mean, key=lambda name: -mean[name])
         yield (
-            f"**Which source is best?** Mean gain at N=32 and D = 2 and 3 over all pairs and texts, T={temperature:g}: "
+            f"**Which source is best?** Mean gain with 32 slots spent, D = 2 and 3, over all pairs and texts, T={temperature:g}: "
             + ", ".join(f"{name} {signed(mean[name])}" for name in ordered) + "."
         )  # fmt: skip
 

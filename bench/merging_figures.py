@@ -131,11 +131,11 @@ def _saved(cell: Cell, others: Sequence[Cell], cost: str, texts: Iterable[int]) 
     return saved(point(cell), [point(other) for other in others])
 
 
-def worth(figures: Figures, where: Condition, source: str, depth: int, nodes: int) -> float | None:
-    """The gain of a source at some depth, in further drafter passes of the tree without edges at the same node count."""
+def worth(figures: Figures, where: Condition, draft: str, base: str, depth: int, nodes: int) -> float | None:
+    """What `draft` adds to `base` at some depth, in further drafter passes of `base` at the same node count."""
     depths = list(DEPTHS)
-    tree = [figures.get("edges", where, "none", d, nodes) for d in depths]
-    found = gain(figures.get("edges", where, source, depth, nodes), tree[depths.index(depth)])
+    tree = [figures.get("edges", where, base, d, nodes) for d in depths]
+    found = gain(figures.get("edges", where, draft, depth, nodes), tree[depths.index(depth)])
     if found is None or any(cell is None for cell in tree):
         return None
     lengths = [statistics.fmean(cell["lengths"]) for cell in tree if cell is not None]

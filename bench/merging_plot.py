@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.merging_cases import DEPTHS, NEVER, gsd
+from bench.merging_cases import DEPTHS, FILLED, NEVER, SOURCES, gsd
 from bench.merging_figures import Figures, gain
 
 COLOURS = {gsd(NEVER): "black", gsd(0): "tab:red", gsd(1): "tab:orange", "best-first tree": "tab:blue"}
@@ -36,7 +36,7 @@ def plot(cells: Sequence[dict[str, Any]], path: Path) -> bool:
         _gains(below, figures, where)
         above.set_title(f"{where[0]}, {where[1]} text, T={where[2]:g}", fontsize=9)
     axes[0][0].set_ylabel("accepted tokens per round", fontsize=8)
-    axes[1][0].set_ylabel("gain over no edges, N = 32 (± standard error)", fontsize=8)
+    axes[1][0].set_ylabel("gain over a tree of 32 nodes (± standard error)", fontsize=8)
     axes[0][0].legend(fontsize=7)
     axes[1][0].legend(fontsize=7)
     figure.tight_layout()
@@ -61,14 +61,16 @@ def _curves(panel: Any, figures: Figures, where: tuple[str, str, float]) -> None
 
 
 def _gains(panel: Any, figures: Figures, where: tuple[str, str, float]) -> None:
-    for name in figures.drafts("edges"):
+    """What every source adds to the tree of equal size; sources that were measured at one depth only are points."""
+    for name in SOURCES:
         found = [
             (depth, one.value, one.error)
             for depth in DEPTHS
             if name != "none"
             and (
                 one := gain(
-                    figures.get("edges", where, name, depth, 32), figures.get("edges", where, "none", depth, 32)
+                    figures.get("edges", where, f"{name}{FILLED}", depth, 32),
+                    figures.get("edges", where, f"none{FILLED}", depth, 32),
                 )
             )
         ]

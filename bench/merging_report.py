@@ -162,10 +162,11 @@ def _counts(cell: Cell) -> list[str]:
 
 
 def _grid(figures: Figures) -> Iterator[str]:
-    yield "## Spare slots filled or left empty\n"
+    yield "## Spare slots: nodes of the tree, or copies as well\n"
     yield (
-        'D drafter passes at most, N verified nodes at most. none: accepted tokens per round without edges (structure="tree"). '
-        'all: what the default edges add to it (structure="graph"). At T=1 slots are SAMPLED (level policy, layer rule).\n'
+        "D drafter passes at most, N verified nodes, all spent. none: accepted tokens per round without edges "
+        '(structure="tree"). all: what the default edges add to it (structure="graph"). At T=1 slots are SAMPLED (level policy, '
+        "layer rule) and copies FIXED.\n"
     )
     for subject in figures.subjects("edges"):
         for where in figures.conditions("edges", subject):
@@ -173,56 +174,68 @@ def _grid(figures: Figures) -> Iterator[str]:
             for depth in DEPTHS:
                 line = [str(depth)]
                 for nodes in NODES:
-                    base = figures.get("edges", where, "none", depth, nodes)
-                    line += ["", ""] if base is None else [f"{statistics.fmean(base['lengths']):.2f}"]
-                    if base is not None:
-                        line.append(str(gain(figures.get("edges", where, "all", depth, nodes), base)))
+                    base = figures.get("edges", where, f"none{FILLED}", depth, nodes)
+                    added = gain(figures.get("edges", where, f"all{FILLED}", depth, nodes), base)
+                    line += [_length(base), str(added or "")]
                 if any(line[1:]):
                     lines.append(line)
             head = ["D", *(f"N={nodes}, {name}" for nodes in NODES for name in ("none", "all"))]
             yield from [f"### {subject}, {_name(where)}", "", *table(head, lines), ""]
 
 
+def _length(cell: Cell | None) -> str:
+    return "" if cell is None else f"{statistics.fmean(cell['lengths']):.2f}"
+
+
 def _sources(figures: Figures) -> Iterator[str]:
     yield "## Source by source\n"
     yield (
-        "N = 32: what every source alone adds to the tree without edges; in brackets, how many further drafter passes would add "
-        f"as much. “{FILLED.strip(', ')}” spends all slots, also on nodes that are hardly worth a row. M: drafter evaluations "
-        "per round, none → all.\n"
+        "N = 32, all spent: what every source alone adds to the tree without edges; in brackets, how many further drafter passes "
+        "would add as much. The last columns are the engine as it is, which leaves slots empty whose estimated mass is below .02: "
+        "accepted tokens (nodes verified) without edges, what the default edges add, and drafter evaluations per round.\n"
     )
-    shown = [name for name in figures.drafts("edges") if name != "none"]
+    none, names = f"none{FILLED}", [name for name in SOURCES if name != "none"]
     for subject in figures.subjects("edges"):
         for where in figures.conditions("edges", subject):
             lines = []
             for depth in DEPTHS:
-                base = figures.get("edges", where, "none", depth, 32)
-                if base is None:
+                base = figures.get("edges", where, none, depth, 32)
+                engine, edges = (figures.get("edges", where, name, depth, 32) for name in ("none", "all"))
+                if base is None or engine is None or edges is None:
                     continue
-                line = [str(depth), f"{statistics.fmean(base['lengths']):.2f}"]
-                for name in shown:
-                    found = gain(figures.get("edges", where, name, depth, 32), base)
-                    passes = worth(figures, where, name, depth, 32)
+                line = [str(depth), _length(base)]
+                for name in names:
+                    found = gain(figures.get("edges", where, f"{name}{FILLED}", depth, 32), base)
+                    passes = worth(figures, where, f"{name}{FILLED}", none, depth, 32)
                     said = "" if passes is None else f" ({signed(passes)})"
                     line.append("" if found is None else f"{found}{said}")
-                best = figures.get("edges", where, "all", depth, 32) or base
-                line.append(" → ".join(f"{statistics.fmean(cell['evaluations']):.1f}" for cell in (base, best)))
+                evaluations = (f"{statistics.fmean(cell['evaluations']):.1f}" for cell in (engine, edges))
+                line += [
+                    f"{_length(engine)} ({engine['nodes']:.0f})",
+                    str(gain(edges, engine)),
+                    " → ".join(evaluations),
+                ]
                 lines.append(line)
-            yield from [f"### {subject}, {_name(where)}", "", *table(["D", "none", *shown, "M"], lines), ""]
+            head = ["D", "none", *names, "engine, none", "engine, all", "evaluations"]
+            yield from [f"### {subject}, {_name(where)}", "", *table(head, lines), ""]
 
 
 def _lengths(figures: Figures) -> Iterator[str]:
-    yield "## Accepted tokens by source and match length\n"
-    yield "With all sources of the engine at N = 32: share of the accepted tokens in percent, by how many tokens had to agree.\n"
     widest = list(SOURCES)[-1]
-    for depth in (2, 3, 8):
-        rows: dict[str, list[str]] = {}
-        places = [where for subject in figures.subjects("edges") for where in figures.conditions("edges", subject)]
-        cells = [figures.get("edges", where, widest, depth, 32) for where in places]
-        for name in sorted({name for cell in cells if cell for name in cell["by_source"]}):
-            rows[name] = ["" if cell is None else f"{100 * cell['by_source'].get(name, 0.0):.1f}" for cell in cells]
-        if rows:
-            head = [f"D={depth}", *(f"{where[0]}, {_name(where)}" for where in places)]
-            yield from [f"Sources: {widest}.", "", *table(head, [[n, *c] for n, c in rows.items()]), ""]
+    yield "## Accepted tokens by source and match length\n"
+    yield (
+        f"Sources: {widest}, N = 32, all spent: share of the accepted tokens in percent, by how many tokens had to agree "
+        "(4: four or more; 0: the drafter's own proposals).\n"
+    )
+    places = [where for subject in figures.subjects("edges") for where in figures.conditions("edges", subject)]
+    for depth in (2, 3):
+        cells = {where: figures.get("edges", where, f"{widest}{FILLED}", depth, 32) for where in places}
+        found = {where: cell["by_source"] for where, cell in cells.items() if cell is not None}
+        names = sorted({name for shares in found.values() for name, share in shares.items() if share >= 0.0005})
+        if names:
+            head = [f"D={depth}", *(f"{where[0]}, {_name(where)}" for where in found)]
+            lines = [[name, *(f"{100 * shares.get(name, 0.0):.1f}" for shares in found.values())] for name in names]
+            yield from [*table(head, lines), ""]
 
 
 def _clock(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

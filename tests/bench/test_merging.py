@@ -231,9 +231,9 @@ class TestFigures:
         tree = [cell("none", depth, 32, [1.0 * depth]) for depth in (1, 2, 3, 4, 8)]
         figures = Figures([*tree, cell("all", 2, 32, [3.5])])
         where = ("story", "own", 1.0)
-        assert worth(figures, where, "all", 2, 32) == pytest.approx(1.5)
-        assert worth(figures, where, "all", 3, 32) is None
-        assert worth(Figures(tree[:1]), where, "all", 2, 32) is None
+        assert worth(figures, where, "all", "none", 2, 32) == pytest.approx(1.5)
+        assert worth(figures, where, "all", "none", 3, 32) is None
+        assert worth(Figures(tree[:1]), where, "all", "none", 2, 32) is None
 
     def test_signs_are_counted(self):
         assert tally([1, -1, 0, 1]) == "better in 2, worse in 1, cannot be told apart in 1 of 4"
