@@ -1,12 +1,13 @@
 """Does merging earn its place? The published order (GSD, arXiv 2407.16207) and every edge source, against a budgeted tree.
 
-    python bench/merging.py [--part paper edges] [--subject story code weak news "bundled news"] [--quick]
+    python bench/merging.py [--part paper edges ahead] [--subject story code weak news "bundled news"] [--quick]
     python bench/merging.py --clock        # wall-clock ratios only; wants a quiet machine, takes some minutes
 
 paper  the published order with τ = 0 and 1 and without merging: what recurs, which evaluations are saved, what is accepted.
 edges  the same passes and nodes, with and without every source of copies.
+ahead  copies read in the same drafter pass, which later passes then need not read.
 
-Both count, they take no time; see bench/along.py for how. Writes merging.json (which keeps the parts that are not measured
+All three count, they take no time; see bench/along.py for how. Writes merging.json (which keeps the parts that are not measured
 again), merging.md and merging.png into --out; with --quick merging-quick.*.
 """
 
@@ -34,14 +35,24 @@ from transformers.utils import logging
 
 from bench.along import Follower, Round
 from bench.machine import ROOT, environment, load_average
-from bench.merging_cases import CONDITIONS, SUBJECTS, Loaded, Setup, Subject, edge_setups, load, paper_setups
+from bench.merging_cases import (
+    CONDITIONS,
+    SUBJECTS,
+    Loaded,
+    Setup,
+    Subject,
+    ahead_setups,
+    edge_setups,
+    load,
+    paper_setups,
+)
 from bench.merging_clock import ratios
 from bench.merging_plot import plot
 from bench.merging_report import markdown
 from bench.pairs import MissingPairError
 from bench.recurrence import ORDERS
 
-PARTS = {"paper": paper_setups, "edges": edge_setups}
+PARTS = {"paper": paper_setups, "edges": edge_setups, "ahead": ahead_setups}
 
 
 @dataclass(frozen=True)

@@ -101,8 +101,8 @@ def _gain(figures: Figures, where: Condition, draft: str, against: str, nodes: i
 def _fills(figures: Figures) -> Iterator[str]:
     none, every = f"none{FILLED}", f"all{FILLED}"
     yield (
-        "**Is filling spare slots with copies worth one to two drafter passes?** All slots spent either way, on nodes of the tree "
-        "or on copies as well; over stories and code, natural and own text:"
+        "**Is filling spare slots with copies worth one to two drafter passes?** All slots spent either way, on nodes of the "
+        "tree or on copies as well; over stories and code, natural and own text:"
     )
     for temperature in (0.0, 1.0):
         places = [where for where in _places(figures, "edges", FULL) if where[2] == temperature]
@@ -135,7 +135,8 @@ def _fills(figures: Figures) -> Iterator[str]:
     if slots:
         yield (
             "**Are the slots that the engine leaves empty worth a row?** Filling them with nodes of the tree alone is "
-            f"{tally(one.sign for one in slots)}; mean gain {signed(statistics.fmean(one.value for one in slots))} tokens per round."
+            f"{tally(one.sign for one in slots)}; mean gain {signed(statistics.fmean(one.value for one in slots))} tokens per "
+            "round."
         )
 
 

@@ -83,14 +83,15 @@ def gsd(match: int) -> str:
     return "gsd, never merging" if match == NEVER else f"gsd, τ={match}"
 
 
+_FILLING: dict[str, Any] = {"structure": "graph", "read_ahead": 0}
 _ALONE = ("merge", "rejected", "own", "context", "table")
 SOURCES: dict[str, dict[str, Any]] = {
     "none": {"structure": "tree"},
-    **{name: {"structure": "graph", "edges": (name,)} for name in _ALONE},
-    "all": {"structure": "graph"},
-    "all + table": {"structure": "graph", "edges": ("merge", "own", "context", "rejected", "table")},
+    **{name: _FILLING | {"edges": (name,)} for name in _ALONE},
+    "all": _FILLING,
+    "all + table": _FILLING | {"edges": ("merge", "own", "context", "rejected", "table")},
 }
-"""Edge sources that fill spare slots, as options of `Config`."""
+"""Edge sources that fill spare slots, as options of `Config`; nothing is read ahead, so that drafts differ by copies only."""
 GRID = ("none", "all")
 """Sources that are measured at every depth and node count; the others at 32 nodes and few passes."""
 FILLED = ", filled"
@@ -110,6 +111,14 @@ def edge_setups(temperature: float, full: bool) -> Iterator[Setup]:
                     yield Setup(f"{name}{FILLED}", depth, n, options, sampled=True, fill=True)
                 if name in GRID and n == 32:
                     yield Setup(name, depth, n, options, sampled=True)
+
+
+def ahead_setups(temperature: float, full: bool) -> Iterator[Setup]:
+    """The engine as it is, with default edges, reading nothing or eight copies ahead in every drafter pass."""
+    for count in (0, 8):
+        for depth in (2, 3, 4, 8) if full else (3,):
+            options = {"structure": "graph", "read_ahead": count}
+            yield Setup(f"ahead {count}", depth, 32, options, sampled=True)
 
 
 @dataclass

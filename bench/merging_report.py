@@ -191,8 +191,8 @@ def _sources(figures: Figures) -> Iterator[str]:
     yield "## Source by source\n"
     yield (
         "N = 32, all spent: what every source alone adds to the tree without edges; in brackets, how many further drafter passes "
-        "would add as much. The last columns are the engine as it is, which leaves slots empty whose estimated mass is below .02: "
-        "accepted tokens (nodes verified) without edges, what the default edges add, and drafter evaluations per round.\n"
+        "would add as much. The last columns are the engine as it is, which leaves slots empty whose estimated mass is below "
+        ".02: accepted tokens (nodes verified) without edges, what the default edges add, and drafter evaluations per round.\n"
     )
     none, names = f"none{FILLED}", [name for name in SOURCES if name != "none"]
     for subject in figures.subjects("edges"):

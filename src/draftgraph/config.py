@@ -49,7 +49,9 @@ class Config:
                request of this engine). Texts of earlier requests then shape later drafts. At temperature 0, and under
                rule="agree", the text stays the same; under other rules its law does, but which text a seed gives depends on the
                requests before it.
-    gsd_match  τ of structure="gsd": a token is merged if it and its τ predecessors occurred before in the draft; -1 merges
+        read_ahead  copies that every drafter pass reads beyond what is asked of it, so that later passes may not be needed; "auto"
+               reads some ahead where all slots are FIXED. The drafts are those of the drafter either way.
+        gsd_match  τ of structure="gsd": a token is merged if it and its τ predecessors occurred before in the draft; -1 merges
                nothing. The rest of the published procedure (arXiv 2407.16207): breadth-first, 4 children per node (k), a
                child needs .2 of its best sibling's probability (θ_sib), growth goes on while some path has every token at
                .4 or above (θ_prob). Slots are FIXED; defects of the published code are not kept (draft/gsd.py).
@@ -64,6 +66,7 @@ class Config:
     drafter: str | None = None
     prediction: str | Sequence[int] | None = None
     edges: str | Sequence[str] = "auto"
+    read_ahead: int | str = "auto"
     gsd_match: int = 1
 
     def __post_init__(self) -> None:
@@ -86,6 +89,13 @@ class Config:
             for name in self.edges:
                 if name not in EDGES:
                     raise unknown_name("edge source", name, (*EDGES, "auto"))
+        ahead = self.read_ahead
+        require(
+            ahead == "auto" or (isinstance(ahead, Integral) and ahead >= 0),
+            "read_ahead",
+            ahead,
+            "an integer >= 0, or 'auto'",
+        )
         depth = self.num_speculative_tokens
         require(
             depth is None or (isinstance(depth, Integral) and depth >= 1),

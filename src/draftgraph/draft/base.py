@@ -22,6 +22,9 @@ Evaluate = Callable[[DraftGraph, Sequence[int]], torch.Tensor]
 ROOT stands for the committed text. Every node is evaluated at most once, its parent before it.
 """
 
+Known = Callable[[DraftGraph, int], bool]
+"""known(graph, node): whether the row behind a node is at hand, so that asking for it costs no drafter pass."""
+
 Draw = Callable[[torch.Tensor, int, Sequence[int]], list[int]]
 """draw(laws f[k, V], depth, addresses) -> k tokens, one from each row; `addresses` are distinct within the layer."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from draftgraph.draft.base import Evaluate, Limits
+from draftgraph.draft.base import Evaluate, Known, Limits
 from draftgraph.draft.graph import DraftGraph, EdgeSource, Expected, Unroller
 from draftgraph.types import ROOT
 
@@ -17,13 +17,18 @@ WIDTH = 8
 """Continuations kept of every evaluated row."""
 
 
+def nothing(graph: DraftGraph, node: int) -> bool:
+    """No row is known before it is asked for."""
+    return False
+
+
 def grow_best_first(
-    evaluate: Evaluate, limits: Limits, expected: Expected = list, width: int = WIDTH
+    evaluate: Evaluate, limits: Limits, expected: Expected = list, width: int = WIDTH, known: Known = nothing
 ) -> tuple[DraftGraph, int]:
     """The `limits.budget` nodes of highest path score that `limits.depth` batched passes can find.
 
     Every pass evaluates all nodes that are in the best tree so far and have no row yet; `width` 1 gives a chain.
-    `expected` turns a row's probabilities into estimates of what the target will choose.
+    `expected` turns a row's probabilities into estimates of what the target will choose. Rows that are `known` cost no pass.
     Returns the graph and the number of passes.
     """
     pool = DraftGraph()
@@ -31,13 +36,17 @@ def grow_best_first(
     frontier = [ROOT]
     chosen: list[int] = []
     passes = 0
-    while frontier and passes < limits.depth:
+    while frontier:
+        unread = [node for node in frontier if not known(pool, node)]
+        if unread and passes < limits.depth and (not passes or sum(map(pool.score, unread)) >= limits.price_pass):
+            passes += 1
+        else:
+            frontier = [node for node in frontier if node not in unread]
+        if not frontier:
+            break
         pool.remember(frontier, evaluate(pool, frontier), width, expected)
-        passes += 1
         chosen = _best(pool, children, limits)
         frontier = [node for node in chosen if node not in pool.rows and pool.depth(node) < limits.reach]
-        if sum(pool.score(node) for node in frontier) < limits.price_pass:
-            break
     return pool.subset(chosen), passes
 
 

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from draftgraph.choice import Overlap
 from draftgraph.config import Config
-from draftgraph.draft.base import Draft, Draw, Evaluate, Limits, empty_draft
+from draftgraph.draft.base import Draft, Draw, Limits, empty_draft
 from draftgraph.draft.best_first import WIDTH, add_edges, grow_best_first
-from draftgraph.draft.calibrate import Calibration, sharpen
+from draftgraph.draft.calibrate import Calibration
 from draftgraph.draft.graph import DraftGraph, Unroller
 from draftgraph.draft.gsd import grow_gsd
 from draftgraph.draft.levels import grow_levels
+from draftgraph.draft.reader import Path, Reader, Shape
 from draftgraph.draft.shapes import grow_branching, grow_comb, paths
 from draftgraph.draft.sources import TAIL, Sources, allowed_edges
 from draftgraph.draft.table import TokenTable
 from draftgraph.request import Request
 from draftgraph.rng import Role
-from draftgraph.target.base import CachedText, CausalLM, Rows
+from draftgraph.target.base import CachedText, CausalLM
 from draftgraph.types import ROOT, Verdict
 from draftgraph.verify.base import sample_rows
-from draftgraph.warp import Prefixes
 
-Shape = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
-"""shape(scores f[n, V], depths of the n nodes) -> rows f[n, V] that growth reads."""
 MIN_COPY_SCORE = 0.02
 """A copy whose estimated mass is below this is not worth a row of the target."""
+AHEAD = 8
+"""Copies read ahead per drafter pass; measured where all slots are FIXED, in docs/decisions.md."""
 SHARPNESS = 2.0
 """Under `agree`, a candidate's chance to be the target's own draw is estimated as (q / e)^SHARPNESS, normalised."""
 
@@ -40,8 +40,7 @@ class _State:
     text: CachedText
     sources: Sources
     calibration: Calibration = field(default_factory=Calibration)
-    root_law: torch.Tensor | None = None
-    evaluations: int = 0
+    reader: Reader | None = None
     overlap: float = 0.0
     rounds: int = 0
 
@@ -60,12 +59,12 @@ class ModelDrafter:
 
     def propose(self, request: Request, limits: Limits) -> Draft:
         state: _State = request.drafting
-        state.evaluations = 0
-        state.root_law = None
+        state.reader = None
         if limits.budget == 0 or limits.reach == 0 or (limits.depth == 0 and not self.edges):
             return empty_draft()
-        graph, passes = self._grow(request, limits)
-        return Draft(graph, graph.tree(), state.evaluations, passes)
+        graph = self._grow(request, limits)
+        assert state.reader is not None
+        return Draft(graph, graph.tree(), state.reader.evaluations, state.reader.passes)
 
     def observe(self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, p: torch.Tensor) -> None:
         state: _State = request.drafting
@@ -78,16 +77,17 @@ class ModelDrafter:
     def _calibrate(self, request: Request, draft: Draft, token: int, p: torch.Tensor) -> None:
         """Learn from the root, the one position that every round verifies without having selected it."""
         state: _State = request.drafting
-        if state.root_law is None:
+        law = None if state.reader is None else state.reader.root_law
+        if law is None:
             return
         if request.params.temperature > 0 and not request.choice.rule.position_noise:
-            state.overlap += float(torch.minimum(state.root_law, p).sum())
+            state.overlap += float(torch.minimum(law, p).sum())
             state.rounds += 1
         if request.choice.sampled:
-            state.calibration.observe(state.root_law, p)
+            state.calibration.observe(law, p)
         elif ROOT in draft.graph.rows:
             best = draft.graph.rows[ROOT].tokens
-            state.calibration.observe_fixed(state.root_law[best].tolist(), [float(t == token) for t in best])
+            state.calibration.observe_fixed(law[best].tolist(), [float(t == token) for t in best])
 
     def overlap(self, request: Request) -> Overlap | None:
         state: _State = request.drafting
@@ -96,31 +96,33 @@ class ModelDrafter:
     def end(self, request: Request) -> None:
         self.model.close(request.drafting.text)
 
-    def _grow(self, request: Request, limits: Limits) -> tuple[DraftGraph, int]:
+    def _grow(self, request: Request, limits: Limits) -> DraftGraph:
         """The configured structure, with SAMPLED slots if the rule reads their laws, else with FIXED ones only."""
         state: _State = request.drafting
         structure, branching = self.config.resolved_structure, self.config.branching
         sampled = request.choice.sampled
         draw = _drawer(request) if sampled else None
         if structure == "gsd":
-            return grow_gsd(self._evaluator(request, self._likelihood(request)), limits, self.config.gsd_match)
-        evaluate = self._evaluator(request, _law(request) if sampled else self._likelihood(request), sampled)
+            reader = self._reader(request, limits, self._likelihood(request))
+            return grow_gsd(reader, limits, self.config.gsd_match)[0]
+        shape = _law(request) if sampled else self._likelihood(request)
+        reader = self._reader(request, limits, shape, state.calibration.temperature if sampled else 1.0)
         if structure == "comb":
-            return grow_comb(evaluate, draw, limits)
+            return grow_comb(reader, draw, limits)[0]
         if structure == "paths":
             branching = paths(limits, branching)
         if structure == "chain" and sampled and branching is None:
             branching = (1,) * min(limits.depth, limits.budget)
         if branching is not None:
-            return grow_branching(evaluate, draw, limits, branching, self.config.resolved_children)
+            return grow_branching(reader, draw, limits, branching, self.config.resolved_children)[0]
         if draw is None:
             width = 1 if structure == "chain" else WIDTH
-            graph, passes = grow_best_first(evaluate, limits, state.calibration.expected, width)
+            graph, _ = grow_best_first(reader, limits, state.calibration.expected, width, reader.has_read)
         else:
-            graph, passes = grow_levels(evaluate, draw, limits, state.calibration)
+            graph, _ = grow_levels(reader, draw, limits, state.calibration)
         if self.edges and not (sampled and len(graph) >= limits.budget):
             graph = self._fill(request, graph, limits, sampled)
-        return graph, passes
+        return graph
 
     def _fill(self, request: Request, graph: DraftGraph, limits: Limits, sampled: bool) -> DraftGraph:
         """Spend spare verify slots on copies along edges, at nodes that the drafter was not asked about."""
@@ -137,44 +139,27 @@ class ModelDrafter:
             unroller.grow(leaves, limits.budget, limits.reach)
         return graph
 
-    def _evaluator(self, request: Request, shape: Shape, sampled: bool = False) -> Evaluate:
-        """One drafter pass over some nodes; `shape` turns their scores into the rows that growth reads."""
+    def _reader(self, request: Request, limits: Limits, shape: Shape, temperature: float = 1.0) -> Reader:
+        """The drafter for one round, which reads copies ahead where that pays."""
         state: _State = request.drafting
+        sources, context = state.sources, request.tokens[-TAIL:]
+        sampled, asked = request.choice.sampled, self.config.read_ahead
+        count = (0 if sampled else AHEAD) if asked == "auto" else int(asked)
+        reach = min(limits.depth, limits.reach) if sampled else limits.reach
 
-        def evaluate(graph: DraftGraph, nodes: Sequence[int]) -> torch.Tensor:
-            drafted = [node for node in nodes if node != ROOT]
-            rows = Rows(
-                state.text,
-                self._known(request.tokens[len(state.text) :]) if len(drafted) < len(nodes) else (),
-                self._known([graph.tokens[node] for node in drafted]),
-                [graph.fed.get(graph.parents[node], ROOT) for node in drafted],
-            )
-            graph.fed.update((node, len(state.text.nodes) + i) for i, node in enumerate(drafted))
-            state.evaluations += len(nodes)
-            request.clock.lap("drafting")
-            logits = self.model.forward([rows])[0]
-            request.clock.lap("drafter")
-            prefixes = Prefixes(request.tokens, lambda row: graph.path_tokens(nodes[row]))
-            laws = shape(request.warper.scores(self._align(logits), prefixes), [graph.depth(node) for node in nodes])
-            if ROOT in nodes:
-                state.root_law = laws[list(nodes).index(ROOT)]
-            if not sampled:
-                return laws
-            temperature = state.calibration.temperature
-            return laws if temperature == 1.0 else sharpen(laws, 1.0 / temperature)
+        def ahead(graph: DraftGraph, nodes: Sequence[int]) -> list[Path]:
+            return sources.ahead(graph, nodes, context, count, reach - 1)
 
-        return evaluate
-
-    def _known(self, tokens: Sequence[int]) -> list[int]:
-        """Tokens as the drafter can read them; what only the target has is padding, and any token stands for it."""
-        return [token if token < self.model.vocab_size else 0 for token in tokens]
-
-    def _align(self, logits: torch.Tensor) -> torch.Tensor:
-        """The drafter's logits over the target's vocabulary; what only one of them has is padding."""
-        missing = self.vocab_size - logits.shape[1]
-        if missing > 0:
-            return torch.nn.functional.pad(logits, (0, missing), value=-torch.inf)
-        return logits[:, : self.vocab_size]
+        state.reader = Reader(
+            self.model,
+            request,
+            state.text,
+            self.vocab_size,
+            shape,
+            temperature,
+            ahead if count and self.edges else None,
+        )
+        return state.reader
 
     def _likelihood(self, request: Request) -> Shape:
         """Rows for FIXED candidates: how likely each token is to be the target's choice."""

@@ -9,7 +9,8 @@ import torch
 
 from draftgraph.config import Config
 from draftgraph.draft.edges import Discounts, DraftRows, TextRows
-from draftgraph.draft.graph import SHARED_ROW, DraftGraph, Edge, EdgeSource, Row
+from draftgraph.draft.graph import SHARED_ROW, DraftGraph, Edge, EdgeSource, Row, Unroller
+from draftgraph.draft.reader import Path
 from draftgraph.draft.table import TableRows, TokenTable
 from draftgraph.errors import OptionError
 from draftgraph.request import Request
@@ -17,14 +18,20 @@ from draftgraph.types import ROOT, TokenTree, Verdict
 
 DRAFTED_ROWS = ("merge", "rejected")
 """Sources whose rows a draft model computed."""
+LEAST_AHEAD = 0.03
+"""Estimated chance to be reached that a copy must have to be read ahead."""
 TAIL = 8
 """Tokens before a node that a match may look at, and a few more."""
 
 
 def allowed_edges(config: Config, has_model: bool) -> tuple[str, ...]:
-    """The names of the sources in use. Raises OptionError for those that `config` asks for and that have nothing to offer."""
+    """The names of the sources in use. Raises OptionError for what `config` asks of them and they do not have."""
     if has_model:
         return _beside_model(config)
+    if config.read_ahead not in ("auto", 0):
+        raise OptionError(
+            f"read_ahead={config.read_ahead} is for a draft model to read; give draft_model=..., or leave it out"
+        )
     if config.edges == "auto":
         return (*(("text",) if config.prediction else ()), "own", "context")
     drafted = [name for name in config.edges if name in DRAFTED_ROWS]
@@ -43,14 +50,25 @@ def allowed_edges(config: Config, has_model: bool) -> tuple[str, ...]:
 
 def _beside_model(config: Config) -> tuple[str, ...]:
     filled = config.resolved_structure == "graph"
+    if config.edges == "auto" and filled:
+        return ("merge", "own", "context", "rejected")
     if config.edges == "auto":
-        return ("merge", "own", "context", "rejected") if filled else ()
+        if config.read_ahead not in ("auto", 0):
+            raise OptionError(
+                f"read_ahead={config.read_ahead} reads the copies of structure='graph', and "
+                f"structure={config.resolved_structure!r} has none; write structure='graph', or leave it out"
+            )
+        return ()
     if "text" in config.edges:
         raise OptionError("edges='text' is for drafter='text', which has no draft_model; leave out one of them")
     if config.edges and not filled:
         raise OptionError(
             f"edges {_listed(config.edges)} fill the spare slots of structure='graph', and "
             f"structure={config.resolved_structure!r} has none; write structure='graph', or leave out edges"
+        )
+    if config.read_ahead not in ("auto", 0) and not config.edges:
+        raise OptionError(
+            f"read_ahead={config.read_ahead} reads copies, and edges=() allow none; leave out one of them"
         )
     return tuple(config.edges)
 
@@ -100,6 +118,15 @@ class Sources:
         merge = DraftRows(graph, context, self.discounts) if self.merge else None
         table = None if self.table is None else TableRows(self.table, self.discounts)
         return [source for source in (merge, self.predicted, self.own, self.rejected, table) if source is not None]
+
+    def ahead(
+        self, graph: DraftGraph, nodes: Sequence[int], context: Sequence[int], count: int, reach: int
+    ) -> list[Path]:
+        """Paths of up to `count` copies below `nodes`, the likeliest, parents first; to depth `reach`."""
+        copied = graph.subset(range(len(graph)))
+        unroller = Unroller(copied, self.for_draft(graph, context), context, LEAST_AHEAD)
+        unroller.grow(nodes, len(graph) + count, reach)
+        return [tuple(copied.path_tokens(node)) for node in range(len(graph), len(copied))]
 
     def start(self) -> Edge | None:
         """The edge to the beginning of the predicted text."""
