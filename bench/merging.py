@@ -1,6 +1,6 @@
 """Does merging earn its place? The published order (GSD, arXiv 2407.16207) and every edge source, against a budgeted tree.
 
-    python bench/merging.py [--part paper edges ahead] [--subject story code weak news "bundled news"] [--quick]
+    python bench/merging.py [--part paper edges ahead] [--subject story code weak news "bundled news"] [--quick] [--resume]
     python bench/merging.py --clock        # wall-clock ratios only; wants a quiet machine, takes some minutes
 
 paper  the published order with τ = 0 and 1 and without merging: what recurs, which evaluations are saved, what is accepted.
@@ -47,6 +47,7 @@ from bench.merging_cases import (
     paper_setups,
 )
 from bench.merging_clock import ratios
+from bench.merging_figures import key_of
 from bench.merging_plot import plot
 from bench.merging_report import markdown
 from bench.pairs import MissingPairError
@@ -140,6 +141,12 @@ class Job:
     tokens: int
     rounds: int
 
+    @property
+    def key(self) -> tuple[Any, ...]:
+        setup = self.setup
+        name = SUBJECTS[self.subject].name
+        return self.part, name, self.kind, self.temperature, setup.draft, setup.depth, setup.nodes
+
     def run(self) -> Cell:
         subject = SUBJECTS[self.subject]
         loaded = _loaded(self.subject, self.data, self.prompts, self.tokens)
@@ -155,14 +162,16 @@ def _loaded(subject: int, data: Path, prompts: int, tokens: int) -> Loaded:
     return load(SUBJECTS[subject], data, prompts, tokens)
 
 
-def jobs(options: argparse.Namespace, subjects: Iterable[tuple[int, Subject]]) -> Iterator[Job]:
+def jobs(options: argparse.Namespace, subjects: Sequence[tuple[int, Subject]]) -> Iterator[Job]:
+    """Condition by condition, and in each pair by pair, so that an interrupted run has something of every pair."""
     sizes = options.data, options.prompts, options.tokens, options.rounds
-    for number, subject in subjects:
-        full = subject.full and not options.quick
-        for kind, temperature in CONDITIONS if full else CONDITIONS[:-1]:
-            for part in options.part:
-                for setup in PARTS[part](temperature, full):
-                    yield Job(part, number, kind, temperature, setup, *sizes)
+    for whole in (True, False):
+        for kind, temperature in (CONDITIONS if whole else CONDITIONS[:-1])[: 2 if options.quick else None]:
+            for number, subject in subjects:
+                if subject.full == whole:
+                    for part in options.part:
+                        for setup in PARTS[part](temperature, whole and not options.quick):
+                            yield Job(part, number, kind, temperature, setup, *sizes)
 
 
 def run_all(every: Sequence[Job], processes: int) -> Iterator[Cell]:
@@ -205,6 +214,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=8, help="of every text at most")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--clock", action="store_true", help="measure times only, and add them to the report")
+    parser.add_argument("--resume", action="store_true", help="keep what was measured with the same sizes before")
     parser.add_argument("--repeats", type=int, default=2, help="of every prompt, for --clock")
     parser.add_argument("--threads", type=int, default=2, help="for --clock; counting takes one per process")
     parser.add_argument("--quick", action="store_true", help="2 texts, the middle of the grid; writes merging-quick.*")
@@ -269,12 +279,16 @@ def add_cells(report: dict[str, Any], options: argparse.Namespace, save: Callabl
     subjects, report["missing"] = available(options)
     if not subjects:
         sys.exit(f"nothing to measure: {'; '.join(report['missing'])}")
-    replaced = {(part, subject.name) for part in options.part for _, subject in subjects}
-    report["cells"] = [cell for cell in report["cells"] if (cell["part"], cell["subject"]) not in replaced]
     sizes = {name: getattr(options, name) for name in ("prompts", "tokens", "rounds")}
+    wanted = list(jobs(options, subjects))
+    keys = {job.key for job in wanted}
+    if options.resume:
+        same = [part for part in options.part if report["settings"].get(part) == sizes]
+        keys -= {key_of(cell) for cell in report["cells"] if cell["part"] in same}
+    report["cells"] = [cell for cell in report["cells"] if key_of(cell) not in keys]
     report["settings"] |= dict.fromkeys(options.part, sizes)
     condition = None
-    for one in run_all(list(jobs(options, subjects)), options.processes):
+    for one in run_all([job for job in wanted if job.key in keys], options.processes):
         if (one.subject, one.text, one.temperature) != condition:
             condition = one.subject, one.text, one.temperature
             report["environment"] |= dict.fromkeys(options.part, here | {"load_after": load_average()})

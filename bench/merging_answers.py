@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bench.merging_cases import FILLED, NEVER, NODES, SOURCES, gsd
-from bench.merging_figures import Condition, Figures, Gain, gain, saving, signed, span, tally, worth
+from bench.merging_cases import DEPTHS, FILLED, NEVER, NODES, SOURCES, gsd
+from bench.merging_figures import Condition, Figures, Gain, gain, percent, saving, signed, span, tally, worth
 
 FULL = ("story", "code")
 """Subjects with whole curves."""
@@ -19,6 +19,8 @@ def answers(figures: Figures, clock: Sequence[Mapping[str, Any]]) -> list[str]:
         out += [*_recurs(figures), *_saves(figures), *_beats(figures)]
     if figures.subjects("edges"):
         out += [*_fills(figures), *_best(figures)]
+    if figures.subjects("ahead"):
+        out += [*_reads_ahead(figures)]
     return out + list(_times(clock))
 
 
@@ -69,10 +71,24 @@ def _saves(figures: Figures) -> Iterator[str]:
                 if cell is not None:
                     found.append(saving(cell, figures.curve("paper", where, against)))
             reached = [one.value for one in found if one.value is not None]
-            middle = f", median {signed(100 * statistics.median(reached)).rstrip('0').rstrip('.')} %" if reached else ""
+            middle = f", median {percent(statistics.median(reached))}" if reached else ""
             yield (
-                f"τ={match} against {name}: it is {tally(one.sign for one in found)}{middle}; "
+                f"τ={match} against {name}: {tally(one.sign for one in found)}{middle}; "
                 f"{len(found) - len(reached)} not reached by the other."
+            )
+        cells = [
+            (cell, base)
+            for where in _places(figures, "paper")
+            for nodes in [64 if where[0] in FULL else 32]
+            if (cell := figures.get("paper", where, gsd(match), 8, nodes)) is not None
+            and (base := figures.get("paper", where, gsd(NEVER), 8, nodes)) is not None
+        ]
+        if cells:
+            ratios = [statistics.fmean(c["evaluations"]) / statistics.fmean(b["evaluations"]) - 1.0 for c, b in cells]
+            gains = [one.value for c, b in cells if (one := gain(c, b)) is not None]
+            yield (
+                f"τ={match}, not at equal but at its own acceptance: {span(ratios, percent)} evaluations (median "
+                f"{percent(statistics.median(ratios))}) and {span(gains, signed)} accepted tokens, to never merging."
             )
 
 
@@ -158,6 +174,28 @@ def _best(figures: Figures) -> Iterator[str]:
             f"**Which source is best?** Mean gain with 32 slots spent, D = 2 and 3, over all pairs and texts, T={temperature:g}: "
             + ", ".join(f"{name} {signed(mean[name])}" for name in ordered) + "."
         )  # fmt: skip
+
+
+def _reads_ahead(figures: Figures) -> Iterator[str]:
+    pairs = [
+        (before, after)
+        for where in _places(figures, "ahead")
+        for depth in DEPTHS
+        if (before := figures.get("ahead", where, "ahead 0", depth, 32)) is not None
+        and (after := figures.get("ahead", where, "ahead 8", depth, 32)) is not None
+    ]
+    for temperature in (0.0, 1.0):
+        mine = [(before, after) for before, after in pairs if before["temperature"] == temperature]
+        if mine:
+            passes, evaluations = (
+                span((statistics.fmean(a[cost]) / statistics.fmean(b[cost]) - 1.0 for b, a in mine), percent)
+                for cost in ("passes", "evaluations")
+            )
+            gains = span((one.value for b, a in mine if (one := gain(a, b)) is not None), signed)
+            yield (
+                f"**Does reading copies ahead save passes?** T={temperature:g}: passes {passes}, evaluations {evaluations}, "
+                f"accepted tokens {gains}."
+            )
 
 
 def _times(clock: Sequence[Mapping[str, Any]]) -> Iterator[str]:

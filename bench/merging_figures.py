@@ -28,7 +28,7 @@ class Figures:
 
     def __post_init__(self) -> None:
         for cell in self.cells:
-            self._at[_key(cell)] = cell
+            self._at[key_of(cell)] = cell
 
     def get(self, part: str, where: Condition, draft: str, depth: int, nodes: int) -> Cell | None:
         return self._at.get((part, *where, draft, depth, nodes))
@@ -48,7 +48,8 @@ class Figures:
         return list(dict.fromkeys(key[4] for key in self._at if key[0] == part))
 
 
-def _key(cell: Cell) -> tuple[Any, ...]:
+def key_of(cell: Cell) -> tuple[Any, ...]:
+    """What tells a cell from all others."""
     return tuple(cell[name] for name in ("part", "subject", "text", "temperature", "draft", "depth", "nodes_at_most"))
 
 
@@ -71,6 +72,10 @@ class Gain:
 
 def signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
+
+
+def percent(value: float) -> str:
+    return f"{value:+.0%}".replace("-", "−")
 
 
 def gain(cell: Cell | None, base: Cell | None) -> Gain | None:
@@ -102,8 +107,8 @@ class Saving:
     def __str__(self) -> str:
         if self.value is None:
             return "not reached"
-        ends = [("?" if end is None else f"{end:+.0%}".replace("-", "−")) for end in (self.low, self.high)]
-        return f"{self.value:+.0%} ({ends[0]}…{ends[1]})".replace("-", "−")
+        ends = ["?" if end is None else percent(end) for end in (self.low, self.high)]
+        return f"{percent(self.value)} ({ends[0]}…{ends[1]})"
 
 
 def saving(cell: Cell, others: Sequence[Cell], cost: str = "evaluations") -> Saving:

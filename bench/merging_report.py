@@ -38,6 +38,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         out += [*_claims(), *_recurrence(figures), *_published(figures)]
     if figures.subjects("edges"):
         out += [*_grid(figures), *_sources(figures), *_lengths(figures)]
+    if figures.subjects("ahead"):
+        out += [*_ahead(figures)]
     if report.get("clock"):
         out += [*_clock(report["clock"])]
     for line in report["missing"]:
@@ -48,7 +50,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 def _method(report: Mapping[str, Any], figures: Figures) -> Iterator[str]:
     yield from (f"{part}: {sentence(env)}\n" for part, env in report["environment"].items())
     yield "Reproduce: `python bench/merging.py`, and `python bench/merging.py --clock` for the times.\n"
-    seen = {name for part in ("paper", "edges") for name in figures.subjects(part)}
+    seen = {name for part in ("paper", "edges", "ahead") for name in figures.subjects(part)}
     yield from (f"- **{subject.name}**: {subject.about}." for subject in SUBJECTS if subject.name in seen)
     yield ""
     yield (
@@ -236,6 +238,26 @@ def _lengths(figures: Figures) -> Iterator[str]:
             head = [f"D={depth}", *(f"{where[0]}, {_name(where)}" for where in found)]
             lines = [[name, *(f"{100 * shares.get(name, 0.0):.1f}" for shares in found.values())] for name in names]
             yield from [*table(head, lines), ""]
+
+
+def _ahead(figures: Figures) -> Iterator[str]:
+    yield "## Copies read ahead\n"
+    yield (
+        "The engine as it is (N = 32, default edges), reading nothing ahead → eight copies in every drafter pass, which later "
+        "passes then need not read: accepted tokens, and the drafter's passes and evaluations per round.\n"
+    )
+    lines = []
+    for subject in figures.subjects("ahead"):
+        for where in figures.conditions("ahead", subject):
+            for depth in DEPTHS:
+                pair = [figures.get("ahead", where, f"ahead {count}", depth, 32) for count in (0, 8)]
+                before, after = pair
+                if before is not None and after is not None:
+                    counts = zip(_counts(before)[1:], _counts(after)[1:], strict=True)
+                    evaluations, passes = (" → ".join(both) for both in counts)
+                    place = f"{subject}, {_name(where)}"
+                    lines.append([place, str(depth), _length(before), str(gain(after, before)), passes, evaluations])
+    yield from [*table(["", "D", "accepted", "change", "passes", "evaluations"], lines), ""]
 
 
 def _clock(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
