@@ -129,7 +129,8 @@ def _fills(figures: Figures) -> Iterator[str]:
             if gains and passes:
                 values = span((one.value for one in gains), signed)
                 said.append(f"D={depth}: {values} tokens, {span(passes, signed)} passes")
-        yield f"T={temperature:g}, N=32, default edges: {'; '.join(said) or 'not measured'}."
+        if said:
+            yield f"T={temperature:g}, N=32, default edges: {'; '.join(said)}."
     for name, draft, base in (("With all slots spent", every, none), ("As the engine does it", "all", "none")):
         gains = [
             one
@@ -170,6 +171,8 @@ def _best(figures: Figures) -> Iterator[str]:
             if name != "none" and gains:
                 mean[name] = statistics.fmean(gains)
         ordered = sorted(mean, key=lambda name: -mean[name])
+        if not ordered:
+            continue
         yield (
             f"**Which source is best?** Mean gain with 32 slots spent, D = 2 and 3, over all pairs and texts, T={temperature:g}: "
             + ", ".join(f"{name} {signed(mean[name])}" for name in ordered) + "."
@@ -199,6 +202,8 @@ def _reads_ahead(figures: Figures) -> Iterator[str]:
 
 
 def _times(clock: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if not clock:
+        yield "**On the clock**: not measured yet (`python bench/merging.py --clock`)."
     merged = [row for row in clock if row["contender"].startswith("gsd") and "never" not in row["contender"]]
     for baseline in ("chain 4", "tree 16"):
         if merged:

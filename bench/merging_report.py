@@ -166,7 +166,8 @@ def _counts(cell: Cell) -> list[str]:
 def _grid(figures: Figures) -> Iterator[str]:
     yield "## Spare slots: nodes of the tree, or copies as well\n"
     yield (
-        "D drafter passes at most, N verified nodes, all spent. none: accepted tokens per round without edges "
+        "D drafter passes at most, N verified nodes, spent as far as there are candidates (8 per row of the drafter, and "
+        "copies). none: accepted tokens per round without edges "
         '(structure="tree"). all: what the default edges add to it (structure="graph"). At T=1 slots are SAMPLED (level policy, '
         "layer rule) and copies FIXED.\n"
     )
