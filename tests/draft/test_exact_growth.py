@@ -28,7 +28,7 @@ from draftgraph.draft.best_first import WIDTH, add_edges, grow_best_first
 from draftgraph.draft.calibrate import BETA, GAMMA, TEMPERATURES, Calibration, sharpen
 from draftgraph.draft.children import KINDS as KINDS_OF_CHILDREN
 from draftgraph.draft.edges import PRIOR, DraftRows
-from draftgraph.draft.graph import DraftGraph, Row
+from draftgraph.draft.graph import DraftGraph, Row, Unroller
 from draftgraph.draft.gsd import grow_gsd
 from draftgraph.draft.levels import grow_levels
 from draftgraph.draft.shapes import grow_branching, grow_comb, paths
@@ -406,8 +406,10 @@ def histories(name: str, tables: Tables) -> Iterator[tuple[float, Request]]:
 
 
 BESIDE_MODEL = ("merge", "own", "context", "rejected", "table")
+READS_AHEAD = Config(structure="graph", edges=BESIDE_MODEL, read_ahead=4)
 ROUNDS = {
     "graph": (Config(structure="graph"), 2, Limits(6, 2, 0, 0.2, spread=False), 5, 3),
+    "graph that reads ahead": (READS_AHEAD, 2, Limits(6, 2, 0, 0.2, spread=False), 5, 3),
     "graph of one pass": (Config(structure="graph", edges=BESIDE_MODEL), 2, Limits(5, 1, 0), 5, 3),
     "graph of copies": (Config(structure="graph", edges=BESIDE_MODEL), 2, Limits(3, 0, 0), 5, 4),
     "graph of three tokens": (Config(structure="graph"), 3, Limits(7, 2, 0, 0.2, 0.3, spread=False), 3, 2),
@@ -469,6 +471,14 @@ def test_rounds_do_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [request for _, request in histories("graph", round_tables("graph", "random", 1))]
     origins = {origin for request in requests for record in request.rounds[1:] for origin in record.origins}
     assert origins >= {"drafter", "merge", "own"}
+    requests = [
+        request for _, request in histories("graph of one pass", round_tables("graph of one pass", "random", 1))
+    ]
+    origins = {origin for request in requests for record in request.rounds for origin in record.origins}
+    assert origins >= {"drafter", "rejected", "table"}
+    requests = [request for _, request in histories("graph of copies", round_tables("graph of copies", "random", 1))]
+    assert not any(record.num_passes for request in requests for record in request.rounds)
+    assert sum(len(record.path) for request in requests for record in request.rounds) > 0
     learnt = {name: later(name, "random") for name in ("graph", "graph of three tokens")}
     monkeypatch.setattr(Calibration, "observe", lambda *observed: None)
     assert any(later(name, "random") != drafts for name, drafts in learnt.items())
@@ -506,6 +516,36 @@ def without_unlikely(setting: Setting, q: Laws, draw: Draw, dropped: bool = True
     )
 
 
+def without_unexpected(setting: Setting, q: Laws, draw: Draw, dropped: bool = True) -> TokenTree:
+    """Keeps the SAMPLED slots whose token a copy had expected, as if what is read ahead could stand in for what is not."""
+    graph = levels(setting, reading(q), by_row(draw))
+    tree, expected = graph.tree(), Sources.of(("own", "context"), setting.context)
+    copied = DraftGraph()
+    Unroller(copied, expected.for_draft(copied, setting.context), setting.context, 0.0).grow([ROOT], 8, 3)
+    read = {tuple(copied.path_tokens(node)) for node in range(len(copied))}
+    kept: dict[int, int] = {ROOT: ROOT}
+    for node, (parent, row) in enumerate(zip(tree.parents, tree.law_row, strict=True)):
+        unread = row != FIXED and tuple(tree.path_tokens(node)) not in read
+        if parent in kept and not (unread and dropped):
+            kept[node] = len(kept) - 1
+    nodes = sorted(kept)[1:]
+    return TokenTree(
+        [tree.tokens[node] for node in nodes],
+        [kept[tree.parents[node]] for node in nodes],
+        [tree.law_row[node] for node in nodes],
+        tree.laws,
+    )
+
+
+def continued_rejected(setting: Setting, q: Laws, draw: Draw, judged: bool = True) -> TokenTree:
+    """A token copied from a row of the last round is judged as if it had been drawn from that row."""
+    row = q(()).roll(1)
+    graph = DraftGraph()
+    law = graph.add_laws(row[None]) if judged else FIXED
+    graph.add(ROOT, int(row.argmax()), 1.0, law=law, origin="rejected")
+    return graph.tree()
+
+
 def copied_inside(setting: Setting, q: Laws, draw: Draw, continued: bool = True) -> TokenTree:
     """The token drawn deepest is copied to the nodes above it that nothing hangs below; a SAMPLED child continues it."""
     graph, passes = grow_levels(reading(q), by_row(draw), setting.limits, setting.calibration)
@@ -533,6 +573,8 @@ def judged_unsharpened(setting: Setting, q: Laws, draw: Draw, mistaken: bool = T
 
 CONTROLS: dict[str, tuple[Callable[..., TokenTree], Limits, int, float]] = {
     "an unlikely draw is dropped": (without_unlikely, Limits(6, 2, 2), 3, 1.0),
+    "a draw that no copy expected is dropped": (without_unexpected, Limits(6, 2, 2), 3, 1.0),
+    "a copy is judged by the row it was copied from": (continued_rejected, Limits(6, 2, 2), 3, 1.0),
     "a copy of a deeper token is continued by a draw": (copied_inside, Limits(6, 4, 4), 2, 1.0),
     "sharpened draws judged by q": (judged_unsharpened, Limits(5, 2, 2), 3, 0.8),
 }

@@ -29,7 +29,7 @@ class LookupDrafter:
         self.table = TokenTable()
 
     def begin(self, request: Request) -> None:
-        request.drafting = Sources.of(self.edges, request.tokens, self.prediction, self.table)
+        request.drafting = Sources.of(self.edges, request.tokens, self.prediction, self.table, has_model=False)
 
     def propose(self, request: Request, limits: Limits) -> Draft:
         if limits.budget == 0 or limits.reach == 0:

@@ -83,6 +83,7 @@ class Sources:
 
     own  rows of its own text; rejected  of the last round's branches; predicted  text that the user expects; table  what all
     requests share. None is a source that is not used, or has nothing yet.
+    learns_branches  the table learns from rejected nodes as well. Without a draft model that is worth a head of every row.
     """
 
     discounts: Discounts
@@ -92,6 +93,7 @@ class Sources:
     rejected: DraftRows | None = None
     predicted: TextRows | None = None
     table: TokenTable | None = None
+    learns_branches: bool = False
 
     @classmethod
     def of(
@@ -100,6 +102,7 @@ class Sources:
         tokens: Sequence[int],
         prediction: Sequence[int] = (),
         table: TokenTable | None = None,
+        has_model: bool = True,
     ) -> Sources:
         """The sources in `names`, for a request that begins with `tokens`."""
         sources = cls(Discounts(), "merge" in names, "rejected" in names)
@@ -110,7 +113,7 @@ class Sources:
             sources.predicted = TextRows(sources.discounts, "text")
             sources.predicted.extend(prediction)
         if "table" in names:
-            sources.table = table
+            sources.table, sources.learns_branches = table, not has_model
         return sources
 
     def for_draft(self, graph: DraftGraph, context: Sequence[int]) -> list[EdgeSource]:
@@ -138,20 +141,25 @@ class Sources:
         """The round is verified, and not yet committed: learn discounts, and keep what later rounds may copy."""
         tokens = [*(tree.tokens[node] for node in verdict.path), verdict.token]
         learn_edges(self.discounts, graph, verdict, tokens)
-        rows = shared_rows(scores, verdict) if self.own is not None or self.table is not None else []
+        path = (ROOT, *verdict.path)
+        nodes = range(ROOT, len(tree)) if self.table is not None and self.learns_branches else path
+        heads = (
+            dict(zip(nodes, shared_rows(scores, nodes), strict=True))
+            if self.own is not None or self.table is not None
+            else {}
+        )
         if self.table is not None:
-            text = [*request.tokens[-TAIL:], *tokens]
-            for i, row in enumerate(rows):
-                self.table.learn(text[: len(text) - len(tokens) + i], row)
+            for node in sorted(nodes, key=lambda node: node in path):  # what was accepted has the last word
+                self.table.learn([*request.tokens[-TAIL:], *graph.path_tokens(node)], heads[node])
         if self.own is not None:
-            self.own.extend(tokens, rows)
+            self.own.extend(tokens, [heads[node] for node in path])
         if self.keeps_rejected:
             self.rejected = DraftRows(graph, request.tokens[-TAIL:], self.discounts, "rejected", set(verdict.path))
 
 
-def shared_rows(scores: torch.Tensor, verdict: Verdict) -> list[Row]:
-    """The heads of the target's rows along the accepted path, which later drafts may borrow."""
-    rows = torch.softmax(scores[[0, *(node + 1 for node in verdict.path)]], dim=1)
+def shared_rows(scores: torch.Tensor, nodes: Sequence[int]) -> list[Row]:
+    """The heads of the target's rows f[N + 1, V] behind some nodes (or ROOT), which later drafts may borrow."""
+    rows = torch.softmax(scores[[node + 1 for node in nodes]], dim=1)
     probs, tokens = rows.topk(min(SHARED_ROW, rows.shape[1]), dim=1)
     return [Row(t, w) for t, w in zip(tokens.tolist(), probs.tolist(), strict=True)]
 
