@@ -274,7 +274,7 @@ def _rounded(value: Any) -> Any:
 
 
 def add_cells(report: dict[str, Any], options: argparse.Namespace, save: Callable[[], object] = lambda: None) -> None:
-    """Count; `save` is called after every condition, so that an interrupted run leaves what it has."""
+    """Count; `save` is called now and then, so that an interrupted run leaves what it has."""
     here = environment() | {"threads": 1, "processes": options.processes}
     subjects, report["missing"] = available(options)
     if not subjects:
@@ -287,14 +287,11 @@ def add_cells(report: dict[str, Any], options: argparse.Namespace, save: Callabl
         keys -= {key_of(cell) for cell in report["cells"] if cell["part"] in same}
     report["cells"] = [cell for cell in report["cells"] if key_of(cell) not in keys]
     report["settings"] |= dict.fromkeys(options.part, sizes)
-    condition = None
-    for one in run_all([job for job in wanted if job.key in keys], options.processes):
-        if (one.subject, one.text, one.temperature) != condition:
-            condition = one.subject, one.text, one.temperature
-            report["environment"] |= dict.fromkeys(options.part, here | {"load_after": load_average()})
-            save()
+    for number, one in enumerate(run_all([job for job in wanted if job.key in keys], options.processes), 1):
         report["cells"].append(asdict(one))
-    report["environment"] |= dict.fromkeys(options.part, here | {"load_after": load_average()})
+        report["environment"] |= dict.fromkeys(options.part, here | {"load_after": load_average()})
+        if number % 16 == 0:
+            save()
 
 
 def add_times(report: dict[str, Any], options: argparse.Namespace) -> None:
