@@ -170,7 +170,10 @@ def jobs(options: argparse.Namespace, subjects: Sequence[tuple[int, Subject]]) -
             for number, subject in subjects:
                 if subject.full == whole:
                     for part in options.part:
-                        for setup in PARTS[part](temperature, whole and not options.quick):
+                        setups = PARTS[part](temperature, whole and not options.quick)
+                        for setup in sorted(
+                            setups, key=lambda setup: setup.nodes != 32
+                        ):  # the middle of the grid first
                             yield Job(part, number, kind, temperature, setup, *sizes)
 
 

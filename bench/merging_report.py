@@ -120,15 +120,8 @@ def _published(figures: Figures) -> Iterator[str]:
     for subject in figures.subjects("paper"):
         for where in figures.conditions("paper", subject):
             lines = list(_published_lines(figures, where))
-            head = [
-                "draft, nodes",
-                "accepted",
-                "to best-first tree",
-                "M",
-                "passes",
-                "saved, to never merging",
-                "to the tree",
-            ]
+            head = ["draft, nodes", "accepted", "to never merging", "to the best-first tree", "M", "passes"]
+            head += ["M saved, to never merging", "M saved, to the tree", "passes saved, to the tree"]
             yield from [f"### {subject}, {_name(where)}", "", *table(head, lines), ""]
 
 
@@ -141,11 +134,11 @@ def _published_lines(figures: Figures, where: Condition) -> Iterator[list[str]]:
                 continue
             merging = name.startswith("gsd")
             accepted, *counts = _counts(cell)
-            differences = [
-                "" if name == other or (other == gsd(NEVER) and not merging) else str(gain(cell, base) or "")
+            to_never, to_tree = (
+                str(gain(cell, figures.get("paper", where, other, 8, nodes)) or "") if name != other else ""
                 for other in (gsd(NEVER), "best-first tree")
-                for base in [figures.get("paper", where, other, 8, nodes)]
-            ]
+            )
+            differences = [to_never if merging else "", to_tree]
             saves = ["", "", ""]
             if merging:
                 saves = [str(saving(cell, trees)), str(saving(cell, trees, "passes"))]

@@ -290,6 +290,9 @@ def test_the_report_answers_the_questions_and_says_what_is_missing(small):
         "second-hand", "python bench/merging.py --clock", "Left out: code: the code pair",
     ):  # fmt: skip
         assert said in text
+    for block in text.split("\n\n"):
+        if block.startswith("| "):
+            assert len({line.count("|") for line in block.splitlines()}) == 1
     assert (small[0] / "merging-quick.png").is_file() == (importlib.util.find_spec("matplotlib") is not None)
 
 
