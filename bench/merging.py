@@ -35,25 +35,13 @@ from transformers.utils import logging
 
 from bench.along import Follower, Round
 from bench.machine import ROOT, environment, load_average
-from bench.merging_cases import (
-    CONDITIONS,
-    SUBJECTS,
-    Loaded,
-    Setup,
-    Subject,
-    ahead_setups,
-    edge_setups,
-    load,
-    paper_setups,
-)
+from bench.merging_cases import CONDITIONS, PARTS, SUBJECTS, Loaded, Setup, Subject, load
 from bench.merging_clock import ratios
 from bench.merging_figures import key_of
 from bench.merging_plot import plot
 from bench.merging_report import markdown
 from bench.pairs import MissingPairError
 from bench.recurrence import ORDERS
-
-PARTS = {"paper": paper_setups, "edges": edge_setups, "ahead": ahead_setups}
 
 
 @dataclass(frozen=True)
@@ -290,6 +278,7 @@ def add_cells(report: dict[str, Any], options: argparse.Namespace, save: Callabl
         keys -= {key_of(cell) for cell in report["cells"] if cell["part"] in same}
     report["cells"] = [cell for cell in report["cells"] if key_of(cell) not in keys]
     report["settings"] |= dict.fromkeys(options.part, sizes)
+    report["resumed"] = report.get("resumed", False) or options.resume
     for number, one in enumerate(run_all([job for job in wanted if job.key in keys], options.processes), 1):
         report["cells"].append(asdict(one))
         report["environment"] |= dict.fromkeys(options.part, here | {"load_after": load_average()})

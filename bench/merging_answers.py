@@ -62,9 +62,11 @@ def _recurs(figures: Figures) -> Iterator[str]:
 
 def _saves(figures: Figures) -> Iterator[str]:
     yield "**Does merging save drafter evaluations?** At equal acceptance, over all pairs and texts:"
-    for match in (0, 1):
+    for match in (NEVER, 0, 1):
         for name, against in (("the same order without merging", gsd(NEVER)), ("a best-first tree", "best-first tree")):
             found = []
+            if gsd(match) == against:
+                continue
             for where in _places(figures, "paper"):
                 nodes = 64 if where[0] in FULL else 32
                 cell = figures.get("paper", where, gsd(match), 8, nodes)
@@ -73,7 +75,7 @@ def _saves(figures: Figures) -> Iterator[str]:
             reached = [one.value for one in found if one.value is not None]
             middle = f", median {percent(statistics.median(reached))}" if reached else ""
             yield (
-                f"τ={match} against {name}: {tally(one.sign for one in found)}{middle}; "
+                f"{gsd(match)}, against {name}: {tally(one.sign for one in found)}{middle}; "
                 f"{len(found) - len(reached)} not reached by the other."
             )
         cells = [
@@ -83,11 +85,11 @@ def _saves(figures: Figures) -> Iterator[str]:
             if (cell := figures.get("paper", where, gsd(match), 8, nodes)) is not None
             and (base := figures.get("paper", where, gsd(NEVER), 8, nodes)) is not None
         ]
-        if cells:
+        if cells and match != NEVER:
             ratios = [statistics.fmean(c["evaluations"]) / statistics.fmean(b["evaluations"]) - 1.0 for c, b in cells]
             gains = [one.value for c, b in cells if (one := gain(c, b)) is not None]
             yield (
-                f"τ={match}, not at equal but at its own acceptance: {span(ratios, percent)} evaluations (median "
+                f"{gsd(match)}, not at equal but at its own acceptance: {span(ratios, percent)} evaluations (median "
                 f"{percent(statistics.median(ratios))}) and {span(gains, signed)} accepted tokens, to never merging."
             )
 

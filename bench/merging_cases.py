@@ -121,6 +121,14 @@ def ahead_setups(temperature: float, full: bool) -> Iterator[Setup]:
             yield Setup(f"ahead {count}", depth, 32, options, sampled=True)
 
 
+PARTS: dict[str, Callable[[float, bool], Iterator[Setup]]] = {
+    "paper": paper_setups,
+    "edges": edge_setups,
+    "ahead": ahead_setups,
+}
+"""What is measured, by (temperature, whether everything is measured on a pair)."""
+
+
 @dataclass
 class Loaded:
     """A pair with its texts: token ids, and where the drafting starts."""

@@ -8,9 +8,9 @@ from typing import Any
 
 from bench.machine import sentence
 from bench.merging_answers import answers
-from bench.merging_cases import DEPTHS, FILLED, NEVER, NODES, SOURCES, SUBJECTS, gsd
+from bench.merging_cases import CONDITIONS, DEPTHS, FILLED, NEVER, NODES, PARTS, SOURCES, SUBJECTS, gsd
 from bench.merging_clock import ABOUT, BASELINES
-from bench.merging_figures import Cell, Condition, Figures, gain, saving, signed, worth
+from bench.merging_figures import Cell, Condition, Figures, gain, key_of, saving, signed, worth
 from bench.report import table
 
 PAPER = (
@@ -49,6 +49,8 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 def _method(report: Mapping[str, Any], figures: Figures) -> Iterator[str]:
     yield from (f"{part}: {sentence(env)}\n" for part, env in report["environment"].items())
+    if report.get("resumed"):
+        yield "Counted in several runs, interrupted and resumed; load and commit above are those of the last one.\n"
     yield "Reproduce: `python bench/merging.py`, and `python bench/merging.py --clock` for the times.\n"
     seen = {name for part in ("paper", "edges", "ahead") for name in figures.subjects(part)}
     yield from (f"- **{subject.name}**: {subject.about}." for subject in SUBJECTS if subject.name in seen)
@@ -62,16 +64,37 @@ def _method(report: Mapping[str, Any], figures: Figures) -> Iterator[str]:
     )
     yield ""
     for part, settings in report["settings"].items():
-        yield (
-            f"{part}: at most {settings['prompts']} texts per pair and condition, {settings['tokens']} tokens of each"
-            + (f", {settings['rounds']} rounds in each." if "rounds" in settings else ".")
+        counted = (
+            f"at most {settings.get('rounds')} rounds in each of {settings['prompts']} texts per pair and condition"
         )
+        timed = f"{settings['prompts']} prompts, {settings.get('repeats')} times, {settings['tokens']} new tokens"
+        yield f"{part}: {timed if part == 'clock' else counted}."
     yield ""
+    gaps = list(_gaps(figures))
+    if gaps:
+        yield f"Not measured (`python bench/merging.py --resume` does): {'; '.join(gaps)}.\n"
     yield (
         "The published order is reproduced from descriptions and public code: its rules for growing, pruning and merging are "
         "kept, its defects are not (one remembered edge per node, cycles, a breadth-first cap of 100 nodes, a verification at "
         "T>0 that is not lossless)."
     )
+
+
+def _gaps(figures: Figures) -> Iterator[str]:
+    """What a whole run would have measured and this one has not."""
+    have = {key_of(cell) for cell in figures.cells}
+    for subject in SUBJECTS:
+        for kind, temperature in CONDITIONS if subject.full else CONDITIONS[:-1]:
+            found = []
+            for part, setups in PARTS.items():
+                every = [
+                    (part, subject.name, kind, temperature, setup.draft, setup.depth, setup.nodes)
+                    for setup in setups(temperature, subject.full)
+                ]
+                here = sum(key in have for key in every)
+                found += [f"{len(every) - here} of {len(every)} of {part}"] * (here < len(every))
+            if found:
+                yield f"{subject.name}, {kind} text, T={temperature:g}: {', '.join(found)}"
 
 
 def _claims() -> list[str]:
