@@ -70,8 +70,11 @@ def _saves(figures: Figures) -> Iterator[str]:
             for where in _places(figures, "paper"):
                 nodes = 64 if where[0] in FULL else 32
                 cell = figures.get("paper", where, gsd(match), 8, nodes)
-                if cell is not None:
-                    found.append(saving(cell, figures.curve("paper", where, against)))
+                others = figures.complete(where, against)
+                if cell is not None and others:
+                    found.append(saving(cell, others))
+            if not found:
+                continue
             reached = [one.value for one in found if one.value is not None]
             middle = f", median {percent(statistics.median(reached))}" if reached else ""
             yield (

@@ -66,7 +66,7 @@ def paper_setups(temperature: float, full: bool) -> Iterator[Setup]:
             for depth in depths if n == nodes[-1] else depths[-1:]:
                 yield Setup(gsd(match), depth, n, {"structure": "gsd", "gsd_match": match})
     for n in (4, *NODES) if full else (8, 32):
-        for depth in (2, 4, 8):
+        for depth in (1, 2, 4, 8):  # from one pass on, or the curve would begin too dear
             yield Setup("best-first tree", depth, n, {"structure": "tree"}, fill=True)
     for n in nodes if temperature > 0 else ():
         yield Setup("level policy", 8, n, {"structure": "tree"}, sampled=True, fill=True)

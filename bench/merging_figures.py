@@ -37,6 +37,11 @@ class Figures:
         """All depths and node counts of a way to draft."""
         return [cell for key, cell in self._at.items() if key[:5] == (part, *where, draft)]
 
+    def complete(self, where: Condition, draft: str) -> list[Cell]:
+        """The curve of a way to draft if it begins with one pass; otherwise nothing: what is cheap would be missing."""
+        curve = self.curve("paper", where, draft)
+        return curve if any(cell["depth"] == 1 for cell in curve) else []
+
     def conditions(self, part: str, subject: str) -> list[Condition]:
         measured = {key[1:4] for key in self._at if key[:2] == (part, subject)}
         return [(subject, kind, t) for kind, t in CONDITIONS if (subject, kind, t) in measured]

@@ -149,7 +149,7 @@ def _published(figures: Figures) -> Iterator[str]:
 
 
 def _published_lines(figures: Figures, where: Condition) -> Iterator[list[str]]:
-    never, trees = (figures.curve("paper", where, name) for name in (gsd(NEVER), "best-first tree"))
+    never, trees = (figures.complete(where, name) for name in (gsd(NEVER), "best-first tree"))
     for name in (*map(gsd, (NEVER, 0, 1)), "best-first tree", "level policy"):
         for nodes in NODES:
             cell = figures.get("paper", where, name, 8, nodes)
@@ -164,8 +164,8 @@ def _published_lines(figures: Figures, where: Condition) -> Iterator[list[str]]:
             differences = [to_never if merging else "", to_tree]
             saves = ["", "", ""]
             if merging:
-                saves = [str(saving(cell, trees)), str(saving(cell, trees, "passes"))]
-                saves.insert(0, "" if name == gsd(NEVER) else str(saving(cell, never)))
+                saves = [str(saving(cell, never)) if never and name != gsd(NEVER) else ""]
+                saves += [str(saving(cell, trees, cost)) if trees else "" for cost in ("evaluations", "passes")]
             yield [f"{name}, {nodes}", accepted, *differences, *counts, *saves]
     for depth in (2, 4, 8):
         cell = figures.get("paper", where, "chain", depth, depth)
