@@ -60,7 +60,7 @@ class Subject:
 
 def paper_setups(temperature: float, full: bool) -> Iterator[Setup]:
     """The published order with and without merging, beside what it is to be compared with."""
-    nodes, depths = (NODES[1:], DEPTHS) if full else ((32,), (2, 4, 8))
+    nodes, depths = (NODES[1:], DEPTHS) if full else ((32,), (1, 2, 4, 8))
     for match in (NEVER, 0, 1):
         for n in nodes:
             for depth in depths if n == nodes[-1] else depths[-1:]:
