@@ -528,7 +528,7 @@ def test_a_shape_is_drafted_whole_unless_a_budget_cuts_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"branching": (2, 1), "num_speculative_tokens": 3}, {"structure": "gsd", "gsd_match": -1}]
+    "options", [{"branching": (2, 1), "num_speculative_tokens": 3}, {"structure": "gsd", "gsd_match": -2}]
 )
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(errors.OptionError):

@@ -54,7 +54,10 @@ class Config:
                requests before it.
     read_ahead  copies that every drafter pass reads beyond what is asked of it, so that later passes may not be needed; "auto"
                reads some ahead where all slots are FIXED. The drafts are those of the drafter either way.
-    gsd_match  τ of structure="gsd": a token is merged if it and its τ predecessors occurred before in the draft.
+    gsd_match  τ of structure="gsd": a token is merged if it and its τ predecessors occurred before in the draft; -1 merges
+               nothing. The rest of the published procedure (arXiv 2407.16207): breadth-first, 4 children per node (k), a
+               child needs .2 of its best sibling's probability (θ_sib), growth goes on while some path has every token at
+               .4 or above (θ_prob). Slots are FIXED; defects of the published code are not kept (draft/gsd.py).
     """
 
     budget: int | str = "auto"
@@ -116,7 +119,9 @@ class Config:
         self._refuse_unsound()
 
     def _refuse_unsound(self) -> None:
-        require(isinstance(self.gsd_match, int) and self.gsd_match >= 0, "gsd_match", self.gsd_match, "an integer >= 0")
+        require(
+            isinstance(self.gsd_match, int) and self.gsd_match >= -1, "gsd_match", self.gsd_match, "an integer >= -1"
+        )
         if self.resolved_rule.continues:
             raise OptionError(
                 f"rule {self.resolved_rule.name!r} re-targets later positions, and every round here starts from the plain "

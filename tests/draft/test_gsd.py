@@ -48,11 +48,20 @@ def test_evaluations_are_saved(match: int) -> None:
     assert drafted[match] < 0.7 * drafted[9]
 
 
-@given(SEEDS, st.integers(1, 30))
-def test_without_a_match_nothing_is_merged(seed: int, budget: int) -> None:
-    graph, _ = grow_gsd(Table(seed), Limits(budget, 3, 3), 9)
+@given(SEEDS, st.integers(1, 30), st.sampled_from([-1, 9]))
+def test_without_a_match_nothing_is_merged(seed: int, budget: int, match: int) -> None:
+    graph, _ = grow_gsd(Table(seed), Limits(budget, 3, 3), match)
     assert graph.num_merged == 0
     assert not graph.edges
+
+
+@given(SEEDS, st.integers(0, 2))
+def test_never_merging_drafts_what_a_match_that_never_comes_drafts(seed: int, order: int) -> None:
+    never, unmatched = Table(seed, order=order), Table(seed, order=order)
+    limits = Limits(40, 3, 3)
+    trees = [grow_gsd(table, limits, match)[0].tree() for table, match in ((never, -1), (unmatched, 9))]
+    assert never.passes == unmatched.passes
+    assert trees[0] == trees[1]
 
 
 @given(SEEDS)

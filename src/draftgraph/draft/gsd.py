@@ -24,7 +24,10 @@ MAX_NODES = 512
 
 
 def grow_gsd(evaluate: Evaluate, limits: Limits, match: int) -> tuple[DraftGraph, int]:
-    """Grow by the paper's order with τ = `match`, then unroll within the budget. Returns the tree and the passes."""
+    """Grow by the paper's order with τ = `match` (-1 merges nothing), then unroll within the budget.
+
+    Returns the tree and the passes.
+    """
     graph = DraftGraph()
     links: dict[int, list[tuple[int, float]]] = {ROOT: []}  # node -> (node that continues it, probability)
     first: dict[tuple[int, ...], int] = {}  # (τ + 1)-gram -> its first occurrence
@@ -58,7 +61,7 @@ def _expand(
     for token, prob in zip(row.tokens, row.probs, strict=True):
         if prob < SIBLING_RATIO * row.probs[0] or prob <= 0.0:
             continue
-        gram = (*graph.path_tokens(node), token)[-(match + 1) :]
+        gram = (*graph.path_tokens(node), token)[-(match + 1) :]  # of the wrong length for τ = -1, so never found
         target = first.get(gram) if len(gram) == match + 1 else None
         if target is None or _reaches(links, target, node):
             child = graph.add(node, token, graph.score(node) * prob)
