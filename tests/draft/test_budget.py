@@ -156,11 +156,11 @@ def test_copies_and_the_drafter_s_own_nodes_are_judged_apart():
 
 
 def test_without_a_drafter_the_scores_of_copies_decide():
-    auto = AutoBudget(costs(drafter=None), computes=False, copies=True)
+    auto = AutoBudget(costs(drafter=None, row=0.5), computes=False, copies=True)
     first = auto.plan(20, [], 50)
     assert first.reason.startswith("copies: ")
     assert (first.depth, first.budget) == (0, 64), "they take no drafter"
-    price = (0.15 + 0.02) / 5.2  # a row, of a token's time
+    price = (0.5 + 0.02) / 5.2  # a row, of a token's time
     assert first.floor == pytest.approx(price, rel=0.01)
     records = [replace(record(20 + i, 4, 0, first, 0.9), origins=["own"] * 4) for i in range(30)]
     assert auto.plan(60, records, 50).floor > 0.5, "what is never accepted is not proposed any more"
