@@ -53,7 +53,8 @@ class Config:
                rule="agree", the text stays the same; under other rules its law does, but which text a seed gives depends on the
                requests before it.
     read_ahead  copies that every drafter pass reads beyond what is asked of it, so that later passes may not be needed; "auto"
-               reads some ahead where all slots are FIXED. The drafts are those of the drafter either way.
+               reads some ahead where all slots are FIXED and the budget is "auto" (with a number every pass is made anyway).
+               The drafts are those of the drafter either way.
     gsd_match  τ of structure="gsd": a token is merged if it and its τ predecessors occurred before in the draft; -1 merges
                nothing. The rest of the published procedure (arXiv 2407.16207): breadth-first, 4 children per node (k), a
                child needs .2 of its best sibling's probability (θ_sib), growth goes on while some path has every token at

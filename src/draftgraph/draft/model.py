@@ -144,7 +144,8 @@ class ModelDrafter:
         state: _State = request.drafting
         sources, context = state.sources, request.tokens[-TAIL:]
         sampled, asked = request.choice.sampled, self.config.read_ahead
-        count = (0 if sampled else AHEAD) if asked == "auto" else int(asked)
+        pays = limits.price_passes and not sampled  # without prices every pass is made anyway
+        count = (AHEAD if pays else 0) if asked == "auto" else int(asked)
         reach = min(limits.depth, limits.reach) if sampled else limits.reach
 
         def ahead(graph: DraftGraph, nodes: Sequence[int]) -> list[Path]:
