@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import platform
 import sys
@@ -75,6 +76,7 @@ def costs_of(subject: Sequence[str], device: torch.device, measure: Callable[[],
         note = f"measured again: {_said(why)}"
     if path in _UNSAVED:
         return _UNSAVED[path]
+    logging.getLogger(__name__).info("timing a pair on this machine, once; the table goes to %s", path)
     costs = measure()
     if costs.busy:
         costs = min(costs, measure(), key=lambda table: table.target(1))

@@ -1,7 +1,7 @@
 """Measuring costs on this machine: pass times by rows, and what the engine adds around the passes.
 
 Models and numbers of rows take turns, so that a slow moment hits all of them, and medians are kept. A small model takes a few
-seconds; with a large one every number of rows gets three passes, and those that cost too much are left to extrapolation.
+seconds; with a large one every number of rows gets two passes, and those that cost too much are left to extrapolation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from draftgraph.types import ROOT
 ROWS = (1, 2, 4, 8, 16, 32, 64)
 REPEATS = 21
 PATIENCE = 1.0
-"""Seconds at most for one number of rows; slow models get fewer repeats, three at least."""
+"""Seconds at most for one number of rows; slow models get fewer repeats, two at least."""
 FORWARDS = ("drafter", "target")
 CONTEXT = 64
 """Tokens before the rows that are timed for the engine's own use."""
@@ -111,7 +111,7 @@ class _Timed:
     def turn(self, patience: float) -> None:
         """Time every number of rows once; the first turn warms up, and leaves out what takes too long."""
         for size, times in list(self.times.items()):
-            if self.turns > 3 and sum(times) > patience:
+            if self.turns > 2 and sum(times) > patience:
                 continue
             fed = (self.tokens * size)[:size]
             seconds = _one_pass(self.model, Rows(self.text, [], fed, range(ROOT, size - 1)))

@@ -11,6 +11,7 @@ import typer
 import draftgraph as dg
 from draftgraph.cli.app import app, reporting
 from draftgraph.data import bundled_pair
+from draftgraph.engine import Stream
 from draftgraph.errors import DraftgraphError, OptionError, PromptError
 from draftgraph.view import tracefile
 from draftgraph.view.printing import Printer, make_printer
@@ -98,7 +99,9 @@ def generate(
         if threads is not None:
             torch.set_num_threads(threads)
         engine = _load(model, draft_model, config, quiet=as_json)
-        _run(engine, text, params, make_printer(engine.tokenizer, text, as_json, show), trace)
+        with status("timing this pair on this machine, once", as_json):
+            stream = engine.stream(text, params)
+        _run(engine, stream, text, make_printer(engine.tokenizer, text, as_json, show), trace)
 
 
 def _check_output(as_json: bool, show: bool, logprobs: bool) -> None:
@@ -137,11 +140,8 @@ def _load(model: str | None, draft_model: str | None, config: dg.Config, quiet: 
         return dg.Engine.from_pretrained(target, draft_model=pair_drafter, config=config)
 
 
-def _run(
-    engine: dg.Engine, prompt: str, params: dg.SamplingParams, printer: Printer, trace: Path | None = None
-) -> None:
-    """`engine.stream`, printed, then traced. What was generated before an error or Ctrl-C is printed and traced all the same."""
-    stream = engine.stream(prompt, params)
+def _run(engine: dg.Engine, stream: Stream, prompt: str, printer: Printer, trace: Path | None = None) -> None:
+    """A stream, printed, then traced. What was generated before an error or Ctrl-C is printed and traced all the same."""
     printer.begin()
     failure: BaseException | None = None
     try:
