@@ -14,7 +14,7 @@ from cost_tables import cost, costs
 from draftgraph import cost_cache
 from draftgraph.cost_cache import costs_of, fingerprint
 from draftgraph.costs import Costs, Greedy, Level
-from draftgraph.engine_costs import engine_costs
+from draftgraph.pair_costs import pair_costs
 from draftgraph.timing import levels
 from draftgraph.trace import RoundRecord
 from models import perturbed, tiny_lm
@@ -141,13 +141,14 @@ def test_an_engine_is_measured_and_told_so(lookup: bool, monkeypatch: pytest.Mon
     monkeypatch.setattr("draftgraph.costs.BUSY", float("inf"))  # whoever runs the tests may do something else meanwhile
     target = tiny_lm()
     engine = dg.Engine.from_pretrained(target, draft_model=None if lookup else perturbed(target))
-    table = engine_costs(engine)
+    pair = (engine.target, engine.drafter, engine.config, engine._decode)
+    table = pair_costs(*pair)
     assert table.note == "measured now"
     assert (table.drafter is None) == lookup
     assert table.plain > table.target(1) > 0.0
     assert all(0.0 <= level.reached <= 1.0 for level in table.levels)
-    assert engine_costs(engine).levels == table.levels
-    assert engine_costs(engine).note.startswith("read from")
+    assert pair_costs(*pair).levels == table.levels
+    assert pair_costs(*pair).note.startswith("read from")
 
 
 def test_greedy_requests_have_levels_of_their_own():

@@ -29,7 +29,7 @@ LAYERS = (
     ("draft",),
     ("commit",),
     ("round",),
-    ("engine", "engine_costs"),
+    ("engine", "pair_costs"),
     ("custom_generate", "data", "study", "train"),
     ("view", "bench", "server", "scale"),
     ("cli",),

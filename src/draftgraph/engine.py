@@ -20,15 +20,16 @@ from draftgraph.draft.base import Drafter
 from draftgraph.draft.budget import limits
 from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
-from draftgraph.engine_costs import engine_costs
 from draftgraph.errors import OptionError, PromptError
+from draftgraph.pair_costs import pair_costs
 from draftgraph.params import SamplingParams
-from draftgraph.request import Request
+from draftgraph.request import Plan, Request
 from draftgraph.result import Event, Result
 from draftgraph.rng import Noise, fresh_seed
 from draftgraph.round import decode_round
 from draftgraph.target.hf import HFModel, probe
 from draftgraph.target.load import check_pair, eos_ids, load_model, load_tokenizer
+from draftgraph.trace import RoundRecord
 from draftgraph.warp import Warper
 
 Prompt = str | Sequence[int]
@@ -202,21 +203,27 @@ class Engine:
             Noise(seed, params.sample),
             Warper(params, len(ids), sorted(eos), self.target.device),
             Detokenizer(self.tokenizer, ids, params.stop),
-            self._auto(params.temperature),
+            self._plan(params.temperature),
         )
 
-    def _auto(self, temperature: float) -> AutoBudget | None:
+    def _plan(self, temperature: float) -> Plan | None:
         if self.config.budget != "auto" or self.config.branching is not None:
             return None
         depth = self.config.num_speculative_tokens or DEPTH
         width = WIDTHS.get(self.config.resolved_structure)
         copies = bool(getattr(self.drafter, "edges", ()))
-        return AutoBudget(self.costs.at(temperature), depth, isinstance(self.drafter, ModelDrafter), copies, width)
+        return AutoBudget(self.costs.at(temperature), depth, isinstance(self.drafter, ModelDrafter), copies, width).plan
 
     @cached_property
     def costs(self) -> Costs:
-        """What rounds cost here: from the user's cache, or measured now, which takes a second or two for small models."""
-        return engine_costs(self)
+        """What rounds cost here: from the user's cache, or measured now, which takes a few seconds for small models."""
+        return pair_costs(self.target, self.drafter, self.config, self._decode)
+
+    def _decode(
+        self, drafter: Drafter, config: Config, prompt: Sequence[int], params: SamplingParams
+    ) -> Sequence[RoundRecord]:
+        """The rounds of a request to an engine with the same target."""
+        return Engine(self.target, drafter, config, None, frozenset()).generate(prompt, params).rounds
 
     def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):

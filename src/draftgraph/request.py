@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from draftgraph.choice import Choice
 from draftgraph.detokenize import Detokenizer
@@ -14,8 +15,8 @@ from draftgraph.target.base import CachedText
 from draftgraph.trace import RoundRecord
 from draftgraph.warp import Warper
 
-if TYPE_CHECKING:
-    from draftgraph.draft.auto import AutoBudget
+Plan = Callable[[int, Sequence[RoundRecord], int], Any]
+"""plan(committed tokens, rounds so far, reach) -> the limits of the next round (`draft.base.Limits`)."""
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Request:
     tokens  i64 ids of prompt and output; the first `prompt_length` are the prompt.
     limit     output tokens at most (the user's limit, or what the context window leaves).
     eos       ids that end the text.
-    auto      decides how much is drafted, if nothing was asked for; None for a fixed budget.
+    plan      decides how much is drafted, if nothing was asked for; None for a fixed budget.
     text      what the target has cached; drafting  whatever the drafter keeps.
     """
 
@@ -37,7 +38,7 @@ class Request:
     noise: Noise
     warper: Warper
     detokenizer: Detokenizer
-    auto: AutoBudget | None = None
+    plan: Plan | None = None
     text: CachedText = field(default_factory=CachedText)
     drafting: Any = None
     clock: Clock = field(default_factory=Clock)

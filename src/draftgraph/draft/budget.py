@@ -21,8 +21,9 @@ def limits(config: Config, request: Request, window: int | None) -> Limits:
     structure, depth = config.resolved_structure, config.num_speculative_tokens
     if config.budget == "auto" and config.branching is not None:  # the shape says how many
         return Limits(sum(accumulate(config.branching, mul)), len(config.branching), reach)
-    if request.auto is not None:
-        return request.auto.plan(len(request.tokens), request.rounds, reach)
+    if request.plan is not None:
+        planned: Limits = request.plan(len(request.tokens), request.rounds, reach)
+        return planned
     budget = int(config.budget)
     if structure == "chain":  # its length is what was asked for
         return Limits(budget, depth or budget, reach)
