@@ -262,6 +262,13 @@ class TestEngine:
                 assert result.stats.num_accepted_tokens > 0
                 assert result.token_ids == self.engine(budget=0).generate([1, 2, 3, 1, 2, 3], params).token_ids
 
+    @pytest.mark.parametrize("depth", [1, 3, None])
+    def test_copies_are_as_deep_as_was_asked_for(self, depth: int | None):
+        engine = dg.Engine.from_pretrained(tiny_lm(), drafter="lookup", num_speculative_tokens=depth)
+        result = engine.generate([1, 2, 3, 4] * 6, dg.SamplingParams(max_new_tokens=60))
+        deepest = max(max(record.depths(), default=0) for record in result.rounds)
+        assert deepest > 3 if depth is None else deepest == depth
+
     def test_a_fixed_budget_asks_for_no_costs(self):
         engine = self.engine(budget=4)
         engine.generate([1, 2], dg.SamplingParams(max_new_tokens=8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import accumulate
 from operator import mul
 
@@ -23,7 +24,8 @@ def limits(config: Config, request: Request, window: int | None) -> Limits:
         return Limits(sum(accumulate(config.branching, mul)), len(config.branching), reach)
     if request.plan is not None:
         planned: Limits = request.plan(len(request.tokens), request.rounds, reach)
-        return planned
+        # Without passes the depth that was asked for is that of the copies.
+        return planned if depth is None or planned.depth else replace(planned, reach=min(reach, depth))
     budget = int(config.budget)
     if structure == "chain":  # its length is what was asked for
         return Limits(budget, depth or budget, reach)
