@@ -18,10 +18,13 @@ from typing import Any
 import pytest
 import torch
 
+from cost_tables import costs
 from draftgraph.choice import Choice
 from draftgraph.config import EDGES, Config
+from draftgraph.costs import Costs
 from draftgraph.detokenize import Detokenizer
 from draftgraph.draft import model
+from draftgraph.draft.auto import AutoBudget
 from draftgraph.draft.base import Draw as Draws
 from draftgraph.draft.base import Evaluate, Limits
 from draftgraph.draft.best_first import WIDTH, add_edges, grow_best_first
@@ -360,9 +363,19 @@ class Eager(Calibration):
 
 
 def decoded(
-    tables: Tables, config: Config, limits: Limits, prompt: list[int], count: int, draw: Draw, switch: float = 0.0
+    tables: Tables,
+    config: Config,
+    limits: Limits,
+    prompt: list[int],
+    count: int,
+    draw: Draw,
+    switch: float = 0.0,
+    table: Costs | None = None,
 ) -> Request:
-    """`count` rounds of the real loop, with the real drafter; FIXED drafts once the measured overlap is below `switch`."""
+    """`count` rounds of the real loop, with the real drafter; FIXED drafts once the measured overlap is below `switch`.
+
+    table  the automatic budget decides by these costs, within `limits`.
+    """
     choice = Choice(EnumeratedRule(), config.resolved_structure, True, "enumerated")
     drafter = model.ModelDrafter(TableModel(tables.drafter, tables.vocab, len(prompt)), config, tables.vocab)
     target = TableModel(tables.target, tables.vocab, len(prompt))
@@ -374,9 +387,17 @@ def decoded(
     request.text = target.open(0)
     drafter.begin(request)
     request.drafting.calibration = Eager()
+    auto = None if table is None else AutoBudget(table, limits.depth, copies=True)
+
+    def bounds(request: Request) -> Limits:
+        if auto is None:
+            return replace(limits, reach=request.remaining - 1)
+        planned = auto.plan(len(request.tokens), request.rounds, request.remaining - 1)
+        return replace(planned, budget=min(planned.budget, limits.budget))
+
     for _ in range(count):
         if request.finish_reason is None:
-            decode_round([request], drafter, target, lambda request: replace(limits, reach=request.remaining - 1))
+            decode_round([request], drafter, target, bounds)
             seen = drafter.overlap(request)
             if seen is not None and seen.mean < switch:
                 request.choice = replace(choice, sampled=False)
@@ -455,6 +476,28 @@ def test_turning_to_fixed_drafts_after_what_was_measured_is_lossless() -> None:
         assert total_variation(continued(masses, tables), tables.target_law(tables.depth + 1)) <= EXACT, (kind, seed)
     assert turned > 100
     assert stayed > 100
+
+
+@pytest.mark.usefixtures("enumerated")
+@pytest.mark.parametrize(
+    ("drafter", "reached", "nodes", "seen"),
+    [(0.1, 0.5, 5, ("draft", "draft")), (1.0, 0.3, 1, ("draft", "copies")), (3.0, 0.5, 3, ("copies", "copies"))],
+)
+def test_rounds_whose_budget_is_decided_between_them_are_lossless(
+    drafter: float, reached: float, nodes: int, seen: tuple[str, str]
+) -> None:
+    """Whether and how much is drafted depends on what was accepted, and so on the texts that came out."""
+    table = costs(drafter=drafter, reached=reached)
+    decided: set[tuple[str, ...]] = set()
+    for kind, seed in product(("random", "sparse", "flat q"), range(2)):
+        tables = pair(kind, 2, 5, seed)
+        masses: defaultdict[tuple[int, ...], float] = defaultdict(float)
+        run = partial(decoded, tables, Config(structure="graph"), Limits(nodes, 2, 0), [0, 1], 3, table=table)
+        for probability, request in enumerate_draws(run):
+            masses[tuple(request.output)] += probability
+            decided.add(tuple(record.decision for record in request.rounds[:2]))
+        assert total_variation(continued(masses, tables), tables.target_law(tables.depth + 1)) <= EXACT, (kind, seed)
+    assert seen in decided
 
 
 @pytest.mark.usefixtures("enumerated")
