@@ -27,8 +27,8 @@ from draftgraph.draft.model import ModelDrafter
 from draftgraph.request import Request
 from draftgraph.rng import Noise
 from draftgraph.types import ROOT, TokenTree, Verdict
-from draftgraph.verify.layer import LayerRule, place
-from draftgraph.verify.walk import WalkRule
+from draftgraph.verification.layer import LayerRule, place
+from draftgraph.verification.walk import WalkRule
 
 LONGEST = 4
 """Match lengths from here on are counted together, as the engine's discounts are."""

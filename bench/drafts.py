@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 
 import draftgraph as dg
+from draftgraph.backends.base import Rows
 from draftgraph.draft.base import Draft
 from draftgraph.draft.budget import limits
 from draftgraph.request import Request
-from draftgraph.target.base import Rows
 from draftgraph.types import TokenTree
-from draftgraph.verify.layer import place
+from draftgraph.verification.layer import place
 from draftgraph.warp import Prefixes
 
 ROOM = 64

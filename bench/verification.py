@@ -29,11 +29,11 @@ from transformers.utils import logging
 import draftgraph as dg
 from bench.machine import ROOT, environment, load_average, sentence
 from bench.report import table
+from draftgraph.backends.base import Rows
+from draftgraph.backends.torch_model import HFModel
 from draftgraph.rng import Noise
-from draftgraph.target.base import Rows
-from draftgraph.target.hf import HFModel
 from draftgraph.types import FIXED, TokenTree
-from draftgraph.verify import get_rule
+from draftgraph.verification.registry import get_rule
 from draftgraph.warp import Prefixes, Warper
 
 CONTEXT = 64

@@ -3,7 +3,7 @@
 import torch
 
 import draftgraph as dg
-from draftgraph.verify.base import Accepts
+from draftgraph.verification.base import Accepts
 
 
 class KeepIfLikelier(dg.Rule):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 
 from draftgraph.types import FIXED, ROOT, Outcome, TokenTree
-from draftgraph.verify.base import EVERY_STRUCTURE, Accepts, Rule
+from draftgraph.verification.base import EVERY_STRUCTURE, Accepts, Rule
 
 EVERYTHING = Accepts(frozenset({"fixed", "sampled"}), EVERY_STRUCTURE)
 

@@ -285,7 +285,7 @@ def test_a_missing_pair_is_named(tmp_path, monkeypatch):
 
 OWN_RULES = """
 from draftgraph import Outcome
-from draftgraph.verify.layer import LayerRule
+from draftgraph.verification.layer import LayerRule
 
 class Mine(LayerRule):
     name = "mine"

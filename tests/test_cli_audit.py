@@ -14,7 +14,7 @@ from pairs import save_pair
 OWN_RULE = """
 import torch
 from draftgraph import Outcome, Rule
-from draftgraph.verify.layer import LayerRule
+from draftgraph.verification.layer import LayerRule
 
 class Hot(LayerRule):
     name = "hot"

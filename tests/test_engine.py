@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 import draftgraph as dg
 from draftgraph import errors
 from draftgraph.draft.model import ModelDrafter
-from draftgraph.verify.base import Accepts
-from draftgraph.verify.layer import LayerRule
+from draftgraph.verification.base import Accepts
+from draftgraph.verification.layer import LayerRule
 from models import REFUSED, byte_tokenizer, perturbed, plain, tiny_lm
 
 PARAMS = dg.SamplingParams(max_new_tokens=20)

@@ -10,7 +10,6 @@ import torch
 from transformers import NoRepeatNGramLogitsProcessor, PreTrainedModel
 
 import draftgraph as dg
-from draftgraph.target import hf
 from models import FAMILIES, perturbed, plain, tiny_lm
 
 PROMPTS = {1: [5], 2: [9, 4], 17: [(7 * i + 3) % 61 for i in range(17)]}

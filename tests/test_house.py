@@ -30,13 +30,13 @@ def test_the_house_rules_hold(check):
         ("draft/graph.py", "def f():\n    from draftgraph.engine import Engine", "a layer above"),
         ("warp.py", "import draftgraph", "a layer above"),
         ("warp.py", "from draftgraph import engine", "a layer above"),
-        ("verify/base.py", "import transformers", "without a model"),
-        ("verify/base.py", "from transformers.cache_utils import DynamicCache", "without a model"),
+        ("verification/base.py", "import transformers", "without a model"),
+        ("verification/base.py", "from transformers.cache_utils import DynamicCache", "without a model"),
         ("surprise.py", "", "has no layer"),
         ("warp.py", "from . import errors", "relative import"),
         ("round.py", "kind = 'Llama'", "'Llama'"),
         ("draft/model.py", "if name == 'qwen2': pass", "'qwen2'"),
-        ("verify/base.py", "# as in EAGLE-2", "'EAGLE'"),
+        ("verification/base.py", "# as in EAGLE-2", "'EAGLE'"),
         ("warp.py", "x = 1\n" * 331, "331 lines"),
         ("round.py", "x = 1\n" * 81, "81 lines"),
     ],
@@ -51,7 +51,7 @@ def test_a_violation_is_seen(check, tmp_path, file, code, complaint):
 
 def test_a_model_in_disguise_is_seen(check, tmp_path):
     """Purity holds for everything that a pure file imports in turn."""
-    _write(tmp_path, "verify/base.py", "from draftgraph.rng import Noise")
+    _write(tmp_path, "verification/base.py", "from draftgraph.rng import Noise")
     _write(tmp_path, "rng.py", "import transformers")
     assert any("base.py" in line and "draftgraph.rng -> transformers" in line for line in check.violations(tmp_path))
 
@@ -61,7 +61,7 @@ def test_a_model_in_disguise_is_seen(check, tmp_path):
     [
         ("types.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from draftgraph.engine import Engine"),
         ("draft/edges.py", "# opt-in tables; an optimal, philosophical option"),
-        ("draft/model.py", "from draftgraph.target.base import Rows"),
+        ("draft/model.py", "from draftgraph.backends.base import Rows"),
         ("proof/controls.py", "source = 'EAGLE'"),
         ("cli.py", "import draftgraph as dg"),
     ],

@@ -22,10 +22,10 @@ from transformers import (
 )
 
 import draftgraph as dg
+from draftgraph.backends.base import CachedText, Rows
 from draftgraph.draft import model
 from draftgraph.draft.lookup import LookupDrafter
-from draftgraph.target.base import CachedText, Rows
-from draftgraph.verify.layer import LayerRule
+from draftgraph.verification.layer import LayerRule
 from laws import p_value
 from models import perturbed, tiny_lm
 

@@ -1,15 +1,16 @@
 """draftgraph: language models generate faster, without changing what they generate."""
 
 from draftgraph.config import Config
-from draftgraph.custom_generate import custom_generate
 from draftgraph.engine import Engine
 from draftgraph.errors import DraftgraphError
+from draftgraph.integrations.transformers_generate import custom_generate
 from draftgraph.params import SamplingParams
 from draftgraph.proof.exact import prove
 from draftgraph.result import Event, Result
 from draftgraph.types import Outcome, TokenTree, Verdict
-from draftgraph.verify import rules, verify
-from draftgraph.verify.base import Rule
+from draftgraph.verification.base import Rule
+from draftgraph.verification.check import verify
+from draftgraph.verification.registry import rules
 
 __version__ = "0.1.0"
 

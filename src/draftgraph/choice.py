@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from draftgraph.config import Config
-from draftgraph.verify import get_rule
-from draftgraph.verify.base import Rule
+from draftgraph.verification.base import Rule
+from draftgraph.verification.registry import get_rule
 
 COLD, WEAK, ROUNDS = 0.4, 0.4, 16
 """At temperatures up to COLD, with a drafter whose mean overlap Σ min(p, q) is below WEAK over ROUNDS rounds, FIXED drafts

@@ -9,9 +9,9 @@ from numbers import Integral
 from typing import Any
 
 from draftgraph.errors import OptionError, require, unknown_name
-from draftgraph.verify import get_rule
-from draftgraph.verify.base import Rule
-from draftgraph.verify.example import CHILDREN, SAMPLED_CHILDREN, takes
+from draftgraph.verification.base import Rule
+from draftgraph.verification.example import CHILDREN, SAMPLED_CHILDREN, takes
+from draftgraph.verification.registry import get_rule
 
 STRUCTURES = ("graph", "tree", "comb", "paths", "chain", "gsd")
 DRAFTERS = ("model", "lookup", "text")

@@ -11,6 +11,8 @@ from typing import Any, overload
 import torch
 from transformers import PreTrainedModel
 
+from draftgraph.backends.load import check_pair, eos_ids, load_model, load_tokenizer
+from draftgraph.backends.torch_model import HFModel, probe
 from draftgraph.choice import Choice, choose, reconsider
 from draftgraph.config import Config
 from draftgraph.costs import Costs
@@ -27,8 +29,6 @@ from draftgraph.request import Plan, Request
 from draftgraph.result import Event, Result
 from draftgraph.rng import Noise, fresh_seed
 from draftgraph.round import decode_round
-from draftgraph.target.hf import HFModel, probe
-from draftgraph.target.load import check_pair, eos_ids, load_model, load_tokenizer
 from draftgraph.trace import RoundRecord
 from draftgraph.warp import Warper
 

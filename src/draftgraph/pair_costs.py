@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from draftgraph.backends.torch_model import HFModel
 from draftgraph.config import Config
 from draftgraph.cost_cache import costs_of, fingerprint
 from draftgraph.costs import Costs
@@ -11,7 +12,6 @@ from draftgraph.draft.base import Drafter
 from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
 from draftgraph.params import SamplingParams
-from draftgraph.target.hf import HFModel
 from draftgraph.timing import measure
 from draftgraph.trace import RoundRecord
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from draftgraph.backends.base import CachedText
 from draftgraph.choice import Choice
 from draftgraph.detokenize import Detokenizer
 from draftgraph.params import SamplingParams
 from draftgraph.rng import Noise
 from draftgraph.stats import Clock, Tally
-from draftgraph.target.base import CachedText
 from draftgraph.trace import RoundRecord
 from draftgraph.warp import Warper
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from draftgraph.backends.base import CausalLM, Rows
 from draftgraph.commit import commit
 from draftgraph.draft.base import Drafter, Limits, propose
 from draftgraph.request import Request
 from draftgraph.result import Event
 from draftgraph.stats import Clock
-from draftgraph.target.base import CausalLM, Rows
 from draftgraph.warp import Prefixes
 
 

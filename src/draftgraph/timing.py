@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from draftgraph.backends.base import CausalLM, Rows
 from draftgraph.costs import Cost, Costs, Greedy, Level
-from draftgraph.target.base import CausalLM, Rows
 from draftgraph.trace import RoundRecord
 from draftgraph.types import ROOT
 

@@ -15,7 +15,7 @@ from draftgraph.draft.children import KINDS, Level
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.proof.law import Draw, enumerate_draws
 from draftgraph.types import FIXED, ROOT, TokenTree
-from draftgraph.verify import example
+from draftgraph.verification import example
 
 ROWS = {
     "random": [0.4, 0.25, 0.2, 0.1, 0.05],

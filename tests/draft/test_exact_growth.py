@@ -53,8 +53,8 @@ from draftgraph.request import Request
 from draftgraph.rng import Noise
 from draftgraph.round import decode_round
 from draftgraph.types import FIXED, ROOT, TokenTree, Verdict
-from draftgraph.verify import RULES
-from draftgraph.verify.layer import LayerRule
+from draftgraph.verification.layer import LayerRule
+from draftgraph.verification.registry import RULES
 from draftgraph.warp import Warper
 from test_sampling_law import TableLM
 

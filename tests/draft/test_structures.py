@@ -12,7 +12,7 @@ import draftgraph as dg
 from draftgraph.draft.children import KINDS
 from draftgraph.draft.model import ModelDrafter
 from draftgraph.types import TokenTree
-from draftgraph.verify import RULES
+from draftgraph.verification.registry import RULES
 from models import perturbed, plain, tiny_lm
 
 PROMPT = [5, 9, 5]

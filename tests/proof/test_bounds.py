@@ -14,8 +14,8 @@ from draftgraph.proof.cases import CASES, by_depth, grow
 from draftgraph.proof.exact import Setting, prove, prove_all
 from draftgraph.proof.law import KINDS, Tables, output_law, random_tables
 from draftgraph.proof.slots import fixed, hybrid, replaced
-from draftgraph.verify import RULES
-from draftgraph.verify.greedy_block import GreedyBlockRule
+from draftgraph.verification.published.greedy_block import GreedyBlockRule
+from draftgraph.verification.registry import RULES
 
 pytest.importorskip("scipy")
 

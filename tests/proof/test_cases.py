@@ -24,7 +24,7 @@ from draftgraph.proof.slots import (
     unreplaced,
 )
 from draftgraph.types import FIXED, ROOT
-from draftgraph.verify import RULES
+from draftgraph.verification.registry import RULES
 from oracles import rows
 from slot_laws import worst_law
 

@@ -26,7 +26,7 @@ from draftgraph.proof.misdrafted import (
 from draftgraph.proof.misjudged import OwnSamples, ProductBlock, SameUniform, UncappedBlock
 from draftgraph.proof.slots import fixed, replaced
 from draftgraph.types import FIXED, ROOT, TokenTree
-from draftgraph.verify import RULES
+from draftgraph.verification.registry import RULES
 from oracles import assert_same
 from slot_laws import worst_law
 

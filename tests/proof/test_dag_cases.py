@@ -29,9 +29,9 @@ from draftgraph.proof.misdrafted import best_of_two, late_sibling, merged_token,
 from draftgraph.proof.misjudged import IndependentTests
 from draftgraph.proof.slots import Draft, best, fixed, hybrid, replaced
 from draftgraph.types import ROOT, Outcome, TokenTree
-from draftgraph.verify import RULES
-from draftgraph.verify.base import EVERY_LAW, EVERY_STRUCTURE, Accepts, Rule
-from draftgraph.verify.layer import LayerRule
+from draftgraph.verification.base import EVERY_LAW, EVERY_STRUCTURE, Accepts, Rule
+from draftgraph.verification.layer import LayerRule
+from draftgraph.verification.registry import RULES
 
 EXACT, VISIBLE = 1e-12, 1e-3
 TABLES = [random_tables("random", 3, 3, seed) for seed in range(5)]

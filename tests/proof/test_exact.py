@@ -17,9 +17,9 @@ from draftgraph.proof.exact import Setting, enumerate_draws, output_law, prove, 
 from draftgraph.proof.law import KINDS, random_tables
 from draftgraph.rng import Noise
 from draftgraph.types import Outcome
-from draftgraph.verify import RULES
-from draftgraph.verify.agree import AgreeRule, choose
-from draftgraph.verify.greedy_block import GreedyBlockRule
+from draftgraph.verification.agree import AgreeRule, choose
+from draftgraph.verification.published.greedy_block import GreedyBlockRule
+from draftgraph.verification.registry import RULES
 from oracles import LiteralLayer, SiblingsWithoutResidual
 
 SMALL = [case for case in CASES if case.laws in ("fixed", "hybrid", "with replacement")]

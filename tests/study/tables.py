@@ -10,7 +10,7 @@ import torch
 from draftgraph.study.rows import PairRows, Span
 from draftgraph.study.texts import Text
 from draftgraph.types import FIXED, TokenTree
-from draftgraph.verify.base import Rule
+from draftgraph.verification.base import Rule
 
 Law = Callable[[Sequence[int]], torch.Tensor]
 """law(prefix) -> f64[V]."""

@@ -16,9 +16,9 @@ from draftgraph.study.acceptance import Plan, at_positions, by_text, over_texts,
 from draftgraph.study.estimate import ratio
 from draftgraph.study.rows import PairRows, Span
 from draftgraph.types import TokenTree
-from draftgraph.verify import get_rule
-from draftgraph.verify.recursive import RecursiveRule
-from draftgraph.verify.walk import WalkRule
+from draftgraph.verification.published.recursive import RecursiveRule
+from draftgraph.verification.registry import get_rule
+from draftgraph.verification.walk import WalkRule
 from study.tables import best_trees, chains, every_text, expected_length, table, target_rows
 
 ROUND_OFF = 1e-12

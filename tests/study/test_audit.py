@@ -13,7 +13,7 @@ import torch
 from draftgraph import Engine, Outcome, SamplingParams, TokenTree
 from draftgraph.errors import OptionError, PromptError
 from draftgraph.study.audit import Audit, audit, best_of_two
-from draftgraph.verify.layer import LayerRule
+from draftgraph.verification.layer import LayerRule
 from models import perturbed, tiny_lm
 
 VOCAB, N, PROMPT = 12, 200, [1, 2]

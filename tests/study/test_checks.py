@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import draftgraph as dg
+from draftgraph.backends.check import Check
+from draftgraph.backends.load import check_pair, same_tokens
 from draftgraph.errors import DraftgraphError, ModelError, PairError
 from draftgraph.study import checks
 from draftgraph.study.checks import Checkup, check_up
-from draftgraph.target.check import Check
-from draftgraph.target.load import check_pair, same_tokens
 from models import REFUSED, byte_tokenizer, tiny_lm
 from pairs import save_pair
 

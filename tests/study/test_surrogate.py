@@ -10,7 +10,7 @@ from draftgraph.study.acceptance import Plan, by_text, survival
 from draftgraph.study.rows import PairRows, Span
 from draftgraph.study.surrogate import Surrogate, TreePlan, anywhere, check_on_chains, forecast, lengths, round_starts
 from draftgraph.study.texts import Text
-from draftgraph.verify import get_rule
+from draftgraph.verification.registry import get_rule
 from study.tables import Law, best_trees, expected_length, table
 
 SHAPE = (2, 2)

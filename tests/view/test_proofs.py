@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from draftgraph.proof.exact import CaseRow, ControlRow, Proof
-from draftgraph.verify import rules
+from draftgraph.verification.registry import rules
 from draftgraph.view.proofs import conclusion, proof_report, proofs_report, rules_table, summary
 from draftgraph.view.sheet import Sheet, to_markdown
 

@@ -19,8 +19,8 @@ from draftgraph.cli.app import app, reporting
 from draftgraph.errors import OptionError
 from draftgraph.proof import bounds
 from draftgraph.proof.exact import CaseRow, ControlRow, Proof, Setting, prove_all
-from draftgraph.verify import get_rule, rules
-from draftgraph.verify.base import Rule
+from draftgraph.verification.base import Rule
+from draftgraph.verification.registry import get_rule, rules
 from draftgraph.view.audits import audit_report
 from draftgraph.view.proofs import Part, proof_report, proofs_report, rules_table
 from draftgraph.view.sheet import to_markdown

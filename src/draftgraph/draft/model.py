@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from draftgraph.backends.base import CachedText, CausalLM
 from draftgraph.choice import Overlap
 from draftgraph.config import Config
 from draftgraph.draft.base import Draft, Draw, Limits, empty_draft
@@ -21,9 +22,8 @@ from draftgraph.draft.sources import TAIL, Sources, allowed_edges
 from draftgraph.draft.table import TokenTable
 from draftgraph.request import Request
 from draftgraph.rng import Role
-from draftgraph.target.base import CachedText, CausalLM
 from draftgraph.types import ROOT, Verdict
-from draftgraph.verify.base import sample_rows
+from draftgraph.verification.base import sample_rows
 
 MIN_COPY_SCORE = 0.02
 """A copy whose estimated mass is below this is not worth a row of the target."""

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from draftgraph.backends.base import CachedText, CausalLM, Rows
 from draftgraph.draft.calibrate import sharpen
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.request import Request
-from draftgraph.target.base import CachedText, CausalLM, Rows
 from draftgraph.types import ROOT
 from draftgraph.warp import Prefixes
 

@@ -26,9 +26,9 @@ from draftgraph.proof.law import (
 from draftgraph.proof.slots import Draft, best
 from draftgraph.rng import Noise
 from draftgraph.types import ROOT, TokenTree
-from draftgraph.verify.agree import choose
-from draftgraph.verify.base import Rule
-from draftgraph.verify.layer import LayerRule
+from draftgraph.verification.agree import choose
+from draftgraph.verification.base import Rule
+from draftgraph.verification.layer import LayerRule
 
 Address = Callable[[int, int, int], Hashable]
 """address(committed length at the round's start, depth, node) -> the address of the number that draws a slot."""

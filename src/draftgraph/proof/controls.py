@@ -34,11 +34,11 @@ from draftgraph.proof.misjudged import (
     UnwarpedBonus,
 )
 from draftgraph.proof.slots import fixed, replaced
-from draftgraph.verify.base import Rule
-from draftgraph.verify.block import BlockRule
-from draftgraph.verify.layer import LayerRule
-from draftgraph.verify.token import TokenRule
-from draftgraph.verify.walk import WalkRule
+from draftgraph.verification.base import Rule
+from draftgraph.verification.block import BlockRule
+from draftgraph.verification.layer import LayerRule
+from draftgraph.verification.published.token import TokenRule
+from draftgraph.verification.walk import WalkRule
 
 DEPTH = 2
 """Drafted tokens per control; enough for every mistake to show."""

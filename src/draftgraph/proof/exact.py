@@ -30,8 +30,8 @@ from draftgraph.proof.law import (
     random_tables,
     total_variation,
 )
-from draftgraph.verify import get_rule
-from draftgraph.verify.base import Rule
+from draftgraph.verification.base import Rule
+from draftgraph.verification.registry import get_rule
 
 __all__ = [
     "CaseRow",

@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar, cast
 import torch
 
 from draftgraph.types import TokenTree
-from draftgraph.verify.base import Rule
+from draftgraph.verification.base import Rule
 
 T = TypeVar("T")
 Draw = Callable[[torch.Tensor], int]

@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 
 from draftgraph.types import ROOT, Outcome, TokenTree
-from draftgraph.verify.base import EVERY_LAW, EVERY_STRUCTURE, Accepts, Rule
-from draftgraph.verify.block import BlockRule
-from draftgraph.verify.chain import law_of, ratio
-from draftgraph.verify.layer import LayerRule
-from draftgraph.verify.token import TokenRule
+from draftgraph.verification.base import EVERY_LAW, EVERY_STRUCTURE, Accepts, Rule
+from draftgraph.verification.block import BlockRule
+from draftgraph.verification.chain import law_of, ratio
+from draftgraph.verification.layer import LayerRule
+from draftgraph.verification.published.token import TokenRule
 
 
 class UnwarpedBonus(LayerRule):

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from transformers import PreTrainedModel
 
+from draftgraph.backends.torch_model import HFModel
 from draftgraph.config import Config
 from draftgraph.draft.model import ModelDrafter
 from draftgraph.engine import Engine, Prompt
@@ -24,9 +25,8 @@ from draftgraph.rng import fresh_seed
 from draftgraph.study.evidence import QUANTILES, Evidence, Sample
 from draftgraph.study.fit import Fit
 from draftgraph.study.power import detectable_tv, samples_needed
-from draftgraph.target.hf import HFModel
 from draftgraph.types import Outcome, TokenTree
-from draftgraph.verify.base import EVERY_LAW, EVERY_STRUCTURE, Accepts, Rule
+from draftgraph.verification.base import EVERY_LAW, EVERY_STRUCTURE, Accepts, Rule
 from draftgraph.warp import Warper
 
 Models = tuple[str | Path | PreTrainedModel, str | Path | PreTrainedModel | None]

@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from draftgraph.backends.check import Check
+from draftgraph.backends.load import eos_ids, load_model, read_config, read_tokenizer, same_tokens
+from draftgraph.backends.support import decoder_only, support
+from draftgraph.backends.torch_model import HFModel, honours_masks
 from draftgraph.errors import DraftgraphError
 from draftgraph.study.pair import WINDOW, Pair
-from draftgraph.target.check import Check
-from draftgraph.target.hf import HFModel, honours_masks
-from draftgraph.target.load import eos_ids, load_model, read_config, read_tokenizer, same_tokens
-from draftgraph.target.support import decoder_only, support
 
 SMALL_ENOUGH = 4.0
 """A drafter should have so many times fewer parameters than the target. A rule of thumb: `doctor` measures."""

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from draftgraph.backends.base import CausalLM
 from draftgraph.costs import Costs
 from draftgraph.engine import Engine
 from draftgraph.params import SamplingParams
 from draftgraph.stats import Stats
-from draftgraph.target.base import CausalLM
 from draftgraph.timing import FORWARDS, ROWS, not_negative, pass_costs
 
 EngineOf = Callable[..., Engine]

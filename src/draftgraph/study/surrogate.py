@@ -28,8 +28,8 @@ from draftgraph.study.acceptance import Plan, by_text, rounds, starts, survival
 from draftgraph.study.estimate import Estimate
 from draftgraph.study.rows import PairRows
 from draftgraph.types import ROOT
-from draftgraph.verify import get_rule
-from draftgraph.verify.base import sample_rows
+from draftgraph.verification.base import sample_rows
+from draftgraph.verification.registry import get_rule
 
 LONGEST_MATCH = 6
 """Tokens compared at most."""

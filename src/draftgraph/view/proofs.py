@@ -9,7 +9,7 @@ from rich.text import Text
 
 from draftgraph.proof.bounds import INSTALL
 from draftgraph.proof.exact import CaseRow, ControlRow, Proof
-from draftgraph.verify.base import Rule
+from draftgraph.verification.base import Rule
 from draftgraph.view.sheet import Cell, Sheet
 
 Part = Sheet | Text

@@ -1,0 +1,154 @@
+"""Loading models and tokenizers, and checking that a drafter can draft for a target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+
+from draftgraph.backends.check import Check
+from draftgraph.errors import ModelError, PairError
+
+PADDING, PADDING_SHARE = 64, 0.01
+"""Vocabularies of one family differ by padding and a few added tokens: at most so many, or that share of the larger one."""
+
+
+def load_model(
+    source: str | Path | PreTrainedModel, dtype: str | torch.dtype | None, device: str | None
+) -> PreTrainedModel:
+    """A causal LM from a folder, a hub name, or as given.
+
+    dtype None means float32 on a CPU (the only one in which wide and narrow forwards agree on every greedy token) and the
+    checkpoint's own elsewhere. Raises ModelError if the checkpoint is missing, corrupt or incomplete.
+    """
+    if isinstance(source, PreTrainedModel):
+        return source.eval()
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    wanted = dtype or (torch.float32 if where.type == "cpu" else "auto")
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(source, dtype=wanted, output_loading_info=True)
+    except Exception as error:
+        raise ModelError(
+            f"cannot load a causal language model from {str(source)!r}: {_first_line(error)}{_where(source)}"
+        ) from error
+    if info["missing_keys"] or info.get("mismatched_keys"):
+        wrong = sorted(map(str, info["missing_keys"] or info["mismatched_keys"]))
+        raise ModelError(
+            f"the checkpoint {str(source)!r} lacks weights ({', '.join(wrong[:3])}, …); they would be random"
+        )
+    return model.to(where).eval()
+
+
+def load_tokenizer(source: str | Path | PreTrainedModel) -> Any | None:
+    """The tokenizer that belongs to a model; None if there is none to be found."""
+    name = source.name_or_path if isinstance(source, PreTrainedModel) else str(source)
+    if not name or (isinstance(source, PreTrainedModel) and not Path(name).is_dir()):
+        return None
+    try:
+        return read_tokenizer(name)
+    except ModelError:  # a model without tokenizer files is usable with token ids
+        return None
+
+
+def read_tokenizer(source: str | Path) -> Any:
+    """The tokenizer of a folder or hub name. Raises ModelError if it is missing or corrupt."""
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except Exception as error:
+        raise ModelError(f"cannot read a tokenizer from {str(source)!r}: {_first_line(error)}") from error
+
+
+def read_config(source: str | Path) -> PretrainedConfig:
+    """The configuration of a folder or hub name. Raises ModelError if it is missing or corrupt."""
+    try:
+        return AutoConfig.from_pretrained(source)
+    except Exception as error:
+        raise ModelError(
+            f"cannot read a configuration from {str(source)!r}: {_first_line(error)}{_where(source)}"
+        ) from error
+
+
+def _where(source: str | Path) -> str:
+    """What to write instead, for a name that is no folder here."""
+    if Path(source).is_dir():
+        return ""
+    return f" There is no folder {str(source)!r} here; write the path of one that holds config.json, or a hub name"
+
+
+def check_pair(target: Any, drafter: Any, tokenizer: Any | None, draft_tokenizer: Any | None) -> None:
+    """Refuse a drafter whose token ids mean something else. `target` and `drafter` have a vocab_size.
+
+    Raises PairError naming the rule that fails.
+    """
+    same_tokens(target, drafter, tokenizer, draft_tokenizer).enforce()
+
+
+def same_tokens(target: Any, drafter: Any, tokenizer: Any | None, draft_tokenizer: Any | None) -> Check:
+    """Whether both models mean the same by every token id: by their tokenizers, or by their sizes where one has none."""
+    rule, sizes = "same tokens", (target.vocab_size, drafter.vocab_size)
+    padded = "" if sizes[0] == sizes[1] else f"; the models are padded differently ({sizes[0]} and {sizes[1]} rows)"
+    if tokenizer is not None and draft_tokenizer is not None:
+        return _compare(rule, tokenizer.get_vocab(), draft_tokenizer.get_vocab(), padded)
+    if not _is_padding(abs(sizes[0] - sizes[1]), max(sizes)):
+        return Check(
+            rule,
+            "fail",
+            f"vocabulary size: the target has {sizes[0]} tokens, the drafter {sizes[1]}, which is more than padding",
+            "use a drafter of the same family, or drafter='lookup', which needs no model",
+            PairError,
+        )
+    return Check(
+        rule,
+        "warning",
+        f"only sizes could be compared ({sizes[0]} and {sizes[1]})",
+        "put tokenizer files into both folders, so that the tokens themselves can be",
+    )
+
+
+def _compare(rule: str, ours: dict[str, int], theirs: dict[str, int], padded: str) -> Check:
+    """Every id that both use must be the same token; a few tokens that only one of them has are harmless."""
+    meanings = {number: token for token, number in theirs.items()}
+    wrong = [
+        token
+        for token, number in sorted(ours.items(), key=lambda entry: entry[1])
+        if meanings.get(number, token) != token or theirs.get(token, number) != number
+    ]
+    alone = sorted(ours.keys() ^ theirs.keys())
+    if not wrong and _is_padding(len(alone), max(len(ours), len(theirs))):
+        only = (
+            f", {len(alone)} in one of them only ({', '.join(map(repr, alone[:3]))}), which is harmless"
+            if alone
+            else ""
+        )
+        return Check(rule, "pass", f"{len(ours.keys() & theirs.keys())} tokens have the same ids{only}{padded}")
+    differing = wrong or alone
+    said = ", ".join(
+        f"{token!r} is {ours.get(token, 'absent')} for the target and {theirs.get(token, 'absent')} for the drafter"
+        for token in differing[:3]
+    )
+    return Check(
+        rule,
+        "fail",
+        f"token ids: {said} ({len(differing)} of {len(ours)} tokens differ)",
+        "a drafter needs the target's tokenizer. Use a drafter of the same family, or drafter='lookup', which needs no model",
+        PairError,
+    )
+
+
+def _is_padding(difference: int, size: int) -> bool:
+    return difference <= max(PADDING, PADDING_SHARE * size)
+
+
+def eos_ids(model: PreTrainedModel, tokenizer: Any | None) -> frozenset[int]:
+    """Ids that end a text: the generation config's, else the model's, else the tokenizer's."""
+    for source in (model.generation_config, model.config.get_text_config(decoder=True), tokenizer):
+        ids = getattr(source, "eos_token_id", None)
+        if ids is not None:
+            return frozenset([ids] if isinstance(ids, int) else ids)
+    return frozenset()
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"

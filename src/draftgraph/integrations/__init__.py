@@ -1,0 +1,1 @@
+"""draftgraph inside other programs."""

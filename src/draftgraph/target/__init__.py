@@ -1,1 +1,0 @@
-"""Causal language models as the engine sees them: rows in, logits out, paths kept."""

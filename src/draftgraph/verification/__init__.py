@@ -1,0 +1,1 @@
+"""Verification rules: pure functions of (draft, target law, random numbers). No model, no transformers."""

@@ -1,0 +1,175 @@
+"""The layer rule: joint verification of a whole draft tree, layer by layer. The default.
+
+It *is* block verification on a chain, *is* recursive rejection at depth 1, has the law of the target walk on a
+deterministic tree, and is the longest match at temperature 0. Proof of losslessness: docs/layer_rule.md.
+
+Vectors and capacities stay on the device of p; the scalars of a layer are read together, not slot by slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+
+from draftgraph.types import FIXED, Outcome, TokenTree
+from draftgraph.verification.base import EVERY_LAW, EVERY_STRUCTURE, Accepts, Rule
+
+
+class LayerRule(Rule):
+    name: ClassVar[str] = "layer"
+    source: ClassVar[str] = "draftgraph (on a chain: Block Verification, arXiv 2403.10444)"
+    lossless: ClassVar[bool] = True
+    accepts: ClassVar[Accepts] = Accepts(EVERY_LAW, EVERY_STRUCTURE)
+
+    def outcome(self, tree: TokenTree, p: torch.Tensor) -> Outcome:
+        layers = place(tree, p)
+        stop = [0.0] * (len(tree) + 1)
+        carry = 1.0  # probability that no deeper layer has stopped
+        for layer in reversed(layers):
+            total = layer.missing + sum(layer.masses)
+            if total > 0.0:
+                for row, mass in zip(layer.rows, layer.masses, strict=True):
+                    stop[row] = carry * mass / total
+                carry *= layer.missing / total
+        if not any(stop):  # p = q up to rounding left no residual anywhere; the root is where such a round stops
+            stop[0] = 1.0
+        residuals = {row: residual for layer in layers for row, residual in layer.residuals.items()}
+
+        def bonus(row: int) -> torch.Tensor:
+            residual = residuals[row] if row in residuals else _without(p[row], tree, row)
+            return residual if bool(residual.any()) else p[row]
+
+        return Outcome(stop, bonus)
+
+
+def _without(law: torch.Tensor, tree: TokenTree, row: int) -> torch.Tensor:
+    """law f[V] without the tokens of the (FIXED) slots below `row`."""
+    law = law.clone()
+    law[[tree.tokens[node] for node in tree.children[row]]] = 0.0
+    return law
+
+
+@dataclass
+class _Layer:
+    """The rows of one depth that carry target mass, heaviest first, and what is left of them once their slots are placed.
+
+    shares     w, target mass that each row carries. missing  f, target mass that ended above this layer (0 at the root).
+    masses     |R|, the part that stays at each row for its bonus token.
+    residuals  R, f[V], of the rows with SAMPLED slots; elsewhere R = w p without the tokens of the FIXED slots.
+    weights    w of the rows below.
+    """
+
+    rows: list[int]
+    shares: list[float]
+    missing: float
+    masses: list[float]
+    residuals: dict[int, torch.Tensor] = field(default_factory=dict)
+    weights: dict[int, float] = field(default_factory=dict)
+
+
+def place(tree: TokenTree, p: torch.Tensor) -> list[_Layer]:
+    """Top-down pass: how much target mass every node may carry (w), and what stays above it (R)."""
+    layers: list[_Layer] = []
+    rows, shares, missing = [0], [1.0], 0.0
+    while rows:
+        layer = _Layer(rows, shares, missing, list(shares))
+        keep = _place_draws(tree, p, layer)
+        _place_fixed(tree, p, layer, keep)
+        layers.append(layer)
+        live = sorted((child for child in layer.weights.items() if child[1] > 0.0), key=lambda child: -child[1])
+        rows, shares = [row for row, _ in live], [share for _, share in live]
+        missing = max(0.0, 1.0 - sum(shares))
+    return layers
+
+
+def _place_draws(tree: TokenTree, p: torch.Tensor, layer: _Layer) -> float:
+    """SAMPLED slots, those of the heaviest row first. Returns m, the probability that none of them was accepted.
+
+    A draw offers the capacity κ = c λ; each of its parents in turn takes min(κ, R) of it, which leaves κ and R.
+    """
+    draws = _draws(tree, layer.rows)
+    if not draws:
+        return 1.0
+    masses = torch.tensor([*layer.shares, layer.missing], dtype=torch.float64, device=p.device)
+    place_of = {row: i for i, row in enumerate(layer.rows)}
+    readings: list[torch.Tensor] = []  # κ(x) and R(x) of every slot, before it is placed
+    for nodes in draws:
+        token, row_of_law = tree.tokens[nodes[0]], tree.law_row[nodes[0]]
+        law = tree.laws[row_of_law]  # type: ignore[index]  # checked when the tree was built
+        # c is recomputed from its parts, never by subtraction: small masses would drown in rounding
+        capacity = masses.sum().to(law.dtype)
+        offered = law * capacity if len(nodes) > 1 else None  # κ, as a vector only where parents share it
+        for node in nodes:
+            row = tree.parents[node] + 1
+            if row not in layer.residuals:
+                layer.residuals[row] = p[row] * layer.shares[place_of[row]]
+            residual = layer.residuals[row]
+            if offered is None:
+                readings.append(torch.stack((law[token] * capacity, residual[token])))
+                residual.addcmul_(law, capacity, value=-1.0).clamp_(min=0.0)
+            else:
+                readings.append(torch.stack((offered[token], residual[token])))
+                left = (offered - residual).clamp_(min=0.0)
+                residual.sub_(offered).clamp_(min=0.0)
+                offered = left
+            torch.sum(residual, 0, dtype=torch.float64, out=masses[place_of[row]])
+    *layer.masses, _ = masses.tolist()
+    return _accept(draws, torch.stack(readings).tolist(), layer.weights)
+
+
+def _draws(tree: TokenTree, rows: Sequence[int]) -> list[list[int]]:
+    """The draws below `rows`, in order; a draw is the list of the nodes that hang on it, usually one."""
+    draws: dict[int, list[int]] = {}
+    for row in rows:
+        for node in tree.children[row]:
+            if tree.law_row[node] != FIXED:
+                draws.setdefault(node if tree.draws is None else tree.draws[node], []).append(node)
+    return list(draws.values())
+
+
+def _accept(draws: Sequence[Sequence[int]], readings: Sequence[Sequence[float]], weights: dict[int, float]) -> float:
+    """w = m a with a = min(κ(x), R(x)) / (c λ(x)), for every slot of every draw; returns m after all of them."""
+    keep = 1.0
+    pairs = iter(readings)
+    for nodes in draws:
+        offer = taken = 0.0
+        for node, (capacity, residual) in zip(nodes, pairs, strict=False):
+            offer = offer or capacity  # c λ(x), before any parent took of it
+            accept = min(capacity, residual) / offer if offer > 0.0 else 0.0
+            weights[node + 1] = keep * accept
+            taken += accept
+        keep *= max(0.0, 1.0 - taken)
+    return keep
+
+
+def _place_fixed(tree: TokenTree, p: torch.Tensor, layer: _Layer, keep: float) -> None:
+    """FIXED slots: w = m R(x) / c. One after the other m and c shrink by the same factor, so m / c stays."""
+    slots: dict[tuple[int, int], int] = {}  # a repeated token finds R(x) = 0
+    for row in layer.rows:
+        for node in tree.children[row]:
+            if tree.law_row[node] == FIXED:
+                slots.setdefault((row, tree.tokens[node]), node)
+    if not slots:
+        return
+    capacity = layer.missing + sum(layer.masses)
+    scale = keep / capacity if capacity > 0.0 else 0.0
+    place_of = {row: i for i, row in enumerate(layer.rows)}
+    for (row, token), value in zip(slots, _residuals_at(list(slots), p, layer), strict=True):
+        mass = value if row in layer.residuals else value * layer.shares[place_of[row]]
+        layer.weights[slots[row, token] + 1] = min(1.0, scale * mass)
+        layer.masses[place_of[row]] = max(0.0, layer.masses[place_of[row]] - mass)
+
+
+def _residuals_at(slots: list[tuple[int, int]], p: torch.Tensor, layer: _Layer) -> list[float]:
+    """R(x) of (row, token) slots, which is taken out of R; p(x) for rows without SAMPLED slots, whose R is not stored."""
+    index = torch.tensor(slots, device=p.device).T
+    values = p[index[0], index[1]]
+    for i, (row, token) in enumerate(slots):
+        if row in layer.residuals:
+            values[i] = layer.residuals[row][token]
+            layer.residuals[row][token] = 0.0
+    found: list[float] = values.tolist()
+    return found

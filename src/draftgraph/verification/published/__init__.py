@@ -1,0 +1,1 @@
+"""Rules of other papers: baselines, and rows for research."""

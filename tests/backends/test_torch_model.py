@@ -1,0 +1,190 @@
+"""Rows in, logits out, paths kept: a tree's forward is the forwards of its paths, whoever shares the pass."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.utils import ModelOutput
+
+import draftgraph as dg
+from draftgraph.backends import torch_model
+from draftgraph.backends.base import CachedText, Rows
+from draftgraph.backends.torch_model import HFModel
+from draftgraph.draft.budget import limits
+from draftgraph.errors import LogitsError, ModelError
+from draftgraph.request import Request
+from draftgraph.round import decode_round
+from draftgraph.types import ROOT
+from models import FAMILIES, perturbed, tiny_lm
+
+PROMPT = [5, 9, 3, 40]
+TOKENS, PARENTS = [7, 8, 7, 9, 1, 2], [ROOT, ROOT, 0, 0, 2, 1]
+TREE = dg.TokenTree(TOKENS, PARENTS, [-1] * 6)
+
+
+@cache
+def model(family: str = "llama") -> HFModel:
+    return HFModel(tiny_lm(family))
+
+
+def plain(over: HFModel, tokens: list[int]) -> torch.Tensor:
+    with torch.inference_mode():
+        return over.model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, -1].float()
+
+
+def expected(over: HFModel, text: list[int], tree: dg.TokenTree) -> torch.Tensor:
+    return torch.stack([plain(over, [*text, *tree.path_tokens(node)]) for node in range(-1, len(tree))])
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.testing.assert_close(a.float(), b.float(), atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_a_tree_is_its_paths(family: str) -> None:
+    over = model(family)
+    text = over.open(4)  # too few on purpose: it grows
+    close(over.forward([Rows(text, PROMPT, TOKENS, PARENTS)])[0], expected(over, PROMPT, TREE))
+    over.keep(text, [0, 2])
+    assert len(text) == 6
+    committed = [*PROMPT, 7, 7]
+    close(over.forward([Rows(text, [11], TOKENS, PARENTS)])[0], expected(over, [*committed, 11], TREE))
+    over.keep(text, ())
+    close(over.forward([Rows(text, [12])])[0], plain(over, [*committed, 11, 12])[None])
+    over.close(text)
+    assert not over.cache._used
+    assert len(text) == 0
+
+
+@torch.inference_mode()
+def test_nodes_over_several_passes() -> None:
+    """As a drafter does: level by level, parents numbered over the whole round."""
+    over = model()
+    text = over.open(32)
+    first = over.forward([Rows(text, PROMPT)])[0]
+    second = over.forward([Rows(text, [], TOKENS[:2], PARENTS[:2])])[0]
+    third = over.forward([Rows(text, [], TOKENS[2:], PARENTS[2:])])[0]
+    close(torch.cat((first, second, third)), expected(over, PROMPT, TREE))
+    over.keep(text, [0, 2, 4])
+    close(over.forward([Rows(text, [3])])[0], plain(over, [*PROMPT, 7, 7, 1, 3])[None])
+    over.close(text)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+@torch.inference_mode()
+def test_two_requests_in_one_pass(family: str) -> None:
+    over = model(family)
+    a, b = over.open(16), over.open(16)
+    rows = over.forward([Rows(a, PROMPT, TOKENS, PARENTS), Rows(b, [2, 2], [3], [ROOT])])
+    close(rows[0], expected(over, PROMPT, TREE))
+    close(rows[1], torch.stack([plain(over, [2, 2]), plain(over, [2, 2, 3])]))
+    over.keep(a, [1])
+    over.keep(b, [0])
+    rows = over.forward([Rows(b, [9]), Rows(a, [4], [5], [ROOT])])
+    close(rows[0], plain(over, [2, 2, 3, 9])[None])
+    close(rows[1], torch.stack([plain(over, [*PROMPT, 8, 4]), plain(over, [*PROMPT, 8, 4, 5])]))
+    over.close(a)
+    close(over.forward([Rows(b, [1])])[0], plain(over, [2, 2, 3, 9, 1])[None])
+    over.close(b)
+    assert not over.cache._used
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 63), st.integers(0, 99)), min_size=1, max_size=10), st.integers(0, 10),
+    st.integers(1, 3),
+)  # fmt: skip
+@settings(max_examples=25)
+@torch.inference_mode()
+def test_random_trees_and_rounds(nodes: list[tuple[int, int]], keep: int, rounds: int) -> None:
+    over = model()
+    parents = [choice % (i + 1) - 1 for i, (_, choice) in enumerate(nodes)]
+    tree = dg.TokenTree([token for token, _ in nodes], parents, [-1] * len(nodes))
+    text, committed, fed = over.open(8), [1], [1]
+    for _ in range(rounds):
+        close(over.forward([Rows(text, fed, tree.tokens, tree.parents)])[0], expected(over, committed, tree))
+        path = tree.path(keep % len(tree))
+        over.keep(text, path)
+        fed = [17]
+        committed = [*committed, *(tree.tokens[node] for node in path), 17]
+    over.close(text)
+    assert not over.cache._used
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@torch.inference_mode()
+def test_other_precisions(dtype: torch.dtype) -> None:
+    over = HFModel(tiny_lm().to(dtype))
+    torch_model.probe(over)
+    text = over.open(16)
+    rows = over.forward([Rows(text, PROMPT, TOKENS, PARENTS)])[0]
+    assert rows.dtype == dtype
+    tolerance = 0.15 if dtype == torch.bfloat16 else 1e-9
+    assert float((rows.float() - expected(over, PROMPT, TREE)).abs().max()) <= tolerance * float(rows.abs().max())
+
+
+def _nan_logits(module: torch.nn.Module, args: object, output: ModelOutput) -> None:
+    output.logits.fill_(torch.nan)
+
+
+@torch.inference_mode()
+def test_a_failed_pass_leaves_a_clean_pool() -> None:
+    over = HFModel(tiny_lm())
+    good, bad = over.open(16), over.open(16)
+    over.forward([Rows(good, PROMPT)])
+    handle = over.model.register_forward_hook(_nan_logits)
+    with pytest.raises(LogitsError, match="LlamaForCausalLM returned NaN"):
+        over.forward([Rows(bad, PROMPT, TOKENS, PARENTS)])
+    handle.remove()
+    over.close(bad)
+    assert len(over.cache._used) == len(PROMPT)
+    close(over.forward([Rows(good, [8])])[0], plain(over, [*PROMPT, 8])[None])
+
+
+def test_the_probe_notices_a_model_that_ignores_its_mask() -> None:
+    broken = HFModel(tiny_lm())
+    forward = broken.model.model.forward
+    broken.model.model.forward = lambda **kw: forward(**kw | {"attention_mask": None})
+    with pytest.raises(ModelError, match="LlamaForCausalLM"):
+        torch_model.probe(broken)
+    assert not broken.cache._used
+    positions = HFModel(tiny_lm())
+    inner = positions.model.model.forward
+    positions.model.model.forward = lambda **kw: inner(**kw | {"position_ids": None})
+    with pytest.raises(ModelError, match="LlamaForCausalLM"):
+        torch_model.probe(positions)
+
+
+# --- the round is flat over requests ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+@pytest.mark.parametrize("drafting", ["model", "lookup"])
+def test_rounds_of_several_requests(temperature: float, drafting: str) -> None:
+    """Requests decoded in the same rounds give what each gives alone, whoever ends first."""
+    target = tiny_lm()
+    draft = perturbed(target, 0.1) if drafting == "model" else None
+    engine = dg.Engine.from_pretrained(target, draft_model=draft, budget=6)
+    params = [dg.SamplingParams(max_new_tokens=n, temperature=temperature, seed=n) for n in (9, 17, 13)]
+    prompts = [PROMPT, [2, 3, 2, 3], [7]]
+    alone = [engine.generate(prompt, its).token_ids for prompt, its in zip(prompts, params, strict=True)]
+    requests = [engine._request(prompt, its) for prompt, its in zip(prompts, params, strict=True)]
+    bounds = partial(limits, engine.config, window=engine.target.context_window)
+    for request in requests:
+        request.text = engine.target.open(64)
+        engine.drafter.begin(request)
+    live: list[Request] = list(requests)
+    while live:
+        events = decode_round(live, engine.drafter, engine.target, bounds)
+        assert len(events) == len(live)
+        live = [request for request in live if request.finish_reason is None]
+    assert [request.output for request in requests] == alone
+    for request in requests:
+        engine.drafter.end(request)
+        assert isinstance(request.text, CachedText)
+        engine.target.close(request.text)
+    assert not engine.target.cache._used
