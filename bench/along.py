@@ -24,8 +24,8 @@ from draftgraph.draft import model
 from draftgraph.draft.base import Draft, Limits
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.model import ModelDrafter
-from draftgraph.request import Request
-from draftgraph.rng import Noise
+from draftgraph.request.state import Request
+from draftgraph.sampling.rng import Noise
 from draftgraph.types import ROOT, TokenTree, Verdict
 from draftgraph.verification.layer import LayerRule, place
 from draftgraph.verification.walk import WalkRule

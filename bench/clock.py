@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bench.pairs import Prompt
 from draftgraph.bench.clock import Timed, interleave, order
 from draftgraph.bench.contenders import PLAIN, Contender
-from draftgraph.stats import PARTS
+from draftgraph.request.stats import PARTS
 
 __all__ = ["Run", "fastest", "measure", "order"]
 
@@ -22,7 +22,7 @@ class Run:
     seconds  wall time of the whole call, prompt included. tokens  new tokens.
     rounds   target calls. nodes  drafted rows that the target computed.
     same     whether the ids are those of transformers' plain greedy decoding; None where sampling makes them differ.
-    parts    wall seconds per part of the rounds, in the order of `draftgraph.stats.PARTS`; None for transformers.
+    parts    wall seconds per part of the rounds, in the order of `draftgraph.request.stats.PARTS`; None for transformers.
     """
 
     pair: str

@@ -9,12 +9,12 @@ import torch
 
 import draftgraph as dg
 from draftgraph.backends.base import Rows
+from draftgraph.budget.limits import limits
 from draftgraph.draft.base import Draft
-from draftgraph.draft.budget import limits
-from draftgraph.request import Request
+from draftgraph.request.state import Request
+from draftgraph.sampling.warp import Prefixes
 from draftgraph.types import TokenTree
 from draftgraph.verification.layer import place
-from draftgraph.warp import Prefixes
 
 ROOM = 64
 """Output tokens that the round may think it has left, so that the end of the request does not shorten the draft."""

@@ -31,7 +31,7 @@ from bench.contenders import Ours, Task
 from bench.machine import ROOT, environment, load_average, sentence
 from bench.pairs import Pair, Prompt, load_pair
 from bench.report import table
-from draftgraph.stats import PARTS
+from draftgraph.request.stats import PARTS
 
 AGAIN, AUTO, NONE = "plain, again", "auto", "plain (budget 0)"
 FIXED: dict[str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ import numpy as np
 from bench.clock import Run
 from bench.contenders import NOTES, PLAIN
 from bench.machine import sentence
-from draftgraph.stats import PARTS
+from draftgraph.request.stats import PARTS
 
 FORWARDS = ("drafter", "target")
 """Parts of a round that are spent inside the models; the rest is what draftgraph adds around them."""

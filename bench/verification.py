@@ -31,10 +31,10 @@ from bench.machine import ROOT, environment, load_average, sentence
 from bench.report import table
 from draftgraph.backends.base import Rows
 from draftgraph.backends.torch_model import HFModel
-from draftgraph.rng import Noise
+from draftgraph.sampling.rng import Noise
+from draftgraph.sampling.warp import Prefixes, Warper
 from draftgraph.types import FIXED, TokenTree
 from draftgraph.verification.registry import get_rule
-from draftgraph.warp import Prefixes, Warper
 
 CONTEXT = 64
 DEPTH, BRANCHES, SAMPLED = 8, 4, 11

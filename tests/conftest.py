@@ -30,7 +30,7 @@ def known_costs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test depends on a clock: rounds cost what a table says, and what a process of a test measures is not the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DRAFTGRAPH_CACHE", str(tmp_path_factory.mktemp("costs")))
-        patch.setattr("draftgraph.engine.pair_costs", lambda *pair: costs())
+        patch.setattr("draftgraph.engine.engine.pair_costs", lambda *pair: costs())
         yield
 
 

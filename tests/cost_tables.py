@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from draftgraph.costs import Cost, Costs, Greedy, Level
+from draftgraph.budget.costs import Cost, Costs, Greedy, Level
 
 
 def cost(*seconds: float, rows: tuple[int, ...] = (1, 2, 4)) -> Cost:

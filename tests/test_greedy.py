@@ -10,6 +10,7 @@ import torch
 from transformers import NoRepeatNGramLogitsProcessor, PreTrainedModel
 
 import draftgraph as dg
+from draftgraph.backends import torch_model
 from models import FAMILIES, perturbed, plain, tiny_lm
 
 PROMPTS = {1: [5], 2: [9, 4], 17: [(7 * i + 3) % 61 for i in range(17)]}
@@ -91,7 +92,7 @@ def test_chain_rules(rule: str) -> None:
 @pytest.mark.parametrize("chunk", [1, 4, 16])
 @pytest.mark.parametrize("kind", ["perturbed", "lookup"])
 def test_prefill_in_pieces(chunk: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hf, "PREFILL_CHUNK", chunk)
+    monkeypatch.setattr(torch_model, "PREFILL_CHUNK", chunk)
     check(target(), drafter(kind), PROMPTS[17], 20, budget=8)
     check(target(), drafter(kind), [5, 6] * 8, 20, budget=8)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
-from draftgraph.config import EDGES
-from draftgraph.stats import PARTS, Stats
-from draftgraph.trace import RoundRecord
+from draftgraph.engine.config import EDGES
+from draftgraph.request.record import RoundRecord
+from draftgraph.request.stats import PARTS, Stats
 from draftgraph.types import ROOT
 from draftgraph.view.tracefile import Trace
 

@@ -1,12 +1,12 @@
 """draftgraph: language models generate faster, without changing what they generate."""
 
-from draftgraph.config import Config
-from draftgraph.engine import Engine
+from draftgraph.engine.config import Config
+from draftgraph.engine.engine import Engine
 from draftgraph.errors import DraftgraphError
 from draftgraph.integrations.transformers_generate import custom_generate
-from draftgraph.params import SamplingParams
 from draftgraph.proof.exact import prove
-from draftgraph.result import Event, Result
+from draftgraph.request.result import Event, Result
+from draftgraph.sampling.params import SamplingParams
 from draftgraph.types import Outcome, TokenTree, Verdict
 from draftgraph.verification.base import Rule
 from draftgraph.verification.check import verify

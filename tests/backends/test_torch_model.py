@@ -14,10 +14,10 @@ import draftgraph as dg
 from draftgraph.backends import torch_model
 from draftgraph.backends.base import CachedText, Rows
 from draftgraph.backends.torch_model import HFModel
-from draftgraph.draft.budget import limits
+from draftgraph.budget.limits import limits
+from draftgraph.engine.round import decode_round
 from draftgraph.errors import LogitsError, ModelError
-from draftgraph.request import Request
-from draftgraph.round import decode_round
+from draftgraph.request.state import Request
 from draftgraph.types import ROOT
 from models import FAMILIES, perturbed, tiny_lm
 

@@ -17,7 +17,7 @@ from bench.drafts import one_round
 
 import draftgraph as dg
 from bench import acceptance, clock, pairs, report, run
-from draftgraph.stats import PARTS
+from draftgraph.request.stats import PARTS
 from models import byte_tokenizer, perturbed, plain, tiny_lm
 
 TOKENS = 8

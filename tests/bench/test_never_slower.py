@@ -10,7 +10,7 @@ from bench.never_slower import AGAIN, AUTO, FIXED, NONE, PROSE, Row, forward_ms,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from draftgraph.stats import PARTS
+from draftgraph.request.stats import PARTS
 
 
 def run(name: str, seconds: float, prompt: str = "a") -> Run:

@@ -19,25 +19,24 @@ import pytest
 import torch
 
 from cost_tables import costs
-from draftgraph.choice import Choice
-from draftgraph.config import EDGES, Config
-from draftgraph.costs import Costs
-from draftgraph.detokenize import Detokenizer
+from draftgraph.budget.automatic import AutoBudget
+from draftgraph.budget.costs import Costs
 from draftgraph.draft import model
-from draftgraph.draft.auto import AutoBudget
 from draftgraph.draft.base import Draw as Draws
 from draftgraph.draft.base import Evaluate, Limits
-from draftgraph.draft.best_first import WIDTH, add_edges, grow_best_first
-from draftgraph.draft.calibrate import BETA, GAMMA, TEMPERATURES, Calibration, sharpen
-from draftgraph.draft.children import KINDS as KINDS_OF_CHILDREN
-from draftgraph.draft.edges import PRIOR, DraftRows
+from draftgraph.draft.edges.rows import PRIOR, DraftRows
+from draftgraph.draft.edges.sources import TAIL, Sources
+from draftgraph.draft.edges.table import TokenTable
 from draftgraph.draft.graph import DraftGraph, Row
-from draftgraph.draft.gsd import grow_gsd
-from draftgraph.draft.levels import grow_levels
-from draftgraph.draft.shapes import grow_branching, grow_comb, paths
-from draftgraph.draft.sources import TAIL, Sources
-from draftgraph.draft.table import TokenTable
-from draftgraph.params import SamplingParams
+from draftgraph.draft.structures.best_first import WIDTH, add_edges, grow_best_first
+from draftgraph.draft.structures.calibrate import BETA, GAMMA, TEMPERATURES, Calibration, sharpen
+from draftgraph.draft.structures.children import KINDS as KINDS_OF_CHILDREN
+from draftgraph.draft.structures.gsd import grow_gsd
+from draftgraph.draft.structures.levels import grow_levels
+from draftgraph.draft.structures.shapes import grow_branching, grow_comb, paths
+from draftgraph.engine.config import EDGES, Config
+from draftgraph.engine.round import decode_round
+from draftgraph.engine.strategy import Choice
 from draftgraph.proof.law import (
     KINDS,
     Draw,
@@ -49,13 +48,14 @@ from draftgraph.proof.law import (
     random_tables,
     total_variation,
 )
-from draftgraph.request import Request
-from draftgraph.rng import Noise
-from draftgraph.round import decode_round
+from draftgraph.request.state import Request
+from draftgraph.request.text import Detokenizer
+from draftgraph.sampling.params import SamplingParams
+from draftgraph.sampling.rng import Noise
+from draftgraph.sampling.warp import Warper
 from draftgraph.types import FIXED, ROOT, TokenTree, Verdict
 from draftgraph.verification.layer import LayerRule
 from draftgraph.verification.registry import RULES
-from draftgraph.warp import Warper
 from test_sampling_law import TableLM
 
 EXACT, VISIBLE = 1e-12, 1e-3

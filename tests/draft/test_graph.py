@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tables import Drawn, Table, check
 
 from draftgraph.draft.base import Limits
-from draftgraph.draft.calibrate import Calibration
-from draftgraph.draft.edges import Discounts, DraftRows, TextRows
+from draftgraph.draft.edges.rows import Discounts, DraftRows, TextRows
 from draftgraph.draft.graph import DRAFTED, DraftGraph, Edge, Row, RowKey, Unroller
-from draftgraph.draft.levels import grow_levels
+from draftgraph.draft.structures.calibrate import Calibration
+from draftgraph.draft.structures.levels import grow_levels
 from draftgraph.types import FIXED, ROOT
 
 

@@ -9,8 +9,8 @@ import pytest
 from transformers import PreTrainedModel
 
 import draftgraph as dg
-from draftgraph.draft.children import KINDS
 from draftgraph.draft.model import ModelDrafter
+from draftgraph.draft.structures.children import KINDS
 from draftgraph.types import TokenTree
 from draftgraph.verification.registry import RULES
 from models import perturbed, plain, tiny_lm

@@ -15,7 +15,7 @@ from draftgraph.proof.cases import CASES, by_depth, grow, replaced
 from draftgraph.proof.controls import CONTROLS
 from draftgraph.proof.exact import Setting, enumerate_draws, output_law, prove, prove_all, total_variation
 from draftgraph.proof.law import KINDS, random_tables
-from draftgraph.rng import Noise
+from draftgraph.sampling.rng import Noise
 from draftgraph.types import Outcome
 from draftgraph.verification.agree import AgreeRule, choose
 from draftgraph.verification.published.greedy_block import GreedyBlockRule

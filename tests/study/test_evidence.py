@@ -7,9 +7,9 @@ from itertools import product
 import pytest
 import torch
 
-from draftgraph.params import SamplingParams
+from draftgraph.sampling.params import SamplingParams
+from draftgraph.sampling.warp import Prefixes, Warper
 from draftgraph.study.evidence import CELLS, QUANTILES, SHARED_BY, Evidence, Sample
-from draftgraph.warp import Prefixes, Warper
 from models import perturbed, tiny_lm
 
 PROMPT = [1, 2]

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from draftgraph import SamplingParams
-from draftgraph.costs import Cost, Costs
+from draftgraph.budget.costs import Cost, Costs
 from draftgraph.errors import OptionError, PairError
 from draftgraph.study.acceptance import Plan, rounds, survival
 from draftgraph.study.pair import PROMPT, Pair

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from draftgraph.costs import Cost, Costs
+from draftgraph.budget.costs import Cost, Costs
+from draftgraph.budget.timing import not_negative
 from draftgraph.study.pair import Pair
 from draftgraph.study.speed import measure_costs, pace
-from draftgraph.timing import not_negative
 from models import perturbed, tiny_lm
 
 

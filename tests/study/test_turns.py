@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import draftgraph as dg
-from draftgraph.stats import PARTS
+from draftgraph.request.stats import PARTS
 from draftgraph.study.turns import MIN_TURNS, PLAIN, Arm, Run, share_of_core, spread, summarise, take_turns, unrest
 from models import perturbed, tiny_lm
 

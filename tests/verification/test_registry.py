@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from draftgraph.errors import DraftError, OptionError
 from draftgraph.proof.cases import by_depth, grow, replaced
 from draftgraph.proof.law import Tables, output_law, random_tables
-from draftgraph.rng import Noise
+from draftgraph.sampling.rng import Noise
 from draftgraph.types import FIXED, LAWS, ROOT, STRUCTURES, TokenTree
 from draftgraph.verification.base import Rule, sample
 from draftgraph.verification.check import verify

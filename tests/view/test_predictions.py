@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from draftgraph.costs import Cost, Costs
+from draftgraph.budget.costs import Cost, Costs
 from draftgraph.study.estimate import Estimate
 from draftgraph.study.prediction import Prediction, Row
 from draftgraph.study.profile import Profile

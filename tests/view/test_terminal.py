@@ -8,8 +8,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from draftgraph.stats import PARTS, Stats
-from draftgraph.trace import RoundRecord
+from draftgraph.request.record import RoundRecord
+from draftgraph.request.stats import PARTS, Stats
 from draftgraph.view import terminal
 
 WORDS = {1: "if", 2: " x", 3: " y", 4: ":\n", 5: " [b]", 6: "\x1b[2J", 7: " end"}

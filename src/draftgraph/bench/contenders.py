@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from draftgraph.engine import Engine
-from draftgraph.params import SamplingParams
+from draftgraph.engine.engine import Engine
+from draftgraph.sampling.params import SamplingParams
 
 PLAIN = "transformers plain"
 """The contender that everybody's time is divided by, and whose greedy text everybody must reproduce."""
@@ -34,7 +34,7 @@ class Answer:
 
     ids     the new token ids.
     rounds  target calls. nodes  drafted rows that the target computed in them.
-    parts   wall seconds per part of the rounds (`draftgraph.stats.PARTS`); None where nobody splits them.
+    parts   wall seconds per part of the rounds (`draftgraph.request.stats.PARTS`); None where nobody splits them.
     """
 
     ids: list[int]

@@ -13,9 +13,9 @@ from typing import Any
 
 from draftgraph.bench.models import Models
 from draftgraph.bench.prompts import Entry, PromptFile, limited
-from draftgraph.engine import Engine
+from draftgraph.engine.engine import Engine
 from draftgraph.errors import OptionError
-from draftgraph.params import SamplingParams
+from draftgraph.sampling.params import SamplingParams
 
 
 @dataclass(frozen=True)

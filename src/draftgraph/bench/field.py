@@ -10,7 +10,7 @@ from draftgraph.bench.contenders import AGAIN, PLAIN, Contender, Ours, Task, Tra
 from draftgraph.bench.models import Models
 from draftgraph.bench.peers import Absent
 from draftgraph.bench.peers.base import Peer
-from draftgraph.config import Config
+from draftgraph.engine.config import Config
 from draftgraph.errors import OptionError, unknown_name
 
 OURS_PLAIN, OURS = "draftgraph plain", "draftgraph"

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from draftgraph.draft.model import ModelDrafter
-from draftgraph.engine import Engine
+from draftgraph.engine.engine import Engine
 from draftgraph.errors import OptionError
 
 

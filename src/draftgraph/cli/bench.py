@@ -26,7 +26,7 @@ from draftgraph.cli.app import app, reporting
 from draftgraph.cli.doctor import Device, Dtype, Threads, check_placement
 from draftgraph.data import bundled_pair
 from draftgraph.errors import DraftgraphError, OptionError
-from draftgraph.params import SamplingParams
+from draftgraph.sampling.params import SamplingParams
 from draftgraph.study.diagnosis import PROMPTS
 from draftgraph.view import bench_plot
 from draftgraph.view.audits import progress_bar

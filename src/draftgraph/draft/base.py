@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from draftgraph.choice import Overlap
 from draftgraph.draft.graph import DraftGraph
+from draftgraph.engine.strategy import Overlap
 from draftgraph.errors import DrafterError, DraftgraphError
 from draftgraph.types import TokenTree, Verdict
 
 if TYPE_CHECKING:
-    from draftgraph.request import Request
+    from draftgraph.request.state import Request
 
 Evaluate = Callable[[DraftGraph, Sequence[int]], torch.Tensor]
 """One drafter pass: evaluate(graph, nodes) -> rows f[len(nodes), V] of the laws (or candidate weights) behind those nodes.

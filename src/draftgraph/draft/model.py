@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 import torch
 
 from draftgraph.backends.base import CachedText, CausalLM
-from draftgraph.choice import Overlap
-from draftgraph.config import Config
 from draftgraph.draft.base import Draft, Draw, Limits, empty_draft
-from draftgraph.draft.best_first import WIDTH, add_edges, grow_best_first
-from draftgraph.draft.calibrate import Calibration
+from draftgraph.draft.edges.sources import TAIL, Sources, allowed_edges
+from draftgraph.draft.edges.table import TokenTable
 from draftgraph.draft.graph import DraftGraph, Unroller
-from draftgraph.draft.gsd import grow_gsd
-from draftgraph.draft.levels import grow_levels
-from draftgraph.draft.reader import Path, Reader, Shape
-from draftgraph.draft.shapes import grow_branching, grow_comb, paths
-from draftgraph.draft.sources import TAIL, Sources, allowed_edges
-from draftgraph.draft.table import TokenTable
-from draftgraph.request import Request
-from draftgraph.rng import Role
+from draftgraph.draft.passes import Path, Reader, Shape
+from draftgraph.draft.structures.best_first import WIDTH, add_edges, grow_best_first
+from draftgraph.draft.structures.calibrate import Calibration
+from draftgraph.draft.structures.gsd import grow_gsd
+from draftgraph.draft.structures.levels import grow_levels
+from draftgraph.draft.structures.shapes import grow_branching, grow_comb, paths
+from draftgraph.engine.config import Config
+from draftgraph.engine.strategy import Overlap
+from draftgraph.request.state import Request
+from draftgraph.sampling.rng import Role
 from draftgraph.types import ROOT, Verdict
 from draftgraph.verification.base import sample_rows
 

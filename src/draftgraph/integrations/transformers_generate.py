@@ -31,8 +31,8 @@ from transformers import (
 from transformers.generation import GenerateDecoderOnlyOutput
 
 from draftgraph.backends.torch_model import HFModel
-from draftgraph.config import Config
-from draftgraph.engine import Engine
+from draftgraph.engine.config import Config
+from draftgraph.engine.engine import Engine
 from draftgraph.integrations.refusals import (
     left_padding,
     refuse_batch,
@@ -42,9 +42,9 @@ from draftgraph.integrations.refusals import (
     refuse_processors,
     refuse_training,
 )
-from draftgraph.params import SamplingParams
-from draftgraph.result import Result
-from draftgraph.stats import Stats
+from draftgraph.request.result import Result
+from draftgraph.request.stats import Stats
+from draftgraph.sampling.params import SamplingParams
 
 _LOADING = ("tokenizer", "dtype", "device", "config")
 """Options of `Engine.from_pretrained` that are not fields of `Config`."""

@@ -1,4 +1,4 @@
-"""Proofs about the addresses of random numbers (`draftgraph.rng`).
+"""Proofs about the addresses of random numbers (`draftgraph.sampling.rng`).
 
 Rounds that share random numbers are still enumerated exactly: a number is not one of finitely many values but the
 interval that earlier readings have left for it; every reading cuts the interval at the breakpoints of the law at hand.
@@ -24,7 +24,7 @@ from draftgraph.proof.law import (
     total_variation,
 )
 from draftgraph.proof.slots import Draft, best
-from draftgraph.rng import Noise
+from draftgraph.sampling.rng import Noise
 from draftgraph.types import ROOT, TokenTree
 from draftgraph.verification.agree import choose
 from draftgraph.verification.base import Rule

@@ -16,18 +16,18 @@ import torch
 from transformers import PreTrainedModel
 
 from draftgraph.backends.torch_model import HFModel
-from draftgraph.config import Config
 from draftgraph.draft.model import ModelDrafter
-from draftgraph.engine import Engine, Prompt
+from draftgraph.engine.config import Config
+from draftgraph.engine.engine import Engine, Prompt
 from draftgraph.errors import OptionError
-from draftgraph.params import SamplingParams
-from draftgraph.rng import fresh_seed
+from draftgraph.sampling.params import SamplingParams
+from draftgraph.sampling.rng import fresh_seed
+from draftgraph.sampling.warp import Warper
 from draftgraph.study.evidence import QUANTILES, Evidence, Sample
 from draftgraph.study.fit import Fit
 from draftgraph.study.power import detectable_tv, samples_needed
 from draftgraph.types import Outcome, TokenTree
 from draftgraph.verification.base import EVERY_LAW, EVERY_STRUCTURE, Accepts, Rule
-from draftgraph.warp import Warper
 
 Models = tuple[str | Path | PreTrainedModel, str | Path | PreTrainedModel | None]
 """Target and drafter, as `Engine.from_pretrained` takes them; None looks continuations up in the text."""

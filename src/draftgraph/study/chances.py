@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from draftgraph.draft.children import NO_MASS
+from draftgraph.draft.structures.children import NO_MASS
 
 
 class Chance(NamedTuple):

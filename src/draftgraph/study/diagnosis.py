@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from draftgraph.costs import Costs
-from draftgraph.engine import Engine
+from draftgraph.budget.costs import Costs
+from draftgraph.engine.engine import Engine
 from draftgraph.errors import OptionError
-from draftgraph.params import SamplingParams
+from draftgraph.sampling.params import SamplingParams
 from draftgraph.study.checks import Checkup
 from draftgraph.study.pair import Pair
 from draftgraph.study.prediction import Prediction, Row, Tell, predict

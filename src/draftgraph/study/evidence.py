@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from draftgraph.sampling.warp import Prefixes, Warper
 from draftgraph.study.fit import Counts, Fit, fitted
-from draftgraph.warp import Prefixes, Warper
 
 QUANTILES = 10
 RANKS = torch.tensor([1, 2, 4, 8, 16, 32])

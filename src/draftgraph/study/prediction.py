@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from draftgraph.costs import Costs
-from draftgraph.engine import Engine
-from draftgraph.params import SamplingParams
+from draftgraph.budget.costs import Costs
+from draftgraph.engine.engine import Engine
+from draftgraph.sampling.params import SamplingParams
 from draftgraph.study.acceptance import Plan, over_texts, survival
 from draftgraph.study.estimate import Estimate, ratio
 from draftgraph.study.profile import Profile, make_profile

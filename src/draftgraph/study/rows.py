@@ -15,9 +15,9 @@ import torch
 from transformers import PreTrainedModel
 
 from draftgraph.errors import LogitsError, OptionError
-from draftgraph.params import SamplingParams
+from draftgraph.sampling.params import SamplingParams
+from draftgraph.sampling.warp import Prefixes, Warper
 from draftgraph.study.texts import Text
-from draftgraph.warp import Prefixes, Warper
 
 MAX_CELLS = 2**28
 """Entries of p (and of q) that are kept: 1 GiB each in float32. Texts beyond that are left out."""

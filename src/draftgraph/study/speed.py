@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from draftgraph.backends.base import CausalLM
-from draftgraph.costs import Costs
-from draftgraph.engine import Engine
-from draftgraph.params import SamplingParams
-from draftgraph.stats import Stats
-from draftgraph.timing import FORWARDS, ROWS, not_negative, pass_costs
+from draftgraph.budget.costs import Costs
+from draftgraph.budget.timing import FORWARDS, ROWS, not_negative, pass_costs
+from draftgraph.engine.engine import Engine
+from draftgraph.request.stats import Stats
+from draftgraph.sampling.params import SamplingParams
 
 EngineOf = Callable[..., Engine]
 """engine_of(**options) -> an engine for the pair with these options of `Config`."""

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from draftgraph.budget.limits import MIN_MASS
 from draftgraph.draft.base import Evaluate, Limits
-from draftgraph.draft.best_first import grow_best_first
-from draftgraph.draft.budget import MIN_MASS
-from draftgraph.draft.calibrate import Calibration, sharpen
 from draftgraph.draft.graph import DraftGraph
-from draftgraph.draft.levels import grow_levels
-from draftgraph.draft.shapes import grow_branching
+from draftgraph.draft.structures.best_first import grow_best_first
+from draftgraph.draft.structures.calibrate import Calibration, sharpen
+from draftgraph.draft.structures.levels import grow_levels
+from draftgraph.draft.structures.shapes import grow_branching
 from draftgraph.study.acceptance import Plan, by_text, rounds, starts, survival
 from draftgraph.study.estimate import Estimate
 from draftgraph.study.rows import PairRows

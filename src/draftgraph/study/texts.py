@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from draftgraph.engine import Engine
+from draftgraph.engine.engine import Engine
 from draftgraph.errors import OptionError
-from draftgraph.params import SamplingParams
+from draftgraph.sampling.params import SamplingParams
 
 WARM_UP = 16
 """Tokens at the beginning of a natural text, or of a window of it, behind which nothing is predicted: too little context."""

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from draftgraph.engine import Engine
-from draftgraph.params import SamplingParams
-from draftgraph.stats import PARTS
-from draftgraph.timing import FORWARDS
+from draftgraph.budget.timing import FORWARDS
+from draftgraph.engine.engine import Engine
+from draftgraph.request.stats import PARTS
+from draftgraph.sampling.params import SamplingParams
 
 MIN_TURNS = 3
 """Turns that are taken whatever the time limit says; a spread needs them."""

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 
-from draftgraph.rng import Noise
+from draftgraph.sampling.rng import Noise
 from draftgraph.types import TokenTree, Verdict
 from draftgraph.verification.walk import WalkRule
 

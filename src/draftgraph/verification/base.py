@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from draftgraph.errors import DraftError
-from draftgraph.rng import Noise, Role
+from draftgraph.sampling.rng import Noise, Role
 from draftgraph.types import LAWS, STRUCTURES, Outcome, TokenTree, Verdict
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from draftgraph.errors import DraftError
-from draftgraph.rng import Noise
+from draftgraph.sampling.rng import Noise
 from draftgraph.types import FIXED, TokenTree, Verdict
 from draftgraph.verification.base import Rule
 from draftgraph.verification.registry import get_rule

@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict
 from importlib.resources import files
 
-from draftgraph.stats import PARTS
+from draftgraph.request.stats import PARTS
 from draftgraph.view.terminal import tokens_per_second
 from draftgraph.view.tracefile import Trace
 

@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from draftgraph.costs import Costs
+from draftgraph.budget.costs import Costs
 from draftgraph.errors import OptionError
 from draftgraph.study.estimate import Estimate
 from draftgraph.study.prediction import CHECKED_DEPTH, Prediction, Row

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.text import Text
 
-from draftgraph.detokenize import Detokenizer
-from draftgraph.result import Event, Result
-from draftgraph.trace import decisions
+from draftgraph.request.record import decisions
+from draftgraph.request.result import Event, Result
+from draftgraph.request.text import Detokenizer
 from draftgraph.view import terminal
 
 

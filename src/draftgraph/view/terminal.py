@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from draftgraph.stats import Stats
-from draftgraph.trace import RoundRecord, decisions
+from draftgraph.request.record import RoundRecord, decisions
+from draftgraph.request.stats import Stats
 from draftgraph.types import ROOT
 
 Decode = Callable[[int], str]

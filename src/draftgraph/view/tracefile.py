@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from draftgraph.errors import OptionError
-from draftgraph.result import Result
-from draftgraph.stats import PARTS, Stats
-from draftgraph.trace import RoundRecord
+from draftgraph.request.record import RoundRecord
+from draftgraph.request.result import Result
+from draftgraph.request.stats import PARTS, Stats
 from draftgraph.types import ROOT
 from draftgraph.view.printing import pieces
 

@@ -1,0 +1,165 @@
+"""What a round costs on one machine, as numbers: tables of pass times, and what the engine adds around them.
+
+`timing.py` measures them, `cost_cache.py` keeps them between processes, `budget/automatic.py` and the studies decide with them. Nothing
+here looks at a clock, so that a decision is a function of a table and of what was counted.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+BUSY = 1.8
+"""If the 90th percentile of a pass is so many times its 10th, others were using the machine."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of a forward pass by its rows: medians, and the 10th and 90th percentile over `repeats` passes each."""
+
+    rows: Sequence[int]
+    seconds: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    repeats: Sequence[int]
+
+    @cached_property
+    def rising(self) -> list[float]:
+        """The medians, neighbours pooled until no more rows cost less: what noise says to the contrary is not believed."""
+        return [-seconds for seconds in pooled([-seconds for seconds in self.seconds])]
+
+    def __call__(self, rows: float) -> float:
+        """Interpolated between the measured numbers of rows; as the last two say beyond them."""
+        known = self.rising
+        if rows > self.rows[-1]:
+            slope = (known[-1] - known[-2]) / (self.rows[-1] - self.rows[-2])
+            return known[-1] + slope * (rows - self.rows[-1])
+        return float(np.interp(rows, self.rows, known))
+
+    @property
+    def busy(self) -> bool:
+        """Whether the passes took so different times that their medians say little."""
+        return statistics.median(b / a for a, b in zip(self.low, self.high, strict=True)) > BUSY
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of the drafts that were counted while costs were measured; means per round.
+
+    reached  share of the rounds whose accepted path came so deep. passes  drafter passes, nodes  nodes at this depth.
+    promised  sum of their scores.
+    """
+
+    reached: float
+    passes: float
+    nodes: float
+    promised: float
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """What differs at temperature 0, where no slot is SAMPLED: `overhead` and `levels` of `Costs`."""
+
+    overhead: tuple[float, float, float]
+    levels: tuple[Level, ...]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a round is made of.
+
+    drafter   None where nothing is computed for a draft (text that is looked up).
+    overhead  seconds per round, per drafter pass and per node, beside the forwards.
+    plain_overhead  seconds per token that plain decoding spends outside the target. threads, context  how it was measured.
+    levels    what drafts did, by depth, while they were measured: where a request starts from. greedy  the same at temperature 0.
+    note      where the table comes from, in words.
+    """
+
+    target: Cost
+    drafter: Cost | None
+    overhead: tuple[float, float, float]
+    plain_overhead: float
+    threads: int
+    context: int
+    levels: tuple[Level, ...] = ()
+    greedy: Greedy | None = None
+    note: str = "measured"
+
+    def at(self, temperature: float) -> Costs:
+        """The costs of requests at this temperature."""
+        if temperature > 0.0 or self.greedy is None:
+            return self
+        return replace(self, overhead=self.greedy.overhead, levels=self.greedy.levels, greedy=None)
+
+    @property
+    def busy(self) -> bool:
+        return self.target.busy or (self.drafter is not None and self.drafter.busy)
+
+    @property
+    def plain(self) -> float:
+        """Seconds per token of plain decoding."""
+        return self.target(1) + self.plain_overhead
+
+    def drafter_pass(self, rows: float) -> float:
+        """Seconds of a drafter pass over so many rows, with what the engine adds to it."""
+        return self.overhead[1] + (self.drafter(max(1.0, rows)) if self.drafter is not None else 0.0)
+
+    def verifying(self, nodes: float) -> float:
+        """Seconds of a round that verifies `nodes` nodes, without drafting them."""
+        return self.target(nodes + 1) + self.overhead[0] + self.overhead[2] * nodes
+
+    def round(self, nodes: float, level_rows: Sequence[float]) -> float:
+        """Seconds of a round that verifies `nodes` nodes, drafted in passes of so many rows."""
+        return self.verifying(nodes) + sum(self.drafter_pass(rows) for rows in level_rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"plain": self.plain}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], note: str) -> Costs:
+        """What `to_dict` wrote. Raises KeyError, TypeError or ValueError if it is something else."""
+        drafter, greedy = values["drafter"], values["greedy"]
+        return cls(
+            _cost(values["target"]),
+            None if drafter is None else _cost(drafter),
+            _overhead(values["overhead"]),
+            float(values["plain_overhead"]),
+            int(values["threads"]),
+            int(values["context"]),
+            _levels(values["levels"]),
+            None if greedy is None else Greedy(_overhead(greedy["overhead"]), _levels(greedy["levels"])),
+            note,
+        )
+
+
+def _cost(values: Mapping[str, Any]) -> Cost:
+    cost = Cost(**values)
+    sizes = {len(column) for column in (cost.rows, cost.seconds, cost.low, cost.high, cost.repeats)}
+    if len(sizes) != 1 or len(cost.rows) < 2 or not all(seconds > 0.0 for seconds in cost.seconds):
+        raise ValueError("a table of pass times needs as many seconds as rows, all of them above zero")
+    return cost
+
+
+def _overhead(values: Sequence[Any]) -> tuple[float, float, float]:
+    per_round, per_pass, per_node = (float(seconds) for seconds in values)
+    return per_round, per_pass, per_node
+
+
+def _levels(values: Sequence[Mapping[str, Any]]) -> tuple[Level, ...]:
+    return tuple(Level(**{name: float(share) for name, share in level.items()}) for level in values)
+
+
+def pooled(gains: Sequence[float]) -> list[float]:
+    """Pool adjacent gains until they do not increase, so that taking the largest first respects their order."""
+    blocks: list[tuple[float, int]] = []
+    for gain in gains:
+        blocks.append((gain, 1))
+        while len(blocks) > 1 and blocks[-2][0] < blocks[-1][0]:
+            (a, n), (b, m) = blocks[-2], blocks[-1]
+            blocks[-2:] = [((a * n + b * m) / (n + m), n + m)]
+    return [gain for gain, count in blocks for _ in range(count)]

@@ -1,0 +1,1 @@
+"""Copies: what text already seen says may follow."""

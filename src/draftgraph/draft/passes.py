@@ -1,0 +1,104 @@
+"""The drafter's passes of one round: every prefix is read once, and what copies predict is read ahead.
+
+A draft of copies needs no drafter, but its rows are somebody else's. So it is not drafted but read: while the drafter reads the
+nodes that growth asks for, it reads in the same pass what edge sources expect behind them. Where growth then gets there, the
+drafter's own rows are at hand, and a pass is saved. Which rows growth sees does not change, only when they were computed; so
+reading ahead cannot bias anything, SAMPLED slots included. (A subtree shared with the last round is unrolled only where it is
+reached: deferred unrolling.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from draftgraph.backends.base import CachedText, CausalLM, Rows
+from draftgraph.draft.graph import DraftGraph
+from draftgraph.draft.structures.calibrate import sharpen
+from draftgraph.request.state import Request
+from draftgraph.sampling.warp import Prefixes
+from draftgraph.types import ROOT
+
+Path = tuple[int, ...]
+"""The drafted tokens from the root down to a node; () is the root."""
+Shape = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
+"""shape(scores f[n, V], depths of the n nodes) -> rows f[n, V] that growth reads."""
+Ahead = Callable[[DraftGraph, Sequence[int]], list[Path]]
+"""ahead(graph, nodes about to be read) -> paths below them that may be asked for later, parents first."""
+
+
+class Reader:
+    """The `Evaluate` of a draft model for one round of one request.
+
+    shape  turns the drafter's scores into rows; temperature  of the draft: rows are raised to 1 / temperature.
+    passes, evaluations  forward passes made, and rows they computed, those ahead included.
+    root_law  f[V] the row behind the committed text, before the draft temperature; None before it is read.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM,
+        request: Request,
+        text: CachedText,
+        vocab_size: int,
+        shape: Shape,
+        temperature: float = 1.0,
+        ahead: Ahead | None = None,
+    ) -> None:
+        self.model, self.request, self.text, self.vocab_size = model, request, text, vocab_size
+        self.shape, self.temperature, self.ahead = shape, temperature, ahead
+        self.passes = self.evaluations = 0
+        self.root_law: torch.Tensor | None = None
+        self._rows: dict[Path, torch.Tensor] = {}
+        self._fed: dict[Path, int] = {(): ROOT}
+
+    def __call__(self, graph: DraftGraph, nodes: Sequence[int]) -> torch.Tensor:
+        """Rows f[len(nodes), V] behind `nodes`, with a pass if one of them has not been read."""
+        paths = {node: tuple(graph.path_tokens(node)) for node in nodes}
+        unread = [node for node in nodes if paths[node] not in self._rows]
+        if unread:
+            further = self.ahead(graph, unread) if self.ahead is not None else []
+            self._read(list(dict.fromkeys([*(paths[node] for node in unread), *further])))
+        graph.fed.update((node, self._fed[path]) for node, path in paths.items() if node != ROOT)
+        return torch.stack([self._rows[paths[node]] for node in nodes])
+
+    def has_read(self, graph: DraftGraph, node: int) -> bool:
+        """Whether the row behind a node is at hand, so that asking for it costs no pass."""
+        return tuple(graph.path_tokens(node)) in self._rows
+
+    def _read(self, paths: Sequence[Path]) -> None:
+        """One drafter pass."""
+        drafted = [path for path in paths if path]
+        self._fed |= {path: len(self.text.nodes) + i for i, path in enumerate(drafted)}
+        rows = Rows(
+            self.text,
+            self._known(self.request.tokens[len(self.text) :]) if len(drafted) < len(paths) else (),
+            self._known([path[-1] for path in drafted]),
+            [self._fed[path[:-1]] for path in drafted],
+        )
+        self.passes += 1
+        self.evaluations += len(paths)
+        self.request.clock.lap("drafting")
+        logits = self.model.forward([rows])[0]
+        self.request.clock.lap("drafter")
+        number = {path: row for row, path in enumerate(paths)}
+        above = [number.get(path[:-1], -1) if path else -1 for path in paths]
+        prefixes = Prefixes(self.request.tokens, lambda row: list(paths[row]), above)
+        laws = self.shape(self.request.warper.scores(self._align(logits), prefixes), list(map(len, paths)))
+        if () in paths:
+            self.root_law = laws[paths.index(())]
+        if self.temperature != 1.0:
+            laws = sharpen(laws, 1.0 / self.temperature)
+        self._rows.update(zip(paths, laws, strict=True))
+
+    def _known(self, tokens: Sequence[int]) -> list[int]:
+        """Tokens as the drafter can read them; what only the target has is padding, and any token stands for it."""
+        return [token if token < self.model.vocab_size else 0 for token in tokens]
+
+    def _align(self, logits: torch.Tensor) -> torch.Tensor:
+        """The drafter's logits over the target's vocabulary; what only one of them has is padding."""
+        missing = self.vocab_size - logits.shape[1]
+        if missing > 0:
+            return torch.nn.functional.pad(logits, (0, missing), value=-torch.inf)
+        return logits[:, : self.vocab_size]

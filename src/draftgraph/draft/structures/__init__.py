@@ -1,0 +1,1 @@
+"""Shapes of drafts: which nodes are drafted, and how each is drawn."""

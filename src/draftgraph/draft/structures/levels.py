@@ -1,0 +1,139 @@
+"""Growth with SAMPLED slots: the level policy.
+
+Level by level, one batched drafter pass each: every expanded node gets one SAMPLED child, and FIXED siblings (its most
+likely tokens) where its estimated mass ŵ is large. The shape of a level is fixed before the level is drawn, from upper
+levels only; looking at a drawn token before deciding about it or above it would bias the output.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from draftgraph.budget.costs import pooled
+from draftgraph.draft.base import Draw, Evaluate, Limits
+from draftgraph.draft.graph import SHARED_ROW, DraftGraph, Row
+from draftgraph.draft.structures.calibrate import MAX_FIXED, Calibration
+from draftgraph.draft.structures.children import NO_MASS, without
+from draftgraph.types import ROOT
+
+LEAST_CAPACITY = 1e-3
+
+
+def grow_levels(evaluate: Evaluate, draw: Draw, limits: Limits, calibration: Calibration) -> tuple[DraftGraph, int]:
+    """Grow a draft; returns the graph and the number of drafter passes."""
+    graph = DraftGraph(across=True)
+    frontier = [ROOT]
+    for level in range(min(limits.depth, limits.reach)):
+        left = limits.budget - len(graph)
+        live = [node for node in frontier if graph.score(node) >= limits.floor]
+        if left <= 0 or not live or sum(graph.score(node) for node in live) < limits.price_pass(level):
+            return graph, level
+        later = limits.depth - 1 - level
+        room = max(1, math.ceil(left / (later + 1)) if limits.spread else left - later)
+        live.sort(key=lambda node: -graph.score(node))
+        del live[room:]
+        q = evaluate(graph, live)
+        rows = graph.remember(live, q, SHARED_ROW)
+        menus = [_Menu.of(graph.score(node), row, calibration) for node, row in zip(live, rows, strict=True)]
+        frontier = _place(graph, live, q, rows, _allot(menus, calibration, room, limits.floor), draw, calibration)
+    return graph, min(limits.depth, limits.reach)
+
+
+@dataclass(frozen=True)
+class _Slots:
+    """The slots planned below one node: `fixed` best tokens, then one SAMPLED token of expected mass `kept`, if any."""
+
+    fixed: int
+    kept: float | None
+
+
+@dataclass(frozen=True)
+class _Menu:
+    """What a node's slots may be: k = 0, 1, … FIXED siblings and one SAMPLED child.
+
+    fixed[k]  share of the node's mass that its k best tokens are expected to take.
+    heads[k]  the largest entry of its row without them, renormalised.
+    """
+
+    mass: float
+    fixed: list[float]
+    heads: list[float]
+
+    @classmethod
+    def of(cls, mass: float, row: Row, calibration: Calibration, most: int = MAX_FIXED) -> _Menu:
+        fixed, heads, rest, share = [0.0], [row.probs[0]], 1.0, 0.0
+        for rank, (prob, following) in enumerate(pairwise(row.probs[: most + 1])):
+            rest -= prob
+            share = min(share + calibration.mass(prob, rank), 1.0 - NO_MASS)
+            if rest < NO_MASS or following <= 0.0:
+                break
+            fixed.append(share)
+            heads.append(following / rest)
+        return cls(mass, fixed, heads)
+
+    def sampled(self, k: int, capacity: float, calibration: Calibration) -> float:
+        """ŵ of the SAMPLED child beside k FIXED ones: r B(h, c / r) with r the target's mass outside the FIXED tokens."""
+        rest = self.mass * (1.0 - self.fixed[k])
+        return rest * calibration.kept(self.heads[k], capacity / rest)
+
+    def gains(self, capacity: float, calibration: Calibration) -> list[float]:
+        """Expected mass that the j-th slot adds, made non-increasing: j slots are j − 1 FIXED ones and a SAMPLED one."""
+        totals = [self.mass * share + self.sampled(k, capacity, calibration) for k, share in enumerate(self.fixed)]
+        return pooled([after - before for before, after in pairwise([0.0, *totals])])
+
+
+def _allot(menus: Sequence[_Menu], calibration: Calibration, room: int, floor: float) -> list[_Slots]:
+    """Give the level's slots to the nodes where they gain most. Nodes come in order of mass.
+
+    Two sweeps: a node's slack depends on the capacity that SAMPLED slots of heavier nodes leave, which is first taken as 1.
+    """
+    capacity = [1.0] * len(menus)
+    plan: list[_Slots] = []
+    for _ in range(2):
+        gains = [
+            (gain, -v)
+            for v, (menu, c) in enumerate(zip(menus, capacity, strict=True))
+            for j, gain in enumerate(menu.gains(c, calibration))
+            if gain >= floor or (v == j == 0)
+        ]
+        gains.sort(reverse=True)
+        counts = [0] * len(menus)
+        for _, v in gains[:room]:
+            counts[-v] += 1
+        plan, capacity, left = [], [], 1.0
+        for menu, count in zip(menus, counts, strict=True):
+            capacity.append(max(left, LEAST_CAPACITY))
+            kept = menu.sampled(count - 1, capacity[-1], calibration) if count else None
+            left -= kept or 0.0
+            plan.append(_Slots(max(0, count - 1), kept))
+    return plan
+
+
+def _place(
+    graph: DraftGraph,
+    nodes: Sequence[int],
+    q: torch.Tensor,
+    rows: Sequence[Row],
+    plan: Sequence[_Slots],
+    draw: Draw,
+    calibration: Calibration,
+) -> list[int]:
+    """Append the planned slots: FIXED tokens, and one fresh draw per node from the row that is stored as its law."""
+    chosen = [i for i, slots in enumerate(plan) if slots.kept is not None]
+    laws = without(q[chosen], [rows[i].tokens[: plan[i].fixed] for i in chosen])
+    drawn = iter(draw(laws, graph.depth(nodes[0]) + 1, chosen) if chosen else ())
+    law = graph.add_laws(laws) if chosen else 0
+    children: list[int] = []
+    for node, slots, row in zip(nodes, plan, rows, strict=True):
+        for rank, (token, prob) in enumerate(zip(row.tokens[: slots.fixed], row.probs, strict=False)):
+            if prob > 0.0:
+                children.append(graph.add(node, token, graph.score(node) * calibration.mass(prob, rank)))
+        if slots.kept is not None:
+            children.append(graph.add(node, next(drawn), slots.kept, law=law))
+            law += 1
+    return children

@@ -1,0 +1,104 @@
+"""What a verdict becomes: emitted tokens, text, stop conditions, statistics. The only writer of a request's output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from draftgraph.draft.base import Draft
+from draftgraph.request.record import RoundRecord
+from draftgraph.request.result import Event
+from draftgraph.request.state import Request
+from draftgraph.types import FIXED, Verdict
+
+
+def commit(request: Request, draft: Draft, verdict: Verdict, logits: torch.Tensor, scores: torch.Tensor) -> Event:
+    """Emit the accepted path and the bonus token, one token at a time, until something ends the text.
+
+    logits  f[N + 1, V] the target's raw rows, for log-probabilities.
+    scores  f[N + 1, V] the same rows after everything that depends on the prefix.
+    """
+    tree = draft.tree
+    tokens = [*(tree.tokens[node] for node in verdict.path), verdict.token]
+    length = len(request.tokens)
+    text = _emit(request, tokens, lambda i: _told_to_stop(request, verdict, i, logits, scores))
+    emitted = len(request.tokens) - length
+    accepted = min(len(verdict.path), emitted)
+    if request.params.logprobs:
+        rows = torch.tensor([0, *(node + 1 for node in verdict.path)], device=logits.device)[:emitted]
+        picked = torch.log_softmax(logits[rows].float(), dim=1)
+        request.logprobs += picked[range(emitted), tokens[:emitted]].tolist()
+    record = RoundRecord(
+        length,
+        tree.tokens,
+        tree.parents,
+        [row != FIXED for row in tree.law_row],
+        draft.graph.origins,
+        draft.graph.scores,
+        draft.graph.drafted_at,
+        verdict.path,
+        verdict.token,
+        emitted,
+        draft.num_passes,
+        draft.num_evaluations,
+        request.clock.seconds,
+        draft.reason,
+    )
+    request.rounds.append(record)
+    _count(request, draft, verdict, accepted)
+    request.noise.forget_before(len(request.tokens))
+    drafted = tuple(i < len(verdict.path) for i in range(emitted))
+    return Event(text, tuple(tokens[:emitted]), drafted, request.finish_reason, record)
+
+
+def _told_to_stop(request: Request, verdict: Verdict, i: int, logits: torch.Tensor, scores: torch.Tensor) -> bool:
+    """Ask the user's `stop_when`, if there is one, about the round's token i, which has just been appended."""
+    if request.params.stop_when is None:
+        return False
+    row = verdict.path[i - 1] + 1 if i else 0
+    return bool(request.params.stop_when(request.tokens[-1], logits[row], scores[row]))
+
+
+def _emit(request: Request, tokens: list[int], told_to_stop: Callable[[int], bool]) -> str:
+    """Append tokens until an end-of-sequence id, a stop string, `told_to_stop(i)` or the limit ends the text.
+
+    Returns the text that became certain.
+    """
+    text = ""
+    one_by_one = bool(request.params.stop)
+    pending: list[int] = []
+    for i, token in enumerate(tokens):
+        request.tokens.append(token)
+        pending.append(token)
+        if one_by_one:
+            text += request.detokenizer.push(pending)
+            pending = []
+        told = told_to_stop(i)  # always asked: it is also told of every token
+        if token in request.eos or request.detokenizer.stopped:
+            request.finish_reason = "stop"
+        elif request.remaining <= 0:
+            request.finish_reason = "length"
+        elif told:
+            request.finish_reason = "stop"
+        if request.finish_reason:
+            break
+    if pending:
+        text += request.detokenizer.push(pending)
+    if request.finish_reason:
+        text += request.detokenizer.finish()
+    request.pieces.append(text)
+    return text
+
+
+def _count(request: Request, draft: Draft, verdict: Verdict, accepted: int) -> None:
+    tally = request.tally
+    tally.rounds += 1
+    tally.drafted += len(draft.tree)
+    tally.accepted += accepted
+    tally.histogram[accepted] += 1
+    tally.evaluations += draft.num_evaluations
+    tally.passes += draft.num_passes
+    tally.merged += draft.graph.num_merged
+    graph = draft.graph
+    tally.by_match.update((graph.origins[node], graph.matched[node]) for node in verdict.path[:accepted])

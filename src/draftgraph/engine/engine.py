@@ -1,0 +1,323 @@
+"""Requests in, events out."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from transformers import PreTrainedModel
+
+from draftgraph.backends.load import check_pair, eos_ids, load_model, load_tokenizer
+from draftgraph.backends.torch_model import HFModel, probe
+from draftgraph.budget.automatic import DEPTH, WIDTHS, AutoBudget
+from draftgraph.budget.costs import Costs
+from draftgraph.budget.limits import limits
+from draftgraph.draft.base import Drafter
+from draftgraph.draft.lookup import LookupDrafter
+from draftgraph.draft.model import ModelDrafter
+from draftgraph.engine.config import Config
+from draftgraph.engine.pair_costs import pair_costs
+from draftgraph.engine.round import decode_round
+from draftgraph.engine.strategy import Choice, choose, reconsider
+from draftgraph.errors import OptionError, PromptError
+from draftgraph.request.record import RoundRecord
+from draftgraph.request.result import Event, Result
+from draftgraph.request.state import Plan, Request
+from draftgraph.request.text import Detokenizer
+from draftgraph.sampling.params import SamplingParams
+from draftgraph.sampling.rng import Noise, fresh_seed
+from draftgraph.sampling.warp import Warper
+
+Prompt = str | Sequence[int]
+
+
+class Stream(Iterator[Event]):
+    """The events of one request, as they come. Closing it early frees what the request cached."""
+
+    def __init__(self, events: Generator[Event, None, None], result: Callable[[], Result]) -> None:
+        self._events, self._result = events, result
+
+    def __next__(self) -> Event:
+        return next(self._events)
+
+    def close(self) -> None:
+        self._events.close()
+
+    def result(self) -> Result:
+        """What the request has produced so far; its `finish_reason` is None until it is finished."""
+        return self._result()
+
+
+class Engine:
+    """Lossless speculative decoding for one target model.
+
+    Build it with `from_pretrained`. `generate` and `stream` may be called again and again; a failed or closed request
+    leaves nothing behind.
+    """
+
+    def __init__(
+        self,
+        target: HFModel,
+        drafter: Drafter,
+        config: Config,
+        tokenizer: Any | None,
+        eos: frozenset[int],
+        draft_window: int | None = None,
+    ) -> None:
+        self.target, self.drafter, self.config, self.tokenizer, self.eos = target, drafter, config, tokenizer, eos
+        self.draft_window = draft_window
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        target: str | Path | PreTrainedModel,
+        *,
+        draft_model: str | Path | PreTrainedModel | None = None,
+        tokenizer: Any | None = None,
+        dtype: str | torch.dtype | None = None,
+        device: str | None = None,
+        config: Config | None = None,
+        **options: Any,
+    ) -> Engine:
+        """An engine from folders, hub names or loaded transformers models.
+
+        draft_model  the drafter (alias: assistant_model); without one, continuations are looked up in the text.
+        tokenizer    needed for text prompts if `target` is a loaded model without a folder.
+        dtype        of weights loaded here; None is float32 on a CPU. device  None is the GPU if there is one.
+        options      fields of `Config`, e.g. budget=16, structure="tree", rule="agree", and the ecosystem's aliases.
+
+        Raises ModelError, PairError, OptionError before any token is generated.
+        """
+        draft_model = draft_model if draft_model is not None else options.pop("assistant_model", None)
+        chosen = (config or Config()).with_options(**options)
+        if draft_model is None and chosen.drafter is None:
+            chosen = chosen.with_options(drafter="lookup")
+        if draft_model is None and chosen.drafter == "model":
+            raise OptionError("drafter='model' needs a draft_model; write draft_model=..., or drafter='lookup'")
+        if draft_model is not None and chosen.drafter not in (None, "model"):
+            raise OptionError(
+                f"drafter={chosen.drafter!r} drafts without a model; leave out draft_model, or write drafter='model'"
+            )
+        model = HFModel(load_model(target, dtype, device))
+        tokenizer = tokenizer if tokenizer is not None else load_tokenizer(target)
+        probe(model)
+        drafter, window = _make_drafter(model, draft_model, chosen, tokenizer, dtype, device)
+        return cls(model, drafter, chosen, tokenizer, eos_ids(model.model, tokenizer), window)
+
+    @overload
+    def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> Result: ...  # type: ignore[overload-overlap]
+    @overload
+    def generate(
+        self, prompt: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[Result]: ...
+    def generate(
+        self, prompt: Any, params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> Result | list[Result]:
+        """Generate for one prompt (text or token ids), or for a list of them, with params for all or one for each.
+
+        An error carries what was generated before it: `partial` of the request that failed, `finished` of those before it.
+        """
+        prompts = prompt if _is_batch(prompt) else [prompt]
+        requests = [self._request(one, its) for one, its in zip(prompts, _each(params, len(prompts)), strict=True)]
+        results: list[Result] = []
+        for request in requests:
+            stream = Stream(self._run(request), partial(self._result, request))
+            try:
+                for _ in stream:
+                    pass
+            except BaseException as error:
+                error.partial, error.finished = stream.result(), results  # type: ignore[attr-defined]
+                raise
+            results.append(stream.result())
+        return results if _is_batch(prompt) else results[0]
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Stream:
+        """Generate for one prompt, an event per round; `generate` is a loop over this."""
+        request = self._request(prompt, params or SamplingParams())
+        return Stream(self._run(request), partial(self._result, request))
+
+    def choice(self, params: SamplingParams) -> Choice:
+        """The rule, structure and kind of slots that a request starts with, and why.
+
+        Raises OptionError if the rule that was asked for does not verify the drafts that there would be.
+        """
+        return choose(self.config, params.temperature, has_model=isinstance(self.drafter, ModelDrafter))
+
+    def _run(self, request: Request) -> Generator[Event, None, None]:
+        bounds = partial(limits, self.config, window=self.target.context_window)
+        try:
+            request.text = self.target.open(len(request.tokens) + request.limit + 64)
+            self.drafter.begin(request)
+            while request.finish_reason is None:
+                yield decode_round([request], self.drafter, self.target, bounds)[0]
+                seen = self.drafter.overlap(request)
+                request.choice = reconsider(request.choice, self.config, request.params.temperature, seen)
+        finally:
+            if request.drafting is not None:
+                self.drafter.end(request)
+            self.target.close(request.text)
+
+    def _result(self, request: Request) -> Result:
+        choice = request.choice
+        stats = request.tally.stats(
+            rule=choice.rule.name,
+            structure=choice.structure,
+            lossless=choice.rule.lossless,
+            prompt=request.prompt_length,
+            output=len(request.output),
+        )
+        logprobs = request.logprobs if request.params.logprobs else None
+        return Result(
+            "".join(request.pieces),
+            request.output,
+            request.finish_reason,
+            stats,
+            request.noise.seed,
+            choice,
+            logprobs,
+            tuple(request.rounds),
+        )
+
+    def _request(self, prompt: Prompt, params: SamplingParams) -> Request:
+        """Check a prompt and its options; nothing is allocated yet."""
+        choice = self.choice(params)
+        ids = self._encode(prompt)
+        limit = self._limit(len(ids), params)
+        if params.stop and self.tokenizer is None:
+            raise OptionError(
+                "stop strings need a tokenizer; write Engine.from_pretrained(..., tokenizer=...) or stop_token_ids"
+            )
+        eos = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.eos)
+        seed = fresh_seed() if params.seed is None else params.seed
+        return Request(
+            params,
+            choice,
+            ids,
+            len(ids),
+            limit,
+            eos,
+            Noise(seed, params.sample),
+            Warper(params, len(ids), sorted(eos), self.target.device),
+            Detokenizer(self.tokenizer, ids, params.stop),
+            self._plan(params.temperature),
+        )
+
+    def _plan(self, temperature: float) -> Plan | None:
+        if self.config.budget != "auto" or self.config.branching is not None:
+            return None
+        depth = self.config.num_speculative_tokens or DEPTH
+        width = WIDTHS.get(self.config.resolved_structure)
+        copies = bool(getattr(self.drafter, "edges", ()))
+        return AutoBudget(self.costs.at(temperature), depth, isinstance(self.drafter, ModelDrafter), copies, width).plan
+
+    @cached_property
+    def costs(self) -> Costs:
+        """What rounds cost here: from the user's cache, or measured now, which takes a few seconds for small models."""
+        return pair_costs(self.target, self.drafter, self.config, self._decode)
+
+    def _decode(
+        self, drafter: Drafter, config: Config, prompt: Sequence[int], params: SamplingParams
+    ) -> Sequence[RoundRecord]:
+        """The rounds of a request to an engine with the same target."""
+        return Engine(self.target, drafter, config, None, frozenset()).generate(prompt, params).rounds
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise PromptError(
+                    "a text prompt needs a tokenizer; pass token ids, or Engine.from_pretrained(..., tokenizer=...)"
+                )
+            prompt = self.tokenizer(prompt)["input_ids"]
+        try:
+            ids = [operator.index(token) for token in prompt]  # type: ignore[arg-type]  # text or not a number: refused
+        except TypeError as error:
+            raise PromptError(f"a prompt is a text, or a sequence of token ids; got {str(prompt)[:60]!r}") from error
+        if not ids:
+            raise PromptError("the prompt is empty; pass at least one token, e.g. the tokenizer's bos_token_id")
+        wrong = [token for token in ids if not 0 <= token < self.target.vocab_size]
+        if wrong:
+            raise PromptError(f"token id {wrong[0]} is outside the target's vocabulary of {self.target.vocab_size}")
+        return ids
+
+    def _limit(self, prompt: int, params: SamplingParams) -> int:
+        window = self.target.context_window
+        if window is not None and prompt >= window:
+            raise PromptError(
+                f"the prompt has {prompt} tokens and the target's context window is {window}; "
+                f"at most {window - 1} leave room for an answer. Shorten the prompt"
+            )
+        limit = params.max_new_tokens if window is None else min(params.max_new_tokens, window - prompt)
+        if self.draft_window is not None and prompt + limit > self.draft_window:
+            room = self.draft_window - prompt
+            what = (
+                f"prompt ({prompt}) and max_new_tokens ({limit}) need {prompt + limit} positions, but the drafter's window is "
+                f"{self.draft_window}; write max_new_tokens={room}"
+                if room > 0
+                else f"the prompt has {prompt} tokens, beyond the drafter's window of {self.draft_window}; shorten it"
+            )
+            raise PromptError(f"{what}, or use a drafter with a longer window, or drafter='lookup'")
+        return limit
+
+
+def _make_drafter(
+    target: HFModel,
+    draft_model: str | Path | PreTrainedModel | None,
+    config: Config,
+    tokenizer: Any | None,
+    dtype: str | torch.dtype | None,
+    device: str | None,
+) -> tuple[Drafter, int | None]:
+    """The drafter that the config asks for, and its context window (None if it has none)."""
+    if draft_model is None:
+        return LookupDrafter(config, _prediction(target, config, tokenizer)), None
+    if config.prediction is not None:
+        raise OptionError("prediction is for drafter='text', which has no draft_model; leave out one of them")
+    drafter = HFModel(load_model(draft_model, dtype, device))
+    check_pair(target, drafter, tokenizer, load_tokenizer(draft_model))
+    if drafter.model is not target.model:
+        probe(drafter)
+    return ModelDrafter(drafter, config, target.vocab_size), drafter.context_window
+
+
+def _prediction(target: HFModel, config: Config, tokenizer: Any | None) -> list[int]:
+    """Token ids of `config.prediction`; checks what a drafter without a model can do."""
+    if config.asks_model is not None:
+        raise OptionError(
+            f"{config.asks_model} asks a draft model; give draft_model=..., or write structure='graph', 'tree' or 'chain'"
+        )
+    prediction = config.prediction or ()
+    if config.drafter == "text" and not prediction:
+        raise OptionError("drafter='text' needs the text that the output may repeat; write prediction='...'")
+    if isinstance(prediction, str):
+        if tokenizer is None:
+            raise OptionError("a prediction given as text needs a tokenizer; pass token ids or tokenizer=...")
+        prediction = tokenizer(prediction, add_special_tokens=False)["input_ids"]
+    wrong = [token for token in prediction if not 0 <= token < target.vocab_size]
+    if wrong:
+        raise OptionError(
+            f"prediction holds token id {wrong[0]}, outside the target's vocabulary of {target.vocab_size}"
+        )
+    return list(prediction)
+
+
+def _each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> Sequence[SamplingParams]:
+    """The params of every prompt of a batch."""
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * count
+    if len(params) != count:
+        raise OptionError(f"{len(params)} params for {count} prompts; give one SamplingParams for all, or one for each")
+    return params
+
+
+def _is_batch(prompt: Any) -> bool:
+    if isinstance(prompt, str) or not hasattr(prompt, "__len__"):
+        return False
+    return len(prompt) > 0 and not all(isinstance(token, int) or _is_scalar(token) for token in prompt)
+
+
+def _is_scalar(token: Any) -> bool:
+    return getattr(token, "ndim", None) == 0

@@ -1,0 +1,84 @@
+"""Which rule verifies a request, on which drafts, and why: from its options, the laws at hand, and what was measured.
+
+At the start only the options are known; between rounds, what drafter and target had in common so far. Both belong to the
+request alone, so that a seed gives the same text whatever ran before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from draftgraph.engine.config import Config
+from draftgraph.verification.base import Rule
+from draftgraph.verification.registry import get_rule
+
+COLD, WEAK, ROUNDS = 0.4, 0.4, 16
+"""At temperatures up to COLD, with a drafter whose mean overlap Σ min(p, q) is below WEAK over ROUNDS rounds, FIXED drafts
+accept as much as SAMPLED ones (docs/decisions.md), and nothing V-long has to be drawn or verified."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Σ_x min(p(x), q(x)) where both laws are known without selection: at the root of every round."""
+
+    mean: float
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a request is drafted and verified.
+
+    sampled  whether drafts have SAMPLED slots; otherwise every slot is FIXED.
+    reason   why, in words.
+    """
+
+    rule: Rule
+    structure: str
+    sampled: bool
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, for `json.dumps`."""
+        slots = "sampled" if self.sampled else "fixed"
+        return {"rule": self.rule.name, "structure": self.structure, "slots": slots, "reason": self.reason}
+
+
+def choose(config: Config, temperature: float, has_model: bool) -> Choice:
+    """The choice that a request starts with. `has_model`: a draft model states the law of what it drafts.
+
+    Raises OptionError if the rule that was asked for does not verify the drafts that there would be.
+    """
+    law = has_model and temperature > 0 and config.resolved_structure != "gsd"  # whose published order knows no laws
+    if config.rule != "auto":
+        rule = config.resolved_rule
+        config.refuse_unverified(law and rule.uses_laws)
+        return Choice(rule, config.resolved_structure, law and rule.uses_laws, f"rule={rule.name!r} was asked for")
+    structure = config.resolved_structure
+    if not law:
+        why = (
+            "at temperature 0 every rule is the longest match, and this one reads the least"
+            if temperature == 0
+            else "tokens that are looked up have no law: all slots are FIXED, for which the walk is optimal"
+        )
+        return Choice(get_rule("walk"), structure, False, why)
+    if structure == "chain":
+        return Choice(get_rule("block"), structure, True, "block verification is optimal on a SAMPLED chain")
+    why = "drafts have SAMPLED slots, and the layer rule verifies the whole tree jointly"
+    return Choice(get_rule("layer"), structure, True, why)
+
+
+def reconsider(choice: Choice, config: Config, temperature: float, overlap: Overlap | None) -> Choice:
+    """The choice for the next round, after what earlier rounds of this request have measured."""
+    if config.rule != "auto" or not choice.sampled or config.resolved_structure not in ("graph", "tree"):
+        return choice
+    if config.branching is not None or overlap is None or overlap.rounds < ROUNDS:
+        return choice
+    if temperature > COLD or overlap.mean >= WEAK:
+        return choice
+    why = (
+        f"drafter and target overlap by {overlap.mean:.2f} over {overlap.rounds} rounds at temperature {temperature:g}: FIXED "
+        "drafts accept as much there, and the walk is optimal for them"
+    )
+    return replace(choice, rule=get_rule("walk"), sampled=False, reason=why)

@@ -1,0 +1,1 @@
+"""One request: its state, its text, what it gives back."""

@@ -1,0 +1,58 @@
+"""The state of one request while it runs. Only `commit` and the engine write to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from draftgraph.backends.base import CachedText
+from draftgraph.engine.strategy import Choice
+from draftgraph.request.record import RoundRecord
+from draftgraph.request.stats import Clock, Tally
+from draftgraph.request.text import Detokenizer
+from draftgraph.sampling.params import SamplingParams
+from draftgraph.sampling.rng import Noise
+from draftgraph.sampling.warp import Warper
+
+Plan = Callable[[int, Sequence[RoundRecord], int], Any]
+"""plan(committed tokens, rounds so far, reach) -> the limits of the next round (`draft.base.Limits`)."""
+
+
+@dataclass
+class Request:
+    """choice  how the next round drafts and verifies.
+    tokens  i64 ids of prompt and output; the first `prompt_length` are the prompt.
+    limit     output tokens at most (the user's limit, or what the context window leaves).
+    eos       ids that end the text.
+    plan      decides how much is drafted, if nothing was asked for; None for a fixed budget.
+    text      what the target has cached; drafting  whatever the drafter keeps.
+    """
+
+    params: SamplingParams
+    choice: Choice
+    tokens: list[int]
+    prompt_length: int
+    limit: int
+    eos: frozenset[int]
+    noise: Noise
+    warper: Warper
+    detokenizer: Detokenizer
+    plan: Plan | None = None
+    text: CachedText = field(default_factory=CachedText)
+    drafting: Any = None
+    clock: Clock = field(default_factory=Clock)
+    tally: Tally = field(default_factory=Tally)
+    pieces: list[str] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    rounds: list[RoundRecord] = field(default_factory=list)
+    finish_reason: str | None = None
+
+    @property
+    def output(self) -> list[int]:
+        return self.tokens[self.prompt_length :]
+
+    @property
+    def remaining(self) -> int:
+        """Output tokens that may still be emitted."""
+        return self.limit - (len(self.tokens) - self.prompt_length)

@@ -1,0 +1,1 @@
+"""One distribution: options, logits to probabilities, randomness."""

@@ -1,0 +1,178 @@
+"""Logits to probabilities, at every node with that node's own prefix: the only place that shapes p and q.
+
+The options are transformers' own processors in transformers' order, so a law here is the law of `model.generate`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import torch
+from transformers import (
+    LogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+)
+
+from draftgraph.errors import LogitsError
+from draftgraph.sampling.filters import Filters
+from draftgraph.sampling.params import SamplingParams
+from draftgraph.types import TokenTree
+
+COLD = 1e-3
+"""Below this temperature, logits are made small before they are divided by it."""
+
+
+class OutputPenalties(LogitsProcessor):  # type: ignore[misc]
+    """Presence and frequency penalties of the OpenAI API: subtracted once, and per occurrence, for tokens of the output."""
+
+    def __init__(self, prompt_length: int, presence: float, frequency: float) -> None:
+        self.prompt_length, self.presence, self.frequency = prompt_length, presence, frequency
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        output = input_ids[:, self.prompt_length :]
+        counts = torch.zeros_like(scores).scatter_add_(1, output, torch.ones_like(output, dtype=scores.dtype))
+        return scores - self.presence * (counts > 0) - self.frequency * counts
+
+
+class LogitBias(LogitsProcessor):  # type: ignore[misc]
+    """A constant added to the logits of some tokens."""
+
+    def __init__(self, bias: dict[int, float]) -> None:
+        self.tokens, self.bias = torch.tensor(list(bias)), torch.tensor(list(bias.values()))
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores.index_add(1, self.tokens.to(scores.device), self.bias.to(scores).expand(len(scores), -1))
+
+
+class Warper:
+    """The warping of one request; one object shapes p, q and the bonus row alike."""
+
+    def __init__(self, params: SamplingParams, prompt_length: int, eos: Sequence[int], device: torch.device) -> None:
+        self.temperature = params.temperature
+        self._prefixed = _prefixed(params, prompt_length, eos, device)
+        self._filters = Filters(params.top_k, params.top_p, params.min_p)
+        self._buffer = torch.empty(0)
+
+    def probabilities(self, logits: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
+        """f32[rows, V] laws (f64 for f64 logits) from raw logits f[rows, V]; one-hot at temperature 0."""
+        return self.shape(self.scores(logits, prefixes))
+
+    def scores(self, logits: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
+        """Logits after everything that depends on the prefix (penalties, bias, processors), before the temperature.
+
+        Processors are not asked about nodes below a token that they have ruled out: a grammar may know no such state.
+        """
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        if not self._prefixed:
+            return logits
+        scores = logits.clone()
+        unreachable: set[int] = set()
+        for rows in prefixes.by_length(len(logits)):
+            impossible = prefixes.impossible(rows, scores)
+            unreachable |= {row for row in rows if row in impossible or prefixes.parent(row) in unreachable}
+            asked = [row for row in rows if row not in unreachable]
+            if asked:
+                ids, part = prefixes.ids(asked, logits.device), logits[asked]
+                for processor in self._prefixed:
+                    part = _call(processor, ids, part)
+                scores[asked] = part.to(scores)
+        return scores
+
+    def shape(self, scores: torch.Tensor) -> torch.Tensor:
+        """Temperature, top-k, top-p, min-p and softmax: rows of scores f[rows, V] to laws of the same shape."""
+        return self._shape(scores, torch.empty_like(scores))
+
+    def shape_round(self, scores: torch.Tensor) -> torch.Tensor:
+        """`shape` for the rows of one round: the result is overwritten by the next call.
+
+        Tens of megabytes that are allocated anew in every round cost more in page faults than the softmax itself.
+        """
+        buffer = self._buffer
+        if buffer.shape[1:] != scores.shape[1:] or len(buffer) < len(scores) or buffer.dtype != scores.dtype:
+            self._buffer = torch.empty_like(scores)
+        return self._shape(scores, self._buffer[: len(scores)])
+
+    def _shape(self, scores: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        if self.temperature == 0:
+            best = scores.max(dim=1, keepdim=True)
+            laws, checked = out.zero_().scatter_(1, best.indices, 1.0), best.values
+        else:
+            if self.temperature < COLD:  # dividing would overflow
+                scores = scores - scores.amax(dim=1, keepdim=True)
+            if self.temperature != 1.0:
+                scores = torch.div(scores, self.temperature, out=out)
+            laws = checked = self._filters.laws(scores) if self._filters else torch.softmax(scores, dim=1, out=out)
+        if self._prefixed and not bool(torch.isfinite(checked).all()):  # models answer for their own logits
+            raise LogitsError(
+                "the logits processors left a row that is not a distribution (NaN, +inf, or no token possible)"
+            )
+        return laws
+
+
+def _call(processor: LogitsProcessor, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    name = type(processor).__name__
+    try:
+        processed = processor(ids, scores)
+    except Exception as error:
+        raise LogitsError(f"logits processor {name} raised {type(error).__name__}: {error}") from error
+    if not isinstance(processed, torch.Tensor) or processed.shape != scores.shape:
+        raise LogitsError(f"logits processor {name} must return scores of shape {list(scores.shape)}")
+    return processed
+
+
+class Prefixes:
+    """The prefix of every row: the committed text, then the row's own path of drafted tokens, `path(row)`.
+
+    parents  per row, the row of the node above it, or -1 if that is not among the rows.
+    """
+
+    def __init__(
+        self, committed: Sequence[int], path: Callable[[int], Sequence[int]], parents: Sequence[int] | None = None
+    ) -> None:
+        self.committed, self.path, self.parents = committed, path, parents
+
+    @classmethod
+    def of_tree(cls, committed: Sequence[int], tree: TokenTree) -> Prefixes:
+        """Of the root (row 0) and every node (row i + 1)."""
+        parents = [-1, *(parent + 1 for parent in tree.parents)]
+        return cls(committed, lambda row: tree.path_tokens(row - 1), parents)
+
+    def by_length(self, count: int) -> list[list[int]]:
+        """Rows of equal prefix length together, as processors take them, the shortest first."""
+        groups: dict[int, list[int]] = defaultdict(list)
+        for row in range(count):
+            groups[len(self.path(row))].append(row)
+        return [groups[length] for length in sorted(groups)]
+
+    def ids(self, rows: Sequence[int], device: torch.device) -> torch.Tensor:
+        """i64[rows, length], the prefixes of rows of equal length."""
+        return torch.tensor([[*self.committed, *self.path(row)] for row in rows], device=device)
+
+    def parent(self, row: int) -> int:
+        return -1 if self.parents is None else self.parents[row]
+
+    def impossible(self, rows: Sequence[int], scores: torch.Tensor) -> set[int]:
+        """Those rows whose last token the row above rules out; `scores` f[count, V] holds the rows above."""
+        below = [row for row in rows if self.parent(row) >= 0]
+        if not below:
+            return set()
+        ruled_out = scores[[self.parent(row) for row in below], [self.path(row)[-1] for row in below]] == -torch.inf
+        return {row for row, out in zip(below, ruled_out.tolist(), strict=True) if out}
+
+
+def _prefixed(
+    params: SamplingParams, prompt_length: int, eos: Sequence[int], device: torch.device
+) -> list[LogitsProcessor]:
+    """Processors that read the prefix, in transformers' order."""
+    chain: list[LogitsProcessor] = []
+    if params.logit_bias:
+        chain.append(LogitBias(dict(params.logit_bias)))
+    if params.repetition_penalty != 1.0:
+        chain.append(RepetitionPenaltyLogitsProcessor(params.repetition_penalty))
+    if params.presence_penalty or params.frequency_penalty:
+        chain.append(OutputPenalties(prompt_length, params.presence_penalty, params.frequency_penalty))
+    if params.min_new_tokens and eos:
+        chain.append(MinNewTokensLengthLogitsProcessor(prompt_length, params.min_new_tokens, list(eos), device))
+    return [*chain, *params.logits_processors]

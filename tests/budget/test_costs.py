@@ -1,0 +1,191 @@
+"""The table of costs: what it says, how it is kept, and when it is measured again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import draftgraph as dg
+from cost_tables import cost, costs
+from draftgraph.budget import cost_cache
+from draftgraph.budget.cost_cache import costs_of, fingerprint
+from draftgraph.budget.costs import Costs, Greedy, Level
+from draftgraph.budget.timing import levels
+from draftgraph.engine.pair_costs import pair_costs
+from draftgraph.request.record import RoundRecord
+from models import perturbed, tiny_lm
+
+CPU = torch.device("cpu")
+
+
+class Measured:
+    """A measurement that counts how often it was asked for."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self) -> Costs:
+        self.times += 1
+        return costs(note="")
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost_cache, "_UNSAVED", {})
+    monkeypatch.setenv(cost_cache.FOLDER, str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def measured() -> Measured:
+    return Measured()
+
+
+def only_file() -> Path:
+    [path] = cost_cache.folder().iterdir()
+    return path
+
+
+def test_costs_survive_being_written():
+    for table in (costs(), costs(drafter=None)):
+        again = Costs.from_dict(json.loads(json.dumps(table.to_dict())), "made up")
+        assert json.dumps(again.to_dict()) == json.dumps(table.to_dict())
+        assert again.round(3, [1.0, 2.0]) == table.round(3, [1.0, 2.0])
+
+
+def test_a_round_is_its_rows_its_passes_and_what_is_around_them():
+    table = costs()
+    assert table.round(2, [1.0]) == pytest.approx((5 + 2 * 0.15 + 0.2 + 2 * 0.02 + 0.5 + 0.2) * 1e-3)
+    assert costs(drafter=None).round(2, []) == pytest.approx((5 + 2 * 0.15 + 0.2 + 2 * 0.02) * 1e-3)
+
+
+def test_costs_are_measured_once(measured: Measured):
+    first = costs_of(["a pair"], CPU, measured)
+    again = costs_of(["a pair"], CPU, measured)
+    assert (first.note, measured.times) == ("measured now", 1)
+    assert again.note.startswith("read from costs-")
+    assert replace(again, note="").plain == replace(first, note="").plain
+    costs_of(["another pair"], CPU, measured)
+    assert measured.times == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"version": 0}, "the cache has version 0, not 2"),
+        ({"machine": {"cpu": "an abacus"}}, "the cache was written with cpu an abacus, here it is"),
+        ({"machine": []}, "the cache cannot be read (AttributeError)"),
+        ({"costs": {}}, "the cache cannot be read (KeyError)"),
+        ({"costs": 3}, "the cache cannot be read (TypeError)"),
+    ],
+)
+def test_a_cache_of_another_machine_or_version_is_measured_again_and_it_is_said(change, said: str, measured: Measured):
+    costs_of(["a pair"], CPU, measured)
+    path = only_file()
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert said in costs_of(["a pair"], CPU, measured).note
+    assert measured.times == 2
+    assert costs_of(["a pair"], CPU, measured).note.startswith("read")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"version": 2}'])
+def test_a_broken_cache_is_measured_again(content: bytes, measured: Measured):
+    costs_of(["a pair"], CPU, measured)
+    only_file().write_bytes(content)
+    assert "measured again: the cache cannot be read" in costs_of(["a pair"], CPU, measured).note
+    assert only_file().stat().st_size > 100, "it was written whole, and nothing partial is left"
+
+
+def test_times_that_cannot_be_are_not_believed(measured: Measured):
+    costs_of(["a pair"], CPU, measured)
+    held = json.loads(only_file().read_text())
+    held["costs"]["target"]["seconds"][0] = -1.0
+    only_file().write_text(json.dumps(held))
+    assert "ValueError" in costs_of(["a pair"], CPU, measured).note
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: Measured
+):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv(cost_cache.FOLDER, str(tmp_path / "file" / "below"))
+    assert "cannot be written" in costs_of(["a pair"], CPU, measured).note
+    assert costs_of(["a pair"], CPU, measured) is costs_of(["a pair"], CPU, measured)
+    assert measured.times == 1, "once per process"
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_the_folder_is_where_the_platform_keeps_caches(platform: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(cost_cache.FOLDER, "/somewhere")
+    assert cost_cache.folder() == Path("/somewhere")
+    monkeypatch.delenv(cost_cache.FOLDER)
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    monkeypatch.setenv("LOCALAPPDATA", "/local")
+    expected = {"linux": Path("/xdg"), "darwin": Path.home() / "Library" / "Caches", "win32": Path("/local")}
+    assert cost_cache.folder() == expected[platform] / "draftgraph"
+
+
+def test_a_fingerprint_is_of_shape_type_and_weights():
+    model = tiny_lm()
+    assert fingerprint(model) == fingerprint(tiny_lm())
+    others = [tiny_lm(seed=1), tiny_lm(layers=1), perturbed(model), tiny_lm().double()]
+    assert len({fingerprint(other) for other in (model, *others)}) == 5
+
+
+@pytest.mark.parametrize("lookup", [False, True])
+def test_an_engine_is_measured_and_told_so(lookup: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(
+        "draftgraph.budget.costs.BUSY", float("inf")
+    )  # whoever runs the tests may do something else meanwhile
+    target = tiny_lm()
+    engine = dg.Engine.from_pretrained(target, draft_model=None if lookup else perturbed(target))
+    pair = (engine.target, engine.drafter, engine.config, engine._decode)
+    table = pair_costs(*pair)
+    assert table.note == "measured now"
+    assert (table.drafter is None) == lookup
+    assert table.plain > table.target(1) > 0.0
+    assert all(0.0 <= level.reached <= 1.0 for level in table.levels)
+    assert pair_costs(*pair).levels == table.levels
+    assert pair_costs(*pair).note.startswith("read from")
+
+
+def test_greedy_requests_have_levels_of_their_own():
+    greedy = Greedy((1.0, 2.0, 3.0), (Level(0.5, 1.0, 2.0, 0.4),))
+    table = replace(costs(), greedy=greedy)
+    assert (table.at(0.0).overhead, table.at(0.0).levels) == (greedy.overhead, greedy.levels)
+    assert table.at(0.7) == table
+    assert replace(table, greedy=None).at(0.0).levels == table.levels
+    assert table.at(0.0).target == table.target
+
+
+def test_costs_of_a_busy_machine_are_measured_twice_and_kept_and_it_is_said(measured: Measured):
+    def busy() -> Costs:
+        table = measured()
+        return replace(table, target=replace(table.target, high=[4 * seconds for seconds in table.target.seconds]))
+
+    told = costs_of(["a pair"], CPU, busy).note
+    assert "others were using the machine" in told
+    assert str(only_file()) in told
+    assert measured.times == 2
+    assert costs_of(["a pair"], CPU, busy).note.startswith("read"), "a seed gives the same text in the next process"
+    only_file().unlink()
+    assert costs_of(["a pair"], CPU, measured).note == "measured now"
+
+
+def test_what_drafts_did_is_counted_by_depth():
+    def record(path: tuple[int, ...], passes: int) -> RoundRecord:
+        return RoundRecord(
+            9, [1, 2, 3], [-1, -1, 0], [False] * 3, ["drafter"] * 3, [0.5, 0.25, 0.125], [None] * 3, path, 7, len(path) + 1,
+            passes, 3, {},
+        )  # fmt: skip
+
+    assert levels([record((0, 2), 2), record((), 1)]) == (Level(0.5, 1.0, 2.0, 0.75), Level(0.5, 0.5, 1.0, 0.125))
+    assert levels([]) == ()
+
+
+def test_more_rows_than_measured_go_on_as_the_last_two_say():
+    assert cost(1.0, 1.5, 2.5)(6) == pytest.approx(3.5)

@@ -1,0 +1,275 @@
+"""The automatic budget on made-up costs and made-up texts: nothing here is timed, and no model runs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import draftgraph as dg
+from cost_tables import costs
+from draftgraph.budget.automatic import PROBE_DEPTH, PROBE_SHARE, AutoBudget
+from draftgraph.budget.costs import Costs
+from draftgraph.budget.ledger import LEAST_GAIN, Ledger
+from draftgraph.draft.base import Limits
+from draftgraph.request.record import RoundRecord, decisions
+from draftgraph.request.stats import PARTS
+from models import perturbed, tiny_lm
+
+SCORE = 0.8
+"""Of every token that the drafter of `play` proposes."""
+Agreement = Callable[[int], float]
+"""agreement(committed length) -> chance that the next token of a drafted chain is accepted."""
+
+
+def play(table: Costs, agreement: Agreement, tokens: int = 400, seed: int = 0) -> tuple[list[RoundRecord], float]:
+    """A request whose drafts are chains, and the seconds that its rounds cost by the table."""
+    auto, draw, length, seconds = AutoBudget(table), random.Random(seed), 20, 0.0
+    read, records = 0, []
+    while length < 20 + tokens:
+        limits = auto.plan(length, records, 20 + tokens - length - 1)
+        depth = 0
+        while depth < min(limits.depth, limits.budget, limits.reach) and SCORE**depth >= limits.price_pass(depth):
+            depth += 1
+        accepted = 0
+        while accepted < depth and draw.random() < agreement(length):
+            accepted += 1
+        if depth:
+            seconds += 1e-5 * (length - read)  # what the drafter has missed, as a table of flat passes does not say
+            read = length
+        seconds += table.round(depth, [1.0] * depth) if depth else table.plain
+        records.append(record(length, depth, accepted, limits))
+        length += accepted + 1
+    return records, seconds
+
+
+def record(length: int, depth: int, accepted: int, limits: Limits | None = None, score: float = SCORE) -> RoundRecord:
+    return RoundRecord(
+        length, [1] * depth, list(range(-1, depth - 1)), [False] * depth, ["drafter"] * depth,
+        [score**d for d in range(1, depth + 1)], [None] * depth, tuple(range(accepted)), 2, accepted + 1, depth, depth,
+        dict.fromkeys(PARTS, 0.0), "" if limits is None else limits.reason,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("reached", [0.0, 0.3, 0.8])
+def test_a_hostile_drafter_is_dropped_and_seldom_asked_again(reached: float):
+    table = costs(reached=reached)
+    records, seconds = play(table, lambda length: 0.02)
+    kinds = decisions(records)
+    assert kinds.get("draft", 0) <= 20
+    assert 1 <= kinds["probe"] <= 10
+    assert records[-1].decision in ("plain", "probe")
+    assert 400 * table.plain / seconds >= 0.97
+
+
+def test_probes_take_no_more_than_their_share_if_none_finds_anything():
+    table = costs(reached=0.0)
+    records, seconds = play(table, lambda length: 0.0, tokens=2000)
+    assert decisions(records)["probe"] >= 2
+    assert seconds <= 2000 * table.plain * (1.0 + 2 * PROBE_SHARE)
+    waits = [i for i, record in enumerate(records) if record.decision == "probe"]
+    gaps = [b - a for a, b in pairwise(waits)]
+    assert gaps == sorted(gaps), "every failure doubles the wait"
+
+
+def test_a_drafter_as_large_as_the_target_is_never_asked():
+    records, _ = play(costs(drafter=5.0, reached=0.9), lambda length: 1.0, tokens=50)
+    assert decisions(records) == {"plain": 50}
+    assert "no draft is faster if all of it is accepted" in records[0].reason
+
+
+@pytest.mark.parametrize("reached", [0.0, 0.8])
+def test_a_good_drafter_is_used_whatever_the_table_expected(reached: float):
+    table = costs(reached=reached)
+    records, seconds = play(table, lambda length: 0.85, tokens=800)
+    assert all(record.decision == "draft" for record in records[-60:-1])
+    assert 800 * table.plain / seconds > 1.5
+    late = records[-20:]
+    assert sum(len(record.tokens) for record in late) / len(late) >= 4
+
+
+def test_drafting_comes_back_when_the_text_changes():
+    table = costs()
+    records, seconds = play(table, lambda length: 0.9 if length < 200 or length > 800 else 0.02, tokens=1600)
+    kinds = [(record.length, record.decision) for record in records]
+    assert all(kind == "draft" for length, kind in kinds if length < 200)
+    assert all(kind != "draft" for length, kind in kinds if 300 < length < 800)
+    assert all(kind == "draft" for length, kind in kinds if length > 1200)
+    assert 1600 * table.plain / seconds > 1.2
+
+
+def test_looking_up_costs_no_passes_and_plain_wins_only_by_its_rows():
+    cheap, _ = play(costs(drafter=None, row=0.01), lambda length: 0.3)
+    assert cheap[-5].decision == "draft"
+
+
+def test_rows_that_cost_more_need_higher_scores():
+    steep, flat = (AutoBudget(costs(row=row)).plan(20, [], 99) for row in (0.5, 0.001))
+    assert flat.floor < steep.floor
+    assert (flat.budget, flat.depth) == (steep.budget, steep.depth) == (64, 8), "prices decide, nothing else"
+
+
+def test_passes_that_cost_more_need_higher_scores():
+    prices = [AutoBudget(costs(drafter=ms)).plan(20, [], 99).price_passes for ms in (0.1, 1.0, 2.0)]
+    assert all(cheap < dear for few, many in pairwise(prices) for cheap, dear in zip(few[1:], many[1:], strict=True))
+    assert {first for first, *_ in prices} == {0.0}, "a draft has one pass at least"
+
+
+def test_a_fixed_shape_is_as_deep_as_pays():
+    depths = [AutoBudget(costs(drafter=ms), width=1).plan(20, [], 99).depth for ms in (0.1, 1.0, 2.0)]
+    assert depths == sorted(depths, reverse=True)
+    assert depths[0] > depths[-1]
+    chain, paths = (AutoBudget(costs(), width=width).plan(20, [], 99) for width in (1, 3))
+    assert (chain.budget, paths.budget) == (chain.depth, 3 * paths.depth)
+
+
+def test_the_last_token_is_not_drafted():
+    limits = AutoBudget(costs()).plan(20, [], 0)
+    assert (limits.budget, limits.depth) == (0, 0)
+    assert limits.reason.startswith("plain: the next token is the last one")
+
+
+def test_the_first_reason_says_where_the_costs_come_from():
+    auto = AutoBudget(costs(note="measured again: the cache has version 0"))
+    first = auto.plan(20, [], 99)
+    assert first.reason.startswith("draft: ")
+    assert first.reason.endswith("costs measured again: the cache has version 0")
+    assert "costs" not in auto.plan(23, [record(20, first.depth, 2, first)], 99).reason
+
+
+def test_decisions_look_at_counts_only():
+    again = [play(costs(), lambda length: 0.5, seed=3) for _ in range(2)]
+    assert again[0] == again[1]
+
+
+def test_copies_and_the_drafter_s_own_nodes_are_judged_apart():
+    ledger = Ledger((), 8)
+    for _ in range(30):
+        ledger.enter(record(20, 2, 2, score=0.5), 8)
+        ledger.judge(replace(record(20, 2, 0, score=0.5), origins=["context", "context"]))
+    assert ledger.drafted.floor(0.3) < 0.33 < ledger.copied.floor(0.3)
+
+
+def test_without_a_drafter_the_scores_of_copies_decide():
+    auto = AutoBudget(costs(drafter=None, row=0.5), computes=False, copies=True)
+    first = auto.plan(20, [], 50)
+    assert first.reason.startswith("copies: ")
+    assert (first.depth, first.budget) == (0, 64), "they take no drafter"
+    price = (0.5 + 0.02) / 5.2  # a row, of a token's time
+    assert first.floor == pytest.approx(price, rel=0.01)
+    records = [replace(record(20 + i, 4, 0, first, 0.9), origins=["own"] * 4) for i in range(30)]
+    assert auto.plan(60, records, 50).floor > 0.5, "what is never accepted is not proposed any more"
+    assert auto.plan(60, records, 0).budget == 0
+
+
+@pytest.mark.parametrize("drafter", [0.5, 5.0])
+def test_where_a_drafter_does_not_pay_there_are_copies(drafter: float):
+    auto = AutoBudget(costs(drafter=drafter, reached=0.0), copies=True)
+    plans = [auto.plan(20 + i, [record(20 + j, 0, 0) for j in range(i)], 50) for i in range(20)]
+    assert {plan.reason.partition(":")[0] for plan in plans} == {"copies"}
+    assert all((plan.depth, plan.budget) == (0, 64) for plan in plans)
+    bare = AutoBudget(costs(drafter=drafter, reached=0.0))
+    assert bare.plan(20, [], 50).reason.startswith("plain: ")
+
+
+def test_a_level_that_was_not_drafted_keeps_what_is_known_of_it():
+    ledger = Ledger((), 8)
+    before = [counts.gain for counts in ledger.depths]
+    ledger.enter(record(20, 3, 3, score=0.5), 8)
+    after = [counts.gain for counts in ledger.depths]
+    assert after[:3] > before[:3]
+    assert before[4] < after[4] < after[2], "but for the next ones, which would never be tried"
+    assert after[5:] == before[5:]
+    assert ledger.survival() == sorted(ledger.survival(), reverse=True)
+
+
+def test_scores_are_believed_as_far_as_the_target_confirms_them():
+    ledger = Ledger((), 8)
+    for _ in range(60):
+        ledger.enter(record(20, 4, 4, score=0.5), 8)
+    assert ledger.depths[2].gain == pytest.approx(1.0 / 0.5**2, rel=0.05), "too small by a factor of four"
+    for _ in range(200):
+        ledger.enter(record(20, 4, 1, score=1.0), 8)
+    assert ledger.depths[2].gain == pytest.approx(LEAST_GAIN)
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8), st.floats(0.01, 1.0)), max_size=40), st.integers(1, 8))
+def test_whatever_was_counted_limits_are_in_order(rounds: list[tuple[int, int, float]], deepest: int):
+    auto, records, length = AutoBudget(costs(drafter=0.1), deepest), [], 20
+    for drafted, accepted, score in rounds:
+        limits = auto.plan(length, records, 99)
+        depth = min(drafted, limits.depth)
+        records.append(record(length, depth, min(accepted, depth), limits, score))
+        length += len(records[-1].path) + 1
+        assert 0 <= limits.depth <= deepest
+        assert 0.0 <= limits.floor <= 1.0
+        assert all(0.0 < price < float("inf") for price in limits.price_passes[1:])
+        assert (limits.budget == 0) == (limits.depth == 0)
+
+
+class TestEngine:
+    """With models that run, and the table of `conftest.known_costs`."""
+
+    def engine(self, table: Costs | None = None, **options) -> dg.Engine:
+        target = tiny_lm()
+        engine = dg.Engine.from_pretrained(target, draft_model=perturbed(target, 0.05), **options)
+        if table is not None:
+            engine.__dict__["costs"] = table
+        return engine
+
+    @pytest.mark.parametrize("reached", [0.0, 0.9])
+    def test_greedy_text_is_that_of_plain_decoding_through_probes_and_all(self, reached: float):
+        params = dg.SamplingParams(max_new_tokens=90)
+        plain = self.engine(budget=0).generate([1, 2, 3], params)
+        result = self.engine(costs(drafter=0.02, reached=reached)).generate([1, 2, 3], params)
+        assert result.token_ids == plain.token_ids
+        assert len(decisions(result.rounds)) >= (2 if reached == 0.0 else 1)
+        assert {record.decision for record in plain.rounds} == {"fixed"}
+
+    @pytest.mark.parametrize("temperature", [0.5, 1.0])
+    def test_a_seed_gives_the_same_text_and_decisions_whatever_ran_before(self, temperature: float):
+        params = dg.SamplingParams(max_new_tokens=60, temperature=temperature, seed=7)
+        fresh, used = self.engine(), self.engine()
+        used.generate([5, 6], dg.SamplingParams(max_new_tokens=30, temperature=1.0, seed=1))
+        first, second = (engine.generate([1, 2, 3], params) for engine in (fresh, used))
+        assert first.token_ids == second.token_ids
+        assert [r.reason for r in first.rounds] == [r.reason for r in second.rounds]
+
+    def test_the_drafter_catches_up_after_plain_rounds(self):
+        result = self.engine(costs(drafter=0.02, reached=0.0)).generate(
+            [1, 2, 3], dg.SamplingParams(max_new_tokens=110)
+        )
+        probes = [record for record in result.rounds if record.decision == "probe"]
+        assert all(record.num_passes <= PROBE_DEPTH for record in probes)
+        assert any(record.path for record in result.rounds if record.decision in ("probe", "draft")), (
+            "it read what it missed"
+        )
+
+    @pytest.mark.parametrize("temperature", [0.0, 0.9])
+    def test_copies_beside_a_hopeless_drafter_and_without_one(self, temperature: float):
+        params = dg.SamplingParams(max_new_tokens=60, temperature=temperature, seed=2)
+        looked_up = dg.Engine.from_pretrained(tiny_lm(), drafter="lookup")
+        for engine in (self.engine(costs(drafter=9.0)), looked_up):
+            result = engine.generate([1, 2, 3, 1, 2, 3], params)
+            assert set(decisions(result.rounds)) <= {"copies", "plain"}
+            assert result.stats.num_drafter_passes == 0
+            if temperature == 0.0:
+                assert result.stats.num_accepted_tokens > 0
+                assert result.token_ids == self.engine(budget=0).generate([1, 2, 3, 1, 2, 3], params).token_ids
+
+    @pytest.mark.parametrize("depth", [1, 3, None])
+    def test_copies_are_as_deep_as_was_asked_for(self, depth: int | None):
+        engine = dg.Engine.from_pretrained(tiny_lm(), drafter="lookup", num_speculative_tokens=depth)
+        result = engine.generate([1, 2, 3, 4] * 6, dg.SamplingParams(max_new_tokens=60))
+        deepest = max(max(record.depths(), default=0) for record in result.rounds)
+        assert deepest > 3 if depth is None else deepest == depth
+
+    def test_a_fixed_budget_asks_for_no_costs(self):
+        engine = self.engine(budget=4)
+        engine.generate([1, 2], dg.SamplingParams(max_new_tokens=8))
+        assert "costs" not in engine.__dict__

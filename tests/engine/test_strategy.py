@@ -1,0 +1,89 @@
+"""Rule and slots per request: from the options, the laws at hand and what was measured, with the reason in the result."""
+
+from __future__ import annotations
+
+import pytest
+
+import draftgraph as dg
+from draftgraph.engine.config import Config
+from draftgraph.engine.strategy import COLD, ROUNDS, WEAK, Overlap, choose, reconsider
+from draftgraph.errors import OptionError
+from models import perturbed, tiny_lm
+
+SEEN = Overlap(WEAK / 2, ROUNDS)
+
+
+@pytest.mark.parametrize(
+    ("options", "temperature", "has_model", "rule", "structure", "sampled"),
+    [
+        ({}, 1.0, True, "layer", "graph", True),
+        ({}, 0.0, True, "walk", "graph", False),
+        ({"drafter": "lookup"}, 1.0, False, "walk", "graph", False),
+        ({"structure": "chain"}, 0.7, True, "block", "chain", True),
+        ({"structure": "chain"}, 0.0, True, "walk", "chain", False),
+        ({"structure": "gsd"}, 1.0, True, "walk", "gsd", False),
+        ({"branching": (2, 1)}, 1.0, True, "layer", "tree", True),
+        ({"rule": "agree"}, 1.0, True, "agree", "graph", False),
+        ({"rule": "token"}, 1.0, True, "token", "chain", True),
+        ({"rule": "recursive"}, 0.0, True, "recursive", "graph", False),
+    ],
+)
+def test_the_choice_follows_from_options_and_laws(options, temperature, has_model, rule, structure, sampled):
+    choice = choose(Config(**options), temperature, has_model)
+    assert (choice.rule.name, choice.structure, choice.sampled) == (rule, structure, sampled)
+    assert ("was asked for" in choice.reason) == ("rule" in options)
+    assert choice.to_dict()["slots"] == ("sampled" if sampled else "fixed")
+
+
+@pytest.mark.parametrize("rule", ["multipath", "kseq"])
+def test_a_rule_of_sampled_slots_is_refused_where_nothing_is_sampled(rule):
+    options = {"branching": (2, 1), "children": "with_replacement"} if rule == "kseq" else {}
+    config = Config(rule=rule, **options)
+    assert choose(config, 1.0, True).sampled
+    with pytest.raises(OptionError, match=f"rule '{rule}'.*rule='layer'"):
+        choose(config, 0.0, True)
+
+
+def test_a_weak_drafter_at_a_low_temperature_drafts_fixed_slots():
+    first = choose(Config(), COLD, True)
+    later = reconsider(first, Config(), COLD, SEEN)
+    assert (later.rule.name, later.sampled, later.structure) == ("walk", False, "graph")
+    assert f"overlap by {SEEN.mean:.2f} over {ROUNDS} rounds at temperature {COLD:g}" in later.reason
+    assert reconsider(later, Config(), COLD, SEEN) == later
+
+
+@pytest.mark.parametrize(
+    ("options", "temperature", "overlap"),
+    [
+        ({}, 1.0, SEEN),
+        ({}, COLD, None),
+        ({}, COLD, Overlap(SEEN.mean, ROUNDS - 1)),
+        ({}, COLD, Overlap(WEAK, ROUNDS)),
+        ({"rule": "layer"}, COLD, SEEN),
+        ({"branching": (2, 1)}, COLD, SEEN),
+        ({"structure": "chain"}, COLD, SEEN),
+    ],
+)
+def test_otherwise_the_choice_stays(options, temperature, overlap):
+    config = Config(**options)
+    first = choose(config, temperature, True)
+    assert reconsider(first, config, temperature, overlap) is first
+
+
+def test_the_result_says_what_was_chosen_and_why():
+    target = tiny_lm("llama")
+    engine = dg.Engine.from_pretrained(target, draft_model=perturbed(target, 8.0), budget=6)
+    cold = engine.generate([3, 4, 5], dg.SamplingParams(max_new_tokens=60, temperature=0.3, seed=1))
+    assert cold.choice.reason.startswith("drafter and target overlap by 0.")
+    assert (cold.stats.rule, cold.stats.lossless) == ("walk", True)
+    sampled = [any(record.sampled) for record in cold.rounds if record.tokens]
+    assert sampled[: ROUNDS - 2] == [True] * (ROUNDS - 2)
+    assert not any(sampled[ROUNDS + 1 :])
+    again = engine.generate([3, 4, 5], dg.SamplingParams(max_new_tokens=60, temperature=0.3, seed=1))
+    assert again.token_ids == cold.token_ids
+    hot = engine.generate([3, 4, 5], dg.SamplingParams(max_new_tokens=60, temperature=1.0, seed=1))
+    assert (hot.stats.rule, hot.choice.sampled) == ("layer", True)
+    greedy = engine.generate([3, 4, 5], dg.SamplingParams(max_new_tokens=6))
+    assert "longest match" in greedy.choice.reason
+    alone = dg.Engine.from_pretrained(target, budget=6).generate([3, 4, 5], dg.SamplingParams(temperature=1.0, seed=2))
+    assert "no law" in alone.choice.reason
