@@ -12,8 +12,8 @@ help:
 	@echo "make demo    generate a little Python with the bundled pair, greedily and sampled, and draw every round"
 	@echo "make test    run the tests"
 	@echo "make check   lint, formatting, types, house rules"
-	@echo "make bench   measure (ARGS=... goes to bench/run.py)"
-	@echo "make pair    train the bundled pair again (an hour; ARGS=... goes to draftgraph.train.pair)"
+	@echo "make bench   measure (ARGS=... goes to experiments)"
+	@echo "make pair    train the bundled pair again (an hour; ARGS=... goes to draftgraph.lab.train.pair)"
 	@echo "make clean   remove .venv and caches"
 
 # The stamp is older than what it depends on when the requirements have changed.
@@ -40,13 +40,13 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python tools/check_imports.py
+	$(BIN)/python tools/check_house.py
 
 bench: $(INSTALLED)
-	$(BIN)/python bench/run.py $(ARGS)
+	$(BIN)/python experiments $(ARGS)
 
 pair: $(INSTALLED)
-	$(BIN)/python -m draftgraph.train.pair --out src/draftgraph/data/pair $(ARGS)
+	$(BIN)/python -m draftgraph.lab.train.pair --out src/draftgraph/data/pair $(ARGS)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -14,7 +14,7 @@ from itertools import permutations
 
 import torch
 
-from draftgraph.proof.law import Program, Tables, enumerate_draws
+from draftgraph.lab.prove.law import Program, Tables, enumerate_draws
 from draftgraph.types import FIXED, TokenTree
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def check() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("check_imports", ROOT / "tools" / "check_imports.py")
+    spec = importlib.util.spec_from_file_location("check_house", ROOT / "tools" / "check_house.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -26,19 +26,19 @@ def test_the_house_rules_hold(check):
 @pytest.mark.parametrize(
     ("file", "code", "complaint"),
     [
-        ("types.py", "from draftgraph.verify import layer", "a layer above"),
+        ("types.py", "from draftgraph.verification import layer", "a layer above"),
         ("draft/graph.py", "def f():\n    from draftgraph.engine.engine import Engine", "a layer above"),
-        ("warp.py", "import draftgraph", "a layer above"),
-        ("warp.py", "from draftgraph import engine", "a layer above"),
+        ("sampling/warp.py", "import draftgraph", "a layer above"),
+        ("sampling/warp.py", "from draftgraph import engine", "a layer above"),
         ("verification/base.py", "import transformers", "without a model"),
         ("verification/base.py", "from transformers.cache_utils import DynamicCache", "without a model"),
         ("surprise.py", "", "has no layer"),
-        ("warp.py", "from . import errors", "relative import"),
-        ("round.py", "kind = 'Llama'", "'Llama'"),
+        ("sampling/warp.py", "from . import errors", "relative import"),
+        ("engine/round.py", "kind = 'Llama'", "'Llama'"),
         ("draft/model.py", "if name == 'qwen2': pass", "'qwen2'"),
         ("verification/base.py", "# as in EAGLE-2", "'EAGLE'"),
-        ("warp.py", "x = 1\n" * 331, "331 lines"),
-        ("round.py", "x = 1\n" * 81, "81 lines"),
+        ("sampling/warp.py", "x = 1\n" * 331, "331 lines"),
+        ("engine/round.py", "x = 1\n" * 81, "81 lines"),
     ],
 )
 def test_a_violation_is_seen(check, tmp_path, file, code, complaint):
@@ -52,7 +52,7 @@ def test_a_violation_is_seen(check, tmp_path, file, code, complaint):
 def test_a_model_in_disguise_is_seen(check, tmp_path):
     """Purity holds for everything that a pure file imports in turn."""
     _write(tmp_path, "verification/base.py", "from draftgraph.sampling.rng import Noise")
-    _write(tmp_path, "rng.py", "import transformers")
+    _write(tmp_path, "sampling/rng.py", "import transformers")
     assert any(
         "base.py" in line and "draftgraph.sampling.rng -> transformers" in line for line in check.violations(tmp_path)
     )
@@ -66,8 +66,8 @@ def test_a_model_in_disguise_is_seen(check, tmp_path):
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from draftgraph.engine.engine import Engine",
         ),
         ("draft/edges/rows.py", "# opt-in tables; an optimal, philosophical option"),
-        ("draft/model.py", "from draftgraph.backends.base import Rows"),
-        ("proof/controls.py", "source = 'EAGLE'"),
+        ("draft/model.py", "from draftgraph.backends.base import Feed"),
+        ("lab/prove/controls.py", "source = 'EAGLE'"),
         ("cli.py", "import draftgraph as dg"),
     ],
 )
@@ -80,15 +80,16 @@ def _write(source: Path, file: str, code: str) -> None:
     """A file in a package that has the modules the examples import."""
     for name in (
         "__init__",
-        "engine",
-        "rng",
-        "verify/__init__",
-        "verify/layer",
-        "target/base",
+        "engine/__init__",
+        "engine/engine",
+        "sampling/rng",
+        "verification/__init__",
+        "verification/layer",
+        "backends/base",
         file.removesuffix(".py"),
     ):
         path = source / f"{name}.py"
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.touch()
     (source / file).write_text(code)

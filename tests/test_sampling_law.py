@@ -22,7 +22,7 @@ from transformers import (
 )
 
 import draftgraph as dg
-from draftgraph.backends.base import CachedText, Rows
+from draftgraph.backends.base import CacheHandle, Feed
 from draftgraph.draft import model
 from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.verification.layer import LayerRule
@@ -67,13 +67,13 @@ class TableLM:
     def __init__(self, model: PreTrainedModel) -> None:
         self.row = cache(lambda prefix: model(torch.tensor([prefix])).logits[0, -1])
 
-    def open(self, capacity: int) -> CachedText:
-        return CachedText()
+    def open(self, capacity: int) -> CacheHandle:
+        return CacheHandle()
 
-    def forward(self, batch: Sequence[Rows]) -> list[torch.Tensor]:
+    def forward(self, batch: Sequence[Feed]) -> list[torch.Tensor]:
         return [torch.stack([self.row(prefix) for prefix in self._enter(rows)]) for rows in batch]
 
-    def _enter(self, rows: Rows) -> Iterator[tuple[int, ...]]:
+    def _enter(self, rows: Feed) -> Iterator[tuple[int, ...]]:
         text = rows.text
         text.slots = np.append(text.slots, np.array(rows.committed, dtype=np.int64))
         if rows.committed:
@@ -82,12 +82,12 @@ class TableLM:
             text.nodes.append([*rows.ancestors(i), token])
             yield (*text.slots.tolist(), *text.nodes[-1])
 
-    def keep(self, text: CachedText, nodes: Sequence[int]) -> None:
+    def keep(self, text: CacheHandle, nodes: Sequence[int]) -> None:
         if nodes:
             text.slots = np.append(text.slots, text.nodes[nodes[-1]])
         text.nodes.clear()
 
-    def close(self, text: CachedText) -> None:
+    def close(self, text: CacheHandle) -> None:
         pass
 
 

@@ -1,10 +1,10 @@
 """draftgraph: language models generate faster, without changing what they generate."""
 
-from draftgraph.engine.config import Config
+from draftgraph.config import Config
 from draftgraph.engine.engine import Engine
 from draftgraph.errors import DraftgraphError
 from draftgraph.integrations.transformers_generate import custom_generate
-from draftgraph.proof.exact import prove
+from draftgraph.lab.prove.exact import prove
 from draftgraph.request.result import Event, Result
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.types import Outcome, TokenTree, Verdict

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from draftgraph.backends.cells import SlotCache
+from draftgraph.backends.cells import CellPool
 
 HEADS, SIZE = 2, 3
 
@@ -21,7 +21,7 @@ def states(slots: list[int], stamp: int) -> torch.Tensor:
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 2**32)), max_size=30))
 def test_take_and_release(steps: list[tuple[int, int]]) -> None:
     """Compared with a dictionary, through random sequences of taking, writing and releasing."""
-    cache = SlotCache(2)
+    cache = CellPool(2)
     written: dict[int, float] = {}
     for stamp, (count, choice) in enumerate(steps):
         slots = cache.take(count)
@@ -50,7 +50,7 @@ def test_take_and_release(steps: list[tuple[int, int]]) -> None:
 
 
 def test_reserving_is_enough_and_growth_is_geometric() -> None:
-    cache = SlotCache(1)
+    cache = CellPool(1)
     cache.reserve(100)
     assert cache.capacity == 100
     cache.take(100)
@@ -63,7 +63,7 @@ def test_reserving_is_enough_and_growth_is_geometric() -> None:
 
 
 def test_releasing_twice_is_an_error() -> None:
-    cache = SlotCache(1)
+    cache = CellPool(1)
     slots = cache.take(2)
     cache.release(slots)
     with pytest.raises(KeyError):
@@ -71,7 +71,7 @@ def test_releasing_twice_is_an_error() -> None:
 
 
 def test_wiping_leaves_used_slots_alone() -> None:
-    cache = SlotCache(1)
+    cache = CellPool(1)
     slots = cache.take(6)
     cache.written = torch.tensor(slots)
     keys, values = cache.layers[0].update(states(slots, 1), states(slots, 1) * torch.nan)

@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 
 import draftgraph as dg
 from draftgraph.backends import torch_model
-from draftgraph.backends.base import CachedText, Rows
+from draftgraph.backends.base import CacheHandle, Feed
 from draftgraph.backends.torch_model import HFModel
 from draftgraph.budget.limits import limits
 from draftgraph.engine.round import decode_round
@@ -49,13 +49,13 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
 def test_a_tree_is_its_paths(family: str) -> None:
     over = model(family)
     text = over.open(4)  # too few on purpose: it grows
-    close(over.forward([Rows(text, PROMPT, TOKENS, PARENTS)])[0], expected(over, PROMPT, TREE))
+    close(over.forward([Feed(text, PROMPT, TOKENS, PARENTS)])[0], expected(over, PROMPT, TREE))
     over.keep(text, [0, 2])
     assert len(text) == 6
     committed = [*PROMPT, 7, 7]
-    close(over.forward([Rows(text, [11], TOKENS, PARENTS)])[0], expected(over, [*committed, 11], TREE))
+    close(over.forward([Feed(text, [11], TOKENS, PARENTS)])[0], expected(over, [*committed, 11], TREE))
     over.keep(text, ())
-    close(over.forward([Rows(text, [12])])[0], plain(over, [*committed, 11, 12])[None])
+    close(over.forward([Feed(text, [12])])[0], plain(over, [*committed, 11, 12])[None])
     over.close(text)
     assert not over.cache._used
     assert len(text) == 0
@@ -66,12 +66,12 @@ def test_nodes_over_several_passes() -> None:
     """As a drafter does: level by level, parents numbered over the whole round."""
     over = model()
     text = over.open(32)
-    first = over.forward([Rows(text, PROMPT)])[0]
-    second = over.forward([Rows(text, [], TOKENS[:2], PARENTS[:2])])[0]
-    third = over.forward([Rows(text, [], TOKENS[2:], PARENTS[2:])])[0]
+    first = over.forward([Feed(text, PROMPT)])[0]
+    second = over.forward([Feed(text, [], TOKENS[:2], PARENTS[:2])])[0]
+    third = over.forward([Feed(text, [], TOKENS[2:], PARENTS[2:])])[0]
     close(torch.cat((first, second, third)), expected(over, PROMPT, TREE))
     over.keep(text, [0, 2, 4])
-    close(over.forward([Rows(text, [3])])[0], plain(over, [*PROMPT, 7, 7, 1, 3])[None])
+    close(over.forward([Feed(text, [3])])[0], plain(over, [*PROMPT, 7, 7, 1, 3])[None])
     over.close(text)
 
 
@@ -80,16 +80,16 @@ def test_nodes_over_several_passes() -> None:
 def test_two_requests_in_one_pass(family: str) -> None:
     over = model(family)
     a, b = over.open(16), over.open(16)
-    rows = over.forward([Rows(a, PROMPT, TOKENS, PARENTS), Rows(b, [2, 2], [3], [ROOT])])
+    rows = over.forward([Feed(a, PROMPT, TOKENS, PARENTS), Feed(b, [2, 2], [3], [ROOT])])
     close(rows[0], expected(over, PROMPT, TREE))
     close(rows[1], torch.stack([plain(over, [2, 2]), plain(over, [2, 2, 3])]))
     over.keep(a, [1])
     over.keep(b, [0])
-    rows = over.forward([Rows(b, [9]), Rows(a, [4], [5], [ROOT])])
+    rows = over.forward([Feed(b, [9]), Feed(a, [4], [5], [ROOT])])
     close(rows[0], plain(over, [2, 2, 3, 9])[None])
     close(rows[1], torch.stack([plain(over, [*PROMPT, 8, 4]), plain(over, [*PROMPT, 8, 4, 5])]))
     over.close(a)
-    close(over.forward([Rows(b, [1])])[0], plain(over, [2, 2, 3, 9, 1])[None])
+    close(over.forward([Feed(b, [1])])[0], plain(over, [2, 2, 3, 9, 1])[None])
     over.close(b)
     assert not over.cache._used
 
@@ -106,7 +106,7 @@ def test_random_trees_and_rounds(nodes: list[tuple[int, int]], keep: int, rounds
     tree = dg.TokenTree([token for token, _ in nodes], parents, [-1] * len(nodes))
     text, committed, fed = over.open(8), [1], [1]
     for _ in range(rounds):
-        close(over.forward([Rows(text, fed, tree.tokens, tree.parents)])[0], expected(over, committed, tree))
+        close(over.forward([Feed(text, fed, tree.tokens, tree.parents)])[0], expected(over, committed, tree))
         path = tree.path(keep % len(tree))
         over.keep(text, path)
         fed = [17]
@@ -121,7 +121,7 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     over = HFModel(tiny_lm().to(dtype))
     torch_model.probe(over)
     text = over.open(16)
-    rows = over.forward([Rows(text, PROMPT, TOKENS, PARENTS)])[0]
+    rows = over.forward([Feed(text, PROMPT, TOKENS, PARENTS)])[0]
     assert rows.dtype == dtype
     tolerance = 0.15 if dtype == torch.bfloat16 else 1e-9
     assert float((rows.float() - expected(over, PROMPT, TREE)).abs().max()) <= tolerance * float(rows.abs().max())
@@ -135,14 +135,14 @@ def _nan_logits(module: torch.nn.Module, args: object, output: ModelOutput) -> N
 def test_a_failed_pass_leaves_a_clean_pool() -> None:
     over = HFModel(tiny_lm())
     good, bad = over.open(16), over.open(16)
-    over.forward([Rows(good, PROMPT)])
+    over.forward([Feed(good, PROMPT)])
     handle = over.model.register_forward_hook(_nan_logits)
     with pytest.raises(LogitsError, match="LlamaForCausalLM returned NaN"):
-        over.forward([Rows(bad, PROMPT, TOKENS, PARENTS)])
+        over.forward([Feed(bad, PROMPT, TOKENS, PARENTS)])
     handle.remove()
     over.close(bad)
     assert len(over.cache._used) == len(PROMPT)
-    close(over.forward([Rows(good, [8])])[0], plain(over, [*PROMPT, 8])[None])
+    close(over.forward([Feed(good, [8])])[0], plain(over, [*PROMPT, 8])[None])
 
 
 def test_the_probe_notices_a_model_that_ignores_its_mask() -> None:
@@ -185,6 +185,6 @@ def test_rounds_of_several_requests(temperature: float, drafting: str) -> None:
     assert [request.output for request in requests] == alone
     for request in requests:
         engine.drafter.end(request)
-        assert isinstance(request.text, CachedText)
+        assert isinstance(request.text, CacheHandle)
         engine.target.close(request.text)
     assert not engine.target.cache._used

@@ -21,6 +21,7 @@ import torch
 from cost_tables import costs
 from draftgraph.budget.automatic import AutoBudget
 from draftgraph.budget.costs import Costs
+from draftgraph.config import EDGES, Config
 from draftgraph.draft import model
 from draftgraph.draft.base import Draw as Draws
 from draftgraph.draft.base import Evaluate, Limits
@@ -34,10 +35,8 @@ from draftgraph.draft.structures.children import KINDS as KINDS_OF_CHILDREN
 from draftgraph.draft.structures.gsd import grow_gsd
 from draftgraph.draft.structures.levels import grow_levels
 from draftgraph.draft.structures.shapes import grow_branching, grow_comb, paths
-from draftgraph.engine.config import EDGES, Config
 from draftgraph.engine.round import decode_round
-from draftgraph.engine.strategy import Choice
-from draftgraph.proof.law import (
+from draftgraph.lab.prove.law import (
     KINDS,
     Draw,
     Laws,
@@ -48,7 +47,7 @@ from draftgraph.proof.law import (
     random_tables,
     total_variation,
 )
-from draftgraph.request.state import Request
+from draftgraph.request.state import Request, Strategy
 from draftgraph.request.text import Detokenizer
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.sampling.rng import Noise
@@ -376,7 +375,7 @@ def decoded(
 
     table  the automatic budget decides by these costs, within `limits`.
     """
-    choice = Choice(EnumeratedRule(), config.resolved_structure, True, "enumerated")
+    choice = Strategy(EnumeratedRule(), config.resolved_structure, True, "enumerated")
     drafter = model.ModelDrafter(TableModel(tables.drafter, tables.vocab, len(prompt)), config, tables.vocab)
     target = TableModel(tables.target, tables.vocab, len(prompt))
     params = SamplingParams(max_new_tokens=tables.depth + 1, temperature=1.0)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tables import Drawn, Table, check
 
+from draft_tables import Drawn, Table, check
 from draftgraph.draft.base import Limits
 from draftgraph.draft.edges.rows import Discounts, DraftRows, TextRows
 from draftgraph.draft.graph import DRAFTED, DraftGraph, Edge, Row, RowKey, Unroller

@@ -11,10 +11,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tables import Table, brute_force, check
 from transformers import PreTrainedModel
 
 import draftgraph as dg
+from draft_tables import Table, brute_force, check
 from draftgraph import errors
 from draftgraph.draft.base import Limits
 from draftgraph.draft.edges.sources import TAIL, Sources

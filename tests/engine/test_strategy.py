@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 import draftgraph as dg
-from draftgraph.engine.config import Config
-from draftgraph.engine.strategy import COLD, ROUNDS, WEAK, Overlap, choose, reconsider
+from draftgraph.config import Config
+from draftgraph.draft.base import Overlap
+from draftgraph.engine.strategy import COLD, ROUNDS, WEAK, choose, reconsider
 from draftgraph.errors import OptionError
 from models import perturbed, tiny_lm
 

@@ -8,8 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from draftgraph.errors import DraftError, OptionError
-from draftgraph.proof.cases import by_depth, grow, replaced
-from draftgraph.proof.law import Tables, output_law, random_tables
+from draftgraph.lab.prove.cases import by_depth, grow, replaced
+from draftgraph.lab.prove.law import Tables, output_law, random_tables
 from draftgraph.sampling.rng import Noise
 from draftgraph.types import FIXED, LAWS, ROOT, STRUCTURES, TokenTree
 from draftgraph.verification.base import Rule, sample

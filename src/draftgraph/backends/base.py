@@ -18,7 +18,7 @@ from draftgraph.types import ROOT
 
 
 @dataclass
-class CachedText:
+class CacheHandle:
     """What one model has cached of one request.
 
     slots  i64[length] cache slot of every committed token, in text order.
@@ -33,7 +33,7 @@ class CachedText:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Feed:
     """What one request feeds to one forward pass.
 
     committed  tokens that continue the cached text for good (the prompt, or what the last round emitted).
@@ -41,7 +41,7 @@ class Rows:
     parents    per drafted token the node (numbered over the whole round) that it follows, or ROOT.
     """
 
-    text: CachedText
+    text: CacheHandle
     committed: Sequence[int] = ()
     tokens: Sequence[int] = ()
     parents: Sequence[int] = ()
@@ -67,18 +67,18 @@ class CausalLM(Protocol):
     @property
     def device(self) -> torch.device: ...
 
-    def open(self, capacity: int) -> CachedText:
+    def open(self, capacity: int) -> CacheHandle:
         """Begin a request that will cache about `capacity` tokens at once."""
         ...
 
-    def forward(self, batch: Sequence[Rows]) -> list[torch.Tensor]:
+    def forward(self, batch: Sequence[Feed]) -> list[torch.Tensor]:
         """One pass over the rows of all requests; per request its logits, f[num_logits, V]."""
         ...
 
-    def keep(self, text: CachedText, nodes: Sequence[int]) -> None:
+    def keep(self, text: CacheHandle, nodes: Sequence[int]) -> None:
         """End the round: these nodes (a path from the root) join the committed text, the others are gone."""
         ...
 
-    def close(self, text: CachedText) -> None:
+    def close(self, text: CacheHandle) -> None:
         """End the request and free what it cached."""
         ...

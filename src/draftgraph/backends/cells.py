@@ -10,10 +10,10 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
-class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
+class CellLayer(CacheLayerMixin):  # type: ignore[misc]
     """One layer's keys and values, f[1, heads, slots, head_dim]; which slots a row may read is the mask's business."""
 
-    def __init__(self, pool: SlotCache) -> None:
+    def __init__(self, pool: CellPool) -> None:
         super().__init__()
         self.pool = pool
 
@@ -55,11 +55,11 @@ def _zeros(like: torch.Tensor, capacity: int) -> torch.Tensor:
     return like.new_zeros((1, like.shape[1], capacity, like.shape[3]))
 
 
-class SlotCache(Cache):  # type: ignore[misc]
+class CellPool(Cache):  # type: ignore[misc]
     """The pool that all requests of one model share. Lowest free slots are used first, so that reads stay short."""
 
     def __init__(self, num_layers: int) -> None:
-        super().__init__(layers=[SlotLayer(self) for _ in range(num_layers)])
+        super().__init__(layers=[CellLayer(self) for _ in range(num_layers)])
         self.capacity = 0
         self.high = 0
         self.written = torch.empty(0, dtype=torch.long)

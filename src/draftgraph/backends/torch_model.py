@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.backends.base import CachedText, Rows
-from draftgraph.backends.cells import SlotCache
+from draftgraph.backends.base import CacheHandle, Feed
+from draftgraph.backends.cells import CellPool
 from draftgraph.backends.check import Check
 from draftgraph.backends.support import refuse_unsupported
 from draftgraph.errors import DraftgraphError, LogitsError
@@ -31,7 +31,7 @@ class HFModel:
         self.model = model
         self.name = type(model).__name__
         self.config = model.config.get_text_config(decoder=True)
-        self.cache = SlotCache(self.config.num_hidden_layers)
+        self.cache = CellPool(self.config.num_hidden_layers)
 
     @property
     def vocab_size(self) -> int:
@@ -46,34 +46,34 @@ class HFModel:
     def device(self) -> torch.device:
         return torch.device(self.model.device)
 
-    def open(self, capacity: int) -> CachedText:
+    def open(self, capacity: int) -> CacheHandle:
         self.cache.reserve(capacity)
-        return CachedText()
+        return CacheHandle()
 
-    def forward(self, batch: Sequence[Rows]) -> list[torch.Tensor]:
+    def forward(self, batch: Sequence[Feed]) -> list[torch.Tensor]:
         return self._pass([self._read_ahead(rows) for rows in batch])
 
-    def keep(self, text: CachedText, nodes: Sequence[int]) -> None:
+    def keep(self, text: CacheHandle, nodes: Sequence[int]) -> None:
         kept = [text.nodes[node][-1] for node in nodes]
         self.cache.release({path[-1] for path in text.nodes} - set(kept))
         if kept:
             text.slots = np.append(text.slots, kept)
         text.nodes.clear()
 
-    def close(self, text: CachedText) -> None:
+    def close(self, text: CacheHandle) -> None:
         self.keep(text, ())
         self.cache.release(text.slots.tolist())
         text.slots = text.slots[:0]
 
-    def _read_ahead(self, rows: Rows) -> Rows:
+    def _read_ahead(self, rows: Feed) -> Feed:
         """Read a long prompt in pieces; only its last piece needs logits."""
         committed = rows.committed
         while len(committed) > PREFILL_CHUNK:
-            self._pass([Rows(rows.text, committed[:PREFILL_CHUNK])])
+            self._pass([Feed(rows.text, committed[:PREFILL_CHUNK])])
             committed = committed[PREFILL_CHUNK:]
         return replace(rows, committed=committed)
 
-    def _pass(self, batch: Sequence[Rows]) -> list[torch.Tensor]:
+    def _pass(self, batch: Sequence[Feed]) -> list[torch.Tensor]:
         tokens = [token for rows in batch for token in (*rows.committed, *rows.tokens)]
         slots = self.cache.take(len(tokens))
         hidden = max(torch.finfo(self.model.dtype).min, torch.finfo(torch.float32).min)
@@ -100,7 +100,7 @@ class HFModel:
 
 
 def _lay_out(
-    batch: Sequence[Rows], slots: list[int], width: int, hidden: float
+    batch: Sequence[Feed], slots: list[int], width: int, hidden: float
 ) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float32]], list[int]]:
     """Give every row its slot, its position and what it may read; enter the rows into their requests' state.
 
@@ -129,7 +129,7 @@ def _lay_out(
     return mask, positions
 
 
-def _wanted(batch: Sequence[Rows]) -> int | torch.Tensor:
+def _wanted(batch: Sequence[Feed]) -> int | torch.Tensor:
     """Which rows need logits: per request the last committed one and the drafted ones."""
     if len(batch) == 1:
         return batch[0].num_logits
@@ -157,9 +157,9 @@ def honours_masks(model: HFModel) -> Check:
     a, b, c, d = (token % model.vocab_size for token in (1, 2, 3, 5))
     text = model.open(8)
     try:
-        model.forward([Rows(text, [a, b, c], [d, a], [ROOT, ROOT])])
+        model.forward([Feed(text, [a, b, c], [d, a], [ROOT, ROOT])])
         model.keep(text, [1])
-        seen = model.forward([Rows(text, [], [b, c, d], [ROOT, ROOT, 1])])[0][[0, 2]].float()
+        seen = model.forward([Feed(text, [], [b, c, d], [ROOT, ROOT, 1])])[0][[0, 2]].float()
         expected = torch.stack([_plain(model, [a, b, c, a, b]), _plain(model, [a, b, c, a, c, d])]).float()
     except DraftgraphError:
         raise

@@ -1,6 +1,6 @@
 """What a round costs on one machine, as numbers: tables of pass times, and what the engine adds around them.
 
-`timing.py` measures them, `cost_cache.py` keeps them between processes, `budget/automatic.py` and the studies decide with them. Nothing
+`timing.py` measures them, `cost_cache.py` keeps them between processes, `automatic.py` and the lab decide with them. Nothing
 here looks at a clock, so that a decision is a function of a table and of what was counted.
 """
 
@@ -13,6 +13,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+
+from draftgraph.draft.isotonic import pooled
 
 BUSY = 1.8
 """If the 90th percentile of a pass is so many times its 10th, others were using the machine."""
@@ -152,14 +154,3 @@ def _overhead(values: Sequence[Any]) -> tuple[float, float, float]:
 
 def _levels(values: Sequence[Mapping[str, Any]]) -> tuple[Level, ...]:
     return tuple(Level(**{name: float(share) for name, share in level.items()}) for level in values)
-
-
-def pooled(gains: Sequence[float]) -> list[float]:
-    """Pool adjacent gains until they do not increase, so that taking the largest first respects their order."""
-    blocks: list[tuple[float, int]] = []
-    for gain in gains:
-        blocks.append((gain, 1))
-        while len(blocks) > 1 and blocks[-2][0] < blocks[-1][0]:
-            (a, n), (b, m) = blocks[-2], blocks[-1]
-            blocks[-2:] = [((a * n + b * m) / (n + m), n + m)]
-    return [gain for gain, count in blocks for _ in range(count)]

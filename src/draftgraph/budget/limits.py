@@ -6,8 +6,8 @@ from dataclasses import replace
 from itertools import accumulate
 from operator import mul
 
+from draftgraph.config import Config
 from draftgraph.draft.base import Limits
-from draftgraph.engine.config import Config
 from draftgraph.request.state import Request
 
 MIN_MASS = 0.02

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from draftgraph.backends.base import CausalLM, Rows
+from draftgraph.backends.base import CausalLM, Feed
 from draftgraph.budget.costs import Cost, Costs, Greedy, Level
 from draftgraph.request.record import RoundRecord
 from draftgraph.types import ROOT
@@ -106,7 +106,7 @@ class _Timed:
         self.times: dict[int, list[float]] = {size: [] for size in sorted(set(sizes))}
         self.text = model.open(len(prompt) + max(self.times))
         self.tokens = [token if token < model.vocab_size else 0 for token in prompt]
-        model.forward([Rows(self.text, self.tokens)])
+        model.forward([Feed(self.text, self.tokens)])
 
     def turn(self, patience: float) -> None:
         """Time every number of rows once; the first turn warms up, and leaves out what takes too long."""
@@ -114,7 +114,7 @@ class _Timed:
             if self.turns > 2 and sum(times) > patience:
                 continue
             fed = (self.tokens * size)[:size]
-            seconds = _one_pass(self.model, Rows(self.text, [], fed, range(ROOT, size - 1)))
+            seconds = _one_pass(self.model, Feed(self.text, [], fed, range(ROOT, size - 1)))
             if self.turns:
                 times.append(seconds)
             elif seconds > TOO_SLOW and size > 2:
@@ -132,7 +132,7 @@ class _Timed:
         self.model.close(self.text)
 
 
-def _one_pass(model: CausalLM, rows: Rows) -> float:
+def _one_pass(model: CausalLM, rows: Feed) -> float:
     begun = time.perf_counter()
     model.forward([rows])  # it reads the logits back, so that an accelerator has finished
     seconds = time.perf_counter() - begun

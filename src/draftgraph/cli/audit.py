@@ -11,8 +11,8 @@ import typer
 import draftgraph as dg
 from draftgraph.data import bundled_pair
 from draftgraph.errors import OptionError
-from draftgraph.study.audit import Audit, audit
-from draftgraph.view.audits import progress_bar
+from draftgraph.lab.audit.audit import Audit, audit
+from draftgraph.lab.audit.report import progress_bar
 from draftgraph.view.status import silent_loading, status
 
 BUNDLED_PROMPT = "def "

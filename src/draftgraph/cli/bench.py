@@ -14,23 +14,23 @@ from rich.console import Console
 from rich.text import Text
 
 import draftgraph as dg
-from draftgraph.bench.encode import Encoded, encode
-from draftgraph.bench.field import parse_spec
-from draftgraph.bench.machine import environment, peer_versions
-from draftgraph.bench.models import Models
-from draftgraph.bench.peers import KINDS, Absent, Asked, load, parse_peer
-from draftgraph.bench.prompts import BUNDLED, Entry, PromptFile, read_prompts
-from draftgraph.bench.report import Report, refuse_unwritable, to_json
-from draftgraph.bench.session import Measured, Settings, measure
 from draftgraph.cli.app import app, reporting
 from draftgraph.cli.doctor import Device, Dtype, Threads, check_placement
 from draftgraph.data import bundled_pair
 from draftgraph.errors import DraftgraphError, OptionError
+from draftgraph.lab.audit.report import progress_bar
+from draftgraph.lab.bench import plot as bench_plot
+from draftgraph.lab.bench.encode import Encoded, encode
+from draftgraph.lab.bench.field import parse_spec
+from draftgraph.lab.bench.machine import environment, peer_versions
+from draftgraph.lab.bench.models import Models
+from draftgraph.lab.bench.peers import KINDS, Absent, Asked, load, parse_peer
+from draftgraph.lab.bench.prompts import BUNDLED, Entry, PromptFile, read_prompts
+from draftgraph.lab.bench.report import Report, refuse_unwritable, to_json
+from draftgraph.lab.bench.session import Measured, Settings, measure
+from draftgraph.lab.bench.tables import MANY, bench_report
+from draftgraph.lab.doctor.diagnosis import PROMPTS
 from draftgraph.sampling.params import SamplingParams
-from draftgraph.study.diagnosis import PROMPTS
-from draftgraph.view import bench_plot
-from draftgraph.view.audits import progress_bar
-from draftgraph.view.benches import MANY, bench_report
 from draftgraph.view.sheet import to_markdown
 from draftgraph.view.status import silent_loading, status
 from draftgraph.view.tracefile import write_whole

@@ -14,12 +14,12 @@ from rich.text import Text
 import draftgraph as dg
 from draftgraph.cli.app import app, reporting
 from draftgraph.errors import OptionError, require
-from draftgraph.study.checks import Checkup, check_up
-from draftgraph.study.diagnosis import diagnose
-from draftgraph.study.prediction import Tell
-from draftgraph.study.texts import read_texts
-from draftgraph.study.verdict import advice, verdict
-from draftgraph.view.diagnoses import checkup_report, diagnosis_report, what_next
+from draftgraph.lab.doctor.checks import Checkup, check_up
+from draftgraph.lab.doctor.diagnosis import diagnose
+from draftgraph.lab.doctor.report import checkup_report, diagnosis_report, what_next
+from draftgraph.lab.doctor.verdict import advice, verdict
+from draftgraph.lab.predict.prediction import Tell
+from draftgraph.lab.texts import read_texts
 from draftgraph.view.sheet import Sheet
 from draftgraph.view.status import silent_loading, status
 

@@ -11,8 +11,8 @@ import typer
 import draftgraph as dg
 from draftgraph.cli.app import app, reporting
 from draftgraph.data import bundled_pair
-from draftgraph.engine.engine import Stream
 from draftgraph.errors import DraftgraphError, OptionError, PromptError
+from draftgraph.request.result import Stream
 from draftgraph.view import tracefile
 from draftgraph.view.printing import Printer, make_printer
 from draftgraph.view.status import silent_loading, status

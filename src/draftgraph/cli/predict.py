@@ -14,12 +14,12 @@ from rich.console import Console
 
 import draftgraph as dg
 from draftgraph.cli.app import app, reporting
-from draftgraph.study.pair import Pair
-from draftgraph.study.prediction import Prediction, measure, predict
-from draftgraph.study.rows import read_rows
-from draftgraph.study.speed import measure_costs
-from draftgraph.study.texts import Text, natural_texts, own_texts, read_texts
-from draftgraph.view import predictions
+from draftgraph.lab.pair import Pair
+from draftgraph.lab.predict import report as predictions
+from draftgraph.lab.predict.prediction import Prediction, measure, predict
+from draftgraph.lab.predict.rows import read_rows
+from draftgraph.lab.predict.speed import measure_costs
+from draftgraph.lab.texts import Text, natural_texts, own_texts, read_texts
 from draftgraph.view.status import silent_loading, status
 
 SAMPLING, TEXTS, OUTPUT = "How to sample", "What to predict from", "What to print"

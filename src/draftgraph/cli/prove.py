@@ -17,12 +17,12 @@ import draftgraph as dg
 from draftgraph.cli import audit
 from draftgraph.cli.app import app, reporting
 from draftgraph.errors import OptionError
-from draftgraph.proof import bounds
-from draftgraph.proof.exact import CaseRow, ControlRow, Proof, Setting, prove_all
+from draftgraph.lab.audit.report import audit_report
+from draftgraph.lab.prove import bounds
+from draftgraph.lab.prove.exact import CaseRow, ControlRow, Proof, Setting, prove_all
+from draftgraph.lab.prove.report import Part, proof_report, proofs_report, rules_table
 from draftgraph.verification.base import Rule
 from draftgraph.verification.registry import get_rule, rules
-from draftgraph.view.audits import audit_report
-from draftgraph.view.proofs import Part, proof_report, proofs_report, rules_table
 from draftgraph.view.sheet import to_markdown
 from draftgraph.view.status import status
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from draftgraph.draft.graph import DraftGraph
-from draftgraph.engine.strategy import Overlap
 from draftgraph.errors import DrafterError, DraftgraphError
 from draftgraph.types import TokenTree, Verdict
 
@@ -27,6 +26,14 @@ Known = Callable[[DraftGraph, int], bool]
 
 Draw = Callable[[torch.Tensor, int, Sequence[int]], list[int]]
 """draw(laws f[k, V], depth, addresses) -> k tokens, one from each row; `addresses` are distinct within the layer."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Σ_x min(p(x), q(x)) where both laws are known without selection: at the root of every round."""
+
+    mean: float
+    rounds: int
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
+from draftgraph.config import Config
 from draftgraph.draft.base import Draft, Limits, empty_draft
 from draftgraph.draft.edges.sources import TAIL, Sources, allowed_edges
 from draftgraph.draft.edges.table import TokenTable
 from draftgraph.draft.graph import DraftGraph, Edge, Unroller
-from draftgraph.engine.config import Config
 from draftgraph.request.state import Request
 from draftgraph.types import ROOT, Verdict
 

@@ -7,19 +7,18 @@ from dataclasses import dataclass, field
 
 import torch
 
-from draftgraph.backends.base import CachedText, CausalLM
-from draftgraph.draft.base import Draft, Draw, Limits, empty_draft
+from draftgraph.backends.base import CacheHandle, CausalLM
+from draftgraph.config import Config
+from draftgraph.draft.base import Draft, Draw, Limits, Overlap, empty_draft
 from draftgraph.draft.edges.sources import TAIL, Sources, allowed_edges
 from draftgraph.draft.edges.table import TokenTable
 from draftgraph.draft.graph import DraftGraph, Unroller
-from draftgraph.draft.passes import Path, Reader, Shape
+from draftgraph.draft.passes import DrafterPasses, Path, Shape
 from draftgraph.draft.structures.best_first import WIDTH, add_edges, grow_best_first
 from draftgraph.draft.structures.calibrate import Calibration
 from draftgraph.draft.structures.gsd import grow_gsd
 from draftgraph.draft.structures.levels import grow_levels
 from draftgraph.draft.structures.shapes import grow_branching, grow_comb, paths
-from draftgraph.engine.config import Config
-from draftgraph.engine.strategy import Overlap
 from draftgraph.request.state import Request
 from draftgraph.sampling.rng import Role
 from draftgraph.types import ROOT, Verdict
@@ -37,10 +36,10 @@ SHARPNESS = 2.0
 class _State:
     """One request's drafting state: what the drafter has cached, and what was learnt from earlier rounds."""
 
-    text: CachedText
+    text: CacheHandle
     sources: Sources
     calibration: Calibration = field(default_factory=Calibration)
-    reader: Reader | None = None
+    reader: DrafterPasses | None = None
     overlap: float = 0.0
     rounds: int = 0
 
@@ -139,7 +138,7 @@ class ModelDrafter:
             unroller.grow(leaves, limits.budget, limits.reach)
         return graph
 
-    def _reader(self, request: Request, limits: Limits, shape: Shape, temperature: float = 1.0) -> Reader:
+    def _reader(self, request: Request, limits: Limits, shape: Shape, temperature: float = 1.0) -> DrafterPasses:
         """The drafter for one round, which reads copies ahead where that pays."""
         state: _State = request.drafting
         sources, context = state.sources, request.tokens[-TAIL:]
@@ -151,7 +150,7 @@ class ModelDrafter:
         def ahead(graph: DraftGraph, nodes: Sequence[int]) -> list[Path]:
             return sources.ahead(graph, nodes, context, count, reach - 1)
 
-        state.reader = Reader(
+        state.reader = DrafterPasses(
             self.model,
             request,
             state.text,

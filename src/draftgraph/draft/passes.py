@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from draftgraph.backends.base import CachedText, CausalLM, Rows
+from draftgraph.backends.base import CacheHandle, CausalLM, Feed
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.structures.calibrate import sharpen
 from draftgraph.request.state import Request
@@ -28,7 +28,7 @@ Ahead = Callable[[DraftGraph, Sequence[int]], list[Path]]
 """ahead(graph, nodes about to be read) -> paths below them that may be asked for later, parents first."""
 
 
-class Reader:
+class DrafterPasses:
     """The `Evaluate` of a draft model for one round of one request.
 
     shape  turns the drafter's scores into rows; temperature  of the draft: rows are raised to 1 / temperature.
@@ -40,7 +40,7 @@ class Reader:
         self,
         model: CausalLM,
         request: Request,
-        text: CachedText,
+        text: CacheHandle,
         vocab_size: int,
         shape: Shape,
         temperature: float = 1.0,
@@ -71,7 +71,7 @@ class Reader:
         """One drafter pass."""
         drafted = [path for path in paths if path]
         self._fed |= {path: len(self.text.nodes) + i for i, path in enumerate(drafted)}
-        rows = Rows(
+        rows = Feed(
             self.text,
             self._known(self.request.tokens[len(self.text) :]) if len(drafted) < len(paths) else (),
             self._known([path[-1] for path in drafted]),

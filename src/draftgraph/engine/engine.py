@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, overload
@@ -16,40 +16,23 @@ from draftgraph.backends.torch_model import HFModel, probe
 from draftgraph.budget.automatic import DEPTH, WIDTHS, AutoBudget
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.limits import limits
+from draftgraph.config import Config
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
-from draftgraph.engine.config import Config
 from draftgraph.engine.pair_costs import pair_costs
 from draftgraph.engine.round import decode_round
-from draftgraph.engine.strategy import Choice, choose, reconsider
+from draftgraph.engine.strategy import choose, reconsider
 from draftgraph.errors import OptionError, PromptError
 from draftgraph.request.record import RoundRecord
-from draftgraph.request.result import Event, Result
-from draftgraph.request.state import Plan, Request
+from draftgraph.request.result import Event, Result, Stream
+from draftgraph.request.state import Plan, Request, Strategy
 from draftgraph.request.text import Detokenizer
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.sampling.rng import Noise, fresh_seed
 from draftgraph.sampling.warp import Warper
 
 Prompt = str | Sequence[int]
-
-
-class Stream(Iterator[Event]):
-    """The events of one request, as they come. Closing it early frees what the request cached."""
-
-    def __init__(self, events: Generator[Event, None, None], result: Callable[[], Result]) -> None:
-        self._events, self._result = events, result
-
-    def __next__(self) -> Event:
-        return next(self._events)
-
-    def close(self) -> None:
-        self._events.close()
-
-    def result(self) -> Result:
-        """What the request has produced so far; its `finish_reason` is None until it is finished."""
-        return self._result()
 
 
 class Engine:
@@ -140,7 +123,7 @@ class Engine:
         request = self._request(prompt, params or SamplingParams())
         return Stream(self._run(request), partial(self._result, request))
 
-    def choice(self, params: SamplingParams) -> Choice:
+    def choice(self, params: SamplingParams) -> Strategy:
         """The rule, structure and kind of slots that a request starts with, and why.
 
         Raises OptionError if the rule that was asked for does not verify the drafts that there would be.

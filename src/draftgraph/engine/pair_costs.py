@@ -8,10 +8,10 @@ from draftgraph.backends.torch_model import HFModel
 from draftgraph.budget.cost_cache import costs_of, fingerprint
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.timing import measure
+from draftgraph.config import Config
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
-from draftgraph.engine.config import Config
 from draftgraph.request.record import RoundRecord
 from draftgraph.sampling.params import SamplingParams
 

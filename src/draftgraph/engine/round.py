@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from draftgraph.backends.base import CausalLM, Rows
+from draftgraph.backends.base import CausalLM, Feed
 from draftgraph.draft.base import Drafter, Limits, propose
 from draftgraph.engine.commit import commit
 from draftgraph.request.result import Event
@@ -32,7 +32,7 @@ def decode_round(
 
     logits = target.forward(
         [
-            Rows(request.text, request.tokens[len(request.text) :], tree.tokens, tree.parents)
+            Feed(request.text, request.tokens[len(request.text) :], tree.tokens, tree.parents)
             for request, tree in zip(requests, trees, strict=True)
         ]
     )

@@ -6,11 +6,11 @@ request alone, so that a seed gives the same text whatever ran before.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-from draftgraph.engine.config import Config
-from draftgraph.verification.base import Rule
+from draftgraph.config import Config
+from draftgraph.draft.base import Overlap
+from draftgraph.request.state import Strategy
 from draftgraph.verification.registry import get_rule
 
 COLD, WEAK, ROUNDS = 0.4, 0.4, 16
@@ -18,34 +18,7 @@ COLD, WEAK, ROUNDS = 0.4, 0.4, 16
 accept as much as SAMPLED ones (docs/decisions.md), and nothing V-long has to be drawn or verified."""
 
 
-@dataclass(frozen=True)
-class Overlap:
-    """Σ_x min(p(x), q(x)) where both laws are known without selection: at the root of every round."""
-
-    mean: float
-    rounds: int
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How a request is drafted and verified.
-
-    sampled  whether drafts have SAMPLED slots; otherwise every slot is FIXED.
-    reason   why, in words.
-    """
-
-    rule: Rule
-    structure: str
-    sampled: bool
-    reason: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types only, for `json.dumps`."""
-        slots = "sampled" if self.sampled else "fixed"
-        return {"rule": self.rule.name, "structure": self.structure, "slots": slots, "reason": self.reason}
-
-
-def choose(config: Config, temperature: float, has_model: bool) -> Choice:
+def choose(config: Config, temperature: float, has_model: bool) -> Strategy:
     """The choice that a request starts with. `has_model`: a draft model states the law of what it drafts.
 
     Raises OptionError if the rule that was asked for does not verify the drafts that there would be.
@@ -54,7 +27,7 @@ def choose(config: Config, temperature: float, has_model: bool) -> Choice:
     if config.rule != "auto":
         rule = config.resolved_rule
         config.refuse_unverified(law and rule.uses_laws)
-        return Choice(rule, config.resolved_structure, law and rule.uses_laws, f"rule={rule.name!r} was asked for")
+        return Strategy(rule, config.resolved_structure, law and rule.uses_laws, f"rule={rule.name!r} was asked for")
     structure = config.resolved_structure
     if not law:
         why = (
@@ -62,14 +35,14 @@ def choose(config: Config, temperature: float, has_model: bool) -> Choice:
             if temperature == 0
             else "tokens that are looked up have no law: all slots are FIXED, for which the walk is optimal"
         )
-        return Choice(get_rule("walk"), structure, False, why)
+        return Strategy(get_rule("walk"), structure, False, why)
     if structure == "chain":
-        return Choice(get_rule("block"), structure, True, "block verification is optimal on a SAMPLED chain")
+        return Strategy(get_rule("block"), structure, True, "block verification is optimal on a SAMPLED chain")
     why = "drafts have SAMPLED slots, and the layer rule verifies the whole tree jointly"
-    return Choice(get_rule("layer"), structure, True, why)
+    return Strategy(get_rule("layer"), structure, True, why)
 
 
-def reconsider(choice: Choice, config: Config, temperature: float, overlap: Overlap | None) -> Choice:
+def reconsider(choice: Strategy, config: Config, temperature: float, overlap: Overlap | None) -> Strategy:
     """The choice for the next round, after what earlier rounds of this request have measured."""
     if config.rule != "auto" or not choice.sampled or config.resolved_structure not in ("graph", "tree"):
         return choice

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
-from draftgraph.engine.strategy import Choice
 from draftgraph.request.record import RoundRecord
+from draftgraph.request.state import Strategy
 from draftgraph.request.stats import Stats
 
 
@@ -36,6 +37,23 @@ class Result:
     finish_reason: str | None
     stats: Stats
     seed: int
-    choice: Choice
+    choice: Strategy
     logprobs: list[float] | None = None
     rounds: tuple[RoundRecord, ...] = field(default=(), repr=False)
+
+
+class Stream(Iterator[Event]):
+    """The events of one request, as they come. Closing it early frees what the request cached."""
+
+    def __init__(self, events: Generator[Event, None, None], result: Callable[[], Result]) -> None:
+        self._events, self._result = events, result
+
+    def __next__(self) -> Event:
+        return next(self._events)
+
+    def close(self) -> None:
+        self._events.close()
+
+    def result(self) -> Result:
+        """What the request has produced so far; its `finish_reason` is None until it is finished."""
+        return self._result()

@@ -6,17 +6,36 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from draftgraph.backends.base import CachedText
-from draftgraph.engine.strategy import Choice
+from draftgraph.backends.base import CacheHandle
 from draftgraph.request.record import RoundRecord
 from draftgraph.request.stats import Clock, Tally
 from draftgraph.request.text import Detokenizer
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.sampling.rng import Noise
 from draftgraph.sampling.warp import Warper
+from draftgraph.verification.base import Rule
 
 Plan = Callable[[int, Sequence[RoundRecord], int], Any]
 """plan(committed tokens, rounds so far, reach) -> the limits of the next round (`draft.base.Limits`)."""
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How a request is drafted and verified.
+
+    sampled  whether drafts have SAMPLED slots; otherwise every slot is FIXED.
+    reason   why, in words.
+    """
+
+    rule: Rule
+    structure: str
+    sampled: bool
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, for `json.dumps`."""
+        slots = "sampled" if self.sampled else "fixed"
+        return {"rule": self.rule.name, "structure": self.structure, "slots": slots, "reason": self.reason}
 
 
 @dataclass
@@ -30,7 +49,7 @@ class Request:
     """
 
     params: SamplingParams
-    choice: Choice
+    choice: Strategy
     tokens: list[int]
     prompt_length: int
     limit: int
@@ -39,7 +58,7 @@ class Request:
     warper: Warper
     detokenizer: Detokenizer
     plan: Plan | None = None
-    text: CachedText = field(default_factory=CachedText)
+    text: CacheHandle = field(default_factory=CacheHandle)
     drafting: Any = None
     clock: Clock = field(default_factory=Clock)
     tally: Tally = field(default_factory=Tally)

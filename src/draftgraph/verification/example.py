@@ -16,7 +16,7 @@ CHILDREN = {
     "systematic": ((0, FIXED), (1, 0), (2, 1)),
     "fixed": ((0, FIXED), (1, FIXED)),
 }
-"""What the children of a node can be (draft/structures/children.py), by an example: (token, FIXED or the row of LAWS it is from)."""
+"""What the children of a node can be (draft/structures/children.py), by example: (token, FIXED or the row of LAWS it is from)."""
 SAMPLED_CHILDREN = tuple(kind for kind in CHILDREN if kind != "fixed")
 """From the best one on, where a rule leaves the choice."""
 LAWS = torch.tensor([[0.4, 0.3, 0.3], [0.0, 0.5, 0.5]], dtype=torch.float64)

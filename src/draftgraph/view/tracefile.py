@@ -31,7 +31,7 @@ class Trace:
 
     prompt_ids, prompt_pieces  the prompt's tokens, and the text that each of them adds; token_ids, pieces  those of the output.
     words  every token of the drafts by its id: its text alone.
-    choice  rule, structure, slots and reason, as in `Choice.to_dict`.
+    choice  rule, structure, slots and reason, as in `Strategy.to_dict`.
     """
 
     prompt: str

@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 
 import draftgraph as dg
 from draftgraph import errors
+from draftgraph.config import EDGES
 from draftgraph.draft.edges.rows import PRIOR
 from draftgraph.draft.edges.sources import allowed_edges
-from draftgraph.engine.config import EDGES
 from models import perturbed, plain, tiny_lm
 
 BESIDE_MODEL = ("merge", "own", "context", "rejected", "table")

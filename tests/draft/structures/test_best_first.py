@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tables import Table, brute_force, check
 
+from draft_tables import Table, brute_force, check
 from draftgraph.draft.base import Limits
 from draftgraph.draft.edges.rows import Discounts, DraftRows, TextRows
 from draftgraph.draft.graph import DraftGraph

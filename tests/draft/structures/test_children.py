@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tables import Drawn, quantiles
 
+from draft_tables import Drawn, quantiles
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.structures.children import KINDS, Level
-from draftgraph.proof.law import Draw, enumerate_draws
+from draftgraph.lab.prove.law import Draw, enumerate_draws
 from draftgraph.types import FIXED, ROOT, TokenTree
 from draftgraph.verification import example
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tables import Table, check
 
+from draft_tables import Table, check
 from draftgraph.draft.base import Limits
 from draftgraph.draft.structures.gsd import grow_gsd
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tables import VOCAB, Drawn, Table, Truncated, check, quantiles
 
-from draftgraph.budget.costs import pooled
+from draft_tables import VOCAB, Drawn, Table, Truncated, check, quantiles
 from draftgraph.draft.base import Limits
 from draftgraph.draft.graph import DraftGraph
+from draftgraph.draft.isotonic import pooled
 from draftgraph.draft.structures.calibrate import Calibration
 from draftgraph.draft.structures.levels import grow_levels
 from draftgraph.types import FIXED

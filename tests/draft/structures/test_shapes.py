@@ -9,13 +9,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tables import Drawn, Table, Truncated, check, quantiles
 
+from draft_tables import Drawn, Table, Truncated, check, quantiles
 from draftgraph.draft.base import Limits
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.structures.children import KINDS
 from draftgraph.draft.structures.shapes import LEAVES, expanded, grow_branching, grow_comb, paths
-from draftgraph.proof.law import Draw, enumerate_draws
+from draftgraph.lab.prove.law import Draw, enumerate_draws
 from draftgraph.types import FIXED, ROOT, TokenTree
 
 SEEDS = st.integers(0, 10**6)

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from draftgraph.errors import DraftError
-from draftgraph.proof.cases import by_depth, grow
-from draftgraph.proof.exact import prove
-from draftgraph.proof.law import output_law, random_tables, total_variation
-from draftgraph.proof.slots import replaced
+from draftgraph.lab.prove.cases import by_depth, grow
+from draftgraph.lab.prove.exact import prove
+from draftgraph.lab.prove.law import output_law, random_tables, total_variation
+from draftgraph.lab.prove.slots import replaced
 from draftgraph.types import FIXED, ROOT, TokenTree
 from draftgraph.verification.published.kseq import KSeqRule, plan
 from draftgraph.verification.published.token import TokenRule

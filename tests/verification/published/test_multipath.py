@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from draftgraph.errors import DraftError
-from draftgraph.proof.cases import paths
-from draftgraph.proof.exact import prove
-from draftgraph.proof.law import drafted, output_law, random_tables, total_variation
+from draftgraph.lab.prove.cases import paths
+from draftgraph.lab.prove.exact import prove
+from draftgraph.lab.prove.law import drafted, output_law, random_tables, total_variation
 from draftgraph.types import FIXED, ROOT, TokenTree
 from draftgraph.verification.block import BlockRule
 from draftgraph.verification.published.multipath import MultipathRule, _powers, _select

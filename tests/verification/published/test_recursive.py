@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from draftgraph.proof.cases import by_depth, grow, shared
-from draftgraph.proof.exact import prove
-from draftgraph.proof.law import Draw, Laws, output_law, random_tables, total_variation
-from draftgraph.proof.slots import Draft, hybrid, replaced, unreplaced
+from draftgraph.lab.prove.cases import by_depth, grow, shared
+from draftgraph.lab.prove.exact import prove
+from draftgraph.lab.prove.law import Draw, Laws, output_law, random_tables, total_variation
+from draftgraph.lab.prove.slots import Draft, hybrid, replaced, unreplaced
 from draftgraph.types import FIXED, ROOT, TokenTree
 from draftgraph.verification.layer import LayerRule
 from draftgraph.verification.published.recursive import RecursiveRule

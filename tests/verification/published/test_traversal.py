@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 
 from draftgraph.errors import DraftError
-from draftgraph.proof.exact import prove
-from draftgraph.proof.law import Draw, Laws, Program, output_law, random_tables, total_variation
-from draftgraph.proof.slots import Children, Draft, best, hybrid, replaced, spine, unreplaced
+from draftgraph.lab.prove.exact import prove
+from draftgraph.lab.prove.law import Draw, Laws, Program, output_law, random_tables, total_variation
+from draftgraph.lab.prove.slots import Children, Draft, best, hybrid, replaced, spine, unreplaced
 from draftgraph.types import ROOT, TokenTree
 from draftgraph.verification.base import Rule
 from draftgraph.verification.block import BlockRule

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
+from draftgraph.config import Config
 from draftgraph.draft.edges.rows import Discounts, DraftRows, TextRows
 from draftgraph.draft.edges.table import TableRows, TokenTable
 from draftgraph.draft.graph import SHARED_ROW, DraftGraph, Edge, EdgeSource, Row, Unroller
 from draftgraph.draft.passes import Path
-from draftgraph.engine.config import Config
 from draftgraph.errors import OptionError
 from draftgraph.request.state import Request
 from draftgraph.types import ROOT, TokenTree, Verdict

@@ -1,0 +1,1 @@
+"""The same prompts and weights, decoded in turns by everyone who can."""

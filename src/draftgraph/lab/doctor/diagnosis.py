@@ -1,0 +1,262 @@
+"""Does speculation pay for these models on this machine: predicted, then measured on whole requests.
+
+Several ways to draft take turns with plain decoding; the one that did best is then measured again on fresh turns, and only those
+are reported as its speed-up. (The best of several noisy figures flatters; a fresh one does not.)
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from draftgraph.budget.costs import Costs
+from draftgraph.engine.engine import Engine
+from draftgraph.errors import OptionError
+from draftgraph.lab.doctor.checks import Checkup
+from draftgraph.lab.pair import Pair
+from draftgraph.lab.predict.prediction import Prediction, Row, Tell, predict
+from draftgraph.lab.predict.rows import read_rows
+from draftgraph.lab.predict.speed import measure_costs
+from draftgraph.lab.texts import own_texts
+from draftgraph.lab.turns import PLAIN, Arm, Measured, Turn, run, share_of_core, summarise, take_turns, unrest
+from draftgraph.sampling.params import SamplingParams
+
+TOKENS = (16, 64)
+"""New tokens per measured request: fewer where the target is slow."""
+TURN_SHARE = 0.02
+"""Share of the time limit that one plainly decoded request may take."""
+PREDICTION_TOKENS = 1500
+"""Plainly decoded tokens that take about as long as a prediction does."""
+PREDICTION_SHARE = 0.5
+OWN_SAMPLES = 8
+CHOOSING = 0.6
+"""Share of the measuring time in which all ways take turns; the rest confirms the best one."""
+UNREST = 1.5
+"""If plain decoding of one prompt takes so many times longer in one turn than in another, others were using the machine."""
+SHARE_OF_CORE = 0.9
+"""On a CPU, if this thread had a core for less of the time, others wanted it."""
+WORTH = 1.05
+"""Speed-ups below this are not worth a second model."""
+PROMPTS = (
+    "Once upon a time there was a little girl who",
+    "def read_lines(path):\n    ",
+    "The three most important reasons why the project was late are:\n1.",
+    "Question: How do plants turn light into food?\nAnswer:",
+    'class Queue:\n    """A first-in, first-out queue."""\n\n    def __init__(self):\n',
+    "Dear colleagues,\n\nthank you for coming to the meeting on Monday. As we agreed,",
+)
+"""What is continued where the user gives nothing: stories, code, lists, answers, letters."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found at one temperature.
+
+    tried    every way, over the choosing turns. chosen  the best of them, over fresh turns.
+    prediction   None without a drafter, or if the time limit left no room.
+    needed   chance of keeping one drafted token at which the best chain would break even, if every token is kept with that
+             chance; infinite if none would do, None without a prediction.
+    """
+
+    temperature: float
+    tried: Sequence[Measured]
+    chosen: Measured
+    prediction: Prediction | None
+    needed: float | None
+
+    @property
+    def pays(self) -> str:
+        """ "yes" on at least nine turns of ten, "mostly" by the median, or "no"."""
+        if self.chosen.speedup.median < WORTH:
+            return "no"
+        return "yes" if self.chosen.speedup.low >= 1.0 else "mostly"
+
+    def to_dict(self) -> dict[str, Any]:
+        rows = [{**asdict(one), "break_even": one.break_even} for one in (*self.tried, self.chosen)]
+        profile = None if self.prediction is None else self.prediction.profile
+        return {
+            "temperature": self.temperature,
+            "pays": self.pays,
+            "chosen": rows[-1],
+            "tried": rows[:-1],
+            "overlap": None if profile is None else profile.overlap.value,
+            "needed_overlap": self.needed if self.needed != math.inf else None,
+        }
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """unrest  of plain decoding over all turns. share_of_core  over all turns, 1 where the models are not on a CPU.
+
+    tokens  per request. threads  of torch. dtype  of the target.
+    """
+
+    findings: Sequence[Finding]
+    costs: Costs | None
+    unrest: float
+    share_of_core: float
+    tokens: int
+    threads: int
+    dtype: str
+    seconds: float
+
+    @property
+    def busy(self) -> bool:
+        """Whether others were using the machine, so that no figure here should be trusted."""
+        disturbed = self.unrest > UNREST or self.share_of_core < SHARE_OF_CORE
+        return disturbed or (self.costs is not None and self.costs.busy)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "temperatures": [one.to_dict() for one in self.findings],
+            "costs": None if self.costs is None else self.costs.to_dict(),
+            "busy": self.busy,
+            "unrest": self.unrest,
+            "share_of_core": self.share_of_core,
+            "new_tokens": self.tokens,
+            "threads": self.threads,
+            "dtype": self.dtype,
+            "seconds": self.seconds,
+        }
+
+
+def diagnose(
+    checkup: Checkup,
+    texts: Sequence[str],
+    temperatures: Sequence[float],
+    params: SamplingParams,
+    limit: float,
+    tell: Tell,
+) -> Diagnosis:
+    """Predict and measure models that `checkup` found to run, within about `limit` seconds.
+
+    texts  the user's prompts; PROMPTS without. params  its filters and seed are used, at every one of `temperatures`.
+    Raises OptionError if the models have no tokenizer to read texts, or a window too small for them.
+    """
+    begun = time.perf_counter()
+    pair = None if checkup.drafter is None else checkup.pair()
+    lookup = Engine.from_pretrained(_loaded(checkup), tokenizer=checkup.target.tokenizer)
+    plain = Engine.from_pretrained(_loaded(checkup), tokenizer=checkup.target.tokenizer, budget=0)
+    prompts = _encode(checkup, texts or PROMPTS)
+    tell("warming up")
+    warm = replace(params, max_new_tokens=TOKENS[0], temperature=0.0, ignore_eos=True)
+    run(plain, prompts[0], warm)
+    pace = run(plain, prompts[0], warm).pace
+    tokens = int(min(max(TURN_SHARE * limit / pace, TOKENS[0]), TOKENS[1]))
+    params = replace(params, max_new_tokens=tokens, ignore_eos=True)
+    costs: Costs | None = None
+    predictions: list[Prediction | None] = [None] * len(temperatures)
+    if pair is not None and pace * PREDICTION_TOKENS < PREDICTION_SHARE * limit:
+        tell("measuring passes")
+        costs = measure_costs(pair.engine, prompts[0][:64], max(temperatures))
+        predictions = [_predict(pair, prompts, replace(params, temperature=t), costs, tell) for t in temperatures]
+    found: list[Finding] = []
+    turns: list[Turn] = []
+    for i, (temperature, prediction) in enumerate(zip(temperatures, predictions, strict=True)):
+        left = max(0.0, begun + limit - time.perf_counter()) / (len(temperatures) - i)
+        arms = [Arm(PLAIN, plain, {}), *_arms(pair, lookup, prediction)]
+        finding, its = _measure(arms, prompts, replace(params, temperature=temperature), left, prediction, tell)
+        found.append(finding)
+        turns += its
+    return Diagnosis(
+        found,
+        costs,
+        unrest(turns),
+        share_of_core(turns) if checkup.on_cpu else 1.0,
+        tokens,
+        torch.get_num_threads(),
+        str(_loaded(checkup).dtype).removeprefix("torch."),
+        time.perf_counter() - begun,
+    )
+
+
+def _loaded(checkup: Checkup) -> Any:
+    assert checkup.target.model is not None
+    return checkup.target.model
+
+
+def _encode(checkup: Checkup, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of the prompts, their ends if the window has no room for all of one."""
+    tokenizer = checkup.target.tokenizer
+    if tokenizer is None:
+        raise OptionError("the target has no tokenizer files, so no prompt can be read; add them to its folder")
+    sides = (checkup.target, *([checkup.drafter] if checkup.drafter else ()))
+    room = min([side.window for side in sides if side.window], default=2**20) - TOKENS[1]
+    if room < 1:
+        raise OptionError(
+            f"a context window of {room + TOKENS[1]} tokens leaves no room for a prompt and {TOKENS[1]} new ones"
+        )
+    prompts = [list(tokenizer(text)["input_ids"])[-room:] for text in texts]
+    if not all(prompts):
+        raise OptionError("a prompt is empty; write text as your users write it")
+    return prompts
+
+
+def _predict(
+    pair: Pair, prompts: Sequence[Sequence[int]], params: SamplingParams, costs: Costs, tell: Tell
+) -> Prediction:
+    tell(f"predicting, temperature {params.temperature:g}")
+    starts = [prompts[i % len(prompts)] for i in range(max(OWN_SAMPLES, len(prompts)))]
+    texts = own_texts(pair.engine(budget=0), starts, params)
+    rows = read_rows(pair.target, pair.drafter, texts, params, pair.vocab)
+    return predict(rows, "own", params.temperature, costs, tell)
+
+
+def _arms(pair: Pair | None, lookup: Engine, prediction: Prediction | None) -> list[Arm]:
+    """What is worth trying: the defaults, what the prediction likes best, its best chain, a small budget, and no drafter."""
+    arms = [] if pair is None else [Arm("defaults", pair.engine(), {})]
+    if pair is not None and prediction is None:
+        small: dict[str, Any] = {"structure": "chain", "budget": 3}
+        arms.append(Arm("chain 3", pair.engine(**small), small))
+    if pair is not None and prediction is not None:
+        for row in {row.draft: row for row in (prediction.best, best_chain(prediction))}.values():
+            speedup = None if row.pace is None else row.pace.speedup
+            arms.append(Arm(f"{row.draft}, {row.rule}", pair.engine(**row.options), row.options, speedup))
+    return [*arms, Arm("lookup", lookup, {"drafter": "lookup"})]
+
+
+def best_chain(prediction: Prediction) -> Row:
+    chains = [row for row in prediction.rows if row.draft.startswith("chain")]
+    return max(chains, key=lambda row: row.pace.speedup if row.pace else row.tokens.value)
+
+
+def _measure(
+    arms: Sequence[Arm],
+    prompts: Sequence[Sequence[int]],
+    params: SamplingParams,
+    seconds: float,
+    prediction: Prediction | None,
+    tell: Tell,
+) -> tuple[Finding, list[Turn]]:
+    tell(f"measuring {len(arms) - 1} ways beside plain decoding, temperature {params.temperature:g}")
+    begun = time.perf_counter()
+    for arm in arms:
+        run(arm.engine, prompts[0], replace(params, max_new_tokens=TOKENS[0]))  # the first one warms up
+    turns = take_turns(arms, prompts, params, CHOOSING * seconds + begun - time.perf_counter())
+    tried = [summarise(arm, turns) for arm in arms[1:]]
+    best = max(range(len(tried)), key=lambda i: tried[i].speedup.median)
+    tell(f"measuring {tried[best].name} again, temperature {params.temperature:g}")
+    fresh = take_turns(
+        [arms[0], arms[1 + best]], prompts, params, seconds + begun - time.perf_counter(), first=len(turns)
+    )
+    needed = None if prediction is None else _needed(best_chain(prediction))
+    finding = Finding(params.temperature, tried, summarise(arms[1 + best], fresh), prediction, needed)
+    return finding, [*turns, *fresh]
+
+
+def _needed(chain: Row) -> float:
+    """The chance α with 1 + α + … + α^k = the break-even of a chain of k tokens; infinite beyond k + 1."""
+    assert chain.pace is not None
+    depth, wanted = len(chain.level_rows), chain.pace.break_even
+    if wanted > depth + 1:
+        return math.inf
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(middle**i for i in range(depth + 1)) < wanted else (low, middle)
+    return high

@@ -1,0 +1,1 @@
+"""What a pair will gain, from one teacher-forced pass."""

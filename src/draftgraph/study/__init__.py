@@ -1,1 +1,0 @@
-"""What a pair will gain, predicted from its laws on sample texts before anything is decided: profile, acceptance, speed."""

@@ -1,1 +1,0 @@
-"""Training of the pair of models that ships with the package."""
