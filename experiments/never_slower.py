@@ -2,7 +2,7 @@
 
 The bundled target with good and hostile drafters, at four temperatures, on code, on prose and on noise.
 
-    python bench/never_slower.py [--temperature 0 1] [--drafter own random large lookup] [--quick]
+    python experiments/never_slower.py [--temperature 0 1] [--drafter own random large lookup] [--quick]
 
 Writes never_slower.json (every run) and never_slower.md into --out; with --quick never_slower-quick.* instead.
 """
@@ -197,7 +197,7 @@ def markdown(report: dict[str, Any], rows: Sequence[Row]) -> str:
         "turns, would look better than it is.",
         "- plain, again: plain decoding against itself in the same turns, which shows what noise there is.",
         "",
-        "Reproduce: `python bench/never_slower.py`.",
+        "Reproduce: `python experiments/never_slower.py`.",
         "",
     ]
     head = ["drafter, text", "T", "plain, again", "plain / auto", "best fixed / auto", "best fixed", "calls per token"]

@@ -1,6 +1,6 @@
 """Does the theory say what the engine does? Predicted beside measured tokens per target call, on real pairs. No clocks.
 
-    python bench/prediction.py [--pair story-124k story-29k code] [--temperature 1 0.6] [--quick]
+    python experiments/prediction.py [--pair story-124k story-29k code] [--temperature 1 0.6] [--quick]
 
 places   one round each at places of texts that the target wrote: what the engine's round is expected to emit given its draft,
          against the prediction for that very place. Paired, text by text.
@@ -307,7 +307,7 @@ def markdown(report: dict[str, Any], rows: Sequence[Row], checks: Sequence[dict[
     settings = report["settings"]
     out = ["# Predicted and measured acceptance", "", sentence(report["environment"]), ""]
     out += [
-        f"Reproduce: `python bench/prediction.py`. {settings['texts']} prompts (half as many for the code pair) per pair and "
+        f"Reproduce: `python experiments/prediction.py`. {settings['texts']} prompts (half as many for the code pair) per pair and "
         f"temperature. Predicted from {SAMPLES} texts of {settings['new_tokens']} tokens per prompt that the target wrote, "
         f"measured on one text per prompt; one round each at {settings['places']} places. The rows of a table share the texts "
         "that they are predicted from, so their errors go together. "

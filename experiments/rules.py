@@ -1,7 +1,7 @@
 """Every rule on the same drafts: expected tokens per target call, by draft, rule, node count and temperature. No clocks.
 
-    python bench/rules.py [--part gamma|nodes|all] [--pair story code] [--quick]
-    python bench/rules.py --part nodes --pair weak --temperature 0.2 0.4 --out FOLDER      # where FIXED drafts do as well
+    python experiments/rules.py [--part gamma|nodes|all] [--pair story code] [--quick]
+    python experiments/rules.py --part nodes --pair weak --temperature 0.2 0.4 --out FOLDER      # where FIXED drafts do as well
 
 gamma  block against token verification on chains of 1 to 16 tokens.
 nodes  every kind of draft at 8, 16, 32 and 64 nodes, each judged by every rule that verifies it.
@@ -225,7 +225,7 @@ def markdown(report: dict[str, Any], rows: Sequence[Row], gains: Sequence[Gain])
         "",
         f"One round behind the first {', '.join(map(str, CUTS))} tokens of held-out texts ({max(row.places for row in rows)} "
         "places at most), float32, no top-k, no top-p. Figures are expected tokens per target call (accepted + 1) given the "
-        "draft, mean ± standard error over texts. Nothing is learnt from earlier rounds. Reproduce: `python bench/rules.py`.",
+        "draft, mean ± standard error over texts. Nothing is learnt from earlier rounds. Reproduce: `python experiments/rules.py`.",
         "",
     ]
     for pair in dict.fromkeys(row.pair for row in rows):

@@ -1,6 +1,6 @@
 """What verification itself costs at large vocabularies: warping and rule beside the target's forward, on this machine.
 
-    python bench/verification.py [--rounds 20] [--quick]
+    python experiments/verification.py [--rounds 20] [--quick]
 
 Random weights of about 100 M parameters with vocabularies of 32,768 and 151,936; 32 drafted nodes, 11 of them SAMPLED, drafted
 from noisy copies of the target's own rows, so that mass reaches every depth. Writes verification.json and verification.md.
@@ -193,7 +193,7 @@ def markdown(report: dict[str, Any], rows: Sequence[Row]) -> str:
     out = ["# The cost of verification at large vocabularies", "", sentence(report["environment"]), ""]
     out += [
         f"Random weights, {DEPTH * BRANCHES} drafted nodes ({SAMPLED} SAMPLED; none at T=0), {CONTEXT} tokens of context; "
-        f"medians over {rows[0].rounds} rounds, interleaved. Reproduce: `python bench/verification.py`.",
+        f"medians over {rows[0].rounds} rounds, interleaved. Reproduce: `python experiments/verification.py`.",
         "",
     ]
     head = [

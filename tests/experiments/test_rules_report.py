@@ -62,7 +62,7 @@ def test_the_report_has_a_table_per_part_and_its_pictures(pair, nodes, tmp_path)
     rows = [*rows, *rules.by_gamma(pair, 1.0)]
     report = {"environment": rules.environment()}
     text = rules.markdown(report, rows, gains)
-    for title in ("chains of γ tokens", "expected tokens at T=1", "ratios", "python bench/rules.py"):
+    for title in ("chains of γ tokens", "expected tokens at T=1", "ratios", "python experiments/rules.py"):
         assert title in text
     assert plot({"rows": [vars(row) for row in rows]}, tmp_path / "rules.png")
     assert {path.name for path in tmp_path.iterdir()} == {"rules-gamma.png", "rules-nodes.png"}

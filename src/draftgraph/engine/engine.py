@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Generator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,16 +10,17 @@ from typing import Any, overload
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.backends.load import check_pair, eos_ids, load_model, load_tokenizer
+from draftgraph.backends.load import eos_ids, load_model, load_tokenizer
 from draftgraph.backends.torch_model import HFModel, probe
 from draftgraph.budget.automatic import DEPTH, WIDTHS, AutoBudget
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.limits import limits
 from draftgraph.config import Config
 from draftgraph.draft.base import Drafter
-from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
+from draftgraph.engine.assemble import make_drafter
 from draftgraph.engine.pair_costs import pair_costs
+from draftgraph.engine.prompts import Prompt, encode, is_batch
 from draftgraph.engine.round import decode_round
 from draftgraph.engine.strategy import choose, reconsider
 from draftgraph.errors import OptionError, PromptError
@@ -31,8 +31,6 @@ from draftgraph.request.text import Detokenizer
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.sampling.rng import Noise, fresh_seed
 from draftgraph.sampling.warp import Warper
-
-Prompt = str | Sequence[int]
 
 
 class Engine:
@@ -88,7 +86,7 @@ class Engine:
         model = HFModel(load_model(target, dtype, device))
         tokenizer = tokenizer if tokenizer is not None else load_tokenizer(target)
         probe(model)
-        drafter, window = _make_drafter(model, draft_model, chosen, tokenizer, dtype, device)
+        drafter, window = make_drafter(model, draft_model, chosen, tokenizer, dtype, device)
         return cls(model, drafter, chosen, tokenizer, eos_ids(model.model, tokenizer), window)
 
     @overload
@@ -104,7 +102,7 @@ class Engine:
 
         An error carries what was generated before it: `partial` of the request that failed, `finished` of those before it.
         """
-        prompts = prompt if _is_batch(prompt) else [prompt]
+        prompts = prompt if is_batch(prompt) else [prompt]
         requests = [self._request(one, its) for one, its in zip(prompts, _each(params, len(prompts)), strict=True)]
         results: list[Result] = []
         for request in requests:
@@ -116,7 +114,7 @@ class Engine:
                 error.partial, error.finished = stream.result(), results  # type: ignore[attr-defined]
                 raise
             results.append(stream.result())
-        return results if _is_batch(prompt) else results[0]
+        return results if is_batch(prompt) else results[0]
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Stream:
         """Generate for one prompt, an event per round; `generate` is a loop over this."""
@@ -168,7 +166,7 @@ class Engine:
     def _request(self, prompt: Prompt, params: SamplingParams) -> Request:
         """Check a prompt and its options; nothing is allocated yet."""
         choice = self.choice(params)
-        ids = self._encode(prompt)
+        ids = encode(prompt, self.tokenizer, self.target.vocab_size)
         limit = self._limit(len(ids), params)
         if params.stop and self.tokenizer is None:
             raise OptionError(
@@ -208,24 +206,6 @@ class Engine:
         """The rounds of a request to an engine with the same target."""
         return Engine(self.target, drafter, config, None, frozenset()).generate(prompt, params).rounds
 
-    def _encode(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            if self.tokenizer is None:
-                raise PromptError(
-                    "a text prompt needs a tokenizer; pass token ids, or Engine.from_pretrained(..., tokenizer=...)"
-                )
-            prompt = self.tokenizer(prompt)["input_ids"]
-        try:
-            ids = [operator.index(token) for token in prompt]  # type: ignore[arg-type]  # text or not a number: refused
-        except TypeError as error:
-            raise PromptError(f"a prompt is a text, or a sequence of token ids; got {str(prompt)[:60]!r}") from error
-        if not ids:
-            raise PromptError("the prompt is empty; pass at least one token, e.g. the tokenizer's bos_token_id")
-        wrong = [token for token in ids if not 0 <= token < self.target.vocab_size]
-        if wrong:
-            raise PromptError(f"token id {wrong[0]} is outside the target's vocabulary of {self.target.vocab_size}")
-        return ids
-
     def _limit(self, prompt: int, params: SamplingParams) -> int:
         window = self.target.context_window
         if window is not None and prompt >= window:
@@ -246,47 +226,6 @@ class Engine:
         return limit
 
 
-def _make_drafter(
-    target: HFModel,
-    draft_model: str | Path | PreTrainedModel | None,
-    config: Config,
-    tokenizer: Any | None,
-    dtype: str | torch.dtype | None,
-    device: str | None,
-) -> tuple[Drafter, int | None]:
-    """The drafter that the config asks for, and its context window (None if it has none)."""
-    if draft_model is None:
-        return LookupDrafter(config, _prediction(target, config, tokenizer)), None
-    if config.prediction is not None:
-        raise OptionError("prediction is for drafter='text', which has no draft_model; leave out one of them")
-    drafter = HFModel(load_model(draft_model, dtype, device))
-    check_pair(target, drafter, tokenizer, load_tokenizer(draft_model))
-    if drafter.model is not target.model:
-        probe(drafter)
-    return ModelDrafter(drafter, config, target.vocab_size), drafter.context_window
-
-
-def _prediction(target: HFModel, config: Config, tokenizer: Any | None) -> list[int]:
-    """Token ids of `config.prediction`; checks what a drafter without a model can do."""
-    if config.asks_model is not None:
-        raise OptionError(
-            f"{config.asks_model} asks a draft model; give draft_model=..., or write structure='graph', 'tree' or 'chain'"
-        )
-    prediction = config.prediction or ()
-    if config.drafter == "text" and not prediction:
-        raise OptionError("drafter='text' needs the text that the output may repeat; write prediction='...'")
-    if isinstance(prediction, str):
-        if tokenizer is None:
-            raise OptionError("a prediction given as text needs a tokenizer; pass token ids or tokenizer=...")
-        prediction = tokenizer(prediction, add_special_tokens=False)["input_ids"]
-    wrong = [token for token in prediction if not 0 <= token < target.vocab_size]
-    if wrong:
-        raise OptionError(
-            f"prediction holds token id {wrong[0]}, outside the target's vocabulary of {target.vocab_size}"
-        )
-    return list(prediction)
-
-
 def _each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> Sequence[SamplingParams]:
     """The params of every prompt of a batch."""
     if params is None or isinstance(params, SamplingParams):
@@ -294,13 +233,3 @@ def _each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) 
     if len(params) != count:
         raise OptionError(f"{len(params)} params for {count} prompts; give one SamplingParams for all, or one for each")
     return params
-
-
-def _is_batch(prompt: Any) -> bool:
-    if isinstance(prompt, str) or not hasattr(prompt, "__len__"):
-        return False
-    return len(prompt) > 0 and not all(isinstance(token, int) or _is_scalar(token) for token in prompt)
-
-
-def _is_scalar(token: Any) -> bool:
-    return getattr(token, "ndim", None) == 0

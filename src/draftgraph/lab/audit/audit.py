@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from draftgraph.backends.torch_model import HFModel
 from draftgraph.config import Config
 from draftgraph.draft.model import ModelDrafter
-from draftgraph.engine.engine import Engine, Prompt
+from draftgraph.engine.engine import Engine
+from draftgraph.engine.prompts import Prompt
 from draftgraph.errors import OptionError
 from draftgraph.lab.audit.evidence import QUANTILES, Evidence, Sample
 from draftgraph.lab.audit.fit import Fit
