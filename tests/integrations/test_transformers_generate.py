@@ -502,5 +502,5 @@ def test_a_signature_read_elsewhere_names_the_arguments_of_a_loop() -> None:
 
 def test_the_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["inside_transformers.py"])
-    runpy.run_path(str(Path(__file__).parents[1] / "examples" / "inside_transformers.py"))
+    runpy.run_path(str(Path(__file__).parents[2] / "examples" / "inside_transformers.py"))
     assert "same text: True" in capsys.readouterr().out
