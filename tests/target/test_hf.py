@@ -17,6 +17,7 @@ from draftgraph.request import Request
 from draftgraph.round import decode_round
 from draftgraph.target import hf
 from draftgraph.target.base import CachedText, Rows
+from draftgraph.target.cache_argument import CACHE
 from draftgraph.target.hf import HFModel
 from draftgraph.types import ROOT
 from models import FAMILIES, perturbed, tiny_lm
@@ -59,6 +60,23 @@ def test_a_tree_is_its_paths(family: str) -> None:
     over.close(text)
     assert not over.cache._used
     assert len(text) == 0
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values", "neither"])
+@torch.inference_mode()
+def test_a_model_gets_its_cache_by_the_name_in_its_signature(name: str) -> None:
+    """Code from a hub may be older or newer than the transformers it runs on; a wrapper may name no argument at all."""
+    lm = tiny_lm()
+    theirs = lm.forward
+    forwards = {
+        "cache": lambda cache=None, **inputs: theirs(**inputs, **{CACHE: cache}),
+        "past_key_values": lambda past_key_values=None, **inputs: theirs(**inputs, **{CACHE: past_key_values}),
+        "neither": lambda **inputs: theirs(**inputs),
+    }
+    lm.forward = forwards[name]
+    over = HFModel(lm)
+    text = over.open(16)
+    close(over.forward([Rows(text, PROMPT, TOKENS, PARENTS)])[0], expected(over, PROMPT, TREE))
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from draftgraph.errors import DraftgraphError, LogitsError
 from draftgraph.target.base import CachedText, Rows
+from draftgraph.target.cache_argument import cache_argument
 from draftgraph.target.check import Check
 from draftgraph.target.slots import SlotCache
 from draftgraph.target.support import refuse_unsupported
@@ -32,6 +33,7 @@ class HFModel:
         self.name = type(model).__name__
         self.config = model.config.get_text_config(decoder=True)
         self.cache = SlotCache(self.config.num_hidden_layers)
+        self.cache_argument = cache_argument(model.forward)
 
     @property
     def vocab_size(self) -> int:
@@ -84,9 +86,9 @@ class HFModel:
                 input_ids=torch.tensor([tokens], device=self.device),
                 attention_mask=torch.from_numpy(mask).to(self.device, self.model.dtype)[None, None],
                 position_ids=torch.tensor([positions], device=self.device),
-                past_key_values=self.cache,
                 use_cache=True,
                 logits_to_keep=_wanted(batch),
+                **{self.cache_argument: self.cache},
             ).logits[0]
         except BaseException:
             self.cache.wipe()
