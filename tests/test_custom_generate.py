@@ -160,6 +160,18 @@ def test_a_padded_batch_equals_plain_generate(pair: Any, options: dict[str, Any]
     assert torch.equal(greedy(model, BATCH, **options, custom_generate=dg.custom_generate(drafter, budget=8)), plain)
 
 
+def test_a_prefix_function_is_told_the_same_row_for_every_returned_sequence(pair: Any) -> None:
+    """Rows of the expanded batch up to transformers 5.23, prompts from 5.24 on. One allowed token makes draws certain."""
+    model, drafter = pair
+    options = {
+        "do_sample": True,
+        "num_return_sequences": 2,
+        "prefix_allowed_tokens_fn": lambda row, ids: [8 * row + int(ids.shape[0]) % 8],
+    }
+    plain = greedy(model, BATCH, **options)
+    assert torch.equal(greedy(model, BATCH, **options, custom_generate=dg.custom_generate(drafter, budget=8)), plain)
+
+
 def test_a_mask_inferred_from_the_pad_token_is_honoured(pair: Any) -> None:
     model, drafter = pair
     plain = greedy(model, {"input_ids": PADDED})

@@ -237,8 +237,8 @@ def _for_row(processor: LogitsProcessor, row: int, rows: int) -> LogitsProcessor
     elif isinstance(own, EncoderNoRepeatNGramLogitsProcessor):
         own.generated_ngrams, own.batch_size = [own.generated_ngrams[row * own.batch_size // rows]], 1
     elif isinstance(own, PrefixConstrainedLogitsProcessor):
-        allowed = own._prefix_allowed_tokens_fn
-        own._prefix_allowed_tokens_fn, own._num_beams = lambda _, ids: allowed(row, ids), 1
+        allowed, prompt = own._prefix_allowed_tokens_fn, row // own._num_beams
+        own._prefix_allowed_tokens_fn, own._num_beams = lambda _, ids: allowed(prompt, ids), 1
     return own
 
 
