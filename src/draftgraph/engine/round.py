@@ -41,6 +41,7 @@ def decode_round(
     events = []
     for request, draft, tree, rows in zip(requests, drafts, trees, logits, strict=True):
         scores = request.warper.scores(rows, Prefixes.of_tree(request.tokens, tree))
+        request.warper.confirm(rows, scores, request.tokens)
         p = request.warper.shape_round(scores)
         clock.lap("warping")
         verdict = request.choice.rule.verdict(tree, p, request.noise, len(request.tokens))

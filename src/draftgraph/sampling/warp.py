@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from draftgraph.errors import LogitsError
+from draftgraph.sampling.contract import AGAIN, call, refusal, same, unknown
 from draftgraph.sampling.filters import Filters
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.types import TokenTree
@@ -54,6 +55,8 @@ class Warper:
         self._prefixed = _prefixed(params, prompt_length, eos, device)
         self._filters = Filters(params.top_k, params.top_p, params.min_p)
         self._buffer = torch.empty(0)
+        self._unknown = unknown(params.logits_processors)
+        self._asked: tuple[torch.Tensor, ...] | None = None
 
     def probabilities(self, logits: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
         """f32[rows, V] laws (f64 for f64 logits) from raw logits f[rows, V]; one-hot at temperature 0."""
@@ -75,10 +78,34 @@ class Warper:
             asked = [row for row in rows if row not in unreachable]
             if asked:
                 ids, part = prefixes.ids(asked, logits.device), logits[asked]
-                for processor in self._prefixed:
-                    part = _call(processor, ids, part)
-                scores[asked] = part.to(scores)
+                scores[asked] = self._processed(ids, part).to(scores)
         return scores
+
+    def _processed(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        for processor in self._prefixed:
+            scores = call(processor, ids, scores)
+        return scores
+
+    def confirm(self, logits: torch.Tensor, scores: torch.Tensor, committed: Sequence[int]) -> None:
+        """Ask about the root of the round before again: the processors' answer must have stayed the same.
+
+        logits, scores  f[N + 1, V] the rows of this round, of which row 0 is that behind the committed text.
+
+        Raises OptionError before anything of a round is emitted in which a processor's state has changed. (That it changed just
+        when this round's root was asked about shows in the root of the round before, and only there.)
+        """
+        if not self._unknown:
+            return
+        root = torch.tensor([committed], device=logits.device), logits[:1].clone(), scores[:1].clone()
+        if len(logits) > 1:
+            ids, row, answer = self._asked or root
+            try:
+                again = self._processed(ids, row.to(answer, copy=True))
+            except LogitsError as error:
+                raise refusal(self._unknown, f"fails {AGAIN} ({error})") from error
+            if not same(again.to(answer), answer):
+                raise refusal(self._unknown, f"answers otherwise {AGAIN}")
+        self._asked = root
 
     def shape(self, scores: torch.Tensor) -> torch.Tensor:
         """Temperature, top-k, top-p, min-p and softmax: rows of scores f[rows, V] to laws of the same shape."""
@@ -109,17 +136,6 @@ class Warper:
                 "the logits processors left a row that is not a distribution (NaN, +inf, or no token possible)"
             )
         return laws
-
-
-def _call(processor: LogitsProcessor, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    name = type(processor).__name__
-    try:
-        processed = processor(ids, scores)
-    except Exception as error:
-        raise LogitsError(f"logits processor {name} raised {type(error).__name__}: {error}") from error
-    if not isinstance(processed, torch.Tensor) or processed.shape != scores.shape:
-        raise LogitsError(f"logits processor {name} must return scores of shape {list(scores.shape)}")
-    return processed
 
 
 class Prefixes:
