@@ -191,7 +191,8 @@ class Engine:
             raise OptionError(
                 "stop strings need a tokenizer; write Engine.from_pretrained(..., tokenizer=...) or stop_token_ids"
             )
-        if self.config.budget != 0:  # plain decoding calls processors as they expect
+        drafts = self.config.budget != 0
+        if drafts:  # else processors are called as they expect
             check_functions(params.logits_processors, ids, self.target.vocab_size, self.target.device)
         eos = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.eos)
         seed = fresh_seed() if params.seed is None else params.seed
@@ -203,7 +204,7 @@ class Engine:
             limit,
             eos,
             Noise(seed, params.sample),
-            Warper(params, len(ids), sorted(eos), self.target.device),
+            Warper(params, len(ids), sorted(eos), self.target.device, drafts),
             Detokenizer(self.tokenizer, ids, params.stop),
             self._plan(params.temperature),
         )

@@ -41,11 +41,12 @@ def decode_round(
     events = []
     for request, draft, tree, rows in zip(requests, drafts, trees, logits, strict=True):
         scores = request.warper.scores(rows, Prefixes.of_tree(request.tokens, tree))
-        request.warper.confirm(rows, scores, request.tokens)
         p = request.warper.shape_round(scores)
         clock.lap("warping")
         verdict = request.choice.rule.verdict(tree, p, request.noise, len(request.tokens))
         clock.lap("rule")
+        request.warper.confirm(rows, scores, request.tokens, tree, verdict.path)
+        clock.lap("warping")
         target.keep(request.text, verdict.path)
         drafter.observe(request, draft, verdict, scores, p)
         clock.lap("drafting")

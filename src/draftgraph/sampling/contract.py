@@ -3,7 +3,7 @@
 Plain decoding calls a processor once per token, in order, with one row. A draft has many continuations, those of equal length
 are asked about in one call, and most of them are rejected. So a prefix must get the same answer whatever was asked before it,
 and whatever is asked beside it. Questions to copies of the processors say so before the first draft. They cannot prove it, so
-`Warper.confirm` asks one more question after every round.
+`Warper.confirm` compares every emitted token's row with that of a copy which is called as in plain decoding.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from draftgraph.errors import LogitsError, OptionError
 from draftgraph.sampling.copies import copied
 from draftgraph.sampling.params import LogitsProcessor
 
-BRANCHES = 3
+BRANCHES = 6
 """Continuations of the prompt that are asked about."""
 REPEATS = 8
 """Times that the prompt is asked about at the end: some processors count their calls, and act on a later one."""
@@ -55,6 +55,7 @@ FUNCTIONS = (
     transformers.TopKLogitsWarper,
     transformers.TopPLogitsWarper,
     transformers.TypicalLogitsWarper,
+    transformers.WatermarkLogitsProcessor,
 )
 """Processors of transformers that are functions; asking them would only take time."""
 AGAIN = "when it is asked about the same text again: it keeps state from call to call, or draws random numbers"
@@ -125,7 +126,7 @@ def call(processor: LogitsProcessor, ids: torch.Tensor, scores: torch.Tensor) ->
 
 def same(first: torch.Tensor, second: torch.Tensor) -> bool:
     """Whether two answers are the same."""
-    return torch.allclose(first, second, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+    return torch.equal(first, second) or torch.allclose(first, second, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
 
 
 class _Check:
@@ -146,8 +147,7 @@ class _Check:
 
     @torch.inference_mode()
     def run(self) -> None:
-        alone, together = ([copied(processor) for processor in self.processors] for _ in range(2))
-        root: list[Path] = [()]
+        alone, root = self._copies(), [()]
         try:
             self._ask(alone, root, AGAIN)
         except LogitsError:
@@ -162,11 +162,17 @@ class _Check:
         deeper = branches[0] + self._likely(branches[0], 1)
         for path in (deeper, branches[0]):
             self._ask(alone, [path], AFTER)
-        self._ask(together, root, AGAIN)
-        for paths in (branches, branches[::-1], [deeper] * 2, branches[-1:] * 2):
+        for first in range(len(branches)):  # what reads only new ids takes those of the first row
+            together = self._copies()
+            self._ask(together, root, AGAIN)
+            self._ask(together, branches[first:] + branches[:first], BESIDE)
+        for paths in ([deeper] * 2, branches[-1:] * 2):
             self._ask(together, paths, BESIDE)
         for _ in range(REPEATS):
             self._ask(together, root, AGAIN)
+
+    def _copies(self) -> list[LogitsProcessor]:
+        return [copied(processor) for processor in self.processors]
 
     def _branches(self) -> list[Path]:
         """Continuations that are possible: likely ones, and a repetition of the prompt's last token."""
