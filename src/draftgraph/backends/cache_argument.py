@@ -17,7 +17,8 @@ CACHE = _NEW if _NEW in inspect.signature(GenerationMixin.prepare_inputs_for_gen
 """The name in what `generate` prepares and returns, and in the forwards of this transformers."""
 
 
-def cache_argument(forward: Callable[..., Any]) -> str:
-    """The name by which `forward` takes its cache. Code from a hub may be older or newer than transformers."""
-    parameters = inspect.signature(forward).parameters
-    return next((name for name in (CACHE, _NEW, _OLD) if name in parameters), CACHE)
+def cache_argument(*forwards: Callable[..., Any]) -> str:
+    """The name by which the first of `forwards` that names one takes its cache. Code from a hub may be older or newer than
+    transformers, and adapters may only pass on what they get."""
+    named = [inspect.signature(forward).parameters for forward in forwards]
+    return next((name for parameters in named for name in (CACHE, _NEW, _OLD) if name in parameters), CACHE)

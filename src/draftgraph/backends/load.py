@@ -2,33 +2,60 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from draftgraph.backends.check import Check
-from draftgraph.errors import ModelError, PairError
+from draftgraph.backends.support import COMPUTED
+from draftgraph.backends.wrapped import is_compiled, opened
+from draftgraph.errors import ModelError, OptionError, PairError, require
 
+Source = str | Path | torch.nn.Module
+"""A folder, a hub name, or a loaded model, which adapters may surround."""
+_LOADING = threading.Lock()
+"""Loading sets torch's default type for a while, and more that threads share: one model at a time."""
 PADDING, PADDING_SHARE = 64, 0.01
 """Vocabularies of one family differ by padding and a few added tokens: at most so many, or that share of the larger one."""
 
 
-def load_model(
-    source: str | Path | PreTrainedModel, dtype: str | torch.dtype | None, device: str | None
-) -> PreTrainedModel:
-    """A causal LM from a folder, a hub name, or as given.
+@overload
+def load_model(source: str | Path, dtype: str | torch.dtype | None, device: str | None) -> PreTrainedModel: ...
+@overload
+def load_model(source: Source, dtype: str | torch.dtype | None, device: str | None) -> torch.nn.Module: ...
+def load_model(source: Source, dtype: str | torch.dtype | None, device: str | None) -> torch.nn.Module:
+    """A causal LM from a folder or a hub name, in eval mode; a model that is loaded already comes back as it is.
 
     dtype None means float32 on a CPU (the only one in which wide and narrow forwards agree on every greedy token) and the
-    checkpoint's own elsewhere. Raises ModelError if the checkpoint is missing, corrupt or incomplete.
+    checkpoint's own elsewhere. Raises OptionError for an impossible dtype or device, and ModelError if `source` is nothing
+    that can be loaded, or the checkpoint is missing, corrupt or incomplete.
     """
-    if isinstance(source, PreTrainedModel):
-        return source.eval()
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    wanted = dtype or (torch.float32 if where.type == "cpu" else "auto")
+    if isinstance(source, torch.nn.Module):
+        if is_compiled(source):
+            logging.getLogger(__name__).warning(
+                "torch.compile is not used here: %s runs uncompiled, for passes differ in their number of rows",
+                type(opened(source).model).__name__,
+            )
+        return source
+    source = _folder_or_name(source)
+    where = _device(device)
+    wanted = _dtype(dtype) or (torch.float32 if where.type == "cpu" else "auto")
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(source, dtype=wanted, output_loading_info=True)
+        with _LOADING:
+            model, info = AutoModelForCausalLM.from_pretrained(source, dtype=wanted, output_loading_info=True)
     except Exception as error:
         raise ModelError(
             f"cannot load a causal language model from {str(source)!r}: {_first_line(error)}{_where(source)}"
@@ -38,13 +65,58 @@ def load_model(
         raise ModelError(
             f"the checkpoint {str(source)!r} lacks weights ({', '.join(wrong[:3])}, …); they would be random"
         )
-    return model.to(where).eval()
+    return model.to(where).eval()  # type: ignore[no-any-return]
 
 
-def load_tokenizer(source: str | Path | PreTrainedModel) -> Any | None:
+def _folder_or_name(source: object) -> str:
+    """Raises ModelError, with what to write instead, for anything that is neither."""
+    if isinstance(source, (str, os.PathLike)) and os.fspath(source):
+        return str(os.fspath(source))
+    hint = ""
+    if isinstance(source, PreTrainedTokenizerBase):
+        hint = "; a tokenizer goes into tokenizer=..."
+    elif isinstance(getattr(source, "model", None), torch.nn.Module):
+        hint = f"; write the model inside this {type(source).__name__}, its .model"
+    elif isinstance(source, PretrainedConfig):
+        hint = "; a configuration has no weights"
+    elif isinstance(source, Mapping):
+        hint = "; weights alone are no model: save them with a config.json, or load them into a model"
+    shown = repr(source) if source is None or isinstance(source, (str, bytes, int, float)) else "an object"
+    raise ModelError(
+        f"a model is a folder, a hub name or a loaded transformers model, not {shown[:60]} of type "
+        f"{type(source).__name__}{hint}"
+    )
+
+
+def _device(device: str | None) -> torch.device:
+    """The device that weights go to; None is the GPU if there is one. Raises OptionError if there is no such device."""
+    try:
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
+        raise OptionError(
+            f"device={device!r} is not possible here ({_first_line(error)}); write 'cpu', or leave it out"
+        ) from error
+    return where
+
+
+def _dtype(dtype: str | torch.dtype | None) -> str | torch.dtype | None:
+    """Raises OptionError for a type that weights cannot have."""
+    named: Any = dtype
+    if isinstance(dtype, str) and dtype != "auto":
+        named = getattr(torch, dtype.removeprefix("torch."), None)
+    require(
+        dtype is None or named == "auto" or named in COMPUTED,
+        "dtype", dtype, "'float32', 'bfloat16', 'float16', 'float64', 'auto' (the checkpoint's own), or leave it out",
+    )  # fmt: skip
+    return named  # type: ignore[no-any-return]
+
+
+def load_tokenizer(source: Source) -> Any | None:
     """The tokenizer that belongs to a model; None if there is none to be found."""
-    name = source.name_or_path if isinstance(source, PreTrainedModel) else str(source)
-    if not name or (isinstance(source, PreTrainedModel) and not Path(name).is_dir()):
+    loaded = isinstance(source, torch.nn.Module)
+    name = opened(source).model.name_or_path if isinstance(source, torch.nn.Module) else str(source)
+    if not name or (loaded and not Path(name).is_dir()):
         return None
     try:
         return read_tokenizer(name)

@@ -53,7 +53,7 @@ class ModelDrafter:
         self.table = TokenTable()
 
     def begin(self, request: Request) -> None:
-        text = self.model.open(len(request.tokens) + request.limit + 64)
+        text = self.model.open(len(request.tokens) + AHEAD)
         request.drafting = _State(text, Sources.of(self.edges, request.tokens, table=self.table))
 
     def propose(self, request: Request, limits: Limits) -> Draft:
