@@ -6,10 +6,8 @@ Along text that the target wrote at the temperature in question, acceptance can 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from draftgraph.engine.engine import Engine
 from draftgraph.errors import OptionError
@@ -35,36 +33,6 @@ class Text:
     @property
     def count(self) -> int:
         return len(self.tokens) - self.start
-
-
-def read_texts(path: Path) -> list[str]:
-    """The texts of a file: jsonl with a field "text", texts with blank lines between them, or one text per line.
-
-    Raises OptionError if the file cannot be read or holds no text.
-    """
-    try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"cannot read texts from {str(path)!r}: {error}; give a UTF-8 text file or .jsonl") from None
-    if path.suffix == ".jsonl":
-        texts = [_text_of(line, number, path) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
-    elif "\n\n" in content.strip():
-        texts = content.split("\n\n")
-    else:
-        texts = content.splitlines()
-    texts = [text for text in texts if text.strip()]
-    if not texts:
-        raise OptionError(
-            f"{str(path)!r} holds no text; give one text per line, or texts with blank lines between them"
-        )
-    return texts
-
-
-def _text_of(line: str, number: int, path: Path) -> str:
-    try:
-        return str(json.loads(line)["text"])
-    except (ValueError, KeyError, TypeError):
-        raise OptionError(f'line {number} of {str(path)!r} is not a JSON object with a field "text"') from None
 
 
 def natural_texts(texts: Sequence[Sequence[int]], window: int) -> list[Text]:
