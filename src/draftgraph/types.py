@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-
-import torch
+from typing import TYPE_CHECKING
 
 from draftgraph.errors import DraftError
+
+if TYPE_CHECKING:
+    import torch  # named only: the terminal draws trees without it
 
 FIXED = -1
 """`law_row` of a slot whose token is a point mass: deterministic, merged, retrieved or already looked at."""

@@ -46,7 +46,7 @@ from draftgraph.request.result import Result
 from draftgraph.request.stats import Stats
 from draftgraph.sampling.params import SamplingParams
 
-_LOADING = ("tokenizer", "dtype", "device", "config")
+_LOADING = ("tokenizer", "dtype", "device", "config", "trust_remote_code")
 """Options of `Engine.from_pretrained` that are not fields of `Config`."""
 _FORGOTTEN = ("streamer", "synced_gpus", "assistant_model", "assistant_tokenizer")
 

@@ -6,8 +6,9 @@ Along text that the target wrote at the temperature in question, acceptance can 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from draftgraph.engine.engine import Engine
 from draftgraph.errors import OptionError
@@ -33,6 +34,21 @@ class Text:
     @property
     def count(self) -> int:
         return len(self.tokens) - self.start
+
+
+def laid_out(messages: Sequence[Mapping[str, str]], tokenizer: Any) -> list[int]:
+    """Token ids of a chat as the tokenizer's template lays it out, up to where the answer begins.
+
+    Raises OptionError if the template fails.
+    """
+    try:
+        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template is a program of the checkpoint's
+        raise OptionError(
+            f"the tokenizer's chat template cannot lay out {len(messages)} messages ({type(error).__name__}: {error}); "
+            "correct it in the target's folder, or give prompts without turns"
+        ) from error
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def natural_texts(texts: Sequence[Sequence[int]], window: int) -> list[Text]:

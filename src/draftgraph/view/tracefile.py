@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,9 +58,12 @@ class Trace:
         return {"format": FORMAT, "version": VERSION, **asdict(self)}
 
 
-def make_trace(result: Result, prompt: str, tokenizer: Any) -> Trace:
-    """The trace of a request that `tokenizer` encoded and decodes."""
-    before = list(tokenizer(prompt)["input_ids"])
+def make_trace(result: Result, prompt: str, tokenizer: Any, before: Sequence[int] | None = None) -> Trace:
+    """The trace of a request that `tokenizer` decodes.
+
+    before  token ids of the prompt; None if `tokenizer` encoded it as it is.
+    """
+    before = list(tokenizer(prompt)["input_ids"] if before is None else before)
     named = {token for record in result.rounds for token in (*record.tokens, record.bonus)}
     return Trace(
         prompt,
