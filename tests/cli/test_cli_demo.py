@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typer.testing import CliRunner
 
-from draftgraph.cli import app, demo
+from draftgraph.cli import app
+from draftgraph.cli.work import demo
 
 
 def test_the_demo_shows_the_same_text_twice_with_both_speeds_and_a_picture(monkeypatch):

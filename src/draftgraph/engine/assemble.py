@@ -24,14 +24,15 @@ def make_drafter(
     tokenizer: Any | None,
     dtype: str | torch.dtype | None,
     device: str | None,
+    trust_remote_code: bool = False,
 ) -> tuple[Drafter, int | None]:
     """The drafter that the config asks for, and its context window (None if it has none)."""
     if draft_model is None:
         return LookupDrafter(config, _prediction(target, config, tokenizer)), None
     if config.prediction is not None:
         raise OptionError("prediction is for drafter='text', which has no draft_model; leave out one of them")
-    drafter = HFModel(load_model(draft_model, dtype, device))
-    check_pair(target, drafter, tokenizer, load_tokenizer(draft_model))
+    drafter = HFModel(load_model(draft_model, dtype, device, trust_remote_code))
+    check_pair(target, drafter, tokenizer, load_tokenizer(draft_model, trust_remote_code))
     if drafter.model is not target.model:
         probe(drafter)
     return ModelDrafter(drafter, config, target.vocab_size), drafter.context_window

@@ -67,6 +67,7 @@ class Engine:
         dtype: str | torch.dtype | None = None,
         device: str | None = None,
         config: Config | None = None,
+        trust_remote_code: bool = False,
         **options: Any,
     ) -> Engine:
         """An engine from folders, hub names or loaded transformers models.
@@ -74,6 +75,7 @@ class Engine:
         draft_model  the drafter (alias: assistant_model); without one, continuations are looked up in the text.
         tokenizer    needed for text prompts if `target` is a loaded model without a folder.
         dtype        of weights loaded here; None is float32 on a CPU. device  None is the GPU if there is one.
+        trust_remote_code  whether code that comes with the models may run. Without it such models are refused.
         options      fields of `Config`, e.g. budget=16, structure="tree", rule="agree", and the ecosystem's aliases.
 
         Raises ModelError, PairError, OptionError before any token is generated.
@@ -88,10 +90,10 @@ class Engine:
             raise OptionError(
                 f"drafter={chosen.drafter!r} drafts without a model; leave out draft_model, or write drafter='model'"
             )
-        model = HFModel(load_model(target, dtype, device))
-        tokenizer = tokenizer if tokenizer is not None else load_tokenizer(target)
+        model = HFModel(load_model(target, dtype, device, trust_remote_code))
+        tokenizer = tokenizer if tokenizer is not None else load_tokenizer(target, trust_remote_code)
         probe(model)
-        drafter, window = make_drafter(model, draft_model, chosen, tokenizer, dtype, device)
+        drafter, window = make_drafter(model, draft_model, chosen, tokenizer, dtype, device, trust_remote_code)
         return cls(model, drafter, chosen, tokenizer, eos_ids(model.model, tokenizer), window)
 
     @overload

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from draftgraph.request.result import Result
 from draftgraph.view.printing import pieces
-from draftgraph.view.terminal import printable, tokens_per_second, transcript
+from draftgraph.view.terminal import tokens_per_second, transcript
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def side_by_side(plain: Side, drafted: Side, prompt: str, tokenizer: Any) -> Tab
         table.add_column(side.title, ratio=1, overflow="fold")
     texts = [
         Text.assemble(
-            (printable(prompt), "dim"),
+            (prompt, "dim"),
             transcript(side.shown.rounds, pieces(tokenizer, before, side.shown.token_ids)),
         )
         for side in (plain, drafted)
