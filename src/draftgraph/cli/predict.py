@@ -18,7 +18,6 @@ from draftgraph.lab.pair import Pair
 from draftgraph.lab.predict import report as predictions
 from draftgraph.lab.predict.prediction import Prediction, measure, predict
 from draftgraph.lab.predict.rows import read_rows
-from draftgraph.lab.predict.speed import measure_costs
 from draftgraph.lab.texts import Text, natural_texts, own_texts, read_texts
 from draftgraph.view.status import silent_loading, status
 
@@ -50,7 +49,7 @@ def predict_command(
         float, typer.Option(help="Drop tokens below this share of the best.", rich_help_panel=SAMPLING)
     ] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the target's texts.", rich_help_panel=SAMPLING)] = 0,
-    speed: Annotated[bool, typer.Option(help="Measure what passes cost here, and predict speed.")] = True,
+    speed: Annotated[bool, typer.Option(help="Predict speed, by what passes cost here.")] = True,
     measure_too: Annotated[bool, typer.Option("--measure", help="Run the engine as well, and compare.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)] = False,
@@ -99,8 +98,8 @@ def _predict(
         source, texts = "own", own_texts(pair.engine(budget=0), prompts, params)
     tell(f"reading {len(texts)} texts with both models")
     rows = read_rows(pair.target, pair.drafter, texts, params, pair.vocab)
-    tell("measuring passes")
-    costs = measure_costs(pair.engine, texts[0].tokens[:64], params.temperature) if speed else None
+    tell("measuring what rounds cost, once per pair and machine")
+    costs = pair.engine().costs.at(params.temperature) if speed else None
     prediction = predict(rows, source, params.temperature, costs, tell)
     if measured:
         again = replace(params, seed=(params.seed or 0) + 1)
