@@ -131,6 +131,29 @@ class TokenTree:
     def path_tokens(self, node: int) -> list[int]:
         return [self.tokens[i] for i in self.path(node)]
 
+    def target_probabilities(self, p: torch.Tensor) -> list[float]:
+        """p(token | prefix) of every node; p f[N + 1, V] with row 0 at the root and row i + 1 at node i."""
+        return _entries(p, [parent + 1 for parent in self.parents], self.tokens)
+
+    def draft_probabilities(self) -> list[float | None]:
+        """The probability of every node's token under the law that it was drawn from; None for FIXED slots."""
+        sampled = [node for node in range(len(self)) if self.law_row[node] != FIXED]
+        found: list[float | None] = [None] * len(self)
+        if self.laws is not None:
+            values = _entries(self.laws, [self.law_row[n] for n in sampled], [self.tokens[n] for n in sampled])
+            for node, value in zip(sampled, values, strict=True):
+                found[node] = value
+        return found
+
+
+def _entries(rows: torch.Tensor, numbers: Sequence[int], tokens: Sequence[int]) -> list[float]:
+    """rows[numbers[i], tokens[i]] for every i, read together."""
+    if not len(tokens):
+        return []
+    index = torch.tensor([list(numbers), list(tokens)], device=rows.device)
+    values: list[float] = rows[index[0], index[1]].tolist()
+    return values
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -146,10 +169,22 @@ class Outcome:
     stop: Sequence[float]
     bonus: Callable[[int], torch.Tensor]
 
+    def masses(self, tree: TokenTree) -> list[float]:
+        """Per node, the probability that the accepted path passes through it: it stops there or below."""
+        masses = list(self.stop[1:])
+        for node in range(len(tree) - 1, -1, -1):
+            if tree.parents[node] != ROOT:
+                masses[tree.parents[node]] += masses[node]
+        return masses
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a rule decided: the accepted nodes from the root down, and the bonus token that follows them."""
+    """What a rule decided: the accepted nodes from the root down, and the bonus token that follows them.
+
+    masses  per node, the probability with which the rule let the accepted path pass through it, given the draft.
+    """
 
     path: tuple[int, ...]
     token: int
+    masses: Sequence[float] = ()

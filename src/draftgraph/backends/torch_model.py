@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from draftgraph.backends.base import CacheHandle, Feed
+from draftgraph.backends.cache_argument import cache_argument
 from draftgraph.backends.cells import CellPool
 from draftgraph.backends.check import Check
 from draftgraph.backends.support import refuse_unsupported
@@ -32,6 +33,7 @@ class HFModel:
         self.name = type(model).__name__
         self.config = model.config.get_text_config(decoder=True)
         self.cache = CellPool(self.config.num_hidden_layers)
+        self.cache_argument = cache_argument(model.forward)
 
     @property
     def vocab_size(self) -> int:
@@ -84,9 +86,9 @@ class HFModel:
                 input_ids=torch.tensor([tokens], device=self.device),
                 attention_mask=torch.from_numpy(mask).to(self.device, self.model.dtype)[None, None],
                 position_ids=torch.tensor([positions], device=self.device),
-                past_key_values=self.cache,
                 use_cache=True,
                 logits_to_keep=_wanted(batch),
+                **{self.cache_argument: self.cache},
             ).logits[0]
         except BaseException:
             self.cache.wipe()

@@ -13,11 +13,14 @@ from draftgraph.request.state import Request
 from draftgraph.types import FIXED, Verdict
 
 
-def commit(request: Request, draft: Draft, verdict: Verdict, logits: torch.Tensor, scores: torch.Tensor) -> Event:
+def commit(
+    request: Request, draft: Draft, verdict: Verdict, logits: torch.Tensor, scores: torch.Tensor, p: torch.Tensor
+) -> Event:
     """Emit the accepted path and the bonus token, one token at a time, until something ends the text.
 
     logits  f[N + 1, V] the target's raw rows, for log-probabilities.
     scores  f[N + 1, V] the same rows after everything that depends on the prefix.
+    p       f[N + 1, V] the target's laws, which the verdict was drawn from.
     """
     tree = draft.tree
     tokens = [*(tree.tokens[node] for node in verdict.path), verdict.token]
@@ -44,6 +47,9 @@ def commit(request: Request, draft: Draft, verdict: Verdict, logits: torch.Tenso
         draft.num_evaluations,
         request.clock.seconds,
         draft.reason,
+        tree.target_probabilities(p),
+        tree.draft_probabilities(),
+        verdict.masses,
     )
     request.rounds.append(record)
     _count(request, draft, verdict, accepted)

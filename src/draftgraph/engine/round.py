@@ -48,7 +48,7 @@ def decode_round(
         target.keep(request.text, verdict.path)
         drafter.observe(request, draft, verdict, scores, p)
         clock.lap("drafting")
-        events.append(commit(request, draft, verdict, rows, scores))
+        events.append(commit(request, draft, verdict, rows, scores, p))
         clock.lap("commit")
     for request in requests:
         request.tally.add_seconds(clock)

@@ -16,9 +16,10 @@ from transformers import (
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 
+from draftgraph.backends.cache_argument import CACHE
 from draftgraph.errors import OptionError
 
-_PREPARED = {"attention_mask", "position_ids", "cache_position", "past_key_values", "use_cache", "logits_to_keep"}
+_PREPARED = {"attention_mask", "position_ids", "cache_position", CACHE, "use_cache", "logits_to_keep"}
 """Model inputs that `generate` prepares; the engine makes its own from the prompt."""
 
 
@@ -75,9 +76,9 @@ def refuse_inputs(model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
         raise _refusal(
             f"an encoder-decoder ({type(model).__name__})", "it decodes causal (decoder-only) language models"
         )
-    cache = inputs.get("past_key_values")
+    cache = inputs.get(CACHE)
     if cache is not None and (getattr(cache, "_is_user_defined", False) or cache.get_seq_length() > 0):
-        raise _refusal("past_key_values", "it has a cache of its own; pass the whole text as input_ids")
+        raise _refusal(CACHE, "it has a cache of its own; pass the whole text as input_ids")
     if inputs.get("assistant_model") is not None:
         raise _refusal("assistant_model beside a drafter of its own", _OURS)
     if inputs.get("synced_gpus"):

@@ -60,7 +60,7 @@ def custom_generate(draft_model: str | Path | PreTrainedModel | None = None, **o
     Logits processors, stopping criteria, streamer, seeds (`torch.manual_seed`), batches padded on the left and
     `return_dict_in_generate` (with scores and logits) work as in transformers. Processors are called for several
     drafted prefixes at once, so they must treat rows alike; stopping criteria after every token, row by row, with ids
-    of shape [1, length]. The returned dict has no `past_key_values`, and has `stats`, one per row. Keep the callable
+    of shape [1, length]. The returned dict has no cache, and has `stats`, one per row. Keep the callable
     for further calls: it keeps what was loaded and checked for each model.
 
     Raises OptionError for a wrong option here, and from `generate` for what cannot be honoured.
@@ -237,8 +237,8 @@ def _for_row(processor: LogitsProcessor, row: int, rows: int) -> LogitsProcessor
     elif isinstance(own, EncoderNoRepeatNGramLogitsProcessor):
         own.generated_ngrams, own.batch_size = [own.generated_ngrams[row * own.batch_size // rows]], 1
     elif isinstance(own, PrefixConstrainedLogitsProcessor):
-        allowed = own._prefix_allowed_tokens_fn
-        own._prefix_allowed_tokens_fn, own._num_beams = lambda _, ids: allowed(row, ids), 1
+        allowed, prompt = own._prefix_allowed_tokens_fn, row // own._num_beams
+        own._prefix_allowed_tokens_fn, own._num_beams = lambda _, ids: allowed(prompt, ids), 1
     return own
 
 

@@ -41,13 +41,9 @@ class WalkRule(Rule):
 
 def _chances(tree: TokenTree, p: torch.Tensor) -> list[float]:
     """p(token | prefix) of every node; 0 for a node that repeats a sibling, of which the first is followed."""
-    if not len(tree):
-        return []
-    index = torch.tensor([[parent + 1 for parent in tree.parents], list(tree.tokens)], device=p.device)
     seen: set[tuple[int, int]] = set()
     chances: list[float] = []
-    values = p[index[0], index[1]].tolist()
-    for parent, token, value in zip(tree.parents, tree.tokens, values, strict=True):
+    for parent, token, value in zip(tree.parents, tree.tokens, tree.target_probabilities(p), strict=True):
         chances.append(0.0 if (parent, token) in seen else value)
         seen.add((parent, token))
     return chances
