@@ -17,7 +17,7 @@ from pathlib import Path
 
 PACKAGE = "draftgraph"
 LAYERS = (
-    ("errors", "types"),
+    ("errors", "types", "values", "token_ids"),
     ("sampling",),
     ("verification",),
     ("config",),
