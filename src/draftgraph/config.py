@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from numbers import Integral
 from typing import Any
 
-from draftgraph.errors import OptionError, require, unknown_name
+from draftgraph.errors import OptionError, PromptError, brief, require, unknown_name
+from draftgraph.token_ids import token_ids
+from draftgraph.values import as_integer, as_list, has_surrogates
 from draftgraph.verification.base import Rule
 from draftgraph.verification.example import CHILDREN, SAMPLED_CHILDREN, takes
 from draftgraph.verification.registry import get_rule
@@ -22,6 +23,13 @@ ALIASES = {
     "method": "drafter",
 }
 """Names of transformers and vLLM that are accepted for ours."""
+_COUNTS: dict[str, tuple[int, tuple[str | None, ...]]] = {
+    "budget": (0, ("auto",)),
+    "num_speculative_tokens": (1, (None,)),
+    "read_ahead": (0, ("auto",)),
+    "gsd_match": (-1, ()),
+}
+"""Options that count something: the least count, and what may stand instead."""
 
 
 @dataclass(frozen=True)
@@ -74,55 +82,37 @@ class Config:
     gsd_match: int = 1
 
     def __post_init__(self) -> None:
-        if self.budget != "auto":
-            require(
-                isinstance(self.budget, int) and self.budget >= 0, "budget", self.budget, "an integer >= 0, or 'auto'"
-            )
-        if self.structure != "auto" and self.structure not in STRUCTURES:
-            raise unknown_name("structure", self.structure, (*STRUCTURES, "auto"))
-        if self.rule != "auto":
+        for name, (least, others) in _COUNTS.items():
+            self._read_count(name, least, others)
+        for name, known in (("structure", (*STRUCTURES, "auto")), ("children", (*CHILDREN, "auto"))):
+            if not _is_one_of(getattr(self, name), known):
+                raise unknown_name(name, getattr(self, name), known)
+        if not _is_one_of(self.rule, ("auto",)):
             get_rule(self.rule)
-        if self.children != "auto" and self.children not in CHILDREN:
-            raise unknown_name("children", self.children, (*CHILDREN, "auto"))
-        if self.drafter is not None and self.drafter not in DRAFTERS:
+        if self.drafter is not None and not _is_one_of(self.drafter, DRAFTERS):
             raise unknown_name("drafter", self.drafter, DRAFTERS)
-        if self.edges != "auto":
-            names = (self.edges,) if isinstance(self.edges, str) else self.edges
-            require(isinstance(names, Iterable), "edges", names, "names of edge sources, or 'auto'")
-            object.__setattr__(self, "edges", tuple(dict.fromkeys(names)))
-            for name in self.edges:
-                if name not in EDGES:
-                    raise unknown_name("edge source", name, (*EDGES, "auto"))
-        ahead = self.read_ahead
-        require(
-            ahead == "auto" or (isinstance(ahead, Integral) and ahead >= 0),
-            "read_ahead",
-            ahead,
-            "an integer >= 0, or 'auto'",
-        )
-        depth = self.num_speculative_tokens
-        require(
-            depth is None or (isinstance(depth, Integral) and depth >= 1),
-            "num_speculative_tokens",
-            depth,
-            "an integer >= 1, or None",
-        )
+        if not _is_one_of(self.edges, ("auto",)):
+            self._set("edges", _edge_names(self.edges))
+        if self.prediction is not None:
+            self._set("prediction", _prediction(self.prediction))
         if self.branching is not None:
-            shaped = isinstance(self.branching, Iterable) and all(isinstance(k, Integral) for k in self.branching)
-            require(shaped, "branching", self.branching, "a tuple of child counts >= 1, one per depth")
-            object.__setattr__(self, "branching", tuple(self.branching))
-            require(
-                len(self.branching) > 0 and all(k >= 1 for k in self.branching),
-                "branching",
-                self.branching,
-                "a tuple of child counts >= 1, one per depth",
-            )
+            self._set("branching", _child_counts(self.branching))
         self._refuse_unsound()
 
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _read_count(self, name: str, least: int, others: Sequence[str | None]) -> None:
+        """Make a Python int of an option that counts something, unless it is one of `others`."""
+        given = getattr(self, name)
+        if (given is None or isinstance(given, str)) and given in others:
+            return
+        count = as_integer(given)
+        possible = ", or ".join([f"an integer >= {least}", *map(repr, others)])
+        require(count is not None and count >= least, name, given, possible)
+        self._set(name, count)
+
     def _refuse_unsound(self) -> None:
-        require(
-            isinstance(self.gsd_match, int) and self.gsd_match >= -1, "gsd_match", self.gsd_match, "an integer >= -1"
-        )
         if self.resolved_rule.continues:
             raise OptionError(
                 f"rule {self.resolved_rule.name!r} re-targets later positions, and every round here starts from the plain "
@@ -256,3 +246,33 @@ class Config:
                 {"standard": "token"}.get(value, value) if name == "rule" and isinstance(value, str) else value
             )
         return replace(self, **named)
+
+
+def _is_one_of(value: object, names: Sequence[str]) -> bool:
+    return isinstance(value, str) and value in names
+
+
+def _edge_names(given: Any) -> tuple[str, ...]:
+    names = [given] if isinstance(given, str) else as_list(given)
+    require(names is not None, "edges", given, "names of edge sources, or 'auto'")
+    for name in names or ():
+        if not _is_one_of(name, EDGES):
+            raise unknown_name("edge source", name, (*EDGES, "auto"))
+    return tuple(dict.fromkeys(names or ()))
+
+
+def _child_counts(given: Any) -> tuple[int, ...]:
+    counts = [as_integer(count) for count in as_list(given) or [None]]
+    held = all(count is not None and count >= 1 for count in counts)
+    require(held, "branching", given, "a tuple of child counts >= 1, one per depth")
+    return tuple(count for count in counts if count is not None)
+
+
+def _prediction(given: Any) -> str | tuple[int, ...]:
+    if isinstance(given, str):
+        require(not has_surrogates(given), "prediction", given, "a text without lone surrogates")
+        return given
+    try:
+        return tuple(token_ids(given))
+    except PromptError as error:
+        raise OptionError(f"prediction={brief(given)} is not possible: {error}; write a text, or token ids") from error

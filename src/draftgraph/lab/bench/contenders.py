@@ -110,7 +110,8 @@ class Ours:
         """
         self.name = name
         drafter = None if options.get("drafter") in ("lookup", "text") else pair.drafter
-        self.engine = Engine.from_pretrained(pair.target, draft_model=drafter, tokenizer=pair.tokenizer, **options)
+        options |= {"tokenizer": pair.tokenizer, "generation_config": GenerationConfig()}  # as `endless` does
+        self.engine = Engine.from_pretrained(pair.target, draft_model=drafter, **options)
         self.params = SamplingParams(max_new_tokens=task.tokens, temperature=task.temperature, ignore_eos=True)
         self.lossless = self.engine.choice(self.params).rule.lossless
 

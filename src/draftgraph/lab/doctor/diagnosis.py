@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from draftgraph.budget.costs import Costs
 from draftgraph.engine.engine import Engine
@@ -155,8 +156,9 @@ def diagnose(
     """
     begun = time.perf_counter()
     pair = None if checkup.drafter is None else checkup.pair()
-    lookup = Engine.from_pretrained(_loaded(checkup), tokenizer=checkup.target.tokenizer)
-    plain = Engine.from_pretrained(_loaded(checkup), tokenizer=checkup.target.tokenizer, budget=0)
+    alike: dict[str, Any] = {"tokenizer": checkup.target.tokenizer, "generation_config": GenerationConfig()}
+    lookup = Engine.from_pretrained(_loaded(checkup), **alike)
+    plain = Engine.from_pretrained(_loaded(checkup), **alike, budget=0)
     given = [] if own is None else [own.way(checkup, params)]
     prompts = asked.ids
     tell("warming up")
