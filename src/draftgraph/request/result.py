@@ -60,6 +60,8 @@ class Stream(Iterator[Event]):
     def __next__(self) -> Event:
         with self._turn:
             try:
+                if self._closed:
+                    self._events.close()
                 event = next(self._events)
                 if self._closed:  # by the request's own callback, in the midst of the round
                     self._events.close()
@@ -69,14 +71,19 @@ class Stream(Iterator[Event]):
                 raise
 
     def close(self) -> None:
-        with self._turn:
-            self._closed = True
-            try:
-                if getgeneratorstate(self._events) != GEN_RUNNING:
+        try:
+            with self._turn:
+                self._closed = True
+                if not self._running:
                     self._events.close()
-            finally:
-                if getgeneratorstate(self._events) != GEN_RUNNING:
-                    self._free()
+        finally:
+            if not self._running:
+                self._free()
+
+    @property
+    def _running(self) -> bool:
+        """Whether a round is under way: in another thread, or in this one, which calls from within it."""
+        return getgeneratorstate(self._events) == GEN_RUNNING
 
     def result(self) -> Result:
         """What the request has produced so far; its `finish_reason` is None until it is finished."""
