@@ -12,13 +12,13 @@ from transformers import PreTrainedModel
 
 from draftgraph.backends.load import eos_ids, load_model, load_tokenizer
 from draftgraph.backends.torch_model import HFModel, probe
-from draftgraph.budget.automatic import DEPTH, WIDTHS, AutoBudget
+from draftgraph.budget.automatic import DEPTH, AutoBudget
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.limits import limits
-from draftgraph.config import Config
-from draftgraph.draft.base import Drafter
-from draftgraph.draft.model import ModelDrafter
+from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.proposal import failing
 from draftgraph.engine.assemble import make_drafter
+from draftgraph.engine.config import Config
 from draftgraph.engine.pair_costs import pair_costs
 from draftgraph.engine.prompts import Prompt, encode, is_batch
 from draftgraph.engine.round import decode_round
@@ -47,10 +47,8 @@ class Engine:
         config: Config,
         tokenizer: Any | None,
         eos: frozenset[int],
-        draft_window: int | None = None,
     ) -> None:
         self.target, self.drafter, self.config, self.tokenizer, self.eos = target, drafter, config, tokenizer, eos
-        self.draft_window = draft_window
 
     @classmethod
     def from_pretrained(
@@ -80,14 +78,13 @@ class Engine:
         if draft_model is None and chosen.drafter == "model":
             raise OptionError("drafter='model' needs a draft_model; write draft_model=..., or drafter='lookup'")
         if draft_model is not None and chosen.drafter not in (None, "model"):
-            raise OptionError(
-                f"drafter={chosen.drafter!r} drafts without a model; leave out draft_model, or write drafter='model'"
-            )
+            asked = chosen.own_drafter.name if chosen.own_drafter is not None else repr(chosen.drafter)
+            raise OptionError(f"drafter={asked} drafts without it; leave out draft_model, or write drafter='model'")
         model = HFModel(load_model(target, dtype, device))
         tokenizer = tokenizer if tokenizer is not None else load_tokenizer(target)
         probe(model)
-        drafter, window = make_drafter(model, draft_model, chosen, tokenizer, dtype, device)
-        return cls(model, drafter, chosen, tokenizer, eos_ids(model.model, tokenizer), window)
+        drafter = make_drafter(model, draft_model, chosen, tokenizer, dtype, device)
+        return cls(model, drafter, chosen, tokenizer, eos_ids(model.model, tokenizer))
 
     @overload
     def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> Result: ...  # type: ignore[overload-overlap]
@@ -126,27 +123,34 @@ class Engine:
 
         Raises OptionError if the rule that was asked for does not verify the drafts that there would be.
         """
-        return choose(self.config, params.temperature, has_model=isinstance(self.drafter, ModelDrafter))
+        return choose(self.config, params.temperature, self.drafter)
 
     def _run(self, request: Request) -> Generator[Event, None, None]:
-        bounds = partial(limits, self.config, window=self.target.context_window)
+        asked = self.config.budget, self.config.num_speculative_tokens
+        bounds = partial(limits, *asked, window=self.target.context_window)
+        begun = False
         try:
             request.text = self.target.open(len(request.tokens) + request.limit + 64)
-            self.drafter.begin(request)
+            with failing(self.drafter, "beginning"):
+                begun = True
+                self.drafter.begin(request)
             while request.finish_reason is None:
                 yield decode_round([request], self.drafter, self.target, bounds)[0]
                 seen = self.drafter.overlap(request)
                 request.choice = reconsider(request.choice, self.config, request.params.temperature, seen)
         finally:
-            if request.drafting is not None:
-                self.drafter.end(request)
-            self.target.close(request.text)
+            try:
+                if begun:
+                    with failing(self.drafter, "ending"):
+                        self.drafter.end(request)
+            finally:
+                self.target.close(request.text)
 
     def _result(self, request: Request) -> Result:
         choice = request.choice
         stats = request.tally.stats(
             rule=choice.rule.name,
-            structure=choice.structure,
+            structure=choice.structure.name,
             lossless=choice.rule.lossless,
             prompt=request.prompt_length,
             output=len(request.output),
@@ -184,16 +188,17 @@ class Engine:
             Noise(seed, params.sample),
             Warper(params, len(ids), sorted(eos), self.target.device),
             Detokenizer(self.tokenizer, ids, params.stop),
+            self.target.vocab_size,
             self._plan(params.temperature),
         )
 
     def _plan(self, temperature: float) -> Plan | None:
-        if self.config.budget != "auto" or self.config.branching is not None:
+        structure, copies = self.config.resolved_structure, bool(self.drafter.edges)
+        if self.config.budget != "auto" or structure.shape is not None:
             return None
         depth = self.config.num_speculative_tokens or DEPTH
-        width = WIDTHS.get(self.config.resolved_structure)
-        copies = bool(getattr(self.drafter, "edges", ()))
-        return AutoBudget(self.costs.at(temperature), depth, isinstance(self.drafter, ModelDrafter), copies, width).plan
+        computes = self.drafter.model is not None or not copies
+        return AutoBudget(self.costs.at(temperature), depth, computes, copies, structure.nodes_per_level).plan
 
     @cached_property
     def costs(self) -> Costs:
@@ -214,13 +219,15 @@ class Engine:
                 f"at most {window - 1} leave room for an answer. Shorten the prompt"
             )
         limit = params.max_new_tokens if window is None else min(params.max_new_tokens, window - prompt)
-        if self.draft_window is not None and prompt + limit > self.draft_window:
-            room = self.draft_window - prompt
+        model = self.drafter.model
+        draft_window = None if model is None else model.context_window
+        if draft_window is not None and prompt + limit > draft_window:
+            room = draft_window - prompt
             what = (
                 f"prompt ({prompt}) and max_new_tokens ({limit}) need {prompt + limit} positions, but the drafter's window is "
-                f"{self.draft_window}; write max_new_tokens={room}"
+                f"{draft_window}; write max_new_tokens={room}"
                 if room > 0
-                else f"the prompt has {prompt} tokens, beyond the drafter's window of {self.draft_window}; shorten it"
+                else f"the prompt has {prompt} tokens, beyond the drafter's window of {draft_window}; shorten it"
             )
             raise PromptError(f"{what}, or use a drafter with a longer window, or drafter='lookup'")
         return limit

@@ -50,7 +50,7 @@ class Warper:
     """The warping of one request; one object shapes p, q and the bonus row alike."""
 
     def __init__(self, params: SamplingParams, prompt_length: int, eos: Sequence[int], device: torch.device) -> None:
-        self.temperature = params.temperature
+        self.temperature, self.device = params.temperature, device
         self._prefixed = _prefixed(params, prompt_length, eos, device)
         self._filters = Filters(params.top_k, params.top_p, params.min_p)
         self._buffer = torch.empty(0)

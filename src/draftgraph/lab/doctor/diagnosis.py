@@ -19,7 +19,7 @@ from draftgraph.engine.engine import Engine
 from draftgraph.errors import OptionError
 from draftgraph.lab.doctor.checks import Checkup
 from draftgraph.lab.pair import Pair
-from draftgraph.lab.predict.prediction import Prediction, Row, Tell, predict
+from draftgraph.lab.predict.prediction import Prediction, Row, Tell, predict, written
 from draftgraph.lab.predict.rows import read_rows
 from draftgraph.lab.predict.speed import measure_costs
 from draftgraph.lab.texts import own_texts
@@ -77,7 +77,10 @@ class Finding:
         return "yes" if self.chosen.speedup.low >= 1.0 else "mostly"
 
     def to_dict(self) -> dict[str, Any]:
-        rows = [{**asdict(one), "break_even": one.break_even} for one in (*self.tried, self.chosen)]
+        rows = [
+            {**asdict(one), "options": written(one.options), "break_even": one.break_even}
+            for one in (*self.tried, self.chosen)
+        ]
         profile = None if self.prediction is None else self.prediction.profile
         return {
             "temperature": self.temperature,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from draftgraph.budget.costs import Costs
+from draftgraph.draft.structures.tree import Tree
 from draftgraph.engine.engine import Engine
 from draftgraph.lab.predict.acceptance import Plan, over_texts, survival
 from draftgraph.lab.predict.estimate import Estimate, ratio
@@ -74,7 +75,7 @@ class Prediction:
         return max(self.rows, key=lambda row: row.tokens.value if row.pace is None else row.pace.speedup)
 
     def to_dict(self) -> dict[str, Any]:
-        rows = [{**asdict(row), "off": row.off} for row in self.rows]
+        rows = [{**asdict(row), "options": written(row.options), "off": row.off} for row in self.rows]
         return {
             "temperature": self.temperature,
             "source": self.source,
@@ -83,8 +84,13 @@ class Prediction:
             "surrogate": {"chain": CHECKED_DEPTH, **asdict(self.surrogate)},
             "by_depth": list(self.by_depth),
             "costs": None if self.costs is None else self.costs.to_dict(),
-            "best": {"draft": self.best.draft, "rule": self.best.rule, "options": dict(self.best.options)},
+            "best": {"draft": self.best.draft, "rule": self.best.rule, "options": written(self.best.options)},
         }
+
+
+def written(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options in plain types, for `json.dumps`: objects as the calls that make them."""
+    return {name: value if isinstance(value, str | int | None) else repr(value) for name, value in options.items()}
 
 
 def predict(rows: PairRows, source: str, temperature: float, costs: Costs | None, tell: Tell) -> Prediction:
@@ -120,20 +126,20 @@ def exact_plans(greedy: bool) -> list[tuple[Plan, dict[str, Any]]]:
             options: dict[str, Any] = {"structure": "chain", "budget": depth, "num_speculative_tokens": depth}
             plans.append((Plan(rule, (1,) * depth, children), options | {"rule": rule}))
     for shape in SHAPES:
-        tree: dict[str, Any] = {"structure": "tree", "branching": shape}
-        plans.append((Plan("walk", shape, "fixed"), tree | {"rule": "walk"}))
+        plans.append((Plan("walk", shape, "fixed"), {"structure": Tree(shape), "rule": "walk"}))
         if not greedy:
             for children in ("without_replacement", "hybrid"):
-                plans.append((Plan("recursive", shape, children), tree | {"rule": "recursive", "children": children}))
+                tree = {"structure": Tree(shape, children), "rule": "recursive"}
+                plans.append((Plan("recursive", shape, children), tree))
     return plans
 
 
 def tree_plans(greedy: bool) -> list[tuple[TreePlan, dict[str, Any]]]:
     """Drafts that need rows off the text. At temperature 0 a fixed shape is walked, which is exact already."""
-    common: dict[str, Any] = {"structure": "tree", "rule": "layer"}
     shapes = () if greedy else SHAPES
-    shaped = [(TreePlan.of_shape(shape), common | {"branching": shape}) for shape in shapes]
-    return [*shaped, *((TreePlan.of_budget(budget), common | {"budget": budget}) for budget in BUDGETS)]
+    shaped = [(TreePlan.of_shape(shape), {"structure": Tree(shape), "rule": "layer"}) for shape in shapes]
+    free: dict[str, Any] = {"structure": "tree", "rule": "layer"}
+    return [*shaped, *((TreePlan.of_budget(budget), free | {"budget": budget}) for budget in BUDGETS)]
 
 
 def _exact(rows: PairRows, plan: Plan, options: Mapping[str, Any]) -> Row:

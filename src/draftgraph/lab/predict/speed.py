@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from draftgraph.backends.base import CausalLM
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.timing import FORWARDS, ROWS, not_negative, pass_costs
+from draftgraph.draft.structures.tree import Tree
 from draftgraph.engine.engine import Engine
 from draftgraph.request.stats import Stats
 from draftgraph.sampling.params import SamplingParams
@@ -48,7 +48,8 @@ def pace(costs: Costs, tokens: float, nodes: float, level_rows: Sequence[float])
 def measure_costs(engine_of: EngineOf, prompt: Sequence[int], temperature: float) -> Costs:
     """The costs of a pair behind `prompt` (token ids), on this machine as it is now."""
     plain = engine_of(budget=0)
-    drafter: CausalLM = plain.drafter.model  # type: ignore[attr-defined]  # a pair has a ModelDrafter
+    drafter = plain.drafter.model
+    assert drafter is not None, "a pair has a draft model"
     passes = pass_costs({"target": plain.target, "drafter": drafter}, prompt, {"target": ROWS, "drafter": ROWS})
     overhead, plain_overhead = _overheads(engine_of, prompt, temperature)
     return Costs(passes["target"], passes["drafter"], overhead, plain_overhead, torch.get_num_threads(), len(prompt))
@@ -61,8 +62,8 @@ def _overheads(
     shapes: Sequence[Mapping[str, Any]] = (
         {"structure": "chain", "budget": 1},
         {"structure": "chain", "budget": 6},
-        {"structure": "tree", "branching": (4,)},
-        {"structure": "tree", "branching": (2, 2, 1, 1)},
+        {"structure": Tree((4,))},
+        {"structure": Tree((2, 2, 1, 1))},
     )
     runs = [_run(engine_of(**options), prompt, temperature) for options in ({"budget": 0}, *shapes)]
     plain = statistics.median(map(_outside, runs[0]))
