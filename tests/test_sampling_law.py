@@ -24,7 +24,9 @@ from transformers import (
 import draftgraph as dg
 from draftgraph.backends.base import CacheHandle, Feed
 from draftgraph.draft import model
+from draftgraph.draft.edges.sources import edges_beside_model, edges_without_model
 from draftgraph.draft.lookup import LookupDrafter
+from draftgraph.draft.structures import tree as trees
 from draftgraph.verification.layer import LayerRule
 from laws import p_value
 from models import perturbed, tiny_lm
@@ -37,7 +39,7 @@ WARPINGS: dict[str, dict[str, Any]] = {
     "plain": {"temperature": 1.0},
     "warped": {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "repetition_penalty": 1.3},
 }
-TREE = {"structure": "tree", "branching": (3, 2)}
+TREE = {"structure": dg.structures.Tree((3, 2))}
 CASES = [
     ("layer", "plain", {"structure": "graph", "budget": 8}),
     ("layer", "warped", {"structure": "graph", "budget": 6, "num_speculative_tokens": 1}),
@@ -99,7 +101,10 @@ def tables() -> tuple[TableLM, TableLM]:
 def make_engine(rule: str, options: dict[str, Any]) -> dg.Engine:
     config = dg.Config().with_options(rule=rule, **options)
     p, q = tables()
-    drafter = LookupDrafter(config) if config.drafter else model.ModelDrafter(q, config, VOCAB)
+    edges = (
+        edges_without_model("auto", False) if config.drafter else edges_beside_model("auto", config.resolved_structure)
+    )
+    drafter = LookupDrafter(edges) if config.drafter else model.ModelDrafter(q, VOCAB, edges)
     return dg.Engine(p, drafter, config, None, frozenset())
 
 
@@ -170,7 +175,7 @@ def _sharpened(self: LayerRule, tree: dg.TokenTree, p: torch.Tensor) -> dg.Outco
 
 LAYER = LayerRule.outcome
 CONTROLS = {
-    "altered law": (model, "grow_branching", _flat_law(model.grow_branching)),
+    "altered law": (trees, "grow_branching", _flat_law(trees.grow_branching)),
     "argmax called a draw": (model, "_drawer", _argmax),
     "sharpened target": (LayerRule, "outcome", _sharpened),
 }

@@ -53,6 +53,8 @@ def translated(options: dict[str, Any], structure: str | Structure, rule: str | 
     asked = options.get("structure", structure)
     said = structure_of(asked, options.get("rule", rule), **given)
     old = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    if asked != "auto" and said == get_structure(asked):
+        said = asked
     instead = "leave it out" if said == asked else f"write structure={said}"
     warnings.warn(f"{old}: a parameter of structures now; {instead}", DeprecationWarning, stacklevel=_outside())
     return {name: value for name, value in options.items() if name not in given} | {"structure": said}

@@ -34,7 +34,7 @@ def choose(config: Config, temperature: float, drafter: Drafter) -> Strategy:
         why = (
             "at temperature 0 every rule is the longest match, and this one reads the least"
             if temperature == 0
-            else "no slot of these drafts has a law: all are FIXED, for which the walk is optimal"
+            else "these drafts have no law to sample: all slots are FIXED, for which the walk is optimal"
         )
         return Strategy(get_rule("walk"), structure, False, why)
     if config.drafts_chains:

@@ -15,7 +15,7 @@ from draftgraph.draft.base import Draw, Evaluate, Known, Limits
 from draftgraph.draft.graph import DraftGraph, EdgeSource
 from draftgraph.draft.structures.calibrate import Calibration
 from draftgraph.draft.structures.children import expand
-from draftgraph.errors import DraftError
+from draftgraph.errors import DraftError, DraftgraphError, OptionError
 from draftgraph.types import ROOT, TokenTree
 from draftgraph.verification.base import Rule
 
@@ -133,10 +133,26 @@ class Structure(ABC):
         """A small draft, grown from made-up rows: what a rule is asked about before any draft is made.
 
         sampled  False: a draft at temperature 0.
+
+        Raises OptionError for a structure that fails, or that exceeds its limits.
         """
         whole = self.whole(EXAMPLE_DEPTH)
         limits = Limits(EXAMPLE_NODES, EXAMPLE_DEPTH, EXAMPLE_DEPTH) if whole is None else whole
-        return self.grow(Growth(limits, _made_up, _ranked if sampled and self.draws else None)).tree()
+        growth = Growth(limits, _made_up, _ranked if sampled and self.draws else None)
+        try:
+            tree = self.grow(growth).tree()
+        except DraftgraphError:
+            raise
+        except Exception as error:
+            raise OptionError(
+                f"structure={self} failed while growing an example: {type(error).__name__}: {error}"
+            ) from error
+        if len(tree) > limits.budget or max(tree.depths, default=0) > limits.reach:
+            raise OptionError(
+                f"structure={self} grew {len(tree)} nodes, {max(tree.depths)} deep, where at most {limits.budget} nodes, "
+                f"{limits.reach} deep, were asked for; stop at growth.limits.budget and growth.limits.reach"
+            )
+        return tree
 
     def verified_by(self, rule: Rule, sampled: bool) -> bool:
         """Whether a rule verifies such drafts."""
@@ -164,9 +180,8 @@ def _changed(structure: Structure) -> dict[str, object]:
 
 
 def _made_up(graph: DraftGraph, nodes: Sequence[int]) -> torch.Tensor:
-    """Rows f64[n, V] that depend on the last token alone; flat enough to branch."""
-    weights = torch.linspace(2.0, 0.5, EXAMPLE_VOCAB, dtype=torch.float64)
-    law = torch.softmax(weights, dim=0)
+    """Rows f64[n, V] that depend on the last token alone: one token above one half, and enough beside it to branch."""
+    law = torch.softmax(torch.arange(EXAMPLE_VOCAB, dtype=torch.float64) * -0.8, dim=0)
     graph.fed.update((node, node) for node in nodes if node != ROOT)
     return torch.stack([law if node == ROOT else law.roll(1 + graph.tokens[node]) for node in nodes])
 

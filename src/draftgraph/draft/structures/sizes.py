@@ -25,7 +25,7 @@ def child_counts(branching: Any) -> tuple[int, ...]:
     possible = "a tuple of child counts >= 1, one per depth, e.g. (3, 2, 1, 1)"
     require(isinstance(branching, Iterable) and not isinstance(branching, str), "branching", branching, possible)
     counts: tuple[Any, ...] = tuple(branching)
-    whole = all(isinstance(k, Integral) and not isinstance(k, bool) and k >= 1 for k in counts)
+    whole = all(isinstance(k, Integral) and not isinstance(k, bool) and int(k) >= 1 for k in counts)
     require(whole and 0 < len(counts) <= MOST_NODES, "branching", counts, possible)
     counts = tuple(int(k) for k in counts)
     nodes = sum(accumulate(counts, mul))
