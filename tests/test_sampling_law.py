@@ -30,6 +30,7 @@ from draftgraph.draft.structures import tree as trees
 from draftgraph.verification.layer import LayerRule
 from laws import p_value
 from models import perturbed, tiny_lm
+from own_drafters import Beside
 
 VOCAB = 7
 PROMPT = [1, 2]
@@ -49,6 +50,7 @@ CASES = [
     ("layer", "warped", {"structure": "gsd", "budget": 6}),
     ("layer", "warped", {}),
     ("layer", "plain", {"drafter": "lookup"}),
+    ("layer", "warped", {"drafter": Beside(), "budget": 6}),
     ("block", "warped", {"budget": 3}),
     ("token", "plain", {"budget": 3}),
     ("agree", "warped", {"structure": "graph", "budget": 6}),
@@ -104,7 +106,8 @@ def make_engine(rule: str, options: dict[str, Any]) -> dg.Engine:
     edges = (
         edges_without_model("auto", False) if config.drafter else edges_beside_model("auto", config.resolved_structure)
     )
-    drafter = LookupDrafter(edges) if config.drafter else model.ModelDrafter(q, VOCAB, edges)
+    drafter = LookupDrafter(edges) if config.drafter == "lookup" else model.ModelDrafter(q, VOCAB, edges)
+    drafter = config.own_drafter or drafter
     return dg.Engine(p, drafter, config, None, frozenset())
 
 
@@ -143,7 +146,7 @@ def sample(warping: str, rule: str, options: dict[str, Any], samples: int = SAMP
 
 
 @pytest.mark.parametrize(
-    ("rule", "warping", "options"), CASES, ids=[f"{r}-{w}-{'-'.join(map(str, o.values()))}" for r, w, o in CASES]
+    ("rule", "warping", "options"), CASES, ids=[f"{i}-{r}-{w}" for i, (r, w, _) in enumerate(CASES)]
 )
 def test_law(rule: str, warping: str, options: dict[str, Any]) -> None:
     p, tokens_per_call = sample(warping, rule, options)

@@ -8,7 +8,7 @@ from draftgraph.engine.config import Config
 from draftgraph.engine.engine import Engine
 from draftgraph.errors import DraftgraphError
 from draftgraph.integrations.transformers_generate import custom_generate
-from draftgraph.lab.prove.exact import prove
+from draftgraph.lab.prove.prover import prove
 from draftgraph.request.result import Event, Result
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.types import ROOT, Outcome, TokenTree, Verdict

@@ -1,6 +1,6 @@
 """The structures of drafts: `structure="tree"`, or `structure=draftgraph.structures.Tree((3, 2, 1, 1))` with parameters.
 
-To write one of your own, subclass `Structure` as a frozen dataclass: give it a `name`, and a `grow` that asks its `Growth`.
+To write one of your own, subclass `Structure` as a frozen dataclass, and write `grow` (examples/own_structure.py).
 """
 
 from draftgraph.draft.structures.base import Growth, Structure

@@ -106,7 +106,8 @@ class Config:
                 f"structure={structure} is {len(structure.shape)} deep, not num_speculative_tokens={depth}; leave one of "
                 "them out"
             )
-        if structure.must_draw and not rule.uses_laws:
+        grown = self.own_drafter is None or self.own_drafter.structure is None
+        if grown and structure.must_draw and not rule.uses_laws:
             raise OptionError(
                 f"structure={structure} is SAMPLED, and rule {rule.name!r} reads no laws, so that its drafts are FIXED; "
                 "write structure='graph', or another rule"

@@ -28,7 +28,7 @@ Plan = Callable[[int, Sequence[RoundRecord], int], Any]
 class Strategy:
     """How a request is drafted and verified.
 
-    sampled  whether drafts have SAMPLED slots; otherwise every slot is FIXED.
+    sampled  whether there are SAMPLED slots whose laws the rule reads; otherwise every slot counts as FIXED.
     reason   why, in words.
     """
 

@@ -64,9 +64,9 @@ class Growth:
 
 
 class Structure(ABC):
-    """A structure of drafts. Subclass it as a frozen dataclass, give it a `name`, and write `grow`.
+    """A structure of drafts. Subclass it as a frozen dataclass, and write `grow`.
 
-    name    what statistics and traces call it.
+    name    what statistics and traces call it; by default that of the class.
     filled  copies along edges fill the slots that growth leaves.
     width   continuations of a row that a draft of copies may hold side by side; None: as many as pay.
     """
@@ -74,6 +74,11 @@ class Structure(ABC):
     name: ClassVar[str]
     filled: ClassVar[bool] = False
     width: ClassVar[int | None] = None
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "name" not in vars(cls):
+            cls.name = cls.__name__.lower()
 
     @abstractmethod
     def grow(self, growth: Growth) -> DraftGraph:

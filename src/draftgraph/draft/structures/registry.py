@@ -9,7 +9,7 @@ from draftgraph.draft.structures.graph import Graph
 from draftgraph.draft.structures.gsd import GSD
 from draftgraph.draft.structures.paths import Paths
 from draftgraph.draft.structures.tree import Tree
-from draftgraph.errors import unknown_name
+from draftgraph.errors import OptionError, unknown_name
 
 _STRUCTURES: tuple[Structure, ...] = (Graph(), Tree(), Comb(), Paths(), Chain(), GSD())
 STRUCTURES: dict[str, Structure] = {structure.name: structure for structure in _STRUCTURES}
@@ -24,6 +24,8 @@ def get_structure(structure: str | Structure) -> Structure:
     """
     if isinstance(structure, Structure):
         return structure
-    if structure not in STRUCTURES:
+    if isinstance(structure, type) and issubclass(structure, Structure):
+        raise OptionError(f"structure={structure.__name__} is a class; write structure={structure.__name__}(...)")
+    if not isinstance(structure, str) or structure not in STRUCTURES:
         raise unknown_name("structure", structure, (*STRUCTURES, "auto"))
     return STRUCTURES[structure]
