@@ -71,6 +71,9 @@ class TableLM:
     def __init__(self, model: PreTrainedModel) -> None:
         self.row = cache(lambda prefix: model(torch.tensor([prefix])).logits[0, -1])
 
+    def refuse_training(self) -> None:
+        pass
+
     def open(self, capacity: int) -> CacheHandle:
         return CacheHandle()
 

@@ -74,15 +74,6 @@ def test_nouns_are_frozen():
         Verdict((), 1).token = 2
 
 
-def test_every_node_tells_its_probability_under_target_and_law():
-    laws = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])
-    p = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6], [0.1, 0.8, 0.1], [1.0, 0.0, 0.0]])
-    tree = TokenTree([0, 1, 2], [-1, -1, 0], [FIXED, 0, 1], laws)
-    assert tree.target_probabilities(p) == pytest.approx([0.6, 0.3, 0.6])
-    assert tree.draft_probabilities() == [None, pytest.approx(0.3), pytest.approx(0.7)]
-    assert TokenTree([], [], [], None).target_probabilities(p[:1]) == []
-
-
 def test_the_path_passes_a_node_if_it_stops_there_or_below():
     tree = TokenTree([0, 1, 2], [-1, -1, 0], [FIXED, FIXED, FIXED], None)
     outcome = Outcome([0.1, 0.2, 0.3, 0.4], lambda row: torch.ones(3))

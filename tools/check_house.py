@@ -17,7 +17,7 @@ from pathlib import Path
 
 PACKAGE = "draftgraph"
 LAYERS = (
-    ("errors", "types"),
+    ("errors", "types", "files", "strictjson"),
     ("sampling",),
     ("verification",),
     ("backends",),

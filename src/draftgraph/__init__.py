@@ -1,20 +1,30 @@
-"""draftgraph: language models generate faster, without changing what they generate."""
+"""draftgraph: language models generate faster, without changing what they generate.
 
-from draftgraph import structures
-from draftgraph.draft.base import Draft
-from draftgraph.draft.drafter import Drafter
-from draftgraph.draft.graph import DraftGraph
-from draftgraph.engine.config import Config
-from draftgraph.engine.engine import Engine
+The names below are imported when they are first used (PEP 562): torch and transformers take seconds.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from draftgraph.errors import DraftgraphError
-from draftgraph.integrations.transformers_generate import custom_generate
-from draftgraph.lab.prove.prover import prove
-from draftgraph.request.result import Event, Result
-from draftgraph.sampling.params import SamplingParams
-from draftgraph.types import ROOT, Outcome, TokenTree, Verdict
-from draftgraph.verification.base import Accepts, Rule
-from draftgraph.verification.check import verify
-from draftgraph.verification.registry import rules
+
+if TYPE_CHECKING:
+    from draftgraph import structures
+    from draftgraph.draft.base import Draft
+    from draftgraph.draft.drafter import Drafter
+    from draftgraph.draft.graph import DraftGraph
+    from draftgraph.engine.config import Config
+    from draftgraph.engine.engine import Engine
+    from draftgraph.integrations.transformers_generate import custom_generate
+    from draftgraph.lab.prove.prover import prove
+    from draftgraph.request.result import Event, Result
+    from draftgraph.sampling.params import SamplingParams
+    from draftgraph.types import ROOT, Outcome, TokenTree, Verdict
+    from draftgraph.verification.base import Accepts, Rule
+    from draftgraph.verification.check import verify
+    from draftgraph.verification.registry import rules
 
 __version__ = "0.1.0"
 
@@ -40,3 +50,43 @@ __all__ = [
     "structures",
     "verify",
 ]
+
+_HOMES = {
+    "ROOT": "types",
+    "Accepts": "verification.base",
+    "Config": "engine.config",
+    "Draft": "draft.base",
+    "DraftGraph": "draft.graph",
+    "Drafter": "draft.drafter",
+    "Engine": "engine.engine",
+    "Event": "request.result",
+    "Outcome": "types",
+    "Result": "request.result",
+    "Rule": "verification.base",
+    "SamplingParams": "sampling.params",
+    "TokenTree": "types",
+    "Verdict": "types",
+    "custom_generate": "integrations.transformers_generate",
+    "prove": "lab.prove.prover",
+    "rules": "verification.registry",
+    "verify": "verification.check",
+}
+"""The module of every name that is imported late."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(f"draftgraph.{_HOMES[name]}"), name)
+        globals()[name] = value  # the next use is as quick as any other
+        return value
+    if not name.startswith("_"):
+        try:  # a module, as `draftgraph.errors` after `import draftgraph`
+            return import_module(f"draftgraph.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"draftgraph.{name}":
+                raise
+    raise AttributeError(f"module 'draftgraph' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

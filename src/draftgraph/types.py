@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-
-import torch
+from typing import TYPE_CHECKING
 
 from draftgraph.errors import DraftError
+
+if TYPE_CHECKING:
+    import torch  # named only: the terminal draws trees without it
 
 FIXED = -1
 """`law_row` of a slot whose token is a point mass: deterministic, merged, retrieved or already looked at."""
@@ -130,29 +132,6 @@ class TokenTree:
 
     def path_tokens(self, node: int) -> list[int]:
         return [self.tokens[i] for i in self.path(node)]
-
-    def target_probabilities(self, p: torch.Tensor) -> list[float]:
-        """p(token | prefix) of every node; p f[N + 1, V] with row 0 at the root and row i + 1 at node i."""
-        return _entries(p, [parent + 1 for parent in self.parents], self.tokens)
-
-    def draft_probabilities(self) -> list[float | None]:
-        """The probability of every node's token under the law that it was drawn from; None for FIXED slots."""
-        sampled = [node for node in range(len(self)) if self.law_row[node] != FIXED]
-        found: list[float | None] = [None] * len(self)
-        if self.laws is not None:
-            values = _entries(self.laws, [self.law_row[n] for n in sampled], [self.tokens[n] for n in sampled])
-            for node, value in zip(sampled, values, strict=True):
-                found[node] = value
-        return found
-
-
-def _entries(rows: torch.Tensor, numbers: Sequence[int], tokens: Sequence[int]) -> list[float]:
-    """rows[numbers[i], tokens[i]] for every i, read together."""
-    if not len(tokens):
-        return []
-    index = torch.tensor([list(numbers), list(tokens)], device=rows.device)
-    values: list[float] = rows[index[0], index[1]].tolist()
-    return values
 
 
 @dataclass(frozen=True)

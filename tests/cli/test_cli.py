@@ -323,7 +323,7 @@ def test_prove_a_rule():
 
 
 def test_prove_all_as_one_object(monkeypatch):
-    monkeypatch.setattr("draftgraph.cli.prove.rules", lambda: {name: rules()[name] for name in ("block", "token")})
+    monkeypatch.setattr("draftgraph.cli.work.prove.rules", lambda: {name: rules()[name] for name in ("block", "token")})
     result = run("prove", *SMALL, "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
@@ -332,7 +332,7 @@ def test_prove_all_as_one_object(monkeypatch):
 
 
 def test_prove_all_compares_the_rules(monkeypatch, tmp_path):
-    monkeypatch.setattr("draftgraph.cli.prove.rules", lambda: {name: rules()[name] for name in ("block", "walk")})
+    monkeypatch.setattr("draftgraph.cli.work.prove.rules", lambda: {name: rules()[name] for name in ("block", "walk")})
     result = run("prove", *SMALL, "--markdown", str(tmp_path / "proof.md"))
     assert result.exit_code == 0, result.output
     for word in ("verdict", "refused", "2 rules: 2 proven"):

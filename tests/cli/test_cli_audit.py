@@ -58,10 +58,10 @@ def test_a_rule_of_the_users_is_refuted(models, tmp_path: Path, monkeypatch):
     ("arguments", "words"),
     [
         (["--target", "x"], "--prompt"),
-        (["--drafter", "x"], "--target"),
+        (["--drafter", "x"], "--model"),
         (["--temperature", "0"], "temperature=1"),
         (["--samples", "10"], "write n="),
-        (["--vocab", "2", "--target", "x"], "--vocab"),
+        (["--vocab", "2", "--model", "x"], "--vocab"),
         (["--rule", "blok", "--target", "x"], "Did you mean 'block'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import shlex
@@ -13,7 +14,8 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from draftgraph.cli import app, bench
+from draftgraph.cli import app
+from draftgraph.cli.work import bench
 from draftgraph.data import bundled_pair
 from draftgraph.errors import OptionError
 from draftgraph.lab.bench import peers, session
@@ -219,7 +221,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_the_report_on_stdout(pair, prompt
     def full(file, text):
         raise OptionError(f"cannot write {str(file)!r}: No space left on device")
 
-    monkeypatch.setattr(bench, "write_whole", full)
+    monkeypatch.setattr(bench, "write_report", full)
     result = run(*small(pair, prompts, "--temperature", "0", "--out", tmp_path, "--json"))
     assert (result.exit_code, "No space left" in result.stderr) == (2, True)
     assert json.loads(result.stdout)["complete"] is True
@@ -227,9 +229,9 @@ def test_a_disk_that_fills_up_meanwhile_leaves_the_report_on_stdout(pair, prompt
 
 def test_a_pipe_that_is_closed_meanwhile_leaves_the_files(pair, prompts, tmp_path, monkeypatch):
     def closed(*parts):
-        raise BrokenPipeError
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    monkeypatch.setattr(bench.Console, "print", closed)
+    monkeypatch.setattr(bench, "print_report", closed)
     assert run(*small(pair, prompts, "--temperature", "0", "--out", tmp_path)).exit_code != 0
     assert json.loads((tmp_path / "bench.json").read_text())["complete"] is True
     assert (tmp_path / "bench.md").is_file()

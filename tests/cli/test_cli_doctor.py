@@ -159,4 +159,4 @@ def test_doctor_needs_prompts_that_can_be_read(tmp_path, pair):
     short = run("doctor", str(tmp_path / "short"), "--limit", "1")
     assert (short.exit_code, "leaves no room" in short.stderr) == (2, True)
     missing = run("doctor", *pair, "--text", str(Path(tmp_path) / "none.txt"))
-    assert (missing.exit_code, "cannot read texts" in missing.stderr) == (2, True)
+    assert (missing.exit_code, "cannot read prompts" in missing.stderr) == (2, True)

@@ -71,7 +71,7 @@ def test_greedy_prediction_walks(pair, texts):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [("", "holds no text"), ("too short", "no text is long enough"), (None, "cannot read texts")]
+    ("content", "words"), [("", "is empty"), ("too short", "no text is long enough"), (None, "cannot read prompts")]
 )
 def test_texts_that_cannot_be_used(pair, tmp_path, content, words):
     path = tmp_path / "texts.txt"

@@ -431,7 +431,7 @@ def test_processor_that_raises(engine: dg.Engine) -> None:
             raise ValueError("no more")
         return scores
 
-    with pytest.raises(errors.LogitsError, match="function raised ValueError: no more") as raised:
+    with pytest.raises(errors.LogitsError, match="processor raised ValueError: no more") as raised:
         engine.generate(PROMPT, dg.SamplingParams(max_new_tokens=20, logits_processors=(processor,)))
     assert raised.value.partial is not None
     tokens = raised.value.partial.token_ids

@@ -7,16 +7,20 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from rich.console import Console
 
 import draftgraph as dg
 from draftgraph.errors import OptionError
-from draftgraph.view import tracefile
+from draftgraph.view import page, terminal, tracefile
+from hostile import spoiled
 from models import byte_tokenizer, perturbed, tiny_lm
-from traces import random_trace
+from traces import NASTY, random_trace
 
 
 @pytest.mark.parametrize(("rounds", "nodes"), [(0, 0), (1, 0), (3, 9)])
@@ -104,16 +108,16 @@ def refused(file: Path, *words: str) -> None:
     [
         ({"version": 2}, ("version 2", "reads version 1", "update draftgraph")),
         ({"version": 99, "rounds": "other"}, ("version 99",)),
-        ({"version": True}, ("version is True",)),
+        ({"version": True}, ("version is 'True'",)),
         ({"version": "1"}, ("version is '1'",)),
-        ({"version": None}, ("version is None",)),
+        ({"version": None}, ("version is 'None'",)),
         ({"format": "another"}, ("draftgraph trace",)),
         ({"stats": None}, ("'stats'",)),
         ({"surprise": 1}, ("'surprise'",)),
         ({"seed": 1.5}, ("seed is '1.5'",)),
         ({"text": ["a"]}, ("text",)),
         ({"rounds": [{}]}, ("number 0", "'bonus'")),
-        ({"words": {"x": "y"}}, ("'x'", "token id")),
+        ({"words": {"x": "y"}}, ("'x'", "whole number")),
         ({"words": {}}, ("round 1 names a token",)),
         ({"choice": {}}, ("choice",)),
         ({"pieces": []}, ("text of every token",)),
@@ -159,6 +163,27 @@ def test_what_is_no_trace_is_refused(tmp_path, text):
     file = tmp_path / "a.json"
     file.write_bytes(text.encode(errors="surrogateescape"))
     refused(file, "cannot be drawn", "--trace")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=spoiled(random_trace(2, 4).to_dict() | {"words": {str(i): word for i, word in enumerate(NASTY)}}))
+def test_a_spoiled_trace_is_refused_or_drawn(tmp_path, content):
+    """What is not refused is drawn, in the terminal and as a page whose data is JSON."""
+    file = tmp_path / "a.json"
+    file.write_bytes(content)
+    try:
+        trace = tracefile.load(file)
+    except OptionError as error:
+        assert str(file) in str(error)  # noqa: PT017  # either way is right
+        return
+    out = StringIO()
+    console = Console(file=out, width=100)
+    for number, record in enumerate(trace.rounds, 1):
+        console.print(terminal.round_tree(record, number, trace.words.__getitem__))
+    console.print(terminal.transcript(trace.rounds, trace.pieces))
+    console.print(terminal.summary(trace.stats, trace.choice["reason"], trace.rounds, trace.finish_reason, trace.seed))
+    data = page.html(trace).split('<script type="application/json" id="trace">')[1].split("</script>")[0]
+    json.loads(data, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
 def test_what_cannot_be_read_is_refused(tmp_path):

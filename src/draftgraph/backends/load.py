@@ -2,79 +2,191 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from draftgraph.backends.check import Check
-from draftgraph.errors import ModelError, PairError
+from draftgraph.backends.hub import is_kept, locate
+from draftgraph.backends.support import COMPUTED
+from draftgraph.backends.wrapped import is_compiled, opened
+from draftgraph.errors import ModelError, OptionError, PairError, require
 
+Source = str | Path | torch.nn.Module
+"""A folder, a hub name, or a loaded model, which adapters may surround."""
+_LOADING = threading.Lock()
+"""Loading sets torch's default type for a while, and more that threads share: one model at a time."""
 PADDING, PADDING_SHARE = 64, 0.01
 """Vocabularies of one family differ by padding and a few added tokens: at most so many, or that share of the larger one."""
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json",
+)  # fmt: skip
+"""A model that has one of them has a tokenizer."""
 
 
+@overload
 def load_model(
-    source: str | Path | PreTrainedModel, dtype: str | torch.dtype | None, device: str | None
-) -> PreTrainedModel:
-    """A causal LM from a folder, a hub name, or as given.
+    source: str | Path, dtype: str | torch.dtype | None, device: str | None, trust_remote_code: bool = False
+) -> PreTrainedModel: ...
+@overload
+def load_model(
+    source: Source, dtype: str | torch.dtype | None, device: str | None, trust_remote_code: bool = False
+) -> torch.nn.Module: ...
+def load_model(
+    source: Source, dtype: str | torch.dtype | None, device: str | None, trust_remote_code: bool = False
+) -> torch.nn.Module:
+    """A causal LM from a folder or a hub name, in eval mode; a model that is loaded already comes back as it is.
 
     dtype None means float32 on a CPU (the only one in which wide and narrow forwards agree on every greedy token) and the
-    checkpoint's own elsewhere. Raises ModelError if the checkpoint is missing, corrupt or incomplete.
+    checkpoint's own elsewhere. trust_remote_code  whether code that comes with the model may run; nobody is asked.
+    Raises OptionError for an impossible dtype or device, and ModelError if `source` is nothing that can be loaded, or the
+    checkpoint is missing, corrupt or incomplete, or needs code that is not trusted.
     """
-    if isinstance(source, PreTrainedModel):
-        return source.eval()
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    wanted = dtype or (torch.float32 if where.type == "cpu" else "auto")
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(source, dtype=wanted, output_loading_info=True)
-    except Exception as error:
-        raise ModelError(
-            f"cannot load a causal language model from {str(source)!r}: {_first_line(error)}{_where(source)}"
-        ) from error
+    if isinstance(source, torch.nn.Module):
+        if is_compiled(source):
+            logging.getLogger(__name__).warning(
+                "torch.compile is not used here: %s runs uncompiled, for passes differ in their number of rows",
+                type(opened(source).model).__name__,
+            )
+        return source
+    place = locate(_folder_or_name(source))
+    where = _device(device)
+    wanted = _dtype(dtype) or (torch.float32 if where.type == "cpu" else "auto")
+    with _told(f"cannot load a causal language model from {place.name!r}"), _LOADING:
+        if not trust_remote_code:
+            _refuse_kernels(
+                AutoConfig.from_pretrained(place.name, trust_remote_code=False, local_files_only=place.local)
+            )
+        model, info = AutoModelForCausalLM.from_pretrained(
+            place.name,
+            dtype=wanted,
+            output_loading_info=True,
+            trust_remote_code=trust_remote_code,
+            local_files_only=place.local,
+        )
     if info["missing_keys"] or info.get("mismatched_keys"):
         wrong = sorted(map(str, info["missing_keys"] or info["mismatched_keys"]))
         raise ModelError(
-            f"the checkpoint {str(source)!r} lacks weights ({', '.join(wrong[:3])}, …); they would be random"
+            f"the checkpoint {place.name!r} lacks weights ({', '.join(wrong[:3])}, …); they would be random"
         )
-    return model.to(where).eval()
+    return model.to(where).eval()  # type: ignore[no-any-return]
 
 
-def load_tokenizer(source: str | Path | PreTrainedModel) -> Any | None:
-    """The tokenizer that belongs to a model; None if there is none to be found."""
-    name = source.name_or_path if isinstance(source, PreTrainedModel) else str(source)
-    if not name or (isinstance(source, PreTrainedModel) and not Path(name).is_dir()):
-        return None
+def _folder_or_name(source: object) -> str:
+    """Raises ModelError, with what to write instead, for anything that is neither."""
+    if isinstance(source, (str, os.PathLike)) and os.fspath(source):
+        return str(os.fspath(source))
+    hint = ""
+    if isinstance(source, PreTrainedTokenizerBase):
+        hint = "; a tokenizer goes into tokenizer=..."
+    elif isinstance(getattr(source, "model", None), torch.nn.Module):
+        hint = f"; write the model inside this {type(source).__name__}, its .model"
+    elif isinstance(source, PretrainedConfig):
+        hint = "; a configuration has no weights"
+    elif isinstance(source, Mapping):
+        hint = "; weights alone are no model: save them with a config.json, or load them into a model"
+    shown = repr(source) if source is None or isinstance(source, (str, bytes, int, float)) else "an object"
+    raise ModelError(
+        f"a model is a folder, a hub name or a loaded transformers model, not {shown[:60]} of type "
+        f"{type(source).__name__}{hint}"
+    )
+
+
+def _device(device: str | None) -> torch.device:
+    """The device that weights go to; None is the GPU if there is one. Raises OptionError if there is no such device."""
     try:
-        return read_tokenizer(name)
-    except ModelError:  # a model without tokenizer files is usable with token ids
-        return None
-
-
-def read_tokenizer(source: str | Path) -> Any:
-    """The tokenizer of a folder or hub name. Raises ModelError if it is missing or corrupt."""
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except Exception as error:
-        raise ModelError(f"cannot read a tokenizer from {str(source)!r}: {_first_line(error)}") from error
-
-
-def read_config(source: str | Path) -> PretrainedConfig:
-    """The configuration of a folder or hub name. Raises ModelError if it is missing or corrupt."""
-    try:
-        return AutoConfig.from_pretrained(source)
-    except Exception as error:
-        raise ModelError(
-            f"cannot read a configuration from {str(source)!r}: {_first_line(error)}{_where(source)}"
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
+        raise OptionError(
+            f"device={device!r} is not possible here ({first_line(error)}); write 'cpu', or leave it out"
         ) from error
+    return where
 
 
-def _where(source: str | Path) -> str:
-    """What to write instead, for a name that is no folder here."""
-    if Path(source).is_dir():
-        return ""
-    return f" There is no folder {str(source)!r} here; write the path of one that holds config.json, or a hub name"
+def _dtype(dtype: str | torch.dtype | None) -> str | torch.dtype | None:
+    """Raises OptionError for a type that weights cannot have."""
+    named: Any = dtype
+    if isinstance(dtype, str) and dtype != "auto":
+        named = getattr(torch, dtype.removeprefix("torch."), None)
+    require(
+        dtype is None or named == "auto" or named in COMPUTED,
+        "dtype", dtype, "'float32', 'bfloat16', 'float16', 'float64', 'auto' (the checkpoint's own), or leave it out",
+    )  # fmt: skip
+    return named  # type: ignore[no-any-return]
+
+
+def load_tokenizer(source: Source, trust_remote_code: bool = False) -> Any | None:
+    """The tokenizer that belongs to a model; None if it has no tokenizer files, or is a loaded model whose files are broken.
+
+    Raises ModelError if the files of a folder or hub name are corrupt.
+    """
+    loaded = isinstance(source, torch.nn.Module)
+    name = opened(source).model.name_or_path if isinstance(source, torch.nn.Module) else str(source)
+    if not name or (loaded and not os.path.isdir(name)):
+        return None
+    try:
+        return read_tokenizer(name, trust_remote_code)
+    except ModelError:
+        if not loaded and any(is_kept(name, file) for file in TOKENIZER_FILES):
+            raise
+        return None  # a model without tokenizer files is usable with token ids
+
+
+def read_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a folder or hub name. Raises ModelError if it is missing or corrupt."""
+    place = locate(source)
+    with _told(f"cannot read a tokenizer from {place.name!r}"):
+        return AutoTokenizer.from_pretrained(
+            place.name, trust_remote_code=trust_remote_code, local_files_only=place.local
+        )
+
+
+def read_config(source: str | Path, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The configuration of a folder or hub name. Raises ModelError if it is missing or corrupt."""
+    place = locate(source)
+    with _told(f"cannot read a configuration from {place.name!r}"):
+        return AutoConfig.from_pretrained(place.name, trust_remote_code=trust_remote_code, local_files_only=place.local)
+
+
+def _refuse_kernels(config: PretrainedConfig) -> None:
+    """Refuse a configuration that names kernels of the hub: they are code. Raises ModelError."""
+    parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
+    fields = ("_attn_implementation", "_experts_implementation")
+    for kernel in (getattr(part, field, None) for part in parts for field in fields):
+        if isinstance(kernel, str) and "/" in kernel:
+            raise ModelError(
+                f"the configuration of {config.name_or_path!r} asks for {kernel!r} from the hub, which is code; write "
+                "trust_remote_code=True to run it, or take it out of config.json"
+            )
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Whatever transformers, tokenizers or safetensors raise for files that they cannot use is a ModelError."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, ModelError):
+        raise
+    except BaseException as error:  # the tokenizers library panics with a class of its own
+        told = first_line(error)
+        if "trust_remote_code" in str(error):
+            told = "it comes with code of its own, which is not run unless you write trust_remote_code=True (read it first)"
+        raise ModelError(f"{what}: {told}") from error
 
 
 def check_pair(target: Any, drafter: Any, tokenizer: Any | None, draft_tokenizer: Any | None) -> None:
@@ -150,5 +262,6 @@ def eos_ids(model: PreTrainedModel, tokenizer: Any | None) -> frozenset[int]:
     return frozenset()
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+def first_line(error: BaseException) -> str:
+    """The class and the first line of an error."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"

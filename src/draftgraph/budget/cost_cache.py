@@ -1,20 +1,19 @@
 """Costs kept between processes: one small JSON file per pair, number of threads and device, in the user's cache folder.
 
 A file of another machine or version, or a broken one, is measured again, and the note of the costs says so. A folder that
-cannot be written is no error: the costs are then measured once per process. What is kept decides how much is drafted, and with
-that which text a seed gives under rules that read the drafter's laws: the same one as long as the file stays.
+cannot be written, or no folder at all, is no error: it is logged once, and the costs are then measured once per process.
+What is kept decides how much is drafted, and with that which text a seed gives under rules that read the drafter's laws: the
+same one as long as the file stays.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
 import platform
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,27 +23,40 @@ import torch
 import transformers
 
 from draftgraph.budget.costs import Costs
+from draftgraph.files import BrokenFileError, read_text, write_whole
+from draftgraph.strictjson import parse, seen
 
 VERSION = 2
 """To be raised when something else is measured, or the engine's own work per round has changed."""
 FOLDER = "DRAFTGRAPH_CACHE"
 """Environment variable that names the cache folder."""
 SAMPLED_WEIGHTS = 8
-_UNSAVED: dict[Path, Costs] = {}
+MOST_BYTES = 1 << 20
+"""A larger file is no table of costs."""
+_UNSAVED: dict[str, Costs] = {}
 """Measured in this process, for want of a folder that can be written."""
+_TOLD: set[str] = set()
+"""Reasons for that which were logged."""
 
 
-def folder() -> Path:
-    """Where costs are kept: $DRAFTGRAPH_CACHE, or the platform's folder for caches."""
+def folder() -> Path | None:
+    """Where costs are kept: $DRAFTGRAPH_CACHE, or the platform's folder for caches. None without a home folder."""
     if named := os.environ.get(FOLDER):
-        return Path(named)
+        return _in_home(named)
     if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
+        base = _in_home("~/Library/Caches")
     elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        base = _in_home(os.environ.get("LOCALAPPDATA") or "~/AppData/Local")
     else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "draftgraph"
+        given = os.environ.get("XDG_CACHE_HOME", "")
+        base = _in_home(given if os.path.isabs(given) else "~/.cache")  # the standard ignores a relative one
+    return None if base is None else base / "draftgraph"
+
+
+def _in_home(path: str) -> Path | None:
+    """A path with its ~ expanded; None if nobody says where that home is, as in containers without a user entry."""
+    expanded = os.path.expanduser(path)  # Path.expanduser raises where this leaves the ~
+    return None if expanded.startswith("~") else Path(expanded)
 
 
 def machine(device: torch.device) -> dict[str, str]:
@@ -67,15 +79,18 @@ def costs_of(subject: Sequence[str], device: torch.device, measure: Callable[[],
     """The costs of a `subject` (fingerprints and options that they depend on), from the cache or measured now."""
     here = machine(device)
     name = hashlib.sha256("\n".join([*subject, str(device), str(torch.get_num_threads())]).encode()).hexdigest()[:20]
-    path = folder() / f"costs-{name}.json"
-    try:
-        return Costs.from_dict(_read(path, here), f"read from {path.name}")
-    except FileNotFoundError:
-        note = "measured now"
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as why:
-        note = f"measured again: {_said(why)}"
-    if path in _UNSAVED:
-        return _UNSAVED[path]
+    place = folder()
+    path = None if place is None else place / f"costs-{name}.json"
+    note = "measured now"
+    if path is not None:
+        try:
+            return Costs.from_dict(_read(path, here), f"read from {path.name}")
+        except FileNotFoundError:
+            pass
+        except (OSError, BrokenFileError) as why:
+            note = f"measured again: {_said(why)}"
+    if name in _UNSAVED:
+        return _UNSAVED[name]
     logging.getLogger(__name__).info("timing a pair on this machine, once; the table goes to %s", path)
     costs = measure()
     if costs.busy:
@@ -83,45 +98,55 @@ def costs_of(subject: Sequence[str], device: torch.device, measure: Callable[[],
     if costs.busy:  # kept all the same: decisions, and so the texts that seeds give, shall not differ from run to run
         note += f" while others were using the machine; to have it measured again delete {path}"
     costs = replace(costs, note=note)
-    if not _write(path, {"version": VERSION, "machine": here, "costs": costs.to_dict()}):
-        costs = _UNSAVED[path] = replace(costs, note=f"{note}; {path.parent} cannot be written")
+    if why_not := _write(path, {"version": VERSION, "machine": here, "costs": costs.to_dict()}):
+        costs = _UNSAVED[name] = replace(costs, note=f"{note}; {why_not}")
+        _say_once(why_not)
     return costs
 
 
-class _StaleError(ValueError):
+class _StaleError(BrokenFileError):
     """A cache that is whole, but not of this machine and version."""
 
 
 def _read(path: Path, here: dict[str, str]) -> Any:
-    held = json.loads(path.read_text(encoding="utf-8"))
+    held = parse(read_text(path, MOST_BYTES))
+    if not isinstance(held, dict) or not {"version", "machine", "costs"} <= held.keys():
+        raise BrokenFileError("it lacks version, machine or costs")
     if held["version"] != VERSION:
-        raise _StaleError(f"the cache has version {held['version']}, not {VERSION}")
+        raise _StaleError(f"the cache has version {seen(held['version'])}, not {VERSION}")
+    if not isinstance(held["machine"], dict):
+        raise BrokenFileError(f"its machine is {seen(held['machine'])}, not an object")
     for what, value in here.items():
         if held["machine"].get(what) != value:
-            raise _StaleError(f"the cache was written with {what} {held['machine'].get(what)}, here it is {value}")
+            raise _StaleError(
+                f"the cache was written with {what} {seen(held['machine'].get(what))}, here it is {value}"
+            )
     return held["costs"]
 
 
 def _said(why: Exception) -> str:
-    return str(why) if isinstance(why, _StaleError) else f"the cache cannot be read ({type(why).__name__})"
+    if isinstance(why, _StaleError):
+        return str(why)
+    return f"the cache cannot be read ({why.strerror if isinstance(why, OSError) else why})"
 
 
-def _write(path: Path, values: dict[str, Any]) -> bool:
-    """Write a file whole or not at all; whether it worked."""
+def _write(path: Path | None, values: dict[str, Any]) -> str:
+    """Write a file whole or not at all; why it could not be written, empty if it was."""
+    if path is None:
+        return f"the costs cannot be kept: there is no home folder; set {FOLDER} to a folder"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
-    except OSError:
-        return False
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(values, file)
-        Path(partial).replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            Path(partial).unlink()
-        return False
-    return True
+        write_whole(path, json.dumps(values))
+    except OSError as error:
+        return f"the costs cannot be kept: {str(path.parent)!r} cannot be written ({error.strerror})"
+    return ""
+
+
+def _say_once(why_not: str) -> None:
+    """One warning per process and reason, however many pairs are measured."""
+    if why_not not in _TOLD:
+        _TOLD.add(why_not)
+        logging.getLogger(__name__).warning("%s; they are measured again in every process", why_not)
 
 
 def _cpu() -> str:

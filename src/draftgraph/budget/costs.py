@@ -10,14 +10,21 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from draftgraph.draft.isotonic import pooled
+from draftgraph.files import BrokenFileError
+from draftgraph.strictjson import build, seen
 
 BUSY = 1.8
 """If the 90th percentile of a pass is so many times its 10th, others were using the machine."""
+DAY_SECONDS = 86400.0
+"""No pass takes longer."""
+MOST_NODES = 1e6
+"""No round drafts more."""
 
 
 @dataclass(frozen=True)
@@ -124,33 +131,41 @@ class Costs:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], note: str) -> Costs:
-        """What `to_dict` wrote. Raises KeyError, TypeError or ValueError if it is something else."""
-        drafter, greedy = values["drafter"], values["greedy"]
-        return cls(
-            _cost(values["target"]),
-            None if drafter is None else _cost(drafter),
-            _overhead(values["overhead"]),
-            float(values["plain_overhead"]),
-            int(values["threads"]),
-            int(values["context"]),
-            _levels(values["levels"]),
-            None if greedy is None else Greedy(_overhead(greedy["overhead"]), _levels(greedy["levels"])),
-            note,
-        )
+        """What `to_dict` wrote. Raises BrokenFileError, with the cause, if it is something else."""
+        if not isinstance(values, Mapping):
+            raise BrokenFileError(f"the table is {seen(values)}, not an object")
+        said = {name: value for name, value in values.items() if name != "plain"} | {"note": note}
+        costs: Costs = build(cls, said, "the table")
+        _refuse_impossible(costs)
+        return costs
 
 
-def _cost(values: Mapping[str, Any]) -> Cost:
-    cost = Cost(**values)
-    sizes = {len(column) for column in (cost.rows, cost.seconds, cost.low, cost.high, cost.repeats)}
-    if len(sizes) != 1 or len(cost.rows) < 2 or not all(seconds > 0.0 for seconds in cost.seconds):
-        raise ValueError("a table of pass times needs as many seconds as rows, all of them above zero")
-    return cost
+def _refuse_impossible(costs: Costs) -> None:
+    """Refuse figures that nobody can have measured. Raises BrokenFileError."""
+    for cost in (costs.target, costs.drafter):
+        if cost is not None:
+            _refuse_pass_times(cost)
+    added = [*costs.overhead, costs.plain_overhead, *(costs.greedy.overhead if costs.greedy else ())]
+    shares = [
+        share
+        for level in (*costs.levels, *(costs.greedy.levels if costs.greedy else ()))
+        for share in vars(level).values()
+    ]
+    held = {
+        "times outside the passes": all(0.0 <= seconds <= DAY_SECONDS for seconds in added),
+        "counts of drafts": all(0.0 <= share <= MOST_NODES for share in shares),
+        "threads or context": costs.threads >= 1 and costs.context >= 0,
+    }
+    for what, possible in held.items():
+        if not possible:
+            raise BrokenFileError(f"the table has {what} that cannot be")
 
 
-def _overhead(values: Sequence[Any]) -> tuple[float, float, float]:
-    per_round, per_pass, per_node = (float(seconds) for seconds in values)
-    return per_round, per_pass, per_node
-
-
-def _levels(values: Sequence[Mapping[str, Any]]) -> tuple[Level, ...]:
-    return tuple(Level(**{name: float(share) for name, share in level.items()}) for level in values)
+def _refuse_pass_times(cost: Cost) -> None:
+    columns = (cost.rows, cost.seconds, cost.low, cost.high, cost.repeats)
+    seconds = [*cost.seconds, *cost.low, *cost.high]
+    rising = all(fewer < more for fewer, more in pairwise((0, *cost.rows)))
+    if len({len(column) for column in columns}) != 1 or len(cost.rows) < 2 or not rising:
+        raise BrokenFileError("a table of pass times needs rising numbers of rows, two or more, and seconds for each")
+    if not all(0.0 < each <= DAY_SECONDS for each in seconds) or not all(count >= 1 for count in cost.repeats):
+        raise BrokenFileError("the table has pass times that cannot be")

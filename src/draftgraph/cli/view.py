@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
-from draftgraph.cli.app import app, reporting
+from draftgraph.cli.app import app
 from draftgraph.errors import OptionError
 from draftgraph.view import page, terminal, tracefile
+from draftgraph.view.console import make_console
+from draftgraph.view.printable import on_one_line, printable
 from draftgraph.view.tracefile import Trace
 
 
@@ -24,31 +25,28 @@ def view_command(
     ] = None,
 ) -> None:
     """Draw a trace: every round's draft graph, where each node was drafted, what was accepted, where the time went."""
-    with reporting():
-        if html is not None:
-            tracefile.refuse_unwritable(html)
-        found = tracefile.load(trace)
-        if round_number is not None and not found.rounds:
-            raise OptionError(f"--round {round_number}: the trace has no rounds; leave it out")
-        if round_number is not None and not 1 <= round_number <= len(found.rounds):
-            raise OptionError(
-                f"--round {round_number} is not in the trace; write a number from 1 to {len(found.rounds)}"
-            )
-        if html is not None:
-            tracefile.write_whole(html, page.html(found, round_number or 1))
-            typer.echo(f"{html}: {len(found.rounds)} rounds; open it in a browser")
-        else:
-            _draw(found, round_number)
+    if html is not None:
+        tracefile.refuse_unwritable(html)
+    found = tracefile.load(trace)
+    if round_number is not None and not found.rounds:
+        raise OptionError(f"--round {round_number}: the trace has no rounds; leave it out")
+    if round_number is not None and not 1 <= round_number <= len(found.rounds):
+        raise OptionError(f"--round {round_number} is not in the trace; write a number from 1 to {len(found.rounds)}")
+    if html is not None:
+        tracefile.write_report(html, page.html(found, round_number or 1))
+        typer.echo(on_one_line(f"{html}: {len(found.rounds)} rounds; open it in a browser"))
+    else:
+        _draw(found, round_number)
 
 
 def _draw(trace: Trace, only: int | None) -> None:
     """The legend, then one round, or all of them with the text and the summary."""
-    console = Console(highlight=False)
+    console = make_console()
     console.print(terminal.legend(), "", sep="\n")
     for number, record in enumerate(trace.rounds, 1):
         if only in (None, number):
             console.print(terminal.round_tree(record, number, trace.words.__getitem__))
     if only is None:
-        text = Text(terminal.printable(trace.prompt), "dim").append(terminal.transcript(trace.rounds, trace.pieces))
+        text = Text(printable(trace.prompt), "dim").append(terminal.transcript(trace.rounds, trace.pieces))
         summary = terminal.summary(trace.stats, trace.choice["reason"], trace.rounds, trace.finish_reason, trace.seed)
         console.print("", text, "", summary, sep="\n")

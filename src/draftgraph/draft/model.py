@@ -22,6 +22,8 @@ from draftgraph.sampling.rng import Role
 from draftgraph.types import ROOT, Verdict
 from draftgraph.verification.base import sample_rows
 
+FIRST_ROWS = 8
+"""Rows that a first draft reads, about."""
 SHARPNESS = 2.0
 """Under `agree`, a candidate's chance to be the target's own draw is estimated as (q / e)^SHARPNESS, normalised."""
 
@@ -57,7 +59,7 @@ class ModelDrafter(Drafter):
         return ModelDrafter(self.model, self.vocab_size, self.edges)
 
     def begin(self, request: Request) -> None:
-        text = self.model.open(len(request.tokens) + request.limit + 64)
+        text = self.model.open(len(request.tokens) + FIRST_ROWS)
         request.drafting = _State(text, Sources.of(self.edges, request.tokens, table=self.table))
 
     def propose(self, request: Request, limits: Limits) -> Draft:
@@ -107,7 +109,8 @@ class ModelDrafter(Drafter):
         return Overlap(state.overlap / state.rounds, state.rounds) if state.rounds else None
 
     def end(self, request: Request) -> None:
-        self.model.close(request.drafting.text)
+        if request.drafting is not None:
+            self.model.close(request.drafting.text)
 
     def _reader(self, request: Request, limits: Limits) -> DrafterPasses:
         """The drafter for one round, which reads copies ahead where that pays."""

@@ -25,6 +25,7 @@ def make_drafter(
     tokenizer: Any | None,
     dtype: str | torch.dtype | None,
     device: str | None,
+    trust_remote_code: bool = False,
 ) -> Drafter:
     """The drafter that the config asks for."""
     own, structure = config.own_drafter, config.resolved_structure
@@ -35,8 +36,8 @@ def make_drafter(
     if config.prediction is not None:
         raise OptionError("prediction is for drafter='text', which has no draft_model; leave out one of them")
     edges = edges_beside_model(config.edges, structure)
-    drafter = HFModel(load_model(draft_model, dtype, device))
-    check_pair(target, drafter, tokenizer, load_tokenizer(draft_model))
+    drafter = HFModel(load_model(draft_model, dtype, device, trust_remote_code))
+    check_pair(target, drafter, tokenizer, load_tokenizer(draft_model, trust_remote_code))
     if drafter.model is not target.model:
         probe(drafter)
     return ModelDrafter(drafter, target.vocab_size, edges)

@@ -11,6 +11,7 @@ from draftgraph.request.record import RoundRecord
 from draftgraph.request.result import Event
 from draftgraph.request.state import Request
 from draftgraph.types import FIXED, Verdict
+from draftgraph.verification.probabilities import draft_probabilities, target_probabilities
 
 
 def commit(
@@ -47,8 +48,8 @@ def commit(
         draft.num_evaluations,
         request.clock.seconds,
         draft.reason,
-        tree.target_probabilities(p),
-        tree.draft_probabilities(),
+        target_probabilities(tree, p),
+        draft_probabilities(tree),
         verdict.masses,
     )
     request.rounds.append(record)

@@ -47,6 +47,8 @@ def decode_round(
         clock.lap("warping")
         verdict = request.choice.rule.verdict(tree, p, request.noise, len(request.tokens))
         clock.lap("rule")
+        request.warper.confirm(rows, scores, request.tokens, tree, verdict.path)
+        clock.lap("warping")
         target.keep(request.text, verdict.path)
         with failing(drafter, "observing"):
             drafter.observe(request, draft, verdict, scores, p)

@@ -8,17 +8,16 @@ from typing import Any
 import torch
 from transformers import (
     GenerationConfig,
-    LogitsProcessorList,
     MaxLengthCriteria,
     PreTrainedModel,
     StoppingCriteriaList,
-    SynthIDTextWatermarkLogitsProcessor,
-    UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 
+from draftgraph.backends.cache_argument import CACHE
+from draftgraph.backends.support import in_training
 from draftgraph.errors import OptionError
 
-_PREPARED = {"attention_mask", "position_ids", "cache_position", "past_key_values", "use_cache", "logits_to_keep"}
+_PREPARED = {"attention_mask", "position_ids", "cache_position", CACHE, "use_cache", "logits_to_keep"}
 """Model inputs that `generate` prepares; the engine makes its own from the prompt."""
 
 
@@ -75,9 +74,9 @@ def refuse_inputs(model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
         raise _refusal(
             f"an encoder-decoder ({type(model).__name__})", "it decodes causal (decoder-only) language models"
         )
-    cache = inputs.get("past_key_values")
+    cache = inputs.get(CACHE)
     if cache is not None and (getattr(cache, "_is_user_defined", False) or cache.get_seq_length() > 0):
-        raise _refusal("past_key_values", "it has a cache of its own; pass the whole text as input_ids")
+        raise _refusal(CACHE, "it has a cache of its own; pass the whole text as input_ids")
     if inputs.get("assistant_model") is not None:
         raise _refusal("assistant_model beside a drafter of its own", _OURS)
     if inputs.get("synced_gpus"):
@@ -85,17 +84,6 @@ def refuse_inputs(model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
     for name, value in inputs.items():
         if name not in _PREPARED and value is not None and value is not False:
             raise _refusal(name, f"the prompt is input_ids and attention_mask; {_PLAIN}")
-
-
-def refuse_processors(processors: LogitsProcessorList) -> None:
-    for processor in processors:
-        name = type(processor).__name__
-        if isinstance(processor, UnbatchedClassifierFreeGuidanceLogitsProcessor):
-            raise _refusal(
-                f"the processor {name} (guidance_scale, negative_prompt_ids)", f"it runs the model; {_PLAIN}"
-            )
-        if isinstance(processor, SynthIDTextWatermarkLogitsProcessor):
-            raise _refusal(f"the processor {name}", f"it counts its calls, and a draft takes more of them; {_PLAIN}")
 
 
 def refuse_batch(rows: int, config: GenerationConfig, criteria: StoppingCriteriaList, streamer: Any | None) -> None:
@@ -107,10 +95,9 @@ def refuse_batch(rows: int, config: GenerationConfig, criteria: StoppingCriteria
 
 def refuse_training(model: PreTrainedModel, draft_model: object) -> None:
     for name, one in (("the model", model), ("the drafter", draft_model)):
-        if isinstance(one, PreTrainedModel) and any(module.training for module in one.modules()):
-            raise _refusal(
-                f"{name} in training mode", "dropout would make every forward another law; call .eval() first"
-            )
+        found = in_training(one) if isinstance(one, torch.nn.Module) else None
+        if found is not None:
+            raise _refusal(f"{name} {found}", "dropout would make every forward another law; call .eval() first")
 
 
 def refuse_length(window: int | None, prompt: int, length: int) -> None:

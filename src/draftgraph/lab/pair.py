@@ -29,12 +29,21 @@ class Pair:
     window: int
 
     @classmethod
-    def load(cls, target: str | Path | PreTrainedModel, drafter: str | Path | PreTrainedModel) -> Pair:
-        """A pair from folders, hub names or loaded models.
+    def load(
+        cls,
+        target: str | Path | PreTrainedModel,
+        drafter: str | Path | PreTrainedModel,
+        dtype: str | None = None,
+        device: str | None = None,
+        trusted: bool = False,
+    ) -> Pair:
+        """A pair from folders, hub names or loaded models. trusted  whether their own code may run.
 
         Raises ModelError or PairError if the engine could not run it.
         """
-        engine = Engine.from_pretrained(target, draft_model=drafter, budget=0)
+        engine = Engine.from_pretrained(
+            target, draft_model=drafter, dtype=dtype, device=device, trust_remote_code=trusted, budget=0
+        )
         theirs = engine.drafter.model
         assert theirs is not None, "a draft model was given"
         windows = [model.context_window for model in (engine.target, theirs) if model.context_window is not None]

@@ -6,10 +6,9 @@ Along text that the target wrote at the temperature in question, acceptance can 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
 from draftgraph.engine.engine import Engine
 from draftgraph.errors import OptionError
@@ -37,34 +36,19 @@ class Text:
         return len(self.tokens) - self.start
 
 
-def read_texts(path: Path) -> list[str]:
-    """The texts of a file: jsonl with a field "text", texts with blank lines between them, or one text per line.
+def laid_out(messages: Sequence[Mapping[str, str]], tokenizer: Any) -> list[int]:
+    """Token ids of a chat as the tokenizer's template lays it out, up to where the answer begins.
 
-    Raises OptionError if the file cannot be read or holds no text.
+    Raises OptionError if the template fails.
     """
     try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"cannot read texts from {str(path)!r}: {error}; give a UTF-8 text file or .jsonl") from None
-    if path.suffix == ".jsonl":
-        texts = [_text_of(line, number, path) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
-    elif "\n\n" in content.strip():
-        texts = content.split("\n\n")
-    else:
-        texts = content.splitlines()
-    texts = [text for text in texts if text.strip()]
-    if not texts:
+        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template is a program of the checkpoint's
         raise OptionError(
-            f"{str(path)!r} holds no text; give one text per line, or texts with blank lines between them"
-        )
-    return texts
-
-
-def _text_of(line: str, number: int, path: Path) -> str:
-    try:
-        return str(json.loads(line)["text"])
-    except (ValueError, KeyError, TypeError):
-        raise OptionError(f'line {number} of {str(path)!r} is not a JSON object with a field "text"') from None
+            f"the tokenizer's chat template cannot lay out {len(messages)} messages ({type(error).__name__}: {error}); "
+            "correct it in the target's folder, or give prompts without turns"
+        ) from error
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def natural_texts(texts: Sequence[Sequence[int]], window: int) -> list[Text]:

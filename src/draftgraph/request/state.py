@@ -52,6 +52,7 @@ class Request:
     vocab_size  of the target: a law has so many entries.
     plan      decides how much is drafted, if nothing was asked for; None for a fixed budget.
     text      what the target has cached; drafting  whatever the drafter keeps.
+    begun     the drafter was told that the request begins, and not yet that it is over.
     """
 
     params: SamplingParams
@@ -67,6 +68,7 @@ class Request:
     plan: Plan | None = None
     text: CacheHandle = field(default_factory=CacheHandle)
     drafting: Any = None
+    begun: bool = False
     clock: Clock = field(default_factory=Clock)
     tally: Tally = field(default_factory=Tally)
     pieces: list[str] = field(default_factory=list)

@@ -26,7 +26,12 @@ class SamplingParams:
     repetition_penalty  as in transformers (prompt and output); presence_ and frequency_penalty as in the OpenAI API (output).
     logit_bias          token id -> number added to its logit.
     min_new_tokens      no end-of-sequence token before that many tokens.
-    logits_processors   any transformers LogitsProcessor; called with every node's own prefix, before the temperature.
+    logits_processors   functions of (input_ids i64[rows, length], scores f[rows, V]), as transformers' LogitsProcessor; called
+                        before the temperature. Rows are continuations of the prompt, of which many are asked about in one call
+                        and most are never taken. So the same ids and scores must give the same answer, in whatever order and
+                        company, and input_ids must tell all there is to know. The engine asks copies first, and refuses what
+                        answers otherwise: processors that count their calls, remember earlier ids, draw random numbers or want
+                        one row. With budget=0 they run: one row, once per token, in order. Scores may be changed in place.
     stop                strings that end the text; they are not part of it. stop_token_ids end it like the model's own.
     stop_when           called once per emitted token, in order, with the target's row that chose it: its logits, and its
                         scores after everything that depends on the prefix. True ends the text with that token.

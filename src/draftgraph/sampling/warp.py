@@ -16,6 +16,8 @@ from transformers import (
 )
 
 from draftgraph.errors import LogitsError
+from draftgraph.sampling.contract import call, refusal, same, unknown
+from draftgraph.sampling.copies import copied
 from draftgraph.sampling.filters import Filters
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.types import TokenTree
@@ -47,11 +49,19 @@ class LogitBias(LogitsProcessor):  # type: ignore[misc]
 
 
 class Warper:
-    """The warping of one request; one object shapes p, q and the bonus row alike."""
+    """The warping of one request; one object shapes p, q and the bonus row alike.
 
-    def __init__(self, params: SamplingParams, prompt_length: int, eos: Sequence[int], device: torch.device) -> None:
+    drafts  whether processors are asked about drafts, so that what they say of emitted tokens has to be confirmed.
+    """
+
+    def __init__(
+        self, params: SamplingParams, prompt_length: int, eos: Sequence[int], device: torch.device, drafts: bool = False
+    ) -> None:
         self.temperature, self.device = params.temperature, device
-        self._prefixed = _prefixed(params, prompt_length, eos, device)
+        own = _prefixed(params, prompt_length, eos, device)
+        self._prefixed = [*own, *params.logits_processors]
+        self._unknown = unknown(params.logits_processors) if drafts else []
+        self._in_order = [*own, *map(copied, params.logits_processors)] if self._unknown else []
         self._filters = Filters(params.top_k, params.top_p, params.min_p)
         self._buffer = torch.empty(0)
 
@@ -75,10 +85,31 @@ class Warper:
             asked = [row for row in rows if row not in unreachable]
             if asked:
                 ids, part = prefixes.ids(asked, logits.device), logits[asked]
-                for processor in self._prefixed:
-                    part = _call(processor, ids, part)
-                scores[asked] = part.to(scores)
+                scores[asked] = _processed(self._prefixed, ids, part).to(scores)
         return scores
+
+    def confirm(
+        self, logits: torch.Tensor, scores: torch.Tensor, committed: Sequence[int], tree: TokenTree, path: Sequence[int]
+    ) -> None:
+        """Ask copies of the processors, which are called as in plain decoding, about the rows that choose this round's tokens.
+
+        logits, scores  f[N + 1, V] the round's rows, before and after processors. path  the accepted nodes.
+
+        Raises OptionError if an answer was not that of plain decoding, before anything of the round is emitted.
+        """
+        if not self._unknown:
+            return
+        tokens = [tree.tokens[node] for node in path]
+        for depth, row in enumerate((0, *(node + 1 for node in path))):
+            ids = torch.tensor([[*committed, *tokens[:depth]]], device=logits.device)
+            try:
+                answer = _processed(self._in_order, ids, logits[row : row + 1].to(scores, copy=True))
+            except LogitsError as error:
+                raise refusal(self._unknown, f"fails where plain decoding calls it ({error})") from error
+            if not same(answer.to(scores), scores[row : row + 1]):
+                raise refusal(
+                    self._unknown, "answered otherwise than in plain decoding, so it keeps state from call to call"
+                )
 
     def shape(self, scores: torch.Tensor) -> torch.Tensor:
         """Temperature, top-k, top-p, min-p and softmax: rows of scores f[rows, V] to laws of the same shape."""
@@ -109,17 +140,6 @@ class Warper:
                 "the logits processors left a row that is not a distribution (NaN, +inf, or no token possible)"
             )
         return laws
-
-
-def _call(processor: LogitsProcessor, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    name = type(processor).__name__
-    try:
-        processed = processor(ids, scores)
-    except Exception as error:
-        raise LogitsError(f"logits processor {name} raised {type(error).__name__}: {error}") from error
-    if not isinstance(processed, torch.Tensor) or processed.shape != scores.shape:
-        raise LogitsError(f"logits processor {name} must return scores of shape {list(scores.shape)}")
-    return processed
 
 
 class Prefixes:
@@ -165,7 +185,7 @@ class Prefixes:
 def _prefixed(
     params: SamplingParams, prompt_length: int, eos: Sequence[int], device: torch.device
 ) -> list[LogitsProcessor]:
-    """Processors that read the prefix, in transformers' order."""
+    """The options' own processors that read the prefix, in transformers' order."""
     chain: list[LogitsProcessor] = []
     if params.logit_bias:
         chain.append(LogitBias(dict(params.logit_bias)))
@@ -175,4 +195,10 @@ def _prefixed(
         chain.append(OutputPenalties(prompt_length, params.presence_penalty, params.frequency_penalty))
     if params.min_new_tokens and eos:
         chain.append(MinNewTokensLengthLogitsProcessor(prompt_length, params.min_new_tokens, list(eos), device))
-    return [*chain, *params.logits_processors]
+    return chain
+
+
+def _processed(chain: Sequence[LogitsProcessor], ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    for processor in chain:
+        scores = call(processor, ids, scores)
+    return scores

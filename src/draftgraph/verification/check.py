@@ -10,6 +10,7 @@ from draftgraph.errors import DraftError
 from draftgraph.sampling.rng import Noise
 from draftgraph.types import FIXED, TokenTree, Verdict
 from draftgraph.verification.base import Rule
+from draftgraph.verification.probabilities import draft_probabilities
 from draftgraph.verification.registry import get_rule
 
 
@@ -96,7 +97,7 @@ def check_slots(tree: TokenTree, vocab: int) -> None:
 
 def check_draws(tree: TokenTree) -> None:
     """Refuse SAMPLED slots whose law gives their token no mass. Raises DraftError."""
-    for node, chance in enumerate(tree.draft_probabilities()):
+    for node, chance in enumerate(draft_probabilities(tree)):
         if chance is not None and chance <= 0.0:
             row, token = tree.law_row[node], tree.tokens[node]
             raise DraftError(f"node {node} claims to be drawn from law row {row}, which gives token {token} no mass")

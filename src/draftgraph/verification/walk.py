@@ -12,6 +12,7 @@ import torch
 
 from draftgraph.types import Outcome, TokenTree
 from draftgraph.verification.base import EVERY_LAW, EVERY_STRUCTURE, Accepts, Rule
+from draftgraph.verification.probabilities import target_probabilities
 
 
 class WalkRule(Rule):
@@ -43,7 +44,7 @@ def _chances(tree: TokenTree, p: torch.Tensor) -> list[float]:
     """p(token | prefix) of every node; 0 for a node that repeats a sibling, of which the first is followed."""
     seen: set[tuple[int, int]] = set()
     chances: list[float] = []
-    for parent, token, value in zip(tree.parents, tree.tokens, tree.target_probabilities(p), strict=True):
+    for parent, token, value in zip(tree.parents, tree.tokens, target_probabilities(tree, p), strict=True):
         chances.append(0.0 if (parent, token) in seen else value)
         seen.add((parent, token))
     return chances

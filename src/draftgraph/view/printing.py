@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 from rich.text import Text
 
 from draftgraph.request.record import decisions
-from draftgraph.request.result import Event, Result
 from draftgraph.request.text import Detokenizer
 from draftgraph.view import terminal
+from draftgraph.view.console import make_console
+from draftgraph.view.printable import printable
+
+if TYPE_CHECKING:
+    from draftgraph.request.result import Event, Result
 
 
 class Printer(Protocol):
@@ -26,11 +30,12 @@ class Printer(Protocol):
     def end(self, result: Result) -> None: ...
 
 
-def make_printer(tokenizer: Any | None, prompt: str, as_json: bool, show: bool) -> Printer:
-    console = Console(highlight=False)
+def make_printer(tokenizer: Any | None, prompt: str, before: Sequence[int], as_json: bool, show: bool) -> Printer:
+    """before  token ids of the prompt."""
+    console = make_console()
     if as_json:
         return JsonPrinter(console)
-    return ShowPrinter(console, tokenizer, prompt) if show else TextPrinter(console)
+    return ShowPrinter(console, tokenizer, prompt, before) if show else TextPrinter(console)
 
 
 class TextPrinter:
@@ -43,12 +48,14 @@ class TextPrinter:
         pass
 
     def event(self, event: Event) -> None:
-        text = terminal.printable(event.text) if self.console.is_terminal else event.text
-        self.console.out(text, end="", highlight=False)
-        self.console.file.flush()
+        self._write(printable(event.text) if self.console.is_terminal else event.text)
 
     def end(self, result: Result) -> None:
-        self.console.out("")
+        self._write("\n")
+
+    def _write(self, text: str) -> None:
+        self.console.file.write(text)
+        self.console.file.flush()
 
 
 class JsonPrinter:
@@ -64,14 +71,14 @@ class JsonPrinter:
         pass
 
     def end(self, result: Result) -> None:
-        self.console.out(json.dumps(as_dict(result)), highlight=False)
+        self.console.file.write(json.dumps(as_dict(result)) + "\n")
 
 
 class ShowPrinter:
     """Every round's draft graph as it is verified, then the coloured text and the summary."""
 
-    def __init__(self, console: Console, tokenizer: Any | None, prompt: str) -> None:
-        self.console, self.tokenizer, self.prompt = console, tokenizer, prompt
+    def __init__(self, console: Console, tokenizer: Any | None, prompt: str, before: Sequence[int]) -> None:
+        self.console, self.tokenizer, self.prompt, self.before = console, tokenizer, prompt, before
         self.rounds = 0
 
     def begin(self) -> None:
@@ -83,9 +90,8 @@ class ShowPrinter:
             self.console.print(terminal.round_tree(event.round, self.rounds, self._decode))
 
     def end(self, result: Result) -> None:
-        prompt = Text(terminal.printable(self.prompt), "dim")
-        before = [] if self.tokenizer is None else self.tokenizer(self.prompt)["input_ids"]
-        text = terminal.transcript(result.rounds, pieces(self.tokenizer, before, result.token_ids))
+        prompt = Text(printable(self.prompt), "dim")
+        text = terminal.transcript(result.rounds, pieces(self.tokenizer, self.before, result.token_ids))
         summary = terminal.summary(result.stats, result.choice.reason, result.rounds, result.finish_reason, result.seed)
         self.console.print("", Text.assemble(prompt, text), "", summary, sep="\n")
 

@@ -10,6 +10,8 @@ from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from draftgraph.view.printable import on_one_line, printable
+
 Cell = str | Text
 """Text, not markup: brackets stay brackets."""
 
@@ -36,7 +38,7 @@ class Sheet:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.title:
-            yield Text(self.title, "bold")
+            yield Text(on_one_line(self.title), "bold")
         for columns in self._parts(options.max_width):
             yield self._table(columns)
 
@@ -46,7 +48,7 @@ class Sheet:
         for i in chosen:
             right = i >= len(self.columns) - self.numbers
             justify: JustifyMethod = "right" if right else "left"
-            table.add_column(Text(self.columns[i]), justify=justify, no_wrap=right, overflow="fold")
+            table.add_column(_text(self.columns[i]), justify=justify, no_wrap=right, overflow="fold")
         for row in self.rows:
             table.add_row(*(_text(row[i]) for i in chosen))
         return table
@@ -73,18 +75,20 @@ class Sheet:
         rule = ["---:" if i >= right else "---" for i in range(len(self.columns))]
         lines = [self.columns, rule, *self.rows]
         table = "\n".join("| " + " | ".join(_escaped(_text(cell).plain) for cell in line) + " |" for line in lines)
-        return f"**{self.title}**\n\n{table}" if self.title else table
+        return f"**{on_one_line(self.title)}**\n\n{table}" if self.title else table
 
 
 def to_markdown(title: str, parts: Iterable[Sheet | Text]) -> str:
     """A Markdown document of sheets and paragraphs."""
-    blocks = [part.markdown() if isinstance(part, Sheet) else part.plain for part in parts]
+    blocks = [part.markdown() if isinstance(part, Sheet) else printable(part.plain) for part in parts]
     return "\n\n".join([f"# {title}", *blocks]) + "\n"
 
 
 def _text(cell: Cell) -> Text:
-    return cell if isinstance(cell, Text) else Text(cell)
+    """A cell on one line, as wide as it will be printed."""
+    plain, style = (cell.plain, cell.style) if isinstance(cell, Text) else (cell, "")
+    return Text(on_one_line(plain), style)
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return text.replace("|", "\\|")

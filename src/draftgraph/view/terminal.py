@@ -5,7 +5,6 @@ Every mark is readable without colours, so that piped output says the same.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from rich.tree import Tree
 from draftgraph.request.record import RoundRecord, decisions
 from draftgraph.request.stats import Stats
 from draftgraph.types import ROOT
+from draftgraph.view.printable import on_one_line, printable
 
 Decode = Callable[[int], str]
 """decode(token id) -> its text."""
@@ -24,12 +24,6 @@ Decode = Callable[[int], str]
 ACCEPTED, BONUS, REJECTED, MERGED = "bold green", "bold yellow", "dim", "magenta"
 DRAFTED_ORIGIN = "drafter"
 """Origin of a node that the drafter was asked for; every other origin is a merge or a look-up."""
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def printable(text: str) -> str:
-    """Text that cannot drive a terminal: control characters other than tab and newline become visible."""
-    return _CONTROL.sub(lambda match: repr(match.group())[1:-1], text)
 
 
 def legend() -> Text:
@@ -63,7 +57,7 @@ def round_tree(record: RoundRecord, number: int, decode: Decode) -> Tree:
         (f"round {number}", "bold"),
         f"  {_count(len(record.tokens), 'node')}, {_count(record.num_passes, 'drafter pass', 'es')}, "
         f"{accepted} accepted, {_count(record.emitted, 'token')} out",
-        *([(f"\n  {record.reason}", "dim")] if record.reason else []),
+        *([(f"\n  {on_one_line(record.reason)}", "dim")] if record.reason else []),
     )
     children: dict[int, list[int]] = {}
     for node, parent in enumerate(record.parents):
@@ -115,12 +109,12 @@ def _node(record: RoundRecord, node: int, decode: Decode) -> Text:
     if accepted and record.path.index(node) >= record.emitted:
         text.append(" (not emitted)", "dim")
     if record.origins[node] != DRAFTED_ORIGIN:
-        text.append(" ").append(f"↩ {record.origins[node]}", MERGED)
+        text.append(" ").append(f"↩ {on_one_line(record.origins[node])}", MERGED)
     return text
 
 
 def _quoted(text: str) -> str:
-    return printable(text).replace("\n", "\\n").replace("\t", "\\t").join("“”")
+    return on_one_line(text).join("“”")
 
 
 def _count(number: int, noun: str, plural: str = "s") -> str:
@@ -177,4 +171,4 @@ def tokens_per_second(stats: Stats) -> float:
 
 def _add(table: Table, *cells: str) -> None:
     """A row of text, not markup: brackets stay brackets."""
-    table.add_row(*map(Text, cells))
+    table.add_row(*(Text(on_one_line(cell)) for cell in cells))

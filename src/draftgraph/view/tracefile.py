@@ -7,22 +7,28 @@ refused before anything is drawn.
 from __future__ import annotations
 
 import json
-import math
 import os
-import types
-from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from draftgraph.errors import OptionError
+from draftgraph.files import BrokenFileError, read_text, write_whole
 from draftgraph.request.record import RoundRecord
-from draftgraph.request.result import Result
 from draftgraph.request.stats import PARTS, Stats
+from draftgraph.strictjson import build, parse, seen
 from draftgraph.types import ROOT
 from draftgraph.view.printing import pieces
 
+if TYPE_CHECKING:
+    from draftgraph.request.result import Result
+
 FORMAT, VERSION = "draftgraph trace", 1
+MOST = 2**53
+"""Larger whole numbers are not whole in a browser."""
+LEAST_SECONDS = 1e-12
+"""Nothing that is timed takes less."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +58,12 @@ class Trace:
         return {"format": FORMAT, "version": VERSION, **asdict(self)}
 
 
-class _BrokenError(ValueError):
-    """What is wrong with a file, in words."""
+def make_trace(result: Result, prompt: str, tokenizer: Any, before: Sequence[int] | None = None) -> Trace:
+    """The trace of a request that `tokenizer` decodes.
 
-
-def make_trace(result: Result, prompt: str, tokenizer: Any) -> Trace:
-    """The trace of a request that `tokenizer` encoded and decodes."""
-    before = list(tokenizer(prompt)["input_ids"])
+    before  token ids of the prompt; None if `tokenizer` encoded it as it is.
+    """
+    before = list(tokenizer(prompt)["input_ids"] if before is None else before)
     named = {token for record in result.rounds for token in (*record.tokens, record.bonus)}
     return Trace(
         prompt,
@@ -78,31 +83,20 @@ def make_trace(result: Result, prompt: str, tokenizer: Any) -> Trace:
 
 def refuse_unwritable(file: Path) -> None:
     """Refuse a place where no file can be written, before anything is generated. Raises OptionError."""
-    if (file.exists() and not file.is_file()) or not file.absolute().parent.is_dir():
+    folder = os.path.dirname(os.path.abspath(file))
+    if (os.path.lexists(file) and not os.path.isfile(file)) or not os.path.isdir(folder):
         raise OptionError(f"cannot write {str(file)!r}; give a file in a folder that exists")
 
 
 def save(trace: Trace, file: Path) -> None:
     """Write a trace. Raises OptionError if it cannot be written; an older file of that name is then still whole."""
-    write_whole(file, json.dumps(trace.to_dict(), allow_nan=False, separators=(",", ":")))
+    write_report(file, json.dumps(trace.to_dict(), allow_nan=False, separators=(",", ":")))
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Write a file such that nobody ever sees half of it: beside its place, then moved there.
-
-    Raises OptionError if the folder, the disk or the name does not allow it.
-    """
-    place = file.resolve()
-    half = place.with_name(f".{place.name}.{os.getpid()}.part")
+def write_report(file: Path, text: str) -> None:
+    """Write a file whole or not at all. Raises OptionError if the folder, the disk or the name does not allow it."""
     try:
-        try:
-            with half.open("x", encoding="utf-8") as out:
-                out.write(text)
-                out.flush()
-                os.fsync(out.fileno())
-            half.replace(place)
-        finally:
-            half.unlink(missing_ok=True)
+        write_whole(file, text)
     except OSError as error:
         raise OptionError(f"cannot write {str(file)!r}: {error.strerror}; give another file") from error
 
@@ -110,87 +104,54 @@ def write_whole(file: Path, text: str) -> None:
 def load(file: Path) -> Trace:
     """Read a trace. Raises OptionError for a file that is none, is broken, or was written by a later version."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        found = parse(read_text(file))
         _check_version(found)
         del found["format"], found["version"]
-        trace: Trace = _build(Trace, found, "the trace")
+        trace: Trace = build(Trace, found, "the trace")
         _check_whole(trace)
     except OSError as error:
         raise OptionError(f"cannot read trace {str(file)!r}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or _BrokenError
+    except BrokenFileError as error:
         raise OptionError(
             f"{str(file)!r} cannot be drawn: {error}; write a trace with draftgraph generate ... --trace FILE"
         ) from error
     return trace
 
 
-def _refuse_constant(name: str) -> None:
-    raise _BrokenError(f"{name} is not a number")
-
-
 def _check_version(found: Any) -> None:
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise _BrokenError(f"it does not say that it is a {FORMAT}")
+        raise BrokenFileError(f"it does not say that it is a {FORMAT}")
     version = found.get("version")
     if type(version) is not int or version < 1:
-        raise _BrokenError(f"its version is {version!r}, not a number from 1 to {VERSION}")
+        raise BrokenFileError(f"its version is {seen(version)}, not a number from 1 to {VERSION}")
     if version > VERSION:
-        raise _BrokenError(
+        raise BrokenFileError(
             f"it is a trace of version {version}, and this draftgraph reads version {VERSION}; update draftgraph"
         )
 
 
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """`value` as what an annotation asks for. Raises _BrokenError, with the place, if it is something else."""
-    parts = get_args(kind)
-    if get_origin(kind) in (types.UnionType, Union):
-        kinds = [part for part in parts if part is not types.NoneType]
-        return None if value is None else _build(kinds[0], value, where)
-    if is_dataclass(kind):
-        return _build_record(kind, value, where)
-    if get_origin(kind) is dict and isinstance(value, dict):
-        return {_key(parts[0], key, where): _build(parts[1], each, f"{where}, {key!r}") for key, each in value.items()}
-    if get_origin(kind) in (list, tuple, Sequence) and isinstance(value, list):
-        built = [_build(parts[0], each, f"{where}, number {i}") for i, each in enumerate(value)]
-        return tuple(built) if get_origin(kind) is tuple else built
-    if kind is float and type(value) in (int, float) and math.isfinite(value):
-        return float(value)
-    if type(value) is not kind:
-        raise _BrokenError(f"{where} is {str(value)[:40]!r}, not {getattr(kind, '__name__', kind)}")
-    return value
-
-
-def _build_record(kind: Any, value: Any, where: str) -> Any:
-    names = {field.name for field in fields(kind)}
-    needed = {field.name for field in fields(kind) if field.default is field.default_factory is MISSING}
-    said = set(value) if isinstance(value, dict) else set()
-    if wrong := sorted((needed - said) | (said - names)):
-        raise _BrokenError(f"{where} lacks, or has unexpected, {', '.join(map(repr, wrong[:4]))}")
-    hints = get_type_hints(kind)
-    return kind(**{name: _build(hints[name], value[name], f"{where}: {name}") for name in said})
-
-
-def _key(kind: Any, key: str, where: str) -> Any:
-    if kind is int and not key.isdecimal():
-        raise _BrokenError(f"{where} has the key {key[:40]!r}, not a token id")
-    return kind(key)
-
-
 def _check_whole(trace: Trace) -> None:
     if set(trace.choice) != {"rule", "structure", "slots", "reason"}:
-        raise _BrokenError("its choice does not say rule, structure, slots and reason")
+        raise BrokenFileError("its choice does not say rule, structure, slots and reason")
     texts = ((trace.prompt_ids, trace.prompt_pieces), (trace.token_ids, trace.pieces))
     if any(len(ids) != len(added) for ids, added in texts):
-        raise _BrokenError("it does not say the text of every token")
+        raise BrokenFileError("it does not say the text of every token")
     if sum(record.emitted for record in trace.rounds) > len(trace.token_ids):
-        raise _BrokenError("its rounds emit more tokens than it has")
+        raise BrokenFileError("its rounds emit more tokens than it has")
+    stats = trace.stats
+    if set(stats.seconds) != set(PARTS) or not _are_seconds(stats.seconds.values()):
+        raise BrokenFileError("its figures have other parts of time, or times that cannot be")
+    figures = [each for each in (*vars(stats).values(), *stats.acceptance_histogram) if isinstance(each, (int, float))]
+    if not _are_counts([*figures, *trace.prompt_ids, *trace.token_ids, *trace.words]):
+        raise BrokenFileError("its figures or token ids are beyond what can be counted")
     for number, record in enumerate(trace.rounds, 1):
         _check_round(record, trace, number)
 
 
 def _check_round(record: RoundRecord, trace: Trace, number: int) -> None:
-    """What a picture relies on. Raises _BrokenError."""
+    """What a picture relies on. Raises BrokenFileError."""
     n = len(record.tokens)
+    places = [at for at in record.drafted_at if at not in (None, ROOT)]
     per_node = (record.parents, record.sampled, record.origins, record.scores, record.drafted_at)
     steps = zip(record.path, (ROOT, *record.path), strict=False)
     named = all(token in trace.words for token in (*record.tokens, record.bonus))
@@ -205,6 +166,9 @@ def _check_round(record: RoundRecord, trace: Trace, number: int) -> None:
         "emits more than it accepted": 0 <= record.emitted <= len(record.path) + 1,
         "begins outside the text": 0 <= record.length - len(trace.prompt_ids) <= len(trace.token_ids),
         "has other parts of time": set(record.seconds) == set(PARTS),
+        "has times that cannot be": _are_seconds(record.seconds.values()),
+        "has scores that are none": _are_counts(record.scores),
+        "has numbers beyond what can be counted": _are_counts([record.num_passes, record.num_evaluations, *places]),
         "has a node from nowhere": all(
             at is None or at in range(n) or at == ROOT
             for at, origin in zip(record.drafted_at, record.origins, strict=False)
@@ -213,4 +177,12 @@ def _check_round(record: RoundRecord, trace: Trace, number: int) -> None:
     }
     for complaint, fine in held.items():
         if not fine:
-            raise _BrokenError(f"round {number} {complaint}")
+            raise BrokenFileError(f"round {number} {complaint}")
+
+
+def _are_counts(values: Iterable[Any]) -> bool:
+    return all(0 <= value <= MOST for value in values)
+
+
+def _are_seconds(values: Iterable[float]) -> bool:
+    return all(value == 0.0 or LEAST_SECONDS <= value <= MOST for value in values)

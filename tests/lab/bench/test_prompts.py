@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from draftgraph.errors import OptionError
 from draftgraph.lab.bench.prompts import BUNDLED, Entry, limited, read_prompts, spread
+from hostile import spoiled
 
 
 def write(folder: Path, name: str, *lines: object) -> Path:
@@ -57,6 +60,26 @@ def test_plain_text(tmp_path, lines, texts):
     assert [entry.name for entry in file.entries] == ["own:1", "own:2"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("lines.txt", "one\r\ntwo\r\n\r\n", ["one", "two"]),
+        ("blocks.txt", "one\r\nmore\r\n\r\ntwo\n", ["one\nmore", "two\n"]),
+        ("marked.txt", "\ufeffone\ntwo \u2028 and a half", ["one", "two \u2028 and a half"]),
+        ("rows.jsonl", '\ufeff{"text": "one"}\n\n{"text": "t w o", "n": 1}\n', ["one", "t w o"]),
+        ("talks.jsonl", '{"turns": ["Why?", "And then?"]}', ["Why?\n\nAnd then?"]),
+        ("list.json", '[{"text": "one"},\n {"turns": ["two"]},\n "three"]', ["one", "two", "three"]),
+        ("one.json", '{\n "prompt": "one"\n}', ["one"]),
+        ("list.txt", '["one",\n "two"]', ["one", "two"]),
+        ("brackets.txt", "[one]\n[two]", ["[one]", "[two]"]),
+    ],
+)
+def test_texts_of_every_format(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content.encode())
+    file = read_prompts(tmp_path / name)
+    assert (file.texts, list(file.broken)) == (expected, [])
+
+
 def test_json_lines_are_recognised_whatever_the_file_is_called(tmp_path):
     assert read_prompts(write(tmp_path, "own.txt", {"text": "a"}, {"text": "b"})).form == 'beginnings in "text"'
     assert read_prompts(write(tmp_path, "braces.txt", "{ is a brace", "and } another")).form == "plain text"
@@ -72,8 +95,13 @@ def test_json_lines_are_recognised_whatever_the_file_is_called(tmp_path):
         ('{"prompt": "  "}', '"prompt" is no text'),
         ('{"turns": []}', '"turns" is no list of texts'),
         ('{"turns": ["a", 1]}', '"turns" is no list of texts'),
-        ('{"text": "\\ud800"}', '"text" is no text'),
-        (b'{"text": "\xff"}', "not JSON"),
+        ('{"text": "\\ud800"}', "a text holds half of a surrogate pair"),
+        (b'{"text": "\xff"}', "it is not UTF-8"),
+        ('{"text": "a", "text": "b"}', "the key 'text' is there twice"),
+        ('{"text": "a", "n": NaN}', "NaN is not a number"),
+        ('{"text": "a", "n": 1e999}', "1e999 is beyond a double"),
+        ('{"text": "a", "n": ' + "9" * 5000 + "}", "a number of 5000 digits"),
+        ("[" * 100_000, "it is nested too deeply"),
     ],
 )
 def test_a_broken_line_is_named_and_the_rest_is_read(tmp_path, line, reason):
@@ -98,6 +126,30 @@ def test_files_without_prompts_are_refused(tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     with pytest.raises(OptionError, match="UTF-8"):
         read_prompts(tmp_path / "latin.txt")
+    for name, content, cause in (
+        ("cut.json", b'[{"text": "a"}', "not JSON"),
+        ("number.json", b"3", "not a list of prompts"),
+        ("none.json", b"[]", "no line"),
+        ("binary.txt", b"a\0b", "zero bytes"),
+        ("wide.txt", "a".encode("utf-16"), "UTF-16"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(OptionError, match=cause):
+            read_prompts(tmp_path / name)
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(OptionError, match="a pipe"):
+        read_prompts(tmp_path / "pipe.txt")
+
+
+ROWS = [{"question_id": 1, "category": "qa", "turns": ["a", "b"]}, {"prompt": "c", "task_id": "T/1"}, {"text": "d"}]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=spoiled(ROWS), name=st.sampled_from(["own.json", "own.jsonl", "own.txt"]))
+def test_a_spoiled_file_is_read_in_part_or_refused(tmp_path, content, name):
+    (tmp_path / name).write_bytes(content)
+    with contextlib.suppress(OptionError):
+        assert all(text.strip() and text.encode() for text in read_prompts(tmp_path / name).texts)
 
 
 def test_the_bundled_prompts_are_short_and_many():

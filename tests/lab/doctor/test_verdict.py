@@ -12,6 +12,7 @@ import pytest
 
 from draftgraph.lab.doctor.checks import Checkup, Side
 from draftgraph.lab.doctor.diagnosis import Diagnosis, Finding, _needed
+from draftgraph.lab.doctor.prompts import Prompts
 from draftgraph.lab.doctor.verdict import acceptance, advice, reasons, verdict
 from draftgraph.lab.predict.speed import Pace
 from draftgraph.lab.turns import Measured, Spread
@@ -28,7 +29,7 @@ def finding(chosen: Measured = GOOD, overlap: float | None = None, needed: float
 
 
 def diagnosis(found: Finding, unrest: float = 1.0, share: float = 1.0) -> Diagnosis:
-    return Diagnosis([found], None, unrest, share, 64, 1, "float32", 60.0)
+    return Diagnosis([found], None, unrest, share, 64, 1, "float32", 60.0, Prompts([[1]], "made up", False))
 
 
 def slow(**changes: Any) -> Measured:

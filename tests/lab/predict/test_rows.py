@@ -9,7 +9,7 @@ from draftgraph import Engine, SamplingParams
 from draftgraph.errors import OptionError
 from draftgraph.lab.predict import rows as module
 from draftgraph.lab.predict.rows import read_rows
-from draftgraph.lab.texts import SHORTEST, WARM_UP, Text, natural_texts, own_texts, read_texts
+from draftgraph.lab.texts import SHORTEST, WARM_UP, Text, natural_texts, own_texts
 from models import perturbed, tiny_lm
 
 LENGTHS = (9, 5, 7)
@@ -90,35 +90,6 @@ def test_own_texts_are_plain_decoding_and_know_whether_they_ended():
     )
     assert stopped[0].tokens == free[0].tokens[: free[0].tokens.index(end, 1) + 1]
     assert stopped[0].room == 20
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        ("lines.txt", "one\ntwo\n\n", ["one", "two"]),
-        ("blocks.txt", "one\nmore\n\ntwo\n", ["one\nmore", "two\n"]),
-        ("rows.jsonl", '{"text": "one"}\n\n{"text": "t w o", "n": 1}\n', ["one", "t w o"]),
-    ],
-)
-def test_files_of_texts(tmp_path, name, content, expected):
-    (tmp_path / name).write_text(content)
-    assert read_texts(tmp_path / name) == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("empty.txt", b"\n \n", "holds no text"),
-        ("bad.jsonl", b'{"text": "a"}\n{"words": "b"}\n', "line 2"),
-        ("bytes.txt", b"\xff\xfe\x00", "cannot read texts"),
-    ],
-)
-def test_files_that_hold_no_texts_are_refused(tmp_path, name, content, message):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(OptionError, match=message):
-        read_texts(tmp_path / name)
-    with pytest.raises(OptionError, match="cannot read texts"):
-        read_texts(tmp_path / "absent.txt")
 
 
 def test_natural_texts_are_cut_into_windows():

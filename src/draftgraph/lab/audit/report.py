@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
 from draftgraph.lab.audit.audit import Audit
 from draftgraph.lab.audit.fit import Fit
+from draftgraph.view.console import make_console
 from draftgraph.view.sheet import Sheet
 
 GOOD, BAD = "bold green", "bold red"
@@ -19,7 +19,7 @@ GOOD, BAD = "bold green", "bold red"
 @contextmanager
 def progress_bar(message: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr; yields told(done, total). Silent if quiet, or not on a terminal."""
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task(message, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from draftgraph.engine.engine import Engine
-from draftgraph.errors import OptionError
 from draftgraph.lab.bench.models import Models
 from draftgraph.lab.bench.prompts import Entry, PromptFile, limited
+from draftgraph.lab.texts import laid_out
 from draftgraph.sampling.params import SamplingParams
 
 
@@ -102,7 +102,7 @@ def _first(entry: Entry, models: Models) -> list[int]:
     """Token ids of a beginning, or of the first turn of a conversation."""
     tokenizer = models.tokenizer
     if entry.chat and getattr(tokenizer, "chat_template", None):
-        return _laid_out([{"role": "user", "content": entry.turns[0]}], tokenizer)
+        return laid_out([{"role": "user", "content": entry.turns[0]}], tokenizer)
     return list(tokenizer(entry.turns[0])["input_ids"])
 
 
@@ -110,20 +110,9 @@ def _later(entry: Entry, tokenizer: Any, answer: Callable[[list[int]], str]) -> 
     """Number and token ids of every turn after the first; an answer is only written if the turn behind it is asked for."""
     messages = [{"role": "user", "content": entry.turns[0]}]
     for number, turn in enumerate(entry.turns[1:], 2):
-        messages.append({"role": "assistant", "content": answer(_laid_out(messages, tokenizer))})
+        messages.append({"role": "assistant", "content": answer(laid_out(messages, tokenizer))})
         messages.append({"role": "user", "content": turn})
-        yield number, _laid_out(messages, tokenizer)
-
-
-def _laid_out(messages: Sequence[dict[str, str]], tokenizer: Any) -> list[int]:
-    try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template is a program of the checkpoint's
-        raise OptionError(
-            f"the tokenizer's chat template cannot lay out {len(messages)} messages ({type(error).__name__}: {error}); "
-            "correct it in the target's folder, or give prompts without turns"
-        ) from error
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        yield number, laid_out(messages, tokenizer)
 
 
 def _answerer(models: Models, tokens: int) -> Callable[[list[int]], str]:

@@ -29,13 +29,20 @@ class Models:
 
     @classmethod
     def load(
-        cls, target: str | Path, drafter: str | Path | None, dtype: str | None = None, device: str | None = None
+        cls,
+        target: str | Path,
+        drafter: str | Path | None,
+        dtype: str | None = None,
+        device: str | None = None,
+        trusted: bool = False,
     ) -> Models:
-        """Models from folders or hub names.
+        """Models from folders or hub names. trusted  whether their own code may run.
 
         Raises ModelError or PairError if the engine could not run them, OptionError without a tokenizer.
         """
-        engine = Engine.from_pretrained(target, draft_model=drafter, dtype=dtype, device=device, budget=0)
+        engine = Engine.from_pretrained(
+            target, draft_model=drafter, dtype=dtype, device=device, trust_remote_code=trusted, budget=0
+        )
         if engine.tokenizer is None:
             raise OptionError("the target has no tokenizer files, so no prompt can be read; add them to its folder")
         theirs = engine.drafter.model

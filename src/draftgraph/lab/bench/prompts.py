@@ -2,26 +2,28 @@
 
     Spec-Bench, MT-bench   {"question_id": ..., "category": "qa", "turns": ["...", "..."]}    a conversation, task: its category
     HumanEval              {"task_id": "HumanEval/69", "prompt": "..."}                       a beginning, task: before the slash
-    others, JSONL          {"prompt": "..."} or {"text": "..."}, optionally "name", "category"   a beginning
+    others                 {"prompt": "..."} or {"text": "..."}, optionally "name", "category"   a beginning
     plain text             beginnings with blank lines between them if there is a blank line, else one per line
 
-A file is JSONL if it is called .jsonl or its first line is a JSON object. Without a category, the task is the file's name.
+The objects stand one per line (JSONL), or in one list (.json), which may hold texts as well. A file is JSONL if it is called
+.jsonl or its first line is a JSON object. Without a category, the task is the file's name.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from draftgraph.errors import OptionError
-from draftgraph.lab.texts import read_texts
+from draftgraph.files import BrokenFileError, decode, read_bytes
+from draftgraph.strictjson import parse, seen
 
 BUNDLED = Path(__file__).with_name("prompts_python.jsonl")
 """Beginnings of Python functions and classes, written for this benchmark."""
 T = TypeVar("T")
+_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Broken:
-    """A line that says nothing usable, and why. line  from 1."""
+    """A line that says nothing usable, and why. line  from 1; in a JSON list, the number of the entry."""
 
     file: str
     line: int
@@ -55,41 +57,78 @@ class PromptFile:
     entries: Sequence[Entry]
     broken: Sequence[Broken]
 
-
-class _LineError(ValueError):
-    """What is wrong with a line."""
+    @property
+    def texts(self) -> list[str]:
+        """One text per entry: the turns of a conversation with blank lines between them."""
+        return ["\n\n".join(entry.turns) for entry in self.entries]
 
 
 def read_prompts(path: Path) -> PromptFile:
     """The prompts of a file. Raises OptionError if it cannot be read, or no line of it is usable."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        content = read_bytes(path).removeprefix(_MARK)
+        if not content.strip():
+            raise OptionError(f"{str(path)!r} is empty; give prompts as JSONL, or as plain text, one per line")
+        if path.suffix == ".json" or (path.suffix != ".jsonl" and _is(list, content)):
+            return _gather(path, enumerate(_listed(parse(decode(content))), 1))
+        first = next(line for line in content.split(b"\n") if line.strip())
+        if path.suffix == ".jsonl" or _is(dict, first):
+            return _gather(path, enumerate(content.split(b"\n"), 1))
+        texts = _plain_texts(decode(content))
     except OSError as error:
         raise OptionError(f"cannot read prompts from {str(path)!r}: {error.strerror}; give a file of prompts") from None
-    first = next((line for line in lines if line.strip()), None)
-    if first is None:
-        raise OptionError(f"{str(path)!r} is empty; give prompts as JSONL, or as plain text, one per line")
-    if path.suffix != ".jsonl" and not _is_object(first):
-        texts = read_texts(path)
-        entries = [Entry(f"{path.stem}:{i}", path.stem, (text,), False) for i, text in enumerate(texts, 1)]
-        return PromptFile(str(path), "plain text", entries, ())
+    except BrokenFileError as error:
+        raise OptionError(
+            f"cannot read prompts from {str(path)!r}: {error}; give JSONL, or plain text in UTF-8"
+        ) from None
+    entries = [Entry(f"{path.stem}:{i}", path.stem, (text,), False) for i, text in enumerate(texts, 1)]
+    return PromptFile(str(path), "plain text", entries, ())
+
+
+def _gather(path: Path, lines: Iterator[tuple[int, Any]]) -> PromptFile:
+    """The entries of numbered lines (bytes), or of numbered values of a JSON list. Raises OptionError if none is usable."""
     entries, broken = [], []
     forms: dict[str, None] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in lines:
         try:
-            form, entry = _entry(line, number, path)
-        except _LineError as error:
+            if isinstance(line, bytes) and not line.strip():
+                continue
+            form, entry = _entry(parse(decode(line)) if isinstance(line, bytes) else line, number, path)
+        except BrokenFileError as error:
             broken.append(Broken(str(path), number, str(error)))
         else:
             entries.append(entry)
             forms[form] = None
     if not entries:
+        why = f" ({broken[0]})" if broken else ""
         raise OptionError(
-            f"no line of {str(path)!r} is a prompt ({broken[0]}); a line is a JSON object with turns, prompt or text"
+            f"no line of {str(path)!r} is a prompt{why}; a line is a JSON object with turns, prompt or text"
         )
     return PromptFile(str(path), ", ".join(forms), entries, broken)
+
+
+def _is(kind: type, content: bytes) -> bool:
+    """Whether it is JSON that says a list, or an object."""
+    try:
+        return isinstance(parse(decode(content)), kind)
+    except BrokenFileError:
+        return False
+
+
+def _listed(value: Any) -> list[Any]:
+    """The entries of a .json file: a list, or one object."""
+    if isinstance(value, (list, dict)):
+        return value if isinstance(value, list) else [value]
+    raise BrokenFileError(f"it says {seen(value)}, and not a list of prompts")
+
+
+def _plain_texts(content: str) -> list[str]:
+    """Texts with blank lines between them if there is a blank line, else one per line. Raises BrokenFileError."""
+    if "\0" in content:
+        raise BrokenFileError("it holds zero bytes, so it is no text")
+    content = content.replace("\r\n", "\n")
+    texts = content.split("\n\n" if "\n\n" in content.strip() else "\n")
+    return [text for text in texts if text.strip()]
 
 
 def limited(entries: Sequence[Entry], limit: int | None) -> list[Entry]:
@@ -108,33 +147,24 @@ def spread(items: Sequence[T], count: int) -> list[T]:
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def _is_object(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
-
-
-def _entry(line: bytes, number: int, path: Path) -> tuple[str, Entry]:
-    """The format and the entry of a line. Raises _LineError."""
-    try:
-        fields = json.loads(line)
-    except ValueError as error:
-        raise _LineError(f"not JSON ({error})") from None
+def _entry(fields: Any, number: int, path: Path) -> tuple[str, Entry]:
+    """The format and the entry of a JSON value. Raises BrokenFileError."""
+    if _is_text(fields):
+        return "texts", Entry(f"{path.stem}:{number}", path.stem, (fields,), False)
     if not isinstance(fields, dict):
-        raise _LineError("not a JSON object")
+        raise BrokenFileError("not a JSON object")
     task = _word(fields, "category") or path.stem
     name = next((word for key in ("question_id", "task_id", "name") if (word := _word(fields, key))), str(number))
     if "turns" in fields:
         turns = fields["turns"]
         if not isinstance(turns, list) or not turns or not all(map(_is_text, turns)):
-            raise _LineError('"turns" is no list of texts')
+            raise BrokenFileError('"turns" is no list of texts')
         return "conversations", Entry(f"{path.stem}:{name}", task, tuple(turns), True)
     key = next((key for key in ("prompt", "text") if key in fields), None)
     if key is None:
-        raise _LineError('none of the fields "turns", "prompt" and "text"')
+        raise BrokenFileError('none of the fields "turns", "prompt" and "text"')
     if not _is_text(fields[key]):
-        raise _LineError(f'"{key}" is no text')
+        raise BrokenFileError(f'"{key}" is no text')
     if key == "prompt" and "/" in (_word(fields, "task_id") or ""):
         return "HumanEval", Entry(name, name.rpartition("/")[0], (fields[key],), False)
     return f'beginnings in "{key}"', Entry(f"{path.stem}:{name}", task, (fields[key],), False)

@@ -98,22 +98,26 @@ def check_up(
     dtype: str | None = None,
     device: str | None = None,
     tell: Callable[[str], None] = lambda text: None,
+    trusted: bool = False,
 ) -> Checkup:
-    """Load the models and check every rule, without generating. `tell` hears what is being done; a failed rule is not raised."""
+    """Load the models and check every rule, without generating.
+
+    tell  hears what is being done. trusted  whether code that comes with the models may run. A failed rule is not raised.
+    """
     sides = [Side("target", target)] + ([] if drafter is None else [Side("drafter", drafter)])
     for side in sides:
         tell(f"checking the {side.name}")
-        _check_side(side, dtype, device)
+        _check_side(side, dtype, device, trusted)
     ours, theirs = sides[0], sides[1] if drafter is not None else None
     checks = [] if theirs is None else _check_pair(ours, theirs)
     return Checkup(ours, theirs, [*checks, threads()])
 
 
-def _check_side(side: Side, dtype: str | None, device: str | None) -> None:
+def _check_side(side: Side, dtype: str | None, device: str | None, trusted: bool) -> None:
     add = side.checks.append
-    check, side.config = _read("configuration", lambda: read_config(side.source), lambda read: read.model_type)
+    check, side.config = _read("configuration", lambda: read_config(side.source, trusted), lambda read: read.model_type)
     add(check)
-    _check_tokenizer(side)
+    _check_tokenizer(side, trusted)
     names = (
         "decoder-only",
         "weights",
@@ -127,7 +131,7 @@ def _check_side(side: Side, dtype: str | None, device: str | None) -> None:
         causal = decoder_only(side.config, architecture)
         add(causal)
         if not causal.failed:
-            check, side.model = _read("weights", lambda: load_model(side.source, dtype, device), _weigh)
+            check, side.model = _read("weights", lambda: load_model(side.source, dtype, device, trusted), _weigh)
             add(check)
     if side.model is not None:
         for check in support(side.model)[1:]:  # the first one was answered by the configuration already
@@ -141,9 +145,9 @@ def _check_side(side: Side, dtype: str | None, device: str | None) -> None:
     )
 
 
-def _check_tokenizer(side: Side) -> None:
+def _check_tokenizer(side: Side, trusted: bool) -> None:
     check, side.tokenizer = _read(
-        "tokenizer", lambda: read_tokenizer(side.source), lambda read: f"{len(read.get_vocab())} tokens"
+        "tokenizer", lambda: read_tokenizer(side.source, trusted), lambda read: f"{len(read.get_vocab())} tokens"
     )
     if check.failed:
         check = Check("tokenizer", "warning", check.found, "without one, prompts are token ids; add its files")

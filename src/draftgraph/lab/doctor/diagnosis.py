@@ -16,8 +16,8 @@ import torch
 
 from draftgraph.budget.costs import Costs
 from draftgraph.engine.engine import Engine
-from draftgraph.errors import OptionError
 from draftgraph.lab.doctor.checks import Checkup
+from draftgraph.lab.doctor.prompts import Prompts
 from draftgraph.lab.pair import Pair
 from draftgraph.lab.predict.prediction import Prediction, Row, Tell, predict, written
 from draftgraph.lab.predict.rows import read_rows
@@ -42,15 +42,6 @@ SHARE_OF_CORE = 0.9
 """On a CPU, if this thread had a core for less of the time, others wanted it."""
 WORTH = 1.05
 """Speed-ups below this are not worth a second model."""
-PROMPTS = (
-    "Once upon a time there was a little girl who",
-    "def read_lines(path):\n    ",
-    "The three most important reasons why the project was late are:\n1.",
-    "Question: How do plants turn light into food?\nAnswer:",
-    'class Queue:\n    """A first-in, first-out queue."""\n\n    def __init__(self):\n',
-    "Dear colleagues,\n\nthank you for coming to the meeting on Monday. As we agreed,",
-)
-"""What is continued where the user gives nothing: stories, code, lists, answers, letters."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +87,7 @@ class Finding:
 class Diagnosis:
     """unrest  of plain decoding over all turns. share_of_core  over all turns, 1 where the models are not on a CPU.
 
-    tokens  per request. threads  of torch. dtype  of the target.
+    tokens  per request. threads  of torch. dtype  of the target. prompts  what was continued.
     """
 
     findings: Sequence[Finding]
@@ -107,6 +98,7 @@ class Diagnosis:
     threads: int
     dtype: str
     seconds: float
+    prompts: Prompts
 
     @property
     def busy(self) -> bool:
@@ -125,27 +117,48 @@ class Diagnosis:
             "threads": self.threads,
             "dtype": self.dtype,
             "seconds": self.seconds,
+            "prompts": self.prompts.to_dict(),
         }
+
+
+@dataclass(frozen=True)
+class Own:
+    """A way to draft of the user's: options of `Config`, and how they were written."""
+
+    options: dict[str, Any]
+    written: dict[str, Any]
+
+    def arm(self, checkup: Checkup) -> Arm:
+        """Raises OptionError if the models cannot draft so."""
+        drafter = None
+        if checkup.drafter is not None and self.options.get("drafter") in (None, "model"):
+            drafter = checkup.drafter.model
+        engine = Engine.from_pretrained(
+            _loaded(checkup), draft_model=drafter, tokenizer=checkup.target.tokenizer, **self.options
+        )
+        return Arm(", ".join(f"{name}={value}" for name, value in self.written.items()), engine, self.written)
 
 
 def diagnose(
     checkup: Checkup,
-    texts: Sequence[str],
+    asked: Prompts,
     temperatures: Sequence[float],
     params: SamplingParams,
     limit: float,
     tell: Tell,
+    own: Own | None = None,
 ) -> Diagnosis:
     """Predict and measure models that `checkup` found to run, within about `limit` seconds.
 
-    texts  the user's prompts; PROMPTS without. params  its filters and seed are used, at every one of `temperatures`.
-    Raises OptionError if the models have no tokenizer to read texts, or a window too small for them.
+    asked  the prompts. params  its filters and seed are used, at every one of `temperatures`. own  a way to draft that is
+    tried beside the others.
     """
     begun = time.perf_counter()
     pair = None if checkup.drafter is None else checkup.pair()
     lookup = Engine.from_pretrained(_loaded(checkup), tokenizer=checkup.target.tokenizer)
     plain = Engine.from_pretrained(_loaded(checkup), tokenizer=checkup.target.tokenizer, budget=0)
-    prompts = _encode(checkup, texts or PROMPTS)
+    given = [] if own is None else [own.arm(checkup)]
+    prompts = asked.ids
     tell("warming up")
     warm = replace(params, max_new_tokens=TOKENS[0], temperature=0.0, ignore_eos=True)
     run(plain, prompts[0], warm)
@@ -162,7 +175,7 @@ def diagnose(
     turns: list[Turn] = []
     for i, (temperature, prediction) in enumerate(zip(temperatures, predictions, strict=True)):
         left = max(0.0, begun + limit - time.perf_counter()) / (len(temperatures) - i)
-        arms = [Arm(PLAIN, plain, {}), *_arms(pair, lookup, prediction)]
+        arms = [Arm(PLAIN, plain, {}), *_arms(pair, lookup, prediction), *given]
         finding, its = _measure(arms, prompts, replace(params, temperature=temperature), left, prediction, tell)
         found.append(finding)
         turns += its
@@ -175,29 +188,13 @@ def diagnose(
         torch.get_num_threads(),
         str(_loaded(checkup).dtype).removeprefix("torch."),
         time.perf_counter() - begun,
+        asked,
     )
 
 
 def _loaded(checkup: Checkup) -> Any:
     assert checkup.target.model is not None
     return checkup.target.model
-
-
-def _encode(checkup: Checkup, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of the prompts, their ends if the window has no room for all of one."""
-    tokenizer = checkup.target.tokenizer
-    if tokenizer is None:
-        raise OptionError("the target has no tokenizer files, so no prompt can be read; add them to its folder")
-    sides = (checkup.target, *([checkup.drafter] if checkup.drafter else ()))
-    room = min([side.window for side in sides if side.window], default=2**20) - TOKENS[1]
-    if room < 1:
-        raise OptionError(
-            f"a context window of {room + TOKENS[1]} tokens leaves no room for a prompt and {TOKENS[1]} new ones"
-        )
-    prompts = [list(tokenizer(text)["input_ids"])[-room:] for text in texts]
-    if not all(prompts):
-        raise OptionError("a prompt is empty; write text as your users write it")
-    return prompts
 
 
 def _predict(

@@ -61,7 +61,8 @@ def what_next(checkup: Checkup) -> Text:
 
 def diagnosis_report(checkup: Checkup, diagnosis: Diagnosis) -> list[Sheet | Text]:
     """What was predicted and measured at every temperature, and the verdict with what to try."""
-    parts: list[Sheet | Text] = [_ways(finding, diagnosis) for finding in diagnosis.findings]
+    parts: list[Sheet | Text] = [Text(f"measured on {diagnosis.prompts}")]
+    parts += [_ways(finding, diagnosis) for finding in diagnosis.findings]
     parts.append(
         Text(
             "speed-up over plain decoding in the same turn: median (10–90 % over turns). break-even: tokens per target call at "

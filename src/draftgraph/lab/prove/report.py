@@ -31,8 +31,8 @@ def _claim(rule: Rule) -> str:
 
 
 def proof_report(proof: Proof) -> list[Part]:
-    """One rule: its cases, the controls, what that amounts to, and the verdict."""
-    return [*_details(proof), *_controls([proof]), summary([proof]), conclusion(proof)]
+    """One rule: the verdict, what it amounts to, its cases, and the controls."""
+    return [conclusion(proof), summary([proof]), *_details(proof), *_controls([proof])]
 
 
 def proofs_report(proofs: Sequence[Proof], verbose: bool = False) -> list[Part]:

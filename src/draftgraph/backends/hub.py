@@ -1,0 +1,110 @@
+"""Where a model is: in a folder here, or under a name on the hub, which is asked once, briefly, before anything is loaded.
+
+Left to itself, transformers asks the hub for file after file and tries each again for half a minute.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+
+from draftgraph.errors import ModelError
+
+PATIENCE_SECONDS = 5.0
+"""How long the hub may take to answer."""
+BELIEVED_SECONDS = 60
+"""How long an answer is not asked for again: a model is read in several steps."""
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+_ASKED_FOR = "config.json"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A model's folder or hub name. local  whether nothing needs to be asked on the net."""
+
+    name: str
+    local: bool
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What the hub says of a name. refusal  why there is no such model; unreachable  why the hub says nothing."""
+
+    refusal: str = ""
+    unreachable: str = ""
+
+
+def locate(source: str | Path) -> Place:
+    """The place of a model, found within seconds.
+
+    Raises ModelError if it is neither a folder, nor a name that the hub knows, nor one that it has given before.
+    """
+    if not isinstance(source, (str, Path)):
+        raise ModelError(f"a model is a folder, a hub name or a transformers model, not {type(source).__name__}")
+    name = str(source)
+    if os.path.isdir(name):
+        return Place(name, local=True)
+    here = f"cannot load {name!r}: there is no such folder here"
+    instead = "write the path of a folder that holds config.json"
+    if os.path.lexists(name):
+        raise ModelError(f"cannot load {name!r}: it is no folder; {instead}")
+    try:
+        hf_hub_url(name, _ASKED_FOR)
+    except HFValidationError:
+        raise ModelError(f"{here}, and it cannot be a hub name; {instead}") from None
+    off = _switched_off()
+    answer = _Answer(unreachable=off) if off else _ask(name, int(time.monotonic()) // BELIEVED_SECONDS)
+    if answer.refusal:
+        raise ModelError(f"{here}, and {answer.refusal}; {instead}, or a hub name")
+    if not answer.unreachable:
+        return Place(name, local=False)
+    if is_kept(name, _ASKED_FOR):
+        return Place(name, local=True)
+    raise ModelError(f"{here}, it was not downloaded before, and {answer.unreachable}; {instead}")
+
+
+def is_kept(name: str, file: str) -> bool:
+    """Whether a file of a model is here: in its folder, or in the hub's cache."""
+    if os.path.isdir(name):
+        return os.path.isfile(os.path.join(name, file))
+    return isinstance(try_to_load_from_cache(name, file), str)
+
+
+def _switched_off() -> str:
+    """Why the hub is not to be asked, empty if it may be."""
+    if constants.HF_HUB_OFFLINE or any(
+        os.environ.get(name, "0").upper() in ("1", "TRUE", "YES", "ON") for name in _OFFLINE
+    ):
+        return "the hub is switched off (HF_HUB_OFFLINE)"
+    return ""
+
+
+@lru_cache(maxsize=32)
+def _ask(name: str, minute: int) -> _Answer:
+    """One question to the hub. minute  makes an answer be asked for again later."""
+    try:
+        get_hf_file_metadata(hf_hub_url(name, _ASKED_FOR), timeout=PATIENCE_SECONDS)
+    except GatedRepoError:
+        return _Answer("the hub gives it to some accounts only: ask for access on its page, then `hf auth login`")
+    except RepositoryNotFoundError:
+        return _Answer("the hub knows no such model (a private one needs `hf auth login`)")
+    except EntryNotFoundError:
+        return _Answer("the hub's model of that name has no config.json")
+    except OfflineModeIsEnabled:
+        return _Answer(unreachable="the hub is switched off (HF_HUB_OFFLINE)")
+    except Exception as error:  # whatever the network, a proxy or a certificate say
+        first = (str(error).strip().splitlines() or ["no message"])[0]
+        return _Answer(unreachable=f"the hub cannot be reached ({type(error).__name__}: {first})")
+    return _Answer()

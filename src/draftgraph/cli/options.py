@@ -1,0 +1,181 @@
+"""Options that several commands share, each declared once, and what is made of their texts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from draftgraph.data import bundled_pair
+from draftgraph.errors import OptionError
+from draftgraph.files import BrokenFileError, read_text
+
+MODELS, SAMPLING, DRAFTING, TEXTS, OUTPUT = (
+    "Which models",
+    "How to sample",
+    "How to draft and verify",
+    "Which texts",
+    "What to print",
+)
+"""Panels of --help."""
+MOST_THREADS = 1024
+Sources = tuple[str | Path, str | Path | None]
+"""A target, and a drafter or None."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The models that were asked for, and how they are to be loaded. trusted  whether their own code may run."""
+
+    pair: Sources
+    dtype: str | None
+    device: str | None
+    threads: int | None
+    trusted: bool
+
+    @property
+    def title(self) -> str:
+        """The target in a message."""
+        return "the bundled pair" if isinstance(self.pair[0], Path) else self.pair[0]
+
+    @property
+    def named(self) -> list[str]:
+        """The models that were named, as words of a command line."""
+        return [source for source in self.pair if isinstance(source, str)]
+
+
+@dataclass(frozen=True)
+class Drafting:
+    """How to draft and verify, as it was written."""
+
+    rule: str = "auto"
+    structure: str = "auto"
+    budget: str = "auto"
+    prediction: str | None = None
+
+    @property
+    def written(self) -> dict[str, str]:
+        """The options that are not left at their defaults."""
+        return {name: value for name, value in vars(self).items() if value not in ("auto", None)}
+
+
+Target = Annotated[str | None, typer.Argument(help="Target: a folder or hub name; the bundled pair without.")]
+Drafter = Annotated[str | None, typer.Argument(help="Drafter with the target's tokenizer; lookup without.")]
+
+Model = Annotated[
+    str | None,
+    typer.Option("--model", help="Target: a folder or hub name; the bundled pair without.", rich_help_panel=MODELS),
+]
+DraftModel = Annotated[
+    str | None,
+    typer.Option(
+        "--draft-model", "--assistant-model", help="Drafter with the target's tokenizer.", rich_help_panel=MODELS
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, ...; the GPU if there is one.", rich_help_panel=MODELS)
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype", help="float32, bfloat16, float16 or auto; float32 on a CPU without.", rich_help_panel=MODELS
+    ),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, max=MOST_THREADS, help="CPU threads.", rich_help_panel=MODELS)
+]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", help="Run the code that comes with the models; read it first.", rich_help_panel=MODELS
+    ),
+]
+
+Temperature = Annotated[float, typer.Option("--temperature", help="0 is greedy.", rich_help_panel=SAMPLING)]
+TopK = Annotated[int, typer.Option("--top-k", help="Keep the k likeliest tokens; 0 is off.", rich_help_panel=SAMPLING)]
+TopP = Annotated[float, typer.Option("--top-p", help="Keep this much probability.", rich_help_panel=SAMPLING)]
+MinP = Annotated[
+    float, typer.Option("--min-p", help="Drop tokens below this share of the best.", rich_help_panel=SAMPLING)
+]
+
+RuleName = Annotated[
+    str,
+    typer.Option("--rule", help="A rule of `draftgraph rules`, or module:Rule of your own.", rich_help_panel=DRAFTING),
+]
+Structure = Annotated[
+    str,
+    typer.Option("--structure", help="graph, tree, comb, paths, chain, gsd or auto.", rich_help_panel=DRAFTING),
+]
+Budget = Annotated[
+    str, typer.Option("--budget", help="Nodes verified per round; 0 is plain.", rich_help_panel=DRAFTING)
+]
+Prediction = Annotated[
+    str | None,
+    typer.Option(
+        "--prediction",
+        help="Text that the output may repeat, for drafts without a model; @FILE reads it from a file.",
+        rich_help_panel=DRAFTING,
+    ),
+]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)]
+
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([ntr\\]))")
+_NAMED = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+_LAST_CHARACTER = 0x10FFFF
+
+
+def sources(
+    target: str | None, drafter: str | None, model: str | None = None, draft_model: str | None = None
+) -> Sources:
+    """The models that were asked for, as arguments or as options; the bundled pair without.
+
+    Raises OptionError for a model that is given twice, or a drafter without its target.
+    """
+    for role, argument, option in (("target", target, model), ("drafter", drafter, draft_model)):
+        if argument is not None and option is not None:
+            raise OptionError(f"the {role} is given twice, {argument!r} and {option!r}; write one of them")
+    chosen = model if target is None else target
+    drafting = draft_model if drafter is None else drafter
+    if chosen is None and drafting is not None:
+        raise OptionError("a drafter needs the target that it drafts for; write --model as well")
+    return (chosen, drafting) if chosen is not None else bundled_pair()
+
+
+def as_budget(text: str) -> int | str:
+    """A number if it is one; anything else is for `Config` to judge."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+def as_prediction(text: str | None) -> str | None:
+    """A text, or with @ the content of a file (@@ begins a text with an @). Raises OptionError for what cannot be read."""
+    if text is None or not text.startswith("@"):
+        return text
+    if text.startswith("@@"):
+        return text[1:]
+    try:
+        return read_text(Path(text[1:]))
+    except (OSError, BrokenFileError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise OptionError(
+            f"--prediction cannot read {text[1:]!r}: {why}; give a text file in UTF-8, or write @@ for a text that begins with @"
+        ) from None
+
+
+def unescaped(text: str) -> str:
+    r"""A text in which \n, \t, \r, \\, \xHH, \uHHHH and \UHHHHHHHH stand for characters; other backslashes are themselves."""
+    return _ESCAPE.sub(_character, text)
+
+
+def _character(match: re.Match[str]) -> str:
+    digits = match[1] or match[2] or match[3]
+    if digits is None:
+        return _NAMED[match[4]]
+    number = int(digits, 16)
+    return chr(number) if number <= _LAST_CHARACTER else match[0]
