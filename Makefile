@@ -5,14 +5,13 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 EXTRAS := dev,bench,train,view,prove
 
-.PHONY: help demo test check bench pair clean
+.PHONY: help demo test check pair clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    one prompt plain and drafted, greedy and sampled, with both speeds and a picture; a minute or two"
 	@echo "make test    run the tests"
 	@echo "make check   lint, formatting, types, house rules"
-	@echo "make bench   measure (ARGS=... goes to experiments)"
 	@echo "make pair    train the bundled pair again (an hour; ARGS=... goes to draftgraph.lab.train.pair)"
 	@echo "make clean   remove .venv and caches"
 
@@ -40,12 +39,9 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/python tools/check_house.py
 
-bench: $(INSTALLED)
-	$(BIN)/python experiments $(ARGS)
-
 pair: $(INSTALLED)
 	$(BIN)/python -m draftgraph.lab.train.pair --out src/draftgraph/data/pair $(ARGS)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
-	find src tests tools bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests tools experiments examples -name __pycache__ -type d -prune -exec rm -rf {} +

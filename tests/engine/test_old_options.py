@@ -73,7 +73,7 @@ def test_old_options_change_the_structure_that_is_there() -> None:
         ({"structure": "chain", "branching": (2, 1)}, "cannot branch"),
         ({"structure": "graph", "branching": (2, 1)}, "shape of a tree"),
         ({"rule": "agree", "branching": (2,), "children": "spine"}, "rule 'agree' reads no laws"),
-        ({"structure": "gsd", "gsd_match": -2}, "match=-2 is not possible; write an integer >= -1"),
+        ({"structure": "gsd", "gsd_match": -2}, "match=-2 is not possible; write an integer from -1"),
         ({"structure": "tree", "gsd_match": 2}, "gsd_match=2 is for structure='gsd'"),
         ({"structure": "tree", "read_ahead": 4}, "structure='tree' has none"),
         ({"read_ahead": -1}, "read_ahead=-1 is not possible"),

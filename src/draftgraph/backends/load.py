@@ -15,6 +15,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -24,7 +25,7 @@ from draftgraph.backends.check import Check
 from draftgraph.backends.hub import is_kept, locate
 from draftgraph.backends.support import COMPUTED
 from draftgraph.backends.wrapped import is_compiled, opened
-from draftgraph.errors import ModelError, OptionError, PairError, require
+from draftgraph.errors import ModelError, OptionError, PairError, brief, require
 
 Source = str | Path | torch.nn.Module
 """A folder, a hub name, or a loaded model, which adapters may surround."""
@@ -147,6 +148,23 @@ def load_tokenizer(source: Source, trust_remote_code: bool = False) -> Any | Non
         return None  # a model without tokenizer files is usable with token ids
 
 
+def find_tokenizer(given: Any | None, source: Source, trust_remote_code: bool = False) -> Any | None:
+    """The tokenizer that the user gave, itself or by its folder or hub name; else the one that belongs to the model.
+
+    Raises OptionError for what is no transformers tokenizer, ModelError for a folder without one.
+    """
+    if given is None:
+        return load_tokenizer(source, trust_remote_code)
+    if isinstance(given, str | Path):
+        return read_tokenizer(given, trust_remote_code)
+    if not callable(given) or not hasattr(given, "decode"):
+        raise OptionError(
+            f"tokenizer={brief(given)} is no transformers tokenizer; write AutoTokenizer.from_pretrained(...), or "
+            "PreTrainedTokenizerFast(tokenizer_object=...) around one of the tokenizers package"
+        )
+    return given
+
+
 def read_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a folder or hub name. Raises ModelError if it is missing or corrupt."""
     place = locate(source)
@@ -253,9 +271,9 @@ def _is_padding(difference: int, size: int) -> bool:
     return difference <= max(PADDING, PADDING_SHARE * size)
 
 
-def eos_ids(model: PreTrainedModel, tokenizer: Any | None) -> frozenset[int]:
-    """Ids that end a text: the generation config's, else the model's, else the tokenizer's."""
-    for source in (model.generation_config, model.config.get_text_config(decoder=True), tokenizer):
+def eos_ids(model: PreTrainedModel, tokenizer: Any | None, config: GenerationConfig | None = None) -> frozenset[int]:
+    """Ids that end a text: those of `config`, else the model's generation config's, its config's, or the tokenizer's."""
+    for source in (config, model.generation_config, model.config.get_text_config(decoder=True), tokenizer):
         ids = getattr(source, "eos_token_id", None)
         if ids is not None:
             return frozenset([ids] if isinstance(ids, int) else ids)

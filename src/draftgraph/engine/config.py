@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from numbers import Integral
 from typing import Any
 
 from draftgraph.draft.drafter import Drafter
@@ -14,7 +13,9 @@ from draftgraph.draft.structures.base import Structure
 from draftgraph.draft.structures.registry import SUITING, get_structure
 from draftgraph.engine.old_options import OLD_OPTIONS, reads_old_options, translated
 from draftgraph.engine.unverified import unverified
-from draftgraph.errors import OptionError, require, unknown_name
+from draftgraph.errors import OptionError, PromptError, brief, require, unknown_name
+from draftgraph.token_ids import token_ids
+from draftgraph.values import as_integer, as_list, has_surrogates
 from draftgraph.verification.base import Rule
 from draftgraph.verification.registry import get_rule
 
@@ -66,31 +67,33 @@ class Config:
     edges: str | Sequence[str] = "auto"
 
     def __post_init__(self) -> None:
-        if self.budget != "auto":
-            require(
-                isinstance(self.budget, int) and self.budget >= 0, "budget", self.budget, "an integer >= 0, or 'auto'"
-            )
-        if self.structure != "auto":
+        self._read_count("budget", 0, "auto")
+        self._read_count("num_speculative_tokens", 1, None)
+        if not _is_one_of(self.structure, ("auto",)):
             get_structure(self.structure)
-        if self.rule != "auto":
+        if not _is_one_of(self.rule, ("auto",)):
             get_rule(self.rule)
         if isinstance(self.drafter, str) and self.drafter not in DRAFTERS:
             raise unknown_name("drafter", self.drafter, DRAFTERS)
         possible = "'model', 'lookup', 'text', or a dg.Drafter"
         require(self.drafter is None or isinstance(self.drafter, str | Drafter), "drafter", self.drafter, possible)
-        if self.edges != "auto":
-            names = (self.edges,) if isinstance(self.edges, str) else self.edges
-            require(isinstance(names, Iterable), "edges", names, "names of edge sources, or 'auto'")
-            object.__setattr__(self, "edges", tuple(dict.fromkeys(names)))
-            for name in self.edges:
-                if name not in EDGES:
-                    raise unknown_name("edge source", name, (*EDGES, "auto"))
-        depth = self.num_speculative_tokens
-        possible = "an integer >= 1, or None"
-        require(
-            depth is None or (isinstance(depth, Integral) and depth >= 1), "num_speculative_tokens", depth, possible
-        )
+        if not _is_one_of(self.edges, ("auto",)):
+            self._set("edges", _edge_names(self.edges))
+        if self.prediction is not None:
+            self._set("prediction", _prediction(self.prediction))
         self._refuse_unsound()
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _read_count(self, name: str, least: int, other: str | None) -> None:
+        """Make a Python int of an option that counts something, unless it is `other`."""
+        given = getattr(self, name)
+        if given is None if other is None else _is_one_of(given, (other,)):
+            return
+        count = as_integer(given)
+        require(count is not None and count >= least, name, given, f"an integer >= {least}, or {other!r}")
+        self._set(name, count)
 
     def _refuse_unsound(self) -> None:
         rule, structure, depth = self.resolved_rule, self.resolved_structure, self.num_speculative_tokens
@@ -122,7 +125,7 @@ class Config:
             )
         for name, value in (("edges", self.edges), ("prediction", self.prediction)):
             if value not in ("auto", None):
-                raise OptionError(f"{name}={value!r} is for drafters without a model that are ours; leave it out")
+                raise OptionError(f"{name}={brief(value)} is for drafters without a model that are ours; leave it out")
 
     def refuse_unverified(self, sampled: bool) -> None:
         """Refuse drafts that the rule does not verify. `sampled`: they have SAMPLED slots.
@@ -188,3 +191,26 @@ class Config:
                 {"standard": "token"}.get(value, value) if name == "rule" and isinstance(value, str) else value
             )
         return replace(self, **translated(named, self.structure, self.rule))
+
+
+def _is_one_of(value: object, names: Sequence[str]) -> bool:
+    return isinstance(value, str) and value in names
+
+
+def _edge_names(given: Any) -> tuple[str, ...]:
+    names = [given] if isinstance(given, str) else as_list(given)
+    require(names is not None, "edges", given, "names of edge sources, or 'auto'")
+    for name in names or ():
+        if not _is_one_of(name, EDGES):
+            raise unknown_name("edge source", name, (*EDGES, "auto"))
+    return tuple(dict.fromkeys(names or ()))
+
+
+def _prediction(given: Any) -> str | tuple[int, ...]:
+    if isinstance(given, str):
+        require(not has_surrogates(given), "prediction", given, "a text without lone surrogates")
+        return given
+    try:
+        return tuple(token_ids(given))
+    except PromptError as error:
+        raise OptionError(f"prediction={brief(given)} is not possible: {error}; write a text, or token ids") from error

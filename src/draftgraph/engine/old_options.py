@@ -17,7 +17,7 @@ from draftgraph.draft.structures.paths import Paths
 from draftgraph.draft.structures.registry import get_structure
 from draftgraph.draft.structures.sizes import child_counts
 from draftgraph.draft.structures.tree import Tree
-from draftgraph.errors import OptionError
+from draftgraph.errors import OptionError, brief
 from draftgraph.verification.base import Rule
 from draftgraph.verification.registry import get_rule
 
@@ -52,7 +52,7 @@ def translated(options: dict[str, Any], structure: str | Structure, rule: str | 
         return options
     asked = options.get("structure", structure)
     said = structure_of(asked, options.get("rule", rule), **given)
-    old = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    old = ", ".join(f"{name}={brief(value)}" for name, value in given.items())
     if asked != "auto" and said == get_structure(asked):
         said = asked
     instead = "leave it out" if said == asked else f"write structure={said}"
@@ -69,18 +69,18 @@ def structure_of(
     read_ahead: int | str = "auto",
 ) -> str | Structure:
     """What a structure and the options beside it say together, as one structure."""
-    asked = None if structure == "auto" else get_structure(structure)
+    asked = None if isinstance(structure, str) and structure == "auto" else get_structure(structure)
     kind = type(asked)
     if branching is not None:
         return _shaped(kind, child_counts(branching), children)
-    if children != "auto":
+    if Tree((1,), children).children != "auto":
         return _filled_with(asked, children)
-    if gsd_match != 1:
+    order, ahead = GSD(gsd_match), Graph(read_ahead)
+    if order != GSD():
         if kind is not GSD:
-            raise OptionError(f"gsd_match={gsd_match!r} is for structure='gsd'; write structure={GSD(gsd_match)}")
-        return GSD(gsd_match)
-    if read_ahead != "auto":
-        ahead = Graph(read_ahead)
+            raise OptionError(f"gsd_match={order.match} is for structure='gsd'; write structure={order}")
+        return order
+    if ahead != Graph():
         if kind is Graph or (asked is None and (ahead.needs_model or ahead.verified_by(_rule(rule), True))):
             return ahead
         if ahead.needs_model:
@@ -92,7 +92,7 @@ def structure_of(
 
 
 def _rule(rule: str | Rule) -> Rule:
-    return get_rule("layer" if rule == "auto" else rule)
+    return get_rule("layer" if isinstance(rule, str) and rule == "auto" else rule)
 
 
 def _shaped(kind: type, branching: tuple[int, ...], children: str) -> Structure:

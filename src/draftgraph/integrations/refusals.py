@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from transformers import (
 from draftgraph.backends.cache_argument import CACHE
 from draftgraph.backends.support import in_training
 from draftgraph.errors import OptionError
+from draftgraph.sampling.generation_config import OTHER_MEANS, OTHER_TEXTS, fields_of, unsupported
 
 _PREPARED = {"attention_mask", "position_ids", "cache_position", CACHE, "use_cache", "logits_to_keep"}
 """Model inputs that `generate` prepares; the engine makes its own from the prompt."""
@@ -43,30 +44,12 @@ def _refusal(asked: str, instead: str) -> OptionError:
 
 _PLAIN = "leave it out, or call generate without custom_generate"
 _OURS = "write the drafter into custom_generate(...) instead, e.g. custom_generate(draft_model=drafter)"
-_CONFIG: Sequence[tuple[str, tuple[Any, ...], str]] = (
-    ("num_beams", (None, 1), "it samples or is greedy; write num_beams=1"),
-    ("num_beam_groups", (None, 1), "it samples or is greedy; write num_beam_groups=1"),
-    ("constraints", (None,), _PLAIN),
-    ("force_words_ids", (None,), _PLAIN),
-    ("penalty_alpha", (None, 0), f"it does no contrastive search; {_PLAIN}"),
-    ("dola_layers", (None,), f"it does no DoLa decoding; {_PLAIN}"),
-    ("guidance_scale", (None, 1), f"guidance is a second run of the model per token; {_PLAIN}"),
-    ("prompt_lookup_num_tokens", (None,), "write custom_generate(prompt_lookup_num_tokens=...) instead"),
-    ("assistant_early_exit", (None,), _OURS),
-    ("use_mtp", (None, False), _OURS),
-    ("output_attentions", (None, False), f"a forward scores many drafted tokens at once; {_PLAIN}"),
-    ("output_hidden_states", (None, False), f"a forward scores many drafted tokens at once; {_PLAIN}"),
-    ("cache_implementation", (None, "dynamic"), "it has a cache of its own; leave it out"),
-    ("use_cache", (None, True), "it needs its cache; write use_cache=True"),
-)
-"""Fields of GenerationConfig: the values that can be honoured, and what to do otherwise."""
+_WORDS = {"plain": _PLAIN, "ours": "custom_generate", "drafter": _OURS}
 
 
 def refuse_config(config: GenerationConfig) -> None:
-    for name, possible, instead in _CONFIG:
-        value = getattr(config, name, None)
-        if value not in possible:
-            raise _refusal(f"{name}={value!r}", instead)
+    for asked, instead in unsupported(fields_of(config), (OTHER_TEXTS, OTHER_MEANS), _WORDS):
+        raise _refusal(asked, instead)
 
 
 def refuse_inputs(model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:

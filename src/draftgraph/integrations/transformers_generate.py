@@ -33,6 +33,7 @@ from transformers.generation import GenerateDecoderOnlyOutput
 from draftgraph.backends.torch_model import HFModel
 from draftgraph.engine.config import Config
 from draftgraph.engine.engine import Engine
+from draftgraph.errors import require
 from draftgraph.integrations.refusals import (
     left_padding,
     refuse_batch,
@@ -81,7 +82,9 @@ class _DecodingLoop:
     """What `generate` calls in the place of its own loop."""
 
     def __init__(self, draft_model: str | Path | PreTrainedModel | None, options: dict[str, Any]) -> None:
-        chosen = (options.get("config") or Config()).with_options(
+        chosen = options.get("config")
+        require(chosen is None or isinstance(chosen, Config), "config", chosen, "a Config, or its fields by name")
+        chosen = (chosen or Config()).with_options(
             **{name: value for name, value in options.items() if name not in _LOADING}
         )
         self.draft_model, self.options = draft_model, options
@@ -143,7 +146,10 @@ class _DecodingLoop:
         with self._building:
             engine = self._engines.get(model)
             if engine is None:
-                engine = Engine.from_pretrained(model, draft_model=self.draft_model, **self.options)
+                prepared = GenerationConfig()  # `generate` has read the model's own
+                engine = Engine.from_pretrained(
+                    model, draft_model=self.draft_model, generation_config=prepared, **self.options
+                )
                 engine.tokenizer = None  # no text is read here
                 engine.target.model = weakref.proxy(model)  # else the cache would keep its own key alive
                 self._engines[model] = engine

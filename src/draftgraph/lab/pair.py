@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from draftgraph.engine.engine import Engine
 from draftgraph.errors import OptionError
@@ -56,8 +56,9 @@ class Pair:
         )
 
     def engine(self, **options: Any) -> Engine:
-        """An engine for these weights; `options` are those of `Config`."""
-        return Engine.from_pretrained(self.target, draft_model=self.drafter, tokenizer=self.tokenizer, **options)
+        """An engine for these weights, whatever their generation config says; `options` are those of `Config`."""
+        options |= {"tokenizer": self.tokenizer, "generation_config": GenerationConfig()}
+        return Engine.from_pretrained(self.target, draft_model=self.drafter, **options)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts. Raises OptionError without a tokenizer."""

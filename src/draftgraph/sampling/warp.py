@@ -23,7 +23,7 @@ from draftgraph.sampling.params import SamplingParams
 from draftgraph.types import TokenTree
 
 COLD = 1e-3
-"""Below this temperature, logits are made small before they are divided by it."""
+"""Below this temperature, the best logit is made 0 and the others are divided in float64: no temperature is 0 there."""
 
 
 class OutputPenalties(LogitsProcessor):  # type: ignore[misc]
@@ -130,10 +130,11 @@ class Warper:
             best = scores.max(dim=1, keepdim=True)
             laws, checked = out.zero_().scatter_(1, best.indices, 1.0), best.values
         else:
-            if self.temperature < COLD:  # dividing would overflow
-                scores = scores - scores.amax(dim=1, keepdim=True)
-            if self.temperature != 1.0:
-                scores = torch.div(scores, self.temperature, out=out)
+            if self.temperature < COLD:  # in float32 dividing would overflow, and 1e-46 would be 0
+                behind = (scores - scores.amax(dim=1, keepdim=True)).double()
+                scores = (behind / self.temperature).to(scores)
+            elif self.temperature != 1.0:  # a float32 of 1e300 would be infinite, and -inf / inf no number
+                scores = torch.div(scores, min(self.temperature, torch.finfo(scores.dtype).max), out=out)
             laws = checked = self._filters.laws(scores) if self._filters else torch.softmax(scores, dim=1, out=out)
         if self._prefixed and not bool(torch.isfinite(checked).all()):  # models answer for their own logits
             raise LogitsError(
@@ -189,7 +190,7 @@ def _prefixed(
     chain: list[LogitsProcessor] = []
     if params.logit_bias:
         chain.append(LogitBias(dict(params.logit_bias)))
-    if params.repetition_penalty != 1.0:
+    if params.repetition_penalty not in (None, 1.0):
         chain.append(RepetitionPenaltyLogitsProcessor(params.repetition_penalty))
     if params.presence_penalty or params.frequency_penalty:
         chain.append(OutputPenalties(prompt_length, params.presence_penalty, params.frequency_penalty))

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from draftgraph.budget import cost_cache
 from draftgraph.budget.costs import Cost, Costs
 from draftgraph.draft.structures.tree import Tree
 from draftgraph.lab.predict.estimate import Estimate
@@ -57,10 +58,19 @@ def test_a_pair_that_loses_is_advised_against():
     assert "do not speculate with this pair here" in text(prediction(drafter_cost=5.0))
 
 
-def test_a_busy_machine_gives_no_advice():
+def test_a_table_of_costs_that_was_made_on_a_busy_machine_gives_no_advice():
     found = text(prediction(busy=True))
     assert "no advice: the machine was busy" in found
     assert "do not trust the speeds" in found
+    assert f"delete their table in {cost_cache.folder()} and ask again" in found
+
+
+def test_target_and_drafter_may_be_timed_at_different_numbers_of_rows():
+    one = prediction()
+    other = Cost((1, 16), (0.25, 0.5), (0.25, 0.5), (0.25, 0.5), (9, 9))
+    found = text(replace(one, costs=replace(one.costs, drafter=other, note="read from costs-1.json")))
+    assert "ms per pass by rows (read from costs-1.json)" in found
+    assert "250.00 (250.00–250.00) │ – │ – │ 500.00 (500.00–500.00)" in found
 
 
 def test_without_speed_tokens_decide():

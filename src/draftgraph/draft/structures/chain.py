@@ -10,7 +10,7 @@ from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.structures.base import Growth, Structure
 from draftgraph.draft.structures.best_first import grow_best_first
 from draftgraph.draft.structures.branching import grow_branching
-from draftgraph.draft.structures.sizes import check_size
+from draftgraph.draft.structures.sizes import size
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,7 +28,7 @@ class Chain(Structure):
 
     def __post_init__(self) -> None:
         if self.length is not None:
-            check_size("length", self.length)
+            object.__setattr__(self, "length", size("length", self.length))
 
     @property
     def needs_model(self) -> bool:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import ClassVar
 
 from draftgraph.draft.graph import DraftGraph, EdgeSource
 from draftgraph.draft.structures.base import Growth, Structure
 from draftgraph.draft.structures.best_first import add_edges
+from draftgraph.draft.structures.sizes import size
 from draftgraph.draft.structures.tree import grow_where_expected
 from draftgraph.draft.unroll import Unroller
-from draftgraph.errors import require
 
 MIN_COPY_SCORE = 0.02
 """A copy whose estimated mass is below this is not worth a row of the target."""
@@ -36,9 +35,8 @@ class Graph(Structure):
     filled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        ahead = self.read_ahead
-        whole = isinstance(ahead, Integral) and not isinstance(ahead, bool) and ahead >= 0
-        require(whole or ahead == "auto", "read_ahead", ahead, "an integer >= 0, or 'auto'")
+        if not isinstance(self.read_ahead, str) or self.read_ahead != "auto":
+            object.__setattr__(self, "read_ahead", size("read_ahead", self.read_ahead, 0, ", or 'auto'"))
 
     @property
     def needs_model(self) -> bool:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
-from numbers import Integral
 from typing import ClassVar
 
 from draftgraph.draft.base import Evaluate, Limits
 from draftgraph.draft.graph import DRAFTED, MERGED, DraftGraph, Edge, Row
 from draftgraph.draft.structures.base import Growth, Structure
-from draftgraph.errors import require
+from draftgraph.draft.structures.sizes import size
 from draftgraph.types import ROOT
 
 CHILDREN = 4
@@ -41,8 +40,7 @@ class GSD(Structure):
     name: ClassVar[str] = "gsd"
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.match, Integral) and not isinstance(self.match, bool)
-        require(whole and self.match >= -1, "match", self.match, "an integer >= -1")
+        object.__setattr__(self, "match", size("match", self.match, -1))
 
     @property
     def draws(self) -> bool:

@@ -9,7 +9,7 @@ from draftgraph.draft.base import Limits
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.structures.base import DEEPEST, Growth, Structure
 from draftgraph.draft.structures.branching import grow_branching
-from draftgraph.draft.structures.sizes import check_size
+from draftgraph.draft.structures.sizes import size
 from draftgraph.errors import OptionError
 
 USUAL = 3
@@ -33,7 +33,7 @@ class Paths(Structure):
     def __post_init__(self) -> None:
         for name, value in (("count", self.count), ("length", self.length)):
             if value is not None:
-                check_size(name, value)
+                object.__setattr__(self, name, size(name, value))
         if self.length is not None and self.count is None:
             raise OptionError(
                 f"length={self.length} leaves the number of paths open; write dg.structures.Paths({USUAL}, {self.length}), or "

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import accumulate
-from numbers import Integral
 from operator import mul
 from typing import Any
 
 from draftgraph.errors import OptionError, require
+from draftgraph.values import as_integer, as_list
 
 MOST_NODES = 4096
 """Of a given shape: more than any target verifies in one round."""
 
 
-def check_size(name: str, value: Any) -> None:
-    """Raises OptionError unless `value` is a number of nodes."""
-    whole = isinstance(value, Integral) and not isinstance(value, bool) and 1 <= int(value) <= MOST_NODES
-    require(whole, name, value, f"an integer from 1 to {MOST_NODES}")
+def size(name: str, value: Any, least: int = 1, others: str = "") -> int:
+    """A parameter that counts something, as an int. Raises OptionError unless it is one, from `least` to MOST_NODES.
+
+    others  what may stand instead, for the message.
+    """
+    count = as_integer(value)
+    require(
+        count is not None and least <= count <= MOST_NODES,
+        name,
+        value,
+        f"an integer from {least} to {MOST_NODES}{others}",
+    )
+    assert count is not None
+    return count
 
 
 def child_counts(branching: Any) -> tuple[int, ...]:
     """Children per node for every depth. Raises OptionError for what says no such shape, or a shape of too many nodes."""
-    possible = "a tuple of child counts >= 1, one per depth, e.g. (3, 2, 1, 1)"
-    require(isinstance(branching, Iterable) and not isinstance(branching, str), "branching", branching, possible)
-    counts: tuple[Any, ...] = tuple(branching)
-    whole = all(isinstance(k, Integral) and not isinstance(k, bool) and int(k) >= 1 for k in counts)
-    require(whole and 0 < len(counts) <= MOST_NODES, "branching", counts, possible)
-    counts = tuple(int(k) for k in counts)
+    found = [as_integer(count) for count in as_list(branching) or [None]]
+    counts = tuple(count for count in found if count is not None and count >= 1)
+    held = len(counts) == len(found) <= MOST_NODES
+    require(held, "branching", branching, "a tuple of child counts >= 1, one per depth, e.g. (3, 2, 1, 1)")
     nodes = sum(accumulate(counts, mul))
     if nodes > MOST_NODES:
         raise OptionError(

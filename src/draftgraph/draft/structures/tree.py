@@ -40,7 +40,7 @@ class Tree(Structure):
     name: ClassVar[str] = "tree"
 
     def __post_init__(self) -> None:
-        if self.children != "auto" and self.children not in KINDS:
+        if not isinstance(self.children, str) or self.children not in ("auto", *KINDS):
             raise unknown_name("children", self.children, (*KINDS, "auto"))
         if self.branching is not None:
             object.__setattr__(self, "branching", child_counts(self.branching))

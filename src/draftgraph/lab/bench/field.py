@@ -9,10 +9,11 @@ from typing import Any
 from draftgraph.engine.config import Config
 from draftgraph.engine.old_options import OLD_OPTIONS, structure_of
 from draftgraph.errors import OptionError, unknown_name
-from draftgraph.lab.bench.contenders import AGAIN, PLAIN, Contender, Ours, Task, Transformers, endless
+from draftgraph.lab.bench.contenders import AGAIN, PLAIN, Ours, Task, Transformers, endless
 from draftgraph.lab.bench.models import Models
 from draftgraph.lab.bench.peers import Absent
 from draftgraph.lab.bench.peers.base import Peer
+from draftgraph.lab.turns import Contender
 
 OURS_PLAIN, OURS = "draftgraph plain", "draftgraph"
 LOOKUP_TOKENS = 10
