@@ -59,8 +59,7 @@ def engine_with(kind: type[ModelDrafter], pair: Pair, options: dict[str, Any]) -
     """The engine that `options` of `Config` ask for, with another kind of drafter around the same model."""
     engine = pair.engine(**options)
     drafter = engine.drafter
-    assert isinstance(drafter, ModelDrafter)
-    engine.drafter = kind(drafter.model, drafter.config, drafter.vocab_size)
+    engine.drafter = kind(drafter.model, drafter.vocab_size, drafter.edges)
     return engine
 
 
@@ -70,7 +69,6 @@ def draft_at(engine: dg.Engine, ids: Sequence[int], temperature: float, seed: in
     stream = engine.stream(list(ids), params)
     next(stream)
     stream.close()
-    assert isinstance(engine.drafter, Witness)
     return engine.drafter.seen
 
 

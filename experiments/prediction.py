@@ -62,7 +62,7 @@ class Setup:
     def name(self) -> str:
         rule = self.options["rule"]
         if rule == "recursive":
-            rule = f"recursive of {self.options['children'].replace('_', ' ')}"
+            rule = f"recursive of {self.options['structure'].children.replace('_', ' ')}"
         return f"{self.plan.name}, {rule}"
 
     @property

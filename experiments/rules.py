@@ -61,22 +61,25 @@ class Setup:
 
 def setups(nodes: int) -> Iterator[Setup]:
     """Everything that is compared at a node count."""
-    fixed: dict[str, Any] = {"structure": "tree", "branching": NODES[nodes]}
     budget: dict[str, Any] = {"structure": "tree", "budget": nodes}
     joint = ("layer", "traversal", "recursive")
     yield Setup("level policy", budget, ("layer", "recursive"))
-    yield Setup("hybrid", fixed | {"children": "hybrid"}, joint)
-    yield Setup("systematic", fixed | {"children": "systematic"}, joint)
-    yield Setup("spine", fixed | {"children": "spine"}, joint)
-    yield Setup("without replacement", fixed | {"children": "without_replacement"}, joint)
-    yield Setup("with replacement", fixed | {"children": "with_replacement"}, (*joint, "kseq"))
-    paths = (max(2, nodes // 8), *[1] * 7) if nodes > 8 else (2, 1, 1, 1)
-    yield Setup("i.i.d. paths", {"structure": "paths", "branching": paths}, (*joint, "kseq", "multipath"))
+    yield Setup("hybrid", _tree(nodes, "hybrid"), joint)
+    yield Setup("systematic", _tree(nodes, "systematic"), joint)
+    yield Setup("spine", _tree(nodes, "spine"), joint)
+    yield Setup("without replacement", _tree(nodes, "without_replacement"), joint)
+    yield Setup("with replacement", _tree(nodes, "with_replacement"), (*joint, "kseq"))
+    paths = dg.structures.Paths(max(2, nodes // 8), 8) if nodes > 8 else dg.structures.Paths(2, 4)
+    yield Setup("i.i.d. paths", {"structure": paths}, (*joint, "kseq", "multipath"))
     yield Setup("comb", budget | {"structure": "comb"}, ("layer", "recursive"))
-    yield Setup("top-k, same shape", fixed | {"children": "fixed", "rule": "walk"}, ("walk",))
+    yield Setup("top-k, same shape", _tree(nodes, "fixed") | {"rule": "walk"}, ("walk",))
     yield Setup("top-k, best first", budget | {"rule": "walk"}, ("walk",), fill=True)
     if nodes <= GAMMA:
         yield Setup("chain", _chain(nodes), ("block", "token"))
+
+
+def _tree(nodes: int, children: str) -> dict[str, Any]:
+    return {"structure": dg.structures.Tree(NODES[nodes], children)}
 
 
 def _chain(length: int) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from experiments.one_round import Witness, draft_at, engine_with
 
 CONTEXT = 64
 BRANCHES, DEPTH = 4, 8
-DRAFT = {"structure": "tree", "branching": (BRANCHES, *[1] * (DEPTH - 1)), "children": "spine"}
+DRAFT = {"structure": dg.structures.Tree((BRANCHES, *[1] * (DEPTH - 1)), children="spine")}
 SAMPLED = {*range(0, BRANCHES * DEPTH, BRANCHES), *range(BRANCHES + 1, 4 * BRANCHES, BRANCHES)}
 """Nodes that stay SAMPLED: one branch, and three tokens of another."""
 SPREAD, NOISE = 6.0, 0.7

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from draftgraph.config import EDGES
+from draftgraph.draft.edges.sources import EDGES
 from draftgraph.request.record import RoundRecord
 from draftgraph.request.stats import PARTS, Stats
 from draftgraph.types import ROOT

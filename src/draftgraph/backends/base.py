@@ -78,6 +78,10 @@ class CausalLM(Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    def refuse_training(self) -> None:
+        """Raise ModelError if every pass would be another law, as with dropout."""
+        ...
+
     def open(self, capacity: int) -> CacheHandle:
         """Begin a request that will soon cache `capacity` tokens: its prompt and a first draft."""
         ...

@@ -14,15 +14,15 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from draftgraph.backends.load import eos_ids, find_tokenizer, load_model
 from draftgraph.backends.torch_model import HFModel, probe
-from draftgraph.budget.automatic import DEPTH, MOST_NODES, WIDTHS, AutoBudget
+from draftgraph.budget.automatic import DEPTH, MOST_NODES, AutoBudget
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.limits import limits
-from draftgraph.config import Config
-from draftgraph.draft.base import Drafter
-from draftgraph.draft.model import ModelDrafter
+from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.proposal import failing
 from draftgraph.engine import chat, prompts
 from draftgraph.engine.assemble import make_drafter
 from draftgraph.engine.chat import Messages
+from draftgraph.engine.config import Config
 from draftgraph.engine.defaults import Defaults
 from draftgraph.engine.hints import Hints
 from draftgraph.engine.options import Asked, Params, read_options
@@ -30,7 +30,7 @@ from draftgraph.engine.pair_costs import pair_costs
 from draftgraph.engine.prompts import Prompt
 from draftgraph.engine.round import decode_round
 from draftgraph.engine.strategy import choose, reconsider
-from draftgraph.errors import OptionError, PromptError, require
+from draftgraph.errors import DraftgraphError, OptionError, PromptError, require
 from draftgraph.request.record import RoundRecord
 from draftgraph.request.result import Event, Result, Stream
 from draftgraph.request.state import Plan, Request, Strategy
@@ -59,12 +59,10 @@ class Engine:
         config: Config,
         tokenizer: Any | None,
         eos: frozenset[int],
-        draft_window: int | None = None,
         generation_config: GenerationConfig | None = None,
     ) -> None:
         self.target, self.drafter, self.config, self.tokenizer, self.eos = target, drafter, config, tokenizer, eos
-        self.draft_window, self.generation_config = draft_window, generation_config
-        self._hints = Hints()
+        self.generation_config, self._hints = generation_config, Hints()
 
     @classmethod
     def from_pretrained(
@@ -102,15 +100,14 @@ class Engine:
         if draft_model is None and chosen.drafter == "model":
             raise OptionError("drafter='model' needs a draft_model; write draft_model=..., or drafter='lookup'")
         if draft_model is not None and chosen.drafter not in (None, "model"):
-            raise OptionError(
-                f"drafter={chosen.drafter!r} drafts without a model; leave out draft_model, or write drafter='model'"
-            )
+            asked = chosen.own_drafter.name if chosen.own_drafter is not None else repr(chosen.drafter)
+            raise OptionError(f"drafter={asked} drafts without it; leave out draft_model, or write drafter='model'")
         model = HFModel(load_model(target, dtype, device, trust_remote_code))
         tokenizer = find_tokenizer(tokenizer, target, trust_remote_code)
         probe(model)
-        drafter, window = make_drafter(model, draft_model, chosen, tokenizer, dtype, device, trust_remote_code)
+        drafter = make_drafter(model, draft_model, chosen, tokenizer, dtype, device, trust_remote_code)
         own = copy.deepcopy(model.model.generation_config if generation_config is None else generation_config)
-        return cls(model, drafter, chosen, tokenizer, eos_ids(model.model, tokenizer, generation_config), window, own)
+        return cls(model, drafter, chosen, tokenizer, eos_ids(model.model, tokenizer, generation_config), own)
 
     @overload
     def generate(self, prompt: Prompt | None = None, params: Params | None = None, **options: Any) -> Result: ...
@@ -190,16 +187,19 @@ class Engine:
 
         Raises OptionError if the rule that was asked for does not verify the drafts that there would be.
         """
-        return choose(self.config, params.temperature, has_model=isinstance(self.drafter, ModelDrafter))
+        return choose(self.config, params.temperature, self.drafter)
 
     def _stream(self, request: Request) -> Stream:
         return Stream(self._run(request), partial(self._result, request), partial(self._free, request))
 
     def _run(self, request: Request) -> Generator[Event, None, None]:
-        bounds = partial(limits, self.config, window=self.target.context_window)
+        asked = self.config.budget, self.config.num_speculative_tokens
+        bounds = partial(limits, *asked, window=self.target.context_window)
         try:
             request.text = self.target.open(len(request.tokens) + MOST_NODES)
-            self.drafter.begin(request)
+            request.begun = True
+            with failing(self.drafter, "beginning"):
+                self.drafter.begin(request)
             while request.finish_reason is None:
                 yield decode_round([request], self.drafter, self.target, bounds)[0]
                 seen = self.drafter.overlap(request)
@@ -210,9 +210,14 @@ class Engine:
     def _free(self, request: Request) -> None:
         """Let go of what the request holds; a second time, of what an interrupt has left."""
         try:
-            if request.drafting is not None:
-                self.drafter.end(request)
-                request.drafting = None
+            if request.begun:
+                try:
+                    with failing(self.drafter, "ending"):
+                        self.drafter.end(request)
+                except DraftgraphError:
+                    request.begun = False  # it was asked, and has failed
+                    raise
+                request.begun, request.drafting = False, None
         finally:
             self.target.close(request.text)
 
@@ -220,7 +225,7 @@ class Engine:
         choice, output = request.choice, request.output
         stats = request.tally.stats(
             rule=choice.rule.name,
-            structure=choice.structure,
+            structure=choice.structure.name,
             lossless=choice.rule.lossless,
             prompt=request.prompt_length,
             output=len(output),
@@ -241,8 +246,8 @@ class Engine:
 
     def _request(self, prompt: Any, params: Params | Asked) -> Request:
         """Check a prompt and its options; nothing is allocated yet."""
-        for model in (self.target, getattr(self.drafter, "model", None)):
-            if isinstance(model, HFModel):
+        for model in (self.target, self.drafter.model):
+            if model is not None:
                 model.refuse_training()
         ids = prompts.encode(prompt, self.tokenizer, self.target.vocab_size)
         settled = self._defaults.settle(read_options(params, {}, 1)[0], ids)
@@ -269,6 +274,7 @@ class Engine:
             Noise(seed, params.sample),
             Warper(params, len(ids), sorted(settled.eos), self.target.device, drafts),
             Detokenizer(self.tokenizer, ids, params.stop),
+            self.target.vocab_size,
             self._plan(params.temperature),
         )
 
@@ -278,12 +284,12 @@ class Engine:
         return Defaults(own, self.eos, self.target.vocab_size, self.target.device)
 
     def _plan(self, temperature: float) -> Plan | None:
-        if self.config.budget != "auto" or self.config.branching is not None:
+        structure, copies = self.config.resolved_structure, bool(self.drafter.edges)
+        if self.config.budget != "auto" or structure.shape is not None:
             return None
         depth = self.config.num_speculative_tokens or DEPTH
-        width = WIDTHS.get(self.config.resolved_structure)
-        copies = bool(getattr(self.drafter, "edges", ()))
-        return AutoBudget(self.costs.at(temperature), depth, isinstance(self.drafter, ModelDrafter), copies, width).plan
+        computes = self.drafter.model is not None or not copies
+        return AutoBudget(self.costs.at(temperature), depth, computes, copies, structure.nodes_per_level).plan
 
     @cached_property
     def costs(self) -> Costs:
@@ -308,13 +314,15 @@ class Engine:
                 f"at most {window - 1} leave room for an answer. Shorten the prompt"
             )
         limit = params.max_new_tokens if window is None else min(params.max_new_tokens, window - prompt)
-        if self.draft_window is not None and prompt + limit > self.draft_window:
-            room = self.draft_window - prompt
+        model = self.drafter.model
+        draft_window = None if model is None else model.context_window
+        if draft_window is not None and prompt + limit > draft_window:
+            room = draft_window - prompt
             what = (
                 f"prompt ({prompt}) and max_new_tokens ({limit}) need {prompt + limit} positions, but the drafter's window is "
-                f"{self.draft_window}; write max_new_tokens={room}"
+                f"{draft_window}; write max_new_tokens={room}"
                 if room > 0
-                else f"the prompt has {prompt} tokens, beyond the drafter's window of {self.draft_window}; shorten it"
+                else f"the prompt has {prompt} tokens, beyond the drafter's window of {draft_window}; shorten it"
             )
             raise PromptError(f"{what}, or use a drafter with a longer window, or drafter='lookup'")
         return limit

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from draftgraph.config import Config
+from draftgraph.engine.config import Config
 from draftgraph.errors import OptionError, brief
 from draftgraph.sampling import generation_config as gc
 from draftgraph.sampling.params import SamplingParams

@@ -31,7 +31,7 @@ from transformers import (
 from transformers.generation import GenerateDecoderOnlyOutput
 
 from draftgraph.backends.torch_model import HFModel
-from draftgraph.config import Config
+from draftgraph.engine.config import Config
 from draftgraph.engine.engine import Engine
 from draftgraph.errors import require
 from draftgraph.integrations.refusals import (

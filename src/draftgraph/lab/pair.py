@@ -9,7 +9,6 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel
 
-from draftgraph.draft.model import ModelDrafter
 from draftgraph.engine.engine import Engine
 from draftgraph.errors import OptionError
 
@@ -45,8 +44,8 @@ class Pair:
         engine = Engine.from_pretrained(
             target, draft_model=drafter, dtype=dtype, device=device, trust_remote_code=trusted, budget=0
         )
-        assert isinstance(engine.drafter, ModelDrafter)
         theirs = engine.drafter.model
+        assert theirs is not None, "a draft model was given"
         windows = [model.context_window for model in (engine.target, theirs) if model.context_window is not None]
         return cls(
             engine.target.model,

@@ -57,7 +57,7 @@ class Warper:
     def __init__(
         self, params: SamplingParams, prompt_length: int, eos: Sequence[int], device: torch.device, drafts: bool = False
     ) -> None:
-        self.temperature = params.temperature
+        self.temperature, self.device = params.temperature, device
         own = _prefixed(params, prompt_length, eos, device)
         self._prefixed = [*own, *params.logits_processors]
         self._unknown = unknown(params.logits_processors) if drafts else []

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+import draftgraph as dg
 from draftgraph.errors import ModelError, OptionError
 from draftgraph.lab.bench.contenders import AGAIN, PLAIN, Ours, Transformers, endless
 from draftgraph.lab.bench.encode import Prompt
@@ -173,7 +174,8 @@ def test_specs_that_are_none(spec, words):
 
 
 def test_specs_become_options():
-    assert parse_spec("structure=tree, branching=3x2x1").options == {"structure": "tree", "branching": (3, 2, 1)}
+    assert parse_spec("structure=tree, branching=3x2x1").options == {"structure": dg.structures.Tree((3, 2, 1))}
+    assert parse_spec("read_ahead=4").options == {"structure": dg.structures.Graph(read_ahead=4)}
     assert parse_spec("budget=auto,num_speculative_tokens=4").options == {"budget": "auto", "num_speculative_tokens": 4}
 
 

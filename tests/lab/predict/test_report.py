@@ -11,6 +11,7 @@ from rich.console import Console
 
 from draftgraph.budget import cost_cache
 from draftgraph.budget.costs import Cost, Costs
+from draftgraph.draft.structures.tree import Tree
 from draftgraph.lab.predict.estimate import Estimate
 from draftgraph.lab.predict.prediction import Prediction, Row
 from draftgraph.lab.predict.profile import Profile
@@ -31,7 +32,7 @@ def prediction(drafter_cost: float = 0.1, busy: bool = False, timed: bool = True
     costs = Costs(target, drafter, (0.0, 0.0, 0.0), 0.0, 1, 8)
     rows = [
         Row("chain 2", "block", {"budget": 2}, Estimate(2.0, 0.1, 4, 40), True, 2.0, [1.0, 1.0]),
-        Row("tree 2·1", "layer", {"branching": (2, 1)}, Estimate(2.4, math.nan, 1, 40), False, 4.0, [1.0, 2.0]),
+        Row("tree 2·1", "layer", {"structure": Tree((2, 1))}, Estimate(2.4, math.nan, 1, 40), False, 4.0, [1.0, 2.0]),
     ]
     if timed:
         rows = [replace(row, pace=pace(costs, row.tokens.value, row.nodes, row.level_rows)) for row in rows]
@@ -49,7 +50,7 @@ def test_the_best_choice_is_told_with_how_to_ask_for_it():
     found = text(prediction())
     assert "best: tree 2·1 under rule layer, 2.00× plain decoding" in found
     assert "The best chain is chain 2 under rule block" in found
-    assert "branching=(2, 1)" in found
+    assert "structure=dg.structures.Tree(branching=(2, 1))" in found
     assert "break-even 1.20" in found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from draftgraph.cli.options import Chosen, Drafting, as_budget, as_prediction
-from draftgraph.config import Config
+from draftgraph.engine.config import Config
 from draftgraph.engine.engine import Engine
 from draftgraph.engine.prompts import encode
 from draftgraph.errors import OptionError, require

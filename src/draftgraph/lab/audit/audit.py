@@ -15,9 +15,7 @@ from typing import Any, ClassVar
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.backends.torch_model import HFModel
-from draftgraph.config import Config
-from draftgraph.draft.model import ModelDrafter
+from draftgraph.engine.config import Config
 from draftgraph.engine.engine import Engine
 from draftgraph.engine.prompts import Prompt, encode, split
 from draftgraph.errors import OptionError
@@ -174,10 +172,10 @@ def audit(
     verdict = "refuted" if findings.refuted else "held" if caught.refuted else "inconclusive"
     return Audit(
         target=_name(engine.target.model),
-        drafter="text already seen" if (likes := _draft_model(engine)) is None else _name(likes),
+        drafter=engine.drafter.name if (likes := _draft_model(engine)) is None else _name(likes),
         rule=choice.rule.name,
         lossless=choice.rule.lossless,
-        structure=choice.structure,
+        structure=choice.structure.name,
         budget=engine.config.budget,
         prompts=len(texts),
         samples=n,
@@ -243,8 +241,7 @@ def _run(
 
 def _draft_model(engine: Engine) -> PreTrainedModel | None:
     """The transformers model that drafts, if one does."""
-    model = engine.drafter.model if isinstance(engine.drafter, ModelDrafter) else None
-    return model.model if isinstance(model, HFModel) else None
+    return getattr(engine.drafter.model, "model", None)
 
 
 def _name(model: PreTrainedModel) -> str:

@@ -21,7 +21,7 @@ from draftgraph.lab.doctor.checks import Checkup
 from draftgraph.lab.doctor.prompts import Prompts
 from draftgraph.lab.doctor.ways import PLAIN, Measured, Way, summarise, unrest
 from draftgraph.lab.pair import Pair
-from draftgraph.lab.predict.prediction import Prediction, Row, Tell, predict
+from draftgraph.lab.predict.prediction import Prediction, Row, Tell, predict, written
 from draftgraph.lab.predict.rows import read_rows
 from draftgraph.lab.texts import own_texts
 from draftgraph.lab.turns import Turn, run, share_of_core, take_turns
@@ -71,7 +71,10 @@ class Finding:
         return "yes" if self.chosen.speedup.low >= 1.0 else "mostly"
 
     def to_dict(self) -> dict[str, Any]:
-        rows = [{**asdict(one), "break_even": one.break_even} for one in (*self.tried, self.chosen)]
+        rows = [
+            {**asdict(one), "options": written(one.options), "break_even": one.break_even}
+            for one in (*self.tried, self.chosen)
+        ]
         profile = None if self.prediction is None else self.prediction.profile
         return {
             "temperature": self.temperature,

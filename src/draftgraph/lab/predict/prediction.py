@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from draftgraph.budget.costs import Costs
+from draftgraph.draft.structures.tree import Tree
 from draftgraph.engine.engine import Engine
 from draftgraph.lab.predict.acceptance import Plan, over_texts, survival
 from draftgraph.lab.predict.estimate import Estimate, ratio
@@ -79,7 +80,7 @@ class Prediction:
         return max(self.rows, key=lambda row: row.tokens.value if row.pace is None else row.pace.speedup)
 
     def to_dict(self) -> dict[str, Any]:
-        rows = [{**asdict(row), "off": row.off} for row in self.rows]
+        rows = [{**asdict(row), "options": written(row.options), "off": row.off} for row in self.rows]
         return {
             "temperature": self.temperature,
             "source": self.source,
@@ -88,8 +89,13 @@ class Prediction:
             "surrogate": {"chain": CHECKED_DEPTH, **asdict(self.surrogate)},
             "by_depth": list(self.by_depth),
             "costs": None if self.costs is None else self.costs.to_dict(),
-            "best": {"draft": self.best.draft, "rule": self.best.rule, "options": dict(self.best.options)},
+            "best": {"draft": self.best.draft, "rule": self.best.rule, "options": written(self.best.options)},
         }
+
+
+def written(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options in plain types, for `json.dumps`: objects as the calls that make them."""
+    return {name: value if isinstance(value, str | int | None) else repr(value) for name, value in options.items()}
 
 
 def predict(rows: PairRows, source: str, temperature: float, costs: Costs | None, tell: Tell) -> Prediction:
@@ -139,16 +145,15 @@ def chain(rule: str, depth: int) -> tuple[Plan, Asked]:
 
 
 def walked(shape: tuple[int, ...]) -> tuple[Plan, Asked]:
-    return Plan("walk", shape, "fixed"), {"structure": "tree", "branching": shape, "rule": "walk"}
+    return Plan("walk", shape, "fixed"), {"structure": Tree(shape), "rule": "walk"}
 
 
 def recursive(shape: tuple[int, ...], children: str) -> tuple[Plan, Asked]:
-    options = {"structure": "tree", "branching": shape, "rule": "recursive", "children": children}
-    return Plan("recursive", shape, children), options
+    return Plan("recursive", shape, children), {"structure": Tree(shape, children), "rule": "recursive"}
 
 
 def shaped(shape: tuple[int, ...]) -> tuple[TreePlan, Asked]:
-    return TreePlan.of_shape(shape), {"structure": "tree", "branching": shape, "rule": "layer"}
+    return TreePlan.of_shape(shape), {"structure": Tree(shape), "rule": "layer"}
 
 
 def budgeted(budget: int) -> tuple[TreePlan, Asked]:

@@ -19,7 +19,10 @@ from draftgraph.errors import OptionError
 from models import byte_tokenizer, tiny_lm
 
 NAMES = [field.name for field in fields(dg.Config)]
-COUNTS = ["budget", "num_speculative_tokens", "read_ahead", "gsd_match"]
+COUNTS = ["budget", "num_speculative_tokens"]
+PARAMETERS = {
+    "length": dg.structures.Chain, "count": dg.structures.Paths, "read_ahead": dg.structures.Graph, "match": dg.structures.GSD,
+}  # fmt: skip
 ODD = [
     True, "8", "", 2.0, -2, math.nan, math.inf, 10**400, -(10**5000), 1j, object(), [4], {4: 4}, {}, b"4", np.array([1, 2]),
     torch.tensor([4, 5]), torch.tensor(True), torch.zeros((), device="meta"), np.float64(2), int, (), [["merge"]], "a\ud800",
@@ -72,10 +75,10 @@ def test_whole_numbers_of_any_kind_are_ints(name: str, kind: Any) -> None:
 
 
 def test_iterators_and_arrays_are_read_once() -> None:
-    made = dg.Config(edges=(name for name in ("own", "context", "own")), branching=None)
+    made = dg.Config(edges=(name for name in ("own", "context", "own")))
     assert made.edges == replace(made).edges == ("own", "context")
-    assert dg.Config(structure="tree", branching=torch.tensor([3, 2])).branching == (3, 2)
-    assert dg.Config(structure="tree", branching=iter([np.int64(3), 2])).branching == (3, 2)
+    for shape in (torch.tensor([3, 2]), iter([np.int64(3), 2]), np.array([3, 2]), [3, 2]):
+        assert dg.structures.Tree(shape).branching == (3, 2)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +109,27 @@ def test_predictions_that_are_none(prediction: Any) -> None:
         dg.Config(drafter="text", prediction=prediction)
 
 
-@pytest.mark.parametrize("name", ["structure", "rule", "children", "drafter", "edges"])
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_of_structures_are_looked_at_too(name: str) -> None:
+    for value in (True, "3", 3.0, math.nan, [3], torch.tensor(3.0), -2, 10**400):
+        with pytest.raises(OptionError, match=f"{name}=.* is not possible; write an integer from"):
+            PARAMETERS[name](**{name: value})
+    for kind in (np.int64, np.uint8, torch.tensor):
+        value = getattr(PARAMETERS[name](**{name: kind(3)}), name)
+        assert (value, type(value)) == (3, int)
+
+
+@pytest.mark.parametrize("value", [*ODD, None], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("name", ["branching", "children", "gsd_match", "read_ahead"])
+@pytest.mark.filterwarnings("ignore:.*a parameter of structures now:DeprecationWarning")
+def test_old_options_with_odd_values_are_possible_or_an_option_error(name: str, value: Any) -> None:
+    with contextlib.suppress(OptionError):
+        dg.Config(**{name: value})
+    with contextlib.suppress(OptionError):
+        dg.Config(structure=value, **{name: 1})
+
+
+@pytest.mark.parametrize("name", ["structure", "rule", "drafter", "edges"])
 @pytest.mark.parametrize("value", [5, ["layer", "x"], np.array(["a", "b"]), torch.tensor([1, 2]), b"layer"], ids=str)
 def test_names_are_texts(name: str, value: Any) -> None:
     with pytest.raises(OptionError):
