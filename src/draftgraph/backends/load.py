@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +13,15 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from draftgraph.backends.check import Check
-from draftgraph.backends.hub import is_kept, locate
-from draftgraph.errors import ModelError, PairError
+from draftgraph.backends.hub import kept, locate
+from draftgraph.errors import ModelError, OptionError, PairError, require
+from draftgraph.files import read_text
 
 PADDING, PADDING_SHARE = 64, 0.01
 """Vocabularies of one family differ by padding and a few added tokens: at most so many, or that share of the larger one."""
+MOST_LAYERS = 10_000
+_COUNTED = ("layer", "layers", "block", "blocks", "experts")
+"""Ends of the names of what is built one by one."""
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json",
 )  # fmt: skip
@@ -37,10 +42,11 @@ def load_model(
     """
     if isinstance(source, PreTrainedModel):
         return source.eval()
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = as_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     wanted = dtype or (torch.float32 if where.type == "cpu" else "auto")
     place = locate(source)
     with _told(f"cannot load a causal language model from {place.name!r}"):
+        _refuse_sizes(place.name)
         if not trust_remote_code:
             _refuse_kernels(
                 AutoConfig.from_pretrained(place.name, trust_remote_code=False, local_files_only=place.local)
@@ -60,6 +66,16 @@ def load_model(
     return model.to(where).eval()
 
 
+def as_device(name: str | torch.device) -> torch.device:
+    """The device of a name. Raises OptionError for one that is not here, or does not compute."""
+    try:
+        device = torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        raise OptionError(f"device={str(name)!r} is not possible here ({first_line(error)}); write cpu") from None
+    require(device.type != "meta", "device", str(name), "a device that computes, such as cpu")
+    return device
+
+
 def load_tokenizer(source: str | Path | PreTrainedModel, trust_remote_code: bool = False) -> Any | None:
     """The tokenizer that belongs to a model; None if it has no tokenizer files, or is a loaded model whose files are broken.
 
@@ -72,7 +88,7 @@ def load_tokenizer(source: str | Path | PreTrainedModel, trust_remote_code: bool
     try:
         return read_tokenizer(name, trust_remote_code)
     except ModelError:
-        if not loaded and any(is_kept(name, file) for file in TOKENIZER_FILES):
+        if not loaded and any(kept(name, file) is not None for file in TOKENIZER_FILES):
             raise
         return None  # a model without tokenizer files is usable with token ids
 
@@ -81,16 +97,39 @@ def read_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a folder or hub name. Raises ModelError if it is missing or corrupt."""
     place = locate(source)
     with _told(f"cannot read a tokenizer from {place.name!r}"):
-        return AutoTokenizer.from_pretrained(
+        _refuse_sizes(place.name)  # the tokenizer's class depends on the configuration
+        tokenizer = AutoTokenizer.from_pretrained(
             place.name, trust_remote_code=trust_remote_code, local_files_only=place.local
         )
+        tokenizer.decode(tokenizer("a b")["input_ids"])  # some faults show when it is used only
+        return tokenizer
 
 
 def read_config(source: str | Path, trust_remote_code: bool = False) -> PretrainedConfig:
     """The configuration of a folder or hub name. Raises ModelError if it is missing or corrupt."""
     place = locate(source)
     with _told(f"cannot read a configuration from {place.name!r}"):
+        _refuse_sizes(place.name)
         return AutoConfig.from_pretrained(place.name, trust_remote_code=trust_remote_code, local_files_only=place.local)
+
+
+def _refuse_sizes(name: str) -> None:
+    """Refuse a configuration with so many layers that building them would not end, or fewer than none. Raises ModelError."""
+    file = kept(name, "config.json")
+    if file is None:
+        return
+    try:
+        pending = [("", json.loads(read_text(file)))]  # not strictly: infinite limits are usual in configurations
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"cannot read {str(file)!r}: {error.strerror if isinstance(error, OSError) else error}"
+        ) from None
+    while pending:
+        key, value = pending.pop()
+        if isinstance(value, (dict, list)):
+            pending += value.items() if isinstance(value, dict) else [(key, each) for each in value]
+        elif type(value) is int and not 0 <= value <= MOST_LAYERS and key.endswith(_COUNTED):
+            raise ModelError(f"{str(file)!r} says {key}={str(value)[:20]}; possible are 0 to {MOST_LAYERS}")
 
 
 def _refuse_kernels(config: PretrainedConfig) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from draftgraph.backends.load import as_device
 from draftgraph.cli.options import Chosen, Drafting, as_budget, as_prediction
 from draftgraph.config import Config
 from draftgraph.engine.engine import Engine
@@ -28,12 +29,7 @@ def place(chosen: Chosen) -> None:
     dtype, device = chosen.dtype, chosen.device
     require(dtype is None or dtype in DTYPES, "dtype", dtype, f"one of {', '.join(DTYPES)}")
     if device is not None:
-        try:
-            possible = torch.empty(0, device=device).device.type != "meta"
-        except (RuntimeError, AssertionError, ValueError) as error:
-            why = (str(error).splitlines() or ["it is unknown"])[0]
-            raise OptionError(f"device={device!r} is not possible here ({why}); write cpu") from None
-        require(possible, "device", device, "a device that computes, such as cpu")
+        as_device(device)
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
 
