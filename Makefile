@@ -5,14 +5,13 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 EXTRAS := dev,bench,train,view,prove
 
-.PHONY: help demo test check bench pair clean
+.PHONY: help demo test check pair clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    generate a little Python with the bundled pair, greedily and sampled, and draw every round"
+	@echo "make demo    one prompt plain and drafted, greedy and sampled, with both speeds and a picture; a minute or two"
 	@echo "make test    run the tests"
 	@echo "make check   lint, formatting, types, house rules"
-	@echo "make bench   measure (ARGS=... goes to experiments)"
 	@echo "make pair    train the bundled pair again (an hour; ARGS=... goes to draftgraph.lab.train.pair)"
 	@echo "make clean   remove .venv and caches"
 
@@ -22,14 +21,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
-PROMPT := class Stack:\n    def push(self, item):\n
-
-demo: $(INSTALLED)
-	@echo "== temperature 0: the text of plain greedy decoding, in fewer target calls"
-	@printf '$(PROMPT)' | $(BIN)/draftgraph generate - --max-new-tokens 32 --temperature 0 --show
-	@echo
-	@echo "== temperature 0.8: exactly the law of plain sampling"
-	@printf '$(PROMPT)' | $(BIN)/draftgraph generate - --max-new-tokens 32 --temperature 0.8 --seed 1 --show
+# Only what generating needs: no test, plot or type checker.
+demo:
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing torch, transformers and draftgraph (a minute, once)"
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e . | grep --line-buffered -E "^(Collecting|Installing|Successfully)" | cut -c1-100
+	$(BIN)/draftgraph demo
 
 # The tests' models are tiny: more threads only get in each other's way.
 test: export OMP_NUM_THREADS ?= 1
@@ -42,12 +39,9 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/python tools/check_house.py
 
-bench: $(INSTALLED)
-	$(BIN)/python experiments $(ARGS)
-
 pair: $(INSTALLED)
 	$(BIN)/python -m draftgraph.lab.train.pair --out src/draftgraph/data/pair $(ARGS)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
-	find src tests tools bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests tools experiments examples -name __pycache__ -type d -prune -exec rm -rf {} +

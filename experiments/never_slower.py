@@ -1,37 +1,31 @@
-"""Whether budget="auto" is ever slower than plain decoding, or far from the best fixed budget.
+"""Is the automatic budget ever slower than plain decoding, or far from the best fixed budget?
 
-The bundled target with good and hostile drafters, at four temperatures, on code, on prose and on noise.
+    python -m experiments.never_slower [--temperature 0 1] [--drafter own random large lookup] [--quick]
 
-    python experiments/never_slower.py [--temperature 0 1] [--drafter own random large lookup] [--quick]
-
-Writes never_slower.json (every run) and never_slower.md into --out; with --quick never_slower-quick.* instead.
+The bundled target with good and hostile drafters, at four temperatures, on code, on prose and on noise. Writes
+never_slower.json (with every run) and never_slower.md into --out, after every row.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from itertools import product
 from typing import Any
-
-if __name__ == "__main__":  # run as a file, the folder above is not on the path
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from rich.progress import Progress
+from rich.progress import track
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils import logging
 
+from draftgraph.data import bundled_pair
+from draftgraph.lab.bench.contenders import Ours, Task
+from draftgraph.lab.pair import Pair
+from draftgraph.lab.turns import Turn, take_turns
 from draftgraph.request.stats import PARTS
-from experiments.clock import Run, measure
-from experiments.contenders import Ours, Task
-from experiments.machine import ROOT, environment, load_average, sentence
-from experiments.pairs import Pair, Prompt, load_pair
-from experiments.report import table
+from draftgraph.view.sheet import Sheet
+from experiments.experiment import Experiment, at_least, table
+from experiments.material import beginnings
 
 AGAIN, AUTO, NONE = "plain, again", "auto", "plain (budget 0)"
 FIXED: dict[str, dict[str, Any]] = {
@@ -44,13 +38,15 @@ FIXED: dict[str, dict[str, Any]] = {
 }
 """Fixed configurations. Hostile drafters meet only the first: drafting is what must not happen there."""
 LEAST, CLOSE = 0.97, 0.95
-"""What auto must reach: of the speed of plain decoding, and of that of the best fixed configuration."""
+"""Shares that auto must reach: of the speed of plain decoding, and of that of the best fixed configuration."""
 DRAFTERS = {
     "own": "the bundled drafter",
     "random": "random weights in the drafter's shape",
     "large": "random weights in the target's shape: every pass costs as much as a token",
     "lookup": "no model: what followed the same words earlier in the text",
 }
+TWICE = ("own",)
+"""Drafters that get twice the turns above temperature 0, where fixed budgets sample other texts than auto does."""
 PROSE = (
     "The harbour was quiet in the morning, and the fishermen spoke little while they mended their nets and",
     "On the following day the committee met again, although two of its members had already left the city,",
@@ -61,24 +57,31 @@ PROSE = (
     "She put the letter back into the drawer, locked it, and for the first time in years she did not",
     "The third movement opens slowly, with two horns above the strings, before the theme of the first is",
 )
-TWICE = ("own",)
-"""Drafters that get twice the turns above temperature 0, where fixed budgets sample other texts than auto does."""
-PICKING = 200
-"""Resamples of turns for an interval."""
-
+NOISE_TOKENS = 40
+RESAMPLES = 200
+"""Resamples of prompts for an interval."""
+RUN_FIELDS = (
+    "pair", "temperature", "contender", "prompt", "repeat", "place", "seconds", "tokens", "rounds", "nodes", "same", "parts",
+)  # fmt: skip
+"""Columns of the runs in the JSON file. pair: the drafter; same: at temperature 0, whether the text is plain decoding's."""
 
 Ratio = tuple[float, float, float]
 """A ratio of summed seconds, and the 5th and 95th percentile of it over resampled prompts."""
+Seconds = Mapping[int, float]
+"""By prompt, summed over turns: prompts are what differs."""
 
 
 @dataclass(frozen=True)
 class Row:
     """One drafter, temperature and kind of text: seconds of another way over those of auto, so above 1 auto is faster.
 
-    again   plain decoding over plain decoding: how far to trust the others. plain  plain decoding.
-    fixed   the fixed configuration that was fastest on the other half of the prompts, as a user could have tuned it.
-    best    which it was, on either half. rounds  target calls per token under auto; drafted  nodes per call.
-    forwards   ms per token in forward passes: plain decoding's target; auto's target and drafter.
+    again     plain decoding over plain decoding: how far to trust the others.
+    plain     plain decoding.
+    fixed     the fixed configuration that was fastest on the other half of the prompts, as a user could have tuned it.
+    best      its name, on either half.
+    rounds    target calls per token under auto.
+    drafted   nodes per call under auto.
+    forwards  ms per token in forward passes: plain decoding's target; auto's target and drafter.
     """
 
     drafter: str
@@ -103,11 +106,10 @@ class Row:
         return self.plain[0] >= LEAST and self.fixed[0] >= CLOSE
 
 
-def pairs_of(pair: Pair, names: Sequence[str]) -> Iterator[tuple[str, Pair]]:
-    """The target with each of the drafters."""
-    for name in names:
-        drafter = {"random": pair.drafter, "large": pair.target}.get(name)
-        yield name, pair if drafter is None else replace(pair, drafter=_random(drafter))
+def pair_with(name: str, pair: Pair) -> Pair:
+    """The target with one of DRAFTERS."""
+    shape = {"random": pair.drafter, "large": pair.target}.get(name)
+    return pair if shape is None else replace(pair, drafter=_random(shape))
 
 
 def _random(model: PreTrainedModel) -> PreTrainedModel:
@@ -115,12 +117,10 @@ def _random(model: PreTrainedModel) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(model.config).float().eval()
 
 
-def texts(pair: Pair, count: int) -> dict[str, list[Prompt]]:
+def texts(pair: Pair, count: int) -> dict[str, list[list[int]]]:
     """Prompts by kind; noise is token ids drawn uniformly, which nothing compresses."""
-    draw = np.random.default_rng(0).integers(3, pair.target.config.vocab_size, (count, 40))
-    prose = [Prompt(f"prose {i}", "own", pair.tokenizer(text)["input_ids"]) for i, text in enumerate(PROSE[:count])]
-    noise = [Prompt(f"noise {i}", "random ids", ids) for i, ids in enumerate(draw.tolist())]
-    return {"code": list(pair.prompts[:count]), "prose": prose, "noise": noise}
+    noise = np.random.default_rng(0).integers(3, pair.vocab, (count, NOISE_TOKENS)).tolist()
+    return {"code": beginnings(pair)[:count], "prose": pair.encode(PROSE[:count]), "noise": noise}
 
 
 def contenders(drafter: str, pair: Pair, task: Task) -> list[Ours]:
@@ -130,59 +130,73 @@ def contenders(drafter: str, pair: Pair, task: Task) -> list[Ours]:
     return [Ours(name, pair, task, **options, **asked) for name, options in named.items()]
 
 
-def summarise(drafter: str, text: str, runs: Sequence[Run]) -> Row:
-    seconds: dict[str, dict[str, float]] = {}
-    for run in runs:  # turns of one prompt are summed: prompts are what differs
-        by_prompt = seconds.setdefault(run.contender, {})
-        by_prompt[run.prompt] = by_prompt.get(run.prompt, 0.0) + run.seconds
-    auto = [run for run in runs if run.contender == AUTO]
-    picked = pick([name for name in FIXED if name in seconds], seconds)
+def summarise(drafter: str, temperature: float, text: str, turns: Sequence[Turn]) -> Row:
+    seconds: dict[str, dict[int, float]] = {name: {} for name in turns[0].timed}
+    for turn in turns:
+        for name, timed in turn.timed.items():
+            seconds[name][turn.prompt] = seconds[name].get(turn.prompt, 0.0) + timed.seconds
+    picked = pick({name: seconds[name] for name in FIXED if name in seconds})
     tuned = {prompt: seconds[name][prompt] for prompt, name in picked.items()}
-    tokens, rounds = sum(run.tokens for run in auto), sum(run.rounds for run in auto)
+    auto = [turn.timed[AUTO].answer for turn in turns]
+    rounds = sum(answer.rounds for answer in auto)
     return Row(
         drafter,
-        auto[0].temperature,
+        temperature,
         text,
         ratio(seconds[NONE], seconds[AGAIN]),
         ratio(seconds[NONE], seconds[AUTO]),
         ratio(tuned, seconds[AUTO]),
         " / ".join(dict.fromkeys(picked.values())),
-        rounds / tokens,
-        sum(run.nodes for run in auto) / rounds,
-        (forward_ms(runs, NONE, "target"), forward_ms(runs, AUTO, "target"), forward_ms(runs, AUTO, "drafter")),
+        rounds / sum(len(answer.ids) for answer in auto),
+        sum(answer.nodes for answer in auto) / rounds,
+        (forward_ms(turns, NONE, "target"), forward_ms(turns, AUTO, "target"), forward_ms(turns, AUTO, "drafter")),
     )
 
 
-def forward_ms(runs: Sequence[Run], name: str, part: str) -> float:
+def forward_ms(turns: Sequence[Turn], name: str, part: str) -> float:
     """ms per token that one contender spent in forwards of one model."""
-    its = [run for run in runs if run.contender == name and run.parts is not None]
-    seconds = sum(run.parts[PARTS.index(part)] for run in its if run.parts is not None)
-    return 1e3 * seconds / sum(run.tokens for run in its)
+    answers = [turn.timed[name].answer for turn in turns]
+    return 1e3 * sum((answer.parts or {})[part] for answer in answers) / sum(len(answer.ids) for answer in answers)
 
 
-def pick(names: Sequence[str], seconds: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+def pick(seconds: Mapping[str, Seconds]) -> dict[int, str]:
     """For every prompt the contender that was fastest on the other half of them; with one prompt, on itself."""
-    prompts = list(seconds[names[0]])
+    prompts = list(next(iter(seconds.values())))
     picked = {}
     for half in (0, 1):
         others = prompts[1 - half :: 2] or prompts
-        best = min(names, key=lambda name: sum(seconds[name][prompt] for prompt in others))
+        best = min(seconds, key=lambda name: sum(seconds[name][prompt] for prompt in others))
         picked.update(dict.fromkeys(prompts[half::2], best))
     return picked
 
 
-def ratio(above: Mapping[str, float], below: Mapping[str, float]) -> Ratio:
+def ratio(above: Seconds, below: Seconds) -> Ratio:
     """Summed seconds over summed seconds; the interval resamples prompts, with a fixed seed."""
     a, b = (np.array([side[prompt] for prompt in above]) for side in (above, below))
-    chosen = np.random.default_rng(0).integers(0, len(a), (PICKING, len(a)))
+    chosen = np.random.default_rng(0).integers(0, len(a), (RESAMPLES, len(a)))
     low, high = (float(x) for x in np.percentile(a[chosen].sum(1) / b[chosen].sum(1), [5, 95]))
     return float(a.sum() / b.sum()), low, high
 
 
-def markdown(report: dict[str, Any], rows: Sequence[Row]) -> str:
-    settings = report["settings"]
-    out = ["# Never slower", "", sentence(report["environment"]), ""]
-    out += [
+def runs_of(drafter: str, temperature: float, text: str, turns: Sequence[Turn]) -> list[list[Any]]:
+    """Every run, in the order of RUN_FIELDS."""
+    runs: list[list[Any]] = []
+    for turn in turns:
+        plain = turn.timed[NONE].answer.ids
+        for name, timed in turn.timed.items():
+            answer, parts = timed.answer, timed.answer.parts or {}
+            same = answer.ids == plain if temperature == 0 else None
+            runs.append(
+                [drafter, temperature, name, f"{text} {turn.prompt}", turn.repeat, timed.place, timed.seconds,
+                 len(answer.ids), answer.rounds, answer.nodes, same, [parts[part] for part in PARTS]]
+            )  # fmt: skip
+    return runs
+
+
+def blocks(settings: dict[str, int], rows: Sequence[Row]) -> list[str | Sheet]:
+    """The report."""
+    missed = sum(not row.kept for row in rows)
+    return [
         'The bundled target (12 layers, 10.2 M) with budget="auto", against plain decoding of the same engine and against fixed '
         f"budgets: {', '.join(FIXED)}. {settings['prompts']} prompts of each kind, {settings['repeats']} turns each (twice as "
         f"many for the drafters {', '.join(TWICE)} above temperature 0), "
@@ -190,122 +204,85 @@ def markdown(report: dict[str, Any], rows: Sequence[Row]) -> str:
         "summed seconds, the other one's / auto's: above 1 auto is faster. In brackets the 5th and 95th percentile over "
         "resampled prompts. Temperatures above 0 sample different texts under different configurations, and texts differ in how "
         "well they can be drafted: that is most of the spread there.",
-        "",
-        *(f"- {name}: {what}." for name, what in DRAFTERS.items()),
-        f"- Wanted: at least {LEAST} of plain decoding, and {CLOSE} of the best fixed budget. That one is picked for each half "
-        "of the prompts by the seconds of the other half: the best of several noisy figures, picked and measured on the same "
-        "turns, would look better than it is.",
-        "- plain, again: plain decoding against itself in the same turns, which shows what noise there is.",
-        "",
-        "Reproduce: `python experiments/never_slower.py`.",
-        "",
+        "\n".join(
+            [
+                *(f"- {name}: {what}." for name, what in DRAFTERS.items()),
+                f"- Wanted: at least {LEAST} of plain decoding, and {CLOSE} of the best fixed budget. That one is picked for "
+                "each half of the prompts by the seconds of the other half: the best of several noisy figures, picked and "
+                "measured on the same turns, would look better than it is.",
+                "- plain, again: plain decoding against itself in the same turns, which shows what noise there is.",
+            ]
+        ),
+        table(
+            [
+                "drafter, text",
+                "T",
+                "plain, again",
+                "plain / auto",
+                "best fixed / auto",
+                "best fixed",
+                "calls per token",
+            ],
+            map(_cells, rows),
+        ),
+        f"{len(rows) - missed} of {len(rows)} rows are as wanted.",
+        *_where_the_time_goes([row for row in rows if row.plain[0] > 1.1]),
     ]
-    head = ["drafter, text", "T", "plain, again", "plain / auto", "best fixed / auto", "best fixed", "calls per token"]
-    lines = [
-        [
-            f"{row.drafter}, {row.text}",
-            f"{row.temperature:g}",
-            _ratio(row.again),
-            _ratio(row.plain),
-            _ratio(row.fixed),
-            row.best,
-            f"{row.rounds:.2f}{'' if row.kept else ' **missed**'}",
-        ]
-        for row in rows
-    ]
-    missed = sum(not row.kept for row in rows)
-    verdict = f"{len(rows) - missed} of {len(rows)} rows are as wanted."
-    return "\n".join([*out, *table(head, lines), "", verdict, "", *parts(rows)])
 
 
-def parts(rows: Sequence[Row]) -> list[str]:
-    """The table of what forwards alone would give, for drafters that speed decoding up."""
-    told = [row for row in rows if row.plain[0] > 1.1]
-    if not told:
+def _cells(row: Row) -> list[str]:
+    ratios = (f"{middle:.2f} ({low:.2f}–{high:.2f})" for middle, low, high in (row.again, row.plain, row.fixed))
+    calls = f"{row.rounds:.2f}{'' if row.kept else ' **missed**'}"
+    return [f"{row.drafter}, {row.text}", f"{row.temperature:g}", *ratios, row.best, calls]
+
+
+def _where_the_time_goes(rows: Sequence[Row]) -> list[str | Sheet]:
+    """What forwards alone would give, for drafters that speed decoding up."""
+    if not rows:
         return []
-    head = ["drafter, text", "T", "T(1)", "T(N)", "drafting", "ideal", "plain / auto", "share of the ideal"]
-    lines = [
-        [
-            f"{row.drafter}, {row.text}",
-            f"{row.temperature:g}",
-            *(f"{ms:.2f}" for ms in row.forwards),
-            f"{row.ideal:.2f}",
-            f"{row.plain[0]:.2f}",
-            f"{row.plain[0] / row.ideal:.2f}",
-        ]
-        for row in told
-    ]
+    lines = []
+    for row in rows:
+        figures = (*row.forwards, row.ideal, row.plain[0], row.plain[0] / row.ideal)
+        lines.append([f"{row.drafter}, {row.text}", f"{row.temperature:g}", *(f"{figure:.2f}" for figure in figures)])
     return [
         "## Where the time goes",
-        "",
         "ms per token in forward passes, prompt reading included: plain decoding's target, T(1); auto's target, T(N); its "
         "drafter. Ideal: plain / auto if nothing else took time.",
-        "",
-        *table(head, lines),
-        "",
+        table(["drafter, text", "T", "T(1)", "T(N)", "drafting", "ideal", "plain / auto", "share of the ideal"], lines),
     ]
-
-
-def write(report: dict[str, Any], rows: Sequence[Row], runs: Sequence[Run], folder: Path, name: str) -> None:
-    """Markdown and JSON; called after every block, so that an interrupted run leaves what it has."""
-    report["environment"]["load_after"] = load_average()
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.md").write_text(markdown(report, rows), encoding="utf-8")
-    body = report | {"rows": [asdict(row) for row in rows], "run_fields": list(Run.__dataclass_fields__)}
-    lines = ",\n".join(json.dumps(list(vars(run).values())) for run in runs)
-    head = json.dumps(body, indent=1, ensure_ascii=False)[:-2]
-    (folder / f"{name}.json").write_text(f'{head},\n "runs": [\n{lines}\n]\n}}\n', encoding="utf-8")
-
-
-def _ratio(shown: Ratio) -> str:
-    return f"{shown[0]:.2f} ({shown[1]:.2f}–{shown[2]:.2f})"
-
-
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Measure whether the automatic budget is ever slower.")
-    parser.add_argument("--temperature", type=float, nargs="+", default=[0.0, 0.6, 1.0, 1.5], metavar="T")
-    parser.add_argument("--drafter", nargs="+", choices=list(DRAFTERS), default=list(DRAFTERS))
-    parser.add_argument("--text", nargs="+", choices=["code", "prose", "noise"], default=["code", "prose", "noise"])
-    parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="one prompt, 8 tokens, once")
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of test material")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")
-    options = parser.parse_args(arguments)
-    if min(options.prompts, options.repeats, options.tokens, options.threads) < 1 or min(options.temperature) < 0:
-        parser.error("counts must be at least 1, and temperatures at least 0")
-    if options.quick:
-        options.prompts, options.repeats, options.tokens = 1, 1, 8
-    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = parse(arguments)
-    torch.set_num_threads(options.threads)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    experiment = Experiment("never_slower", "Never slower", __doc__, "one prompt, 8 tokens, once")
+    add = experiment.parser.add_argument
+    kinds = ["code", "prose", "noise"]
+    add("--temperature", type=float, nargs="+", default=[0.0, 0.6, 1.0, 1.5], metavar="T")
+    add("--drafter", nargs="+", choices=list(DRAFTERS), default=list(DRAFTERS))
+    add("--text", nargs="+", choices=kinds, default=kinds)
+    add("--prompts", type=at_least(1), default=8)
+    add("--repeats", type=at_least(1), default=1)
+    add("--tokens", type=at_least(1), default=64)
+    options = experiment.start(arguments)
+    if options.quick:
+        options.prompts, options.repeats, options.tokens = 1, 1, 8
     settings = {name: getattr(options, name) for name in ("prompts", "repeats", "tokens", "threads")}
-    report: dict[str, Any] = {"settings": settings, "environment": environment()}
-    pair = load_pair("bundled", options.data, options.prompts)
+    pair = Pair.load(*bundled_pair())
+    prompts = texts(pair, options.prompts)
     rows: list[Row] = []
-    every: list[Run] = []
-    wanted = {kind: prompts for kind, prompts in texts(pair, options.prompts).items() if kind in options.text}
-    with Progress() as progress:
-        bar = progress.add_task("", total=len(options.drafter) * len(options.temperature) * len(wanted))
-        for drafter, its in pairs_of(pair, options.drafter):
-            for temperature in options.temperature:
-                everybody = contenders(drafter, its, Task(temperature, options.tokens))
-                for kind, prompts in wanted.items():
-                    progress.update(bar, description=f"{drafter} T={temperature:g} {kind}")
-                    turns = options.repeats * (2 if drafter in TWICE and temperature > 0 else 1)
-                    runs = measure(everybody, prompts, turns, drafter, temperature)
-                    rows.append(summarise(drafter, kind, runs))
-                    every += runs
-                    write(report, rows, every, options.out, "never_slower-quick" if options.quick else "never_slower")
-                    progress.advance(bar)
-    print(markdown(report, rows))
+    runs: list[list[Any]] = []
+    for drafter in options.drafter:
+        mine = pair_with(drafter, pair)
+        for temperature, text in track(list(product(options.temperature, options.text)), drafter):
+            everybody = contenders(drafter, mine, Task(temperature, options.tokens))
+            repeats = options.repeats * (2 if drafter in TWICE and temperature > 0 else 1)
+            turns = list(take_turns(everybody, prompts[text], repeats * len(prompts[text])))
+            rows.append(summarise(drafter, temperature, text, turns))
+            runs += runs_of(drafter, temperature, text, turns)
+            told = [asdict(row) for row in rows]
+            report = experiment.save(
+                blocks(settings, rows), settings=settings, rows=told, run_fields=RUN_FIELDS, runs=runs
+            )
+    print(report)
 
 
 if __name__ == "__main__":

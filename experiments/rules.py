@@ -1,61 +1,57 @@
-"""Every rule on the same drafts: expected tokens per target call, by draft, rule, node count and temperature. No clocks.
+"""How many tokens per target call does each rule emit on the same drafts? By draft, node count and temperature; no clocks.
 
-    python experiments/rules.py [--part gamma|nodes|all] [--pair story code] [--quick]
-    python experiments/rules.py --part nodes --pair weak --temperature 0.2 0.4 --out FOLDER      # where FIXED drafts do as well
+    python -m experiments.rules [--part gamma|nodes|all] [--pair story-124k code] [--quick]
 
 gamma  block against token verification on chains of 1 to 16 tokens.
 nodes  every kind of draft at 8, 16, 32 and 64 nodes, each judged by every rule that verifies it.
 
-One round at fixed places of held-out texts; what is averaged is the expectation given the draft. Writes rules.json, rules.md
-and plots into --out; with --quick rules-quick.*.
+One round at fixed places of held-out texts; what is averaged is the expectation given the draft. Writes rules.json, rules.md,
+rules-gamma.png and rules-nodes.png into --out.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import sys
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate
-from pathlib import Path
+from itertools import accumulate, product
+from operator import mul
 from typing import Any
 
-if __name__ == "__main__":  # run as a file, the folder above is not on the path
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import torch
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
-from transformers import AutoTokenizer, PreTrainedModel
-from transformers.utils import logging
+from rich.progress import track
 
 import draftgraph as dg
-from draftgraph.errors import DraftError
-from experiments.drafts import Drafted, draft_at, expected_length
-from experiments.machine import ROOT, environment, load_average, sentence
-from experiments.pairs import MissingPairError, code_folders, load_model, python_texts, spread, stories, story_folders
-from experiments.report import mean_and_error, table
+from draftgraph.lab.bench.prompts import spread
+from draftgraph.lab.pair import Pair
+from draftgraph.lab.predict.estimate import Estimate, ratio
+from draftgraph.view.sheet import Sheet
+from experiments.experiment import Experiment, at_least, table, temperature
+from experiments.material import ABOUT, PAIRS, held_out, load_pair
+from experiments.one_round import Drafted, Witness, draft_at, engine_with, expected_length
 from experiments.rules_plot import plot
 
 CUTS = (40, 80, 120)
 GAMMA = 16
 TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
+"""Of part gamma."""
 NODES = {8: (2, 1, 1, 1), 16: (2, *[1] * 7), 32: (2, 2, *[1] * 6), 64: (4, 2, *[1] * 6)}
 """Fixed shapes for about that many nodes."""
-ABOUT = {
-    "story": "stories260K with its 124k drafter, held-out stories",
-    "weak": "stories260K with its 29k drafter, held-out stories",
-    "code": "a 10.2 M model of Python source with its 1.3 M drafter (the target was grown from the drafter), HumanEval solutions",
-}
+GAINS = tuple(
+    product(
+        ("level policy, layer", "hybrid, layer"),
+        ("without replacement, recursive", "top-k, best first, walk"),
+    )
+)
+"""Pairs of draft and rule whose ratio is told: winner, baseline."""
+
+Lengths = dict[tuple[Any, ...], dict[int, list[float]]]
+"""Expected tokens of rounds, by what is compared, and by the number of the text."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A kind of draft, the options of `Config` that make it, and the rules that judge it.
-
-    fill  spend the whole budget, even on slots that the engine would not find worth a row: a baseline of equal size.
-    """
+    """A kind of draft, the options of `Config` that make it, and the rules that judge it. fill  see `Witness`."""
 
     name: str
     options: dict[str, Any]
@@ -65,25 +61,29 @@ class Setup:
 
 def setups(nodes: int) -> Iterator[Setup]:
     """Everything that is compared at a node count."""
-    shape = NODES[nodes]
-    fixed: dict[str, Any] = {"structure": "tree", "branching": shape}
+    budget: dict[str, Any] = {"structure": "tree", "budget": nodes}
     joint = ("layer", "traversal", "recursive")
-    yield Setup("level policy", {"structure": "tree", "budget": nodes}, ("layer", "recursive"))
-    yield Setup("hybrid", fixed | {"children": "hybrid"}, joint)
-    yield Setup("systematic", fixed | {"children": "systematic"}, joint)
-    yield Setup("spine", fixed | {"children": "spine"}, joint)
-    yield Setup("without replacement", fixed | {"children": "without_replacement"}, joint)
-    yield Setup("with replacement", fixed | {"children": "with_replacement"}, (*joint, "kseq"))
-    paths = (max(2, nodes // 8), *[1] * 7) if nodes > 8 else (2, 1, 1, 1)
-    yield Setup("i.i.d. paths", {"structure": "paths", "branching": paths}, (*joint, "kseq", "multipath"))
-    yield Setup("comb", {"structure": "comb", "budget": nodes}, ("layer", "recursive"))
-    yield Setup("top-k, same shape", fixed | {"children": "fixed", "rule": "walk"}, ("walk",))
-    best = {"structure": "tree", "budget": nodes, "rule": "walk"}
-    yield Setup("top-k, best first", best, ("walk",), fill=True)
+    yield Setup("level policy", budget, ("layer", "recursive"))
+    yield Setup("hybrid", _tree(nodes, "hybrid"), joint)
+    yield Setup("systematic", _tree(nodes, "systematic"), joint)
+    yield Setup("spine", _tree(nodes, "spine"), joint)
+    yield Setup("without replacement", _tree(nodes, "without_replacement"), joint)
+    yield Setup("with replacement", _tree(nodes, "with_replacement"), (*joint, "kseq"))
+    paths = dg.structures.Paths(max(2, nodes // 8), 8) if nodes > 8 else dg.structures.Paths(2, 4)
+    yield Setup("i.i.d. paths", {"structure": paths}, (*joint, "kseq", "multipath"))
+    yield Setup("comb", budget | {"structure": "comb"}, ("layer", "recursive"))
+    yield Setup("top-k, same shape", _tree(nodes, "fixed") | {"rule": "walk"}, ("walk",))
+    yield Setup("top-k, best first", budget | {"rule": "walk"}, ("walk",), fill=True)
     if nodes <= GAMMA:
-        yield Setup(
-            "chain", {"structure": "chain", "budget": nodes, "num_speculative_tokens": nodes}, ("block", "token")
-        )
+        yield Setup("chain", _chain(nodes), ("block", "token"))
+
+
+def _tree(nodes: int, children: str) -> dict[str, Any]:
+    return {"structure": dg.structures.Tree(NODES[nodes], children)}
+
+
+def _chain(length: int) -> dict[str, Any]:
+    return {"structure": "chain", "budget": length, "num_speculative_tokens": length}
 
 
 @dataclass(frozen=True)
@@ -117,227 +117,187 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class Pair:
+class Subject:
+    """A pair, and the texts in which it drafts."""
+
     name: str
-    target: PreTrainedModel
-    drafter: PreTrainedModel
+    pair: Pair
     texts: Sequence[Sequence[int]]
 
-    def engine(self, options: dict[str, Any]) -> dg.Engine:
-        return dg.Engine.from_pretrained(self.target, draft_model=self.drafter, **options)
-
-    def places(self) -> Iterator[tuple[int, Sequence[int], int]]:
-        """(text number, what stands before the place, a seed of its own)."""
+    def drafted(self, setup: Setup, temperature: float) -> Iterator[tuple[int, Drafted]]:
+        """The number of a text, and a round in it, for every place; places and seeds are the same for all setups."""
+        engine = engine_with(Witness, self.pair, setup.options)
+        assert isinstance(engine.drafter, Witness)
+        engine.drafter.fill = setup.fill
         for number, ids in enumerate(self.texts):
             for cut in CUTS:
                 if len(ids) >= cut:
-                    yield number, ids[:cut], 1000 * number + cut
+                    yield number, draft_at(engine, ids[:cut], temperature, 1000 * number + cut)
 
 
-def load_pair(name: str, data: Path, texts: int) -> Pair:
-    target, drafter = code_folders(data) if name == "code" else story_folders(data)
-    if name == "weak":
-        drafter = drafter.with_name("stories260K-draft-29k")
-    tokenizer = AutoTokenizer.from_pretrained(target)
-    found = python_texts(tokenizer, data) if name == "code" else stories(tokenizer, data)
-    long = [ids for ids in found if len(ids) >= CUTS[0]]
-    return Pair(name, load_model(target), load_model(drafter), spread(long, texts))
-
-
-def by_gamma(pair: Pair, temperature: float) -> Iterator[Row]:
+def by_gamma(subject: Subject, temperature: float) -> list[Row]:
     """One chain of 16 tokens per place tells all lengths: P(τ ≥ i | X^i) does not depend on what follows position i."""
-    engine = pair.engine({"structure": "chain", "budget": GAMMA, "num_speculative_tokens": GAMMA, "rule": "block"})
-    totals: dict[str, dict[int, list[list[float]]]] = {"block": {}, "token": {}}
-    for number, ids, seed in pair.places():
-        drafted = draft_at(engine, ids, temperature, seed)
-        for rule, accepted in (("block", block_masses(drafted)), ("token", token_masses(drafted))):
-            totals[rule].setdefault(number, []).append([1.0 + total for total in accumulate(accepted)])
-    for rule, of_text in totals.items():
-        for gamma in range(1, GAMMA + 1):
-            means = [statistics.fmean(lengths[gamma - 1] for lengths in places) for places in of_text.values()]
-            places = sum(len(places) for places in of_text.values())
-            yield Row(
-                "gamma", pair.name, temperature, gamma, "chain", rule, *mean_and_error(means), gamma, gamma, places
+    lengths: Lengths = defaultdict(lambda: defaultdict(list))
+    for number, drafted in subject.drafted(Setup("chain", _chain(GAMMA) | {"rule": "block"}, ()), temperature):
+        for rule, masses in (("block", block_masses(drafted)), ("token", token_masses(drafted))):
+            for gamma, total in enumerate(accumulate(masses), 1):
+                lengths[rule, gamma][number].append(1.0 + total)
+    rows = []
+    for (rule, gamma), of_text in sorted(lengths.items()):
+        mean = _mean(of_text)
+        rows.append(
+            Row(
+                "gamma",
+                subject.name,
+                temperature,
+                gamma,
+                "chain",
+                rule,
+                mean.value,
+                mean.error,
+                gamma,
+                gamma,
+                mean.count,
             )
+        )
+    return rows
 
 
 def block_masses(drafted: Drafted) -> list[float]:
     """b_i = min(1, b_{i-1} p(X_i) / q(X_i)) for i = 1..γ (Block Verification, Algorithm 2)."""
-    masses, b = [], 1.0
-    for ratio in drafted.ratios():
-        b = min(1.0, b * ratio)
-        masses.append(b)
-    return masses
+    return list(accumulate(ratios(drafted), lambda b, ratio: min(1.0, b * ratio), initial=1.0))[1:]
 
 
 def token_masses(drafted: Drafted) -> list[float]:
     """Π_{j ≤ i} min(1, p(X_j) / q(X_j)) for i = 1..γ."""
-    return list(accumulate((min(1.0, ratio) for ratio in drafted.ratios()), lambda a, b: a * b))
+    return list(accumulate((min(1.0, ratio) for ratio in ratios(drafted)), mul))
 
 
-def by_nodes(pair: Pair, temperature: float, nodes: int) -> tuple[list[Row], list[Gain]]:
-    """Every kind of draft at a node count; places and seeds are the same for all."""
+def ratios(drafted: Drafted) -> list[float]:
+    """p(X_i) / q(X_i) along a SAMPLED chain."""
+    tree = drafted.tree
+    assert tree.is_chain
+    assert tree.laws is not None
+    return [float(drafted.p[i, x]) / float(tree.laws[tree.law_row[i], x]) for i, x in enumerate(tree.tokens)]
+
+
+def by_nodes(subject: Subject, temperature: float, nodes: int) -> tuple[list[Row], list[Gain]]:
+    """Every kind of draft at a node count."""
     rows: list[Row] = []
-    lengths: dict[str, dict[int, list[float]]] = {}
+    lengths: Lengths = defaultdict(lambda: defaultdict(list))
     for setup in setups(nodes):
-        engine = pair.engine(setup.options)
         sizes, passes = [], []
-        mine: dict[str, dict[int, list[float]]] = {rule: {} for rule in setup.rules}
-        for number, ids, seed in pair.places():
-            drafted = draft_at(engine, ids, temperature, seed, setup.fill)
+        for number, drafted in subject.drafted(setup, temperature):
             sizes.append(len(drafted.tree))
             passes.append(drafted.draft.num_passes)
             for rule in setup.rules:
-                try:
-                    length = expected_length(dg.rules()[rule], drafted)
-                except DraftError:
-                    continue
-                mine[rule].setdefault(number, []).append(length)
-        for rule, of_text in mine.items():
-            means = [statistics.fmean(places) for places in of_text.values()]
-            size, places = statistics.fmean(sizes), sum(map(len, of_text.values()))
-            row = Row("nodes", pair.name, temperature, nodes, setup.name, rule, *mean_and_error(means), size,
-                      statistics.fmean(passes), places)  # fmt: skip
+                lengths[setup.name, rule][number].append(expected_length(dg.rules()[rule], drafted))
+        for rule in setup.rules:
+            mean = _mean(lengths[setup.name, rule])
+            row = Row("nodes", subject.name, temperature, nodes, setup.name, rule, mean.value, mean.error,
+                      statistics.fmean(sizes), statistics.fmean(passes), mean.count)  # fmt: skip
             rows.append(row)
-            lengths[f"{setup.name}, {rule}"] = of_text
-    winners, baselines = (
-        ("level policy, layer", "hybrid, layer"),
-        ("without replacement, recursive", "top-k, best first, walk"),
-    )
-    gains = [_gain(pair.name, temperature, nodes, a, b, lengths) for a in winners for b in baselines]
+    means = {", ".join(key): _means(of_text) for key, of_text in lengths.items()}
+    gains = []
+    for winner, baseline in GAINS:
+        found = ratio(means[winner], means[baseline], len(means[winner]))
+        gains.append(Gain(subject.name, temperature, nodes, winner, baseline, found.value, found.error))
     return rows, gains
 
 
-def _gain(
-    pair: str, temperature: float, nodes: int, winner: str, baseline: str, lengths: dict[str, dict[int, list[float]]]
-) -> Gain:
-    """Ratio of means; its error from the paired differences a − r b over texts (delta method)."""
-    a, b = ([statistics.fmean(places) for places in lengths[name].values()] for name in (winner, baseline))
-    ratio = statistics.fmean(a) / statistics.fmean(b)
-    _, error = mean_and_error([x - ratio * y for x, y in zip(a, b, strict=True)])
-    return Gain(pair, temperature, nodes, winner, baseline, ratio, error / statistics.fmean(b))
+def _means(of_text: dict[int, list[float]]) -> list[float]:
+    return [statistics.fmean(places) for places in of_text.values()]
 
 
-def markdown(report: dict[str, Any], rows: Sequence[Row], gains: Sequence[Gain]) -> str:
-    out = ["# Rules on the same drafts", "", sentence(report["environment"]), ""]
-    out += [f"* **{name}**: {about}." for name, about in ABOUT.items() if any(row.pair == name for row in rows)]
-    out += [
-        "",
+def _mean(of_text: dict[int, list[float]]) -> Estimate:
+    """Of the means over the places of each text."""
+    means = _means(of_text)
+    return ratio(means, [1.0] * len(means), sum(map(len, of_text.values())))
+
+
+def blocks(rows: Sequence[Row], gains: Sequence[Gain]) -> Iterator[str | Sheet]:
+    """The report."""
+    pairs = list(dict.fromkeys(row.pair for row in rows))
+    yield "\n".join(f"* **{name}**: {ABOUT[name]}." for name in pairs)
+    yield (
         f"One round behind the first {', '.join(map(str, CUTS))} tokens of held-out texts ({max(row.places for row in rows)} "
         "places at most), float32, no top-k, no top-p. Figures are expected tokens per target call (accepted + 1) given the "
-        "draft, mean ± standard error over texts. Nothing is learnt from earlier rounds. Reproduce: `python experiments/rules.py`.",
-        "",
-    ]
-    for pair in dict.fromkeys(row.pair for row in rows):
-        out += _gamma_tables(pair, [row for row in rows if row.pair == pair and row.part == "gamma"])
-        out += _node_tables(pair, [row for row in rows if row.pair == pair and row.part == "nodes"])
-        out += _gain_table(pair, [gain for gain in gains if gain.pair == pair])
-    return "\n".join(out)
-
-
-def _gamma_tables(pair: str, rows: Sequence[Row]) -> list[str]:
-    if not rows:
-        return []
-    found = {(row.temperature, row.target_nodes, row.rule): row for row in rows}
-    temperatures = sorted({row.temperature for row in rows})
-    lines = []
-    for gamma in sorted({row.target_nodes for row in rows}):
-        cells = []
-        for t in temperatures:
-            token, block = found[t, gamma, "token"], found[t, gamma, "block"]
-            cells.append(f"{token.length:.2f} → {block.length:.2f} ({block.length / token.length - 1:+.1%})")
-        lines.append([str(gamma), *cells])
-    head = ["γ", *(f"T={t:g}: token → block" for t in temperatures)]
-    return [f"## {pair}: chains of γ tokens", "", *table(head, lines), ""]
-
-
-def _node_tables(pair: str, rows: Sequence[Row]) -> list[str]:
-    out: list[str] = []
-    for t in sorted({row.temperature for row in rows}, reverse=True):
-        mine = [row for row in rows if row.temperature == t]
-        sizes = sorted({row.target_nodes for row in mine})
-        cells = {(row.draft, row.rule, row.target_nodes): row for row in mine}
-        names = list(dict.fromkeys((row.draft, row.rule) for row in mine))
-        lines = [[draft, rule, *(_cell(cells.get((draft, rule, size))) for size in sizes)] for draft, rule in names]
-        head = ["draft", "rule", *(f"{size} nodes" for size in sizes)]
-        out += [f"## {pair}: expected tokens at T={t:g} (mean nodes)", "", *table(head, lines), ""]
-    return out
-
-
-def _cell(row: Row | None) -> str:
-    return "" if row is None else f"{row.length:.2f} ± {row.error:.2f} ({row.nodes:.0f})"
-
-
-def _gain_table(pair: str, gains: Sequence[Gain]) -> list[str]:
-    if not gains:
-        return []
-    lines = [
-        [
-            f"{gain.winner} / {gain.baseline}",
-            f"{gain.temperature:g}",
-            str(gain.nodes),
-            f"{gain.ratio:.3f} ± {gain.error:.3f}",
-        ]
-        for gain in gains
-    ]
-    return [f"## {pair}: ratios", "", *table(["compared", "T", "nodes", "ratio"], lines), ""]
-
-
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Compare rules on the same drafts.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        "draft, mean ± standard error over texts. Nothing is learnt from earlier rounds."
     )
-    parser.add_argument("--part", choices=["gamma", "nodes", "all"], default="all")
-    parser.add_argument("--pair", choices=list(ABOUT), nargs="+", default=["story", "code"])
-    parser.add_argument("--temperature", type=float, nargs="+", default=[1.0, 0.6], metavar="T", help="of part nodes")
-    parser.add_argument("--texts", type=int, default=60)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="3 texts, 8 and 16 nodes, two temperatures")
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of test material")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")
-    options = parser.parse_args(arguments)
-    if min(options.texts, options.threads) < 1 or min(options.temperature) <= 0:
-        parser.error("counts must be at least 1, and temperatures above 0")
-    return options
+    for pair in pairs:
+        yield from _gamma_table(pair, [row for row in rows if row.pair == pair and row.part == "gamma"])
+        yield from _node_tables(pair, [row for row in rows if row.pair == pair and row.part == "nodes"])
+        told = [gain for gain in gains if gain.pair == pair]
+        if told:
+            yield f"## {pair}: ratios"
+            yield table(
+                ["compared", "T", "nodes", "ratio"],
+                [
+                    [f"{g.winner} / {g.baseline}", f"{g.temperature:g}", str(g.nodes), f"{g.ratio:.3f} ± {g.error:.3f}"]
+                    for g in told
+                ],
+            )
+
+
+def _gamma_table(pair: str, rows: Sequence[Row]) -> Iterator[str | Sheet]:
+    if not rows:
+        return
+    found = {(row.temperature, row.target_nodes, row.rule): row.length for row in rows}
+    temperatures = sorted({row.temperature for row in rows})
+
+    def cell(t: float, gamma: int) -> str:
+        token, block = found[t, gamma, "token"], found[t, gamma, "block"]
+        return f"{token:.2f} → {block:.2f} ({block / token - 1:+.1%})"
+
+    yield f"## {pair}: chains of γ tokens"
+    yield table(
+        ["γ", *(f"T={t:g}: token → block" for t in temperatures)],
+        [[str(gamma), *(cell(t, gamma) for t in temperatures)] for gamma in range(1, GAMMA + 1)],
+    )
+
+
+def _node_tables(pair: str, rows: Sequence[Row]) -> Iterator[str | Sheet]:
+    for t in sorted({row.temperature for row in rows}, reverse=True):
+        cells = {
+            (row.draft, row.rule, row.target_nodes): f"{row.length:.2f} ± {row.error:.2f} ({row.nodes:.0f})"
+            for row in rows
+            if row.temperature == t
+        }
+        sizes = sorted({size for *_, size in cells})
+        names = list(dict.fromkeys((draft, rule) for draft, rule, _ in cells))
+        yield f"## {pair}: expected tokens at T={t:g} (mean nodes)"
+        yield table(
+            ["draft", "rule", *(f"{size} nodes" for size in sizes)],
+            [[draft, rule, *(cells.get((draft, rule, size), "") for size in sizes)] for draft, rule in names],
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = parse(arguments)
-    torch.set_num_threads(options.threads)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    temperatures, sizes = (TEMPERATURES, list(NODES)) if not options.quick else ((0.6, 1.0), [8, 16])
-    try:
-        pairs = [load_pair(name, options.data, 3 if options.quick else options.texts) for name in options.pair]
-    except MissingPairError as missing:
-        sys.exit(f"nothing to measure: {missing}")
-    report: dict[str, Any] = {"environment": environment()}
+    experiment = Experiment("rules", "Rules on the same drafts", __doc__, "3 texts, 8 and 16 nodes, two temperatures")
+    add = experiment.parser.add_argument
+    add("--part", choices=["gamma", "nodes", "all"], default="all")
+    add("--pair", choices=list(PAIRS), nargs="+", default=["story-124k", "code"])
+    add("--temperature", type=temperature, nargs="+", default=[1.0, 0.6], metavar="T", help="of part nodes")
+    add("--texts", type=at_least(2), default=60)
+    options = experiment.start(arguments)
+    temperatures, sizes = list(TEMPERATURES), list(NODES)
+    if options.quick:
+        temperatures, sizes, options.texts = [0.6, 1.0], [8, 16], 3
     rows: list[Row] = []
     gains: list[Gain] = []
-    jobs: list[tuple[str, Pair, float, int]] = []
-    for pair in pairs:
-        jobs += [("gamma", pair, t, 0) for t in temperatures if options.part != "nodes"]
-        jobs += [("nodes", pair, t, size) for t in options.temperature for size in sizes if options.part != "gamma"]
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        bar = progress.add_task("", total=len(jobs))
-        for part, pair, temperature, size in jobs:
-            progress.update(bar, description=f"{pair.name} {part} T={temperature:g} {size or ''}")
-            if part == "gamma":
-                rows += by_gamma(pair, temperature)
-            else:
-                more, ratios = by_nodes(pair, temperature, size)
-                rows, gains = rows + more, gains + ratios
-            progress.advance(bar)
-    report["environment"]["load_after"] = load_average()
-    text = markdown(report, rows, gains)
-    options.out.mkdir(parents=True, exist_ok=True)
-    name = "rules-quick" if options.quick else "rules"
-    (options.out / f"{name}.md").write_text(text, encoding="utf-8")
-    body = report | {"rows": [asdict(row) for row in rows], "gains": [asdict(gain) for gain in gains]}
-    (options.out / f"{name}.json").write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    plot(body, options.out / f"{name}.png")
-    print(text)
+    for name in options.pair:
+        pair = load_pair(name, options.data)
+        texts = [ids for ids in held_out(name, pair, options.data) if len(ids) >= CUTS[0]]
+        subject = Subject(name, pair, spread(texts, options.texts))
+        for t in track(temperatures if options.part != "nodes" else [], f"{name}, gamma"):
+            rows += by_gamma(subject, t)
+        jobs = list(product(options.temperature, sizes)) if options.part != "gamma" else []
+        for t, size in track(jobs, f"{name}, nodes"):
+            more, told = by_nodes(subject, t, size)
+            rows, gains = rows + more, gains + told
+    results = {"rows": [asdict(row) for row in rows], "gains": [asdict(gain) for gain in gains]}
+    print(experiment.save(blocks(rows, gains), **results))
+    plot(results["rows"], experiment.file)
 
 
 if __name__ == "__main__":

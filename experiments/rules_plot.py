@@ -19,17 +19,20 @@ SHOWN = {
 """(draft, rule) pairs that are drawn, with colour and line style."""
 
 
-def plot(report: dict[str, Any], path: Path) -> bool:
-    """Write both pictures, one panel per pair and temperature; False without matplotlib."""
+def plot(rows: list[dict[str, Any]], file: Path) -> bool:
+    """Write both pictures, `file`-gamma.png and `file`-nodes.png, one panel per pair and temperature.
+
+    Returns False without matplotlib.
+    """
     try:
         import matplotlib
     except ImportError:
         return False
     matplotlib.use("Agg")
     for part, draw in (("gamma", _gamma), ("nodes", _nodes)):
-        rows = [row for row in report["rows"] if row["part"] == part]
-        if rows:
-            draw(rows, path.with_stem(f"{path.stem}-{part}"))
+        mine = [row for row in rows if row["part"] == part]
+        if mine:
+            draw(mine, file.with_name(f"{file.name}-{part}.png"))
     return True
 
 

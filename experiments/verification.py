@@ -1,46 +1,47 @@
-"""What verification itself costs at large vocabularies: warping and rule beside the target's forward, on this machine.
+"""What does verification itself cost at large vocabularies? Warping and rule beside the target's forward, on this machine.
 
-    python experiments/verification.py [--rounds 20] [--quick]
+    python -m experiments.verification [--rounds 20] [--quick]
 
-Random weights of about 100 M parameters with vocabularies of 32,768 and 151,936; 32 drafted nodes, 11 of them SAMPLED, drafted
-from noisy copies of the target's own rows, so that mass reaches every depth. Writes verification.json and verification.md.
+Targets of random weights, about 100 M parameters, with vocabularies of 32,768 and 151,936; 32 drafted nodes, 11 of them SAMPLED.
+The drafter is the target with noise on its output rows, so that mass reaches every depth. Writes verification.json and
+verification.md into --out.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import copy
 import statistics
-import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":  # run as a file, the folder above is not on the path
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
-from rich.progress import Progress
+from rich.progress import track
 from transformers import LlamaConfig, LlamaForCausalLM
-from transformers.utils import logging
 
 import draftgraph as dg
-from draftgraph.backends.base import Feed
-from draftgraph.backends.torch_model import HFModel
+from draftgraph.backends.base import CausalLM, Feed
+from draftgraph.lab.pair import Pair
+from draftgraph.lab.turns import Answer, take_turns
+from draftgraph.request.stats import Clock
 from draftgraph.sampling.rng import Noise
 from draftgraph.sampling.warp import Prefixes, Warper
 from draftgraph.types import FIXED, TokenTree
-from draftgraph.verification.registry import get_rule
-from experiments.machine import ROOT, environment, load_average, sentence
-from experiments.report import table
+from draftgraph.view.sheet import Sheet
+from experiments.experiment import Experiment, at_least, table
+from experiments.one_round import Witness, draft_at, engine_with
 
 CONTEXT = 64
-DEPTH, BRANCHES, SAMPLED = 8, 4, 11
-SPREAD = 6.0
-"""Standard deviation of the logits; untrained models are flatter, and filters that keep thousands of tokens take longer."""
-SETTINGS: dict[str, dict[str, float]] = {
+BRANCHES, DEPTH = 4, 8
+DRAFT = {"structure": dg.structures.Tree((BRANCHES, *[1] * (DEPTH - 1)), children="spine")}
+SAMPLED = {*range(0, BRANCHES * DEPTH, BRANCHES), *range(BRANCHES + 1, 4 * BRANCHES, BRANCHES)}
+"""Nodes that stay SAMPLED: one branch, and three tokens of another."""
+SPREAD, NOISE = 6.0, 0.7
+"""Standard deviation of the target's logits, and of the drafter's differences from them.
+
+Untrained models are flatter, and filters that keep thousands of tokens take longer.
+"""
+SETTINGS: dict[str, dict[str, Any]] = {
     "T=1": {"temperature": 1.0},
     "T=0.6": {"temperature": 0.6},
     "T=0.6, top-k 20, top-p 0.95": {"temperature": 0.6, "top_k": 20, "top_p": 0.95},
@@ -82,7 +83,8 @@ class Row:
     kept: float
 
 
-def make_target(size: Size) -> HFModel:
+@torch.no_grad()
+def make_pair(size: Size) -> Pair:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=size.vocab,
@@ -93,161 +95,114 @@ def make_target(size: Size) -> HFModel:
         num_key_value_heads=8,
         tie_word_embeddings=True,
     )
-    model = LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        logits = model(torch.arange(CONTEXT)[None]).logits
-        model.model.norm.weight.mul_(SPREAD / logits.std())
-    return HFModel(model)
+    target = LlamaForCausalLM(config).eval()
+    target.model.norm.weight.mul_(SPREAD / target(torch.arange(CONTEXT)[None]).logits.std())
+    drafter = copy.deepcopy(target)
+    rows = drafter.lm_head.weight
+    drafter.lm_head.weight = torch.nn.Parameter(rows + NOISE / SPREAD * rows.std() * torch.randn_like(rows))
+    return Pair.load(target, drafter)
 
 
-def make_draft(target: HFModel, context: Sequence[int], warper: Warper) -> TokenTree:
-    """Four branches of eight tokens. One is SAMPLED throughout, one for three tokens; the others are FIXED."""
-    generator = torch.Generator().manual_seed(1)
-    tokens: list[int] = []
-    parents: list[int] = []
-    law_row: list[int] = []
-    laws: list[torch.Tensor] = []
-    layer = [-1] * BRANCHES
-    for depth in range(DEPTH):
-        text = target.open(CONTEXT + 2 * DEPTH * BRANCHES)
-        logits = target.forward([Feed(text, context, tokens, parents)])[0]
-        target.close(text)
-        noisy = logits + 0.7 * torch.randn(logits.shape, generator=generator)
-        q = warper.shape(noisy)
-        row = q[[parent + 1 for parent in layer]]
-        best = row[0].topk(BRANCHES).indices.tolist() if depth == 0 else row.argmax(dim=1).tolist()
-        for branch in range(BRANCHES):
-            sampled = branch == 0 or (branch == 1 and 1 <= depth <= SAMPLED - DEPTH)
-            law = row[branch].clone()
-            if depth == 0:
-                law[best[1:]] = 0.0
-                law /= law.sum()
-            token = int(torch.multinomial(law, 1, generator=generator)) if sampled else best[branch]
-            tokens.append(token)
-            parents.append(layer[branch])
-            law_row.append(len(laws) if sampled else FIXED)
-            laws += [law] if sampled else []
-        layer = list(range(len(tokens) - BRANCHES, len(tokens)))
-    return TokenTree(tokens, parents, law_row, torch.stack(laws))
+@dataclass(frozen=True)
+class Verifying:
+    """A contender: the part of a round that follows the draft, with a draft that is given."""
+
+    settings: str
+    rule: str
+    target: CausalLM
+    warper: Warper
+    tree: TokenTree
+    kept: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.settings}: {self.rule}"
+
+    @torch.inference_mode()
+    def answer(self, prompt: Sequence[int], seed: int) -> Answer:
+        """The steps of `engine/round.py`, behind a prompt that has been read before the clock starts."""
+        tree, cache = self.tree, self.target.open(len(prompt) + 2 * len(self.tree))
+        self.target.forward([Feed(cache, prompt[:-1])])
+        clock = Clock()
+        logits = self.target.forward([Feed(cache, prompt[-1:], tree.tokens, tree.parents)])[0]
+        clock.lap("target")
+        p = self.warper.shape_round(self.warper.scores(logits, Prefixes.of_tree(prompt, tree)))
+        clock.lap("warping")
+        verdict = dg.rules()[self.rule].verdict(tree, p, Noise(seed), len(prompt))
+        clock.lap("rule")
+        self.target.close(cache)
+        return Answer([*(tree.tokens[node] for node in verdict.path), verdict.token], 1, len(tree), clock.seconds)
 
 
-@torch.inference_mode()
-def measure(size: Size, rounds: int, progress: Progress) -> list[Row]:
-    target = make_target(size)
-    parameters = sum(weights.numel() for weights in target.model.parameters())
-    context = torch.randint(0, size.vocab, (CONTEXT,), generator=torch.Generator().manual_seed(2)).tolist()
-    jobs = []
+def contenders(pair: Pair, context: Sequence[int]) -> Iterator[Verifying]:
+    """Every rule with every setting of the sampling. All rules of a setting get the same draft, drawn without its filters."""
+    engine = engine_with(Witness, pair, DRAFT)
     for settings, options in SETTINGS.items():
-        warper = Warper(dg.SamplingParams(**options), CONTEXT, [], target.device)  # type: ignore[arg-type]
-        shaped = Warper(dg.SamplingParams(temperature=max(options["temperature"], 0.6)), CONTEXT, [], target.device)
-        tree = make_draft(target, context, shaped)
-        if options["temperature"] == 0:  # nothing is drawn at temperature 0
-            tree = TokenTree(tree.tokens, tree.parents, [FIXED] * len(tree))
-        jobs += [(settings, rule, warper, tree) for rule in RULES]
-    laps: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
-    kept = {settings: _kept(target, context, warper, tree) for settings, _, warper, tree in jobs}
-    bar = progress.add_task(f"vocabulary {size.vocab:,}", total=rounds + 2)
-    for number in range(rounds + 2):
-        for settings, rule, warper, tree in jobs:  # interleaved: what the machine does otherwise hits all alike
-            lap = one_round(target, context, warper, tree, rule, number)
-            if number >= 2:
-                laps.setdefault((settings, rule), []).append(lap)
-        progress.advance(bar)
-    return [_row(size, parameters, settings, rule, timed, kept[settings]) for (settings, rule), timed in laps.items()]
+        drafted = draft_at(engine, context, options["temperature"] or 0.6, seed=1)
+        drawn = SAMPLED if options["temperature"] > 0 else ()
+        laws = [row if node in drawn else FIXED for node, row in enumerate(drafted.tree.law_row)]
+        tree = TokenTree(drafted.tree.tokens, drafted.tree.parents, laws, drafted.tree.laws if drawn else None)
+        warper = Warper(dg.SamplingParams(**options), len(context), [], engine.target.device)
+        kept = float((warper.shape(drafted.scores) > 0).sum(dim=1).double().mean())
+        for rule in RULES:
+            yield Verifying(settings, rule, engine.target, warper, tree, kept)
 
 
-def _kept(target: HFModel, context: Sequence[int], warper: Warper, tree: TokenTree) -> float:
-    text = target.open(CONTEXT + 2 * len(tree))
-    rows = target.forward([Feed(text, context, tree.tokens, tree.parents)])[0]
-    target.close(text)
-    return float((warper.shape(rows) > 0).sum(dim=1).double().mean())
+def measure(size: Size, rounds: int) -> list[Row]:
+    pair = make_pair(size)
+    parameters = sum(weights.numel() for weights in pair.target.parameters())
+    context = torch.randint(0, size.vocab, (CONTEXT,), generator=torch.Generator().manual_seed(2)).tolist()
+    everybody = list(contenders(pair, context))
+    parts: dict[str, list[Mapping[str, float]]] = {one.name: [] for one in everybody}
+    for turn in track(take_turns(everybody, [context], rounds), f"vocabulary {size.vocab:,}", total=rounds):
+        for name, timed in turn.timed.items():
+            parts[name].append(timed.answer.parts or {})
+    return [_row(size, parameters, one, parts[one.name]) for one in everybody]
 
 
-def one_round(
-    target: HFModel, context: Sequence[int], warper: Warper, tree: TokenTree, rule: str, seed: int
-) -> tuple[float, float, float]:
-    """Seconds of forward, warping and rule, as `round.py` does them."""
-    text = target.open(CONTEXT + 2 * len(tree))
-    target.forward([Feed(text, context[:-1])])
-    begin = time.perf_counter()
-    rows = target.forward([Feed(text, context[-1:], tree.tokens, tree.parents)])[0]
-    forward = time.perf_counter()
-    p = warper.shape_round(warper.scores(rows, Prefixes.of_tree(context, tree)))
-    warped = time.perf_counter()
-    get_rule(rule).verdict(tree, p, Noise(seed), CONTEXT)
-    done = time.perf_counter()
-    target.close(text)
-    return forward - begin, warped - forward, done - warped
+def _row(size: Size, parameters: int, one: Verifying, rounds: Sequence[Mapping[str, float]]) -> Row:
+    ms = {name: 1e3 * statistics.median(parts[name] for parts in rounds) for name in ("target", "warping", "rule")}
+    shares = sorted((parts["warping"] + parts["rule"]) / parts["target"] for parts in rounds)
+    middle, low, high = (shares[round(q * (len(shares) - 1))] for q in (0.5, 0.1, 0.9))
+    return Row(
+        size.vocab, parameters, one.settings, one.rule, ms["target"], ms["warping"], ms["rule"], (middle, low, high),
+        len(rounds), one.kept,
+    )  # fmt: skip
 
 
-def _row(
-    size: Size, parameters: int, settings: str, rule: str, laps: Sequence[tuple[float, float, float]], kept: float
-) -> Row:
-    forward, warping, verdict = (1e3 * statistics.median(part) for part in zip(*laps, strict=True))
-    shares = sorted((warp + rest) / pass_ for pass_, warp, rest in laps)
-    share = tuple(shares[round(q * (len(shares) - 1))] for q in (0.5, 0.1, 0.9))
-    return Row(size.vocab, parameters, settings, rule, forward, warping, verdict, share, len(laps), kept)  # type: ignore[arg-type]
+def blocks(rows: Sequence[Row]) -> Iterator[str | Sheet]:
+    """The report."""
+    yield (
+        f"Random weights, {BRANCHES * DEPTH} drafted nodes ({len(SAMPLED)} SAMPLED; none at T=0), {CONTEXT} tokens of "
+        f"context; medians over {rows[0].rounds} rounds, interleaved."
+    )
+    columns = ["vocabulary", "parameters", "sampling", "tokens kept", "rule", "forward ms", "warping ms", "rule ms"]
+    yield table([*columns, "(warping + rule) / forward"], map(_cells, rows))
 
 
-def markdown(report: dict[str, Any], rows: Sequence[Row]) -> str:
-    out = ["# The cost of verification at large vocabularies", "", sentence(report["environment"]), ""]
-    out += [
-        f"Random weights, {DEPTH * BRANCHES} drafted nodes ({SAMPLED} SAMPLED; none at T=0), {CONTEXT} tokens of context; "
-        f"medians over {rows[0].rounds} rounds, interleaved. Reproduce: `python experiments/verification.py`.",
-        "",
+def _cells(row: Row) -> list[str]:
+    return [
+        f"{row.vocab:,}",
+        f"{row.parameters / 1e6:.0f} M",
+        row.settings,
+        f"{row.kept:,.0f}",
+        row.rule,
+        f"{row.forward:.1f}",
+        f"{row.warping:.2f}",
+        f"{row.rule_ms:.2f}",
+        f"{row.share[0]:.1%} ({row.share[1]:.1%}–{row.share[2]:.1%})",
     ]
-    head = [
-        "vocabulary",
-        "parameters",
-        "sampling",
-        "tokens kept",
-        "rule",
-        "forward ms",
-        "warping ms",
-        "rule ms",
-        "(warping + rule) / forward",
-    ]
-    lines = [
-        [
-            f"{row.vocab:,}",
-            f"{row.parameters / 1e6:.0f} M",
-            row.settings,
-            f"{row.kept:,.0f}",
-            row.rule,
-            f"{row.forward:.1f}",
-            f"{row.warping:.2f}",
-            f"{row.rule_ms:.2f}",
-            f"{row.share[0]:.1%} ({row.share[1]:.1%}–{row.share[2]:.1%})",
-        ]
-        for row in rows
-    ]
-    return "\n".join([*out, *table(head, lines), ""])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Time warping and rule beside the target's forward.")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--quick", action="store_true", help="a tiny model and 3 rounds")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")
-    options = parser.parse_args(arguments)
-    if min(options.rounds, options.threads) < 1:
-        parser.error("--rounds and --threads must be at least 1")
-    torch.set_num_threads(options.threads)
-    logging.set_verbosity_error()
-    report: dict[str, Any] = {"environment": environment()}
+    title = "The cost of verification at large vocabularies"
+    experiment = Experiment("verification", title, __doc__, "a tiny model, 3 rounds", torch.get_num_threads())
+    experiment.parser.add_argument("--rounds", type=at_least(1), default=20)
+    options = experiment.start(arguments)
     rows: list[Row] = []
-    with Progress() as progress:
-        for size in QUICK if options.quick else SIZES:
-            rows += measure(size, 3 if options.quick else options.rounds, progress)
-    report["environment"]["load_after"] = load_average()
-    text = markdown(report, rows)
-    options.out.mkdir(parents=True, exist_ok=True)
-    name = "verification-quick" if options.quick else "verification"
-    (options.out / f"{name}.md").write_text(text, encoding="utf-8")
-    body = json.dumps(report | {"rows": [asdict(row) for row in rows]}, indent=1)
-    (options.out / f"{name}.json").write_text(body + "\n", encoding="utf-8")
-    print(text)
+    for size in QUICK if options.quick else SIZES:
+        rows += measure(size, 3 if options.quick else options.rounds)
+    print(experiment.save(blocks(rows), rows=[asdict(row) for row in rows]))
 
 
 if __name__ == "__main__":

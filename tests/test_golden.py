@@ -13,7 +13,9 @@ from transformers import AutoTokenizer as Tokenizers
 
 import draftgraph as dg
 
-STRUCTURES = {"chain": {}, "tree": {}, "graph": {}, "gsd": {}, "branching": {"branching": (3, 2, 1, 1)}}
+STRUCTURES = {name: name for name in ("chain", "tree", "graph", "gsd")} | {
+    "branching": dg.structures.Tree((3, 2, 1, 1))
+}
 CODE = ("def read_file(path):\n    ", "import os\nimport sys\n\nclass Parser:\n", "for i in range(10):\n    print(")
 
 
@@ -40,7 +42,7 @@ def test_story(
     golden = (shared / "models" / "stories260K" / "golden_greedy.txt").read_text().strip()
     engine = dg.Engine.from_pretrained(
         load("stories260K"), draft_model=drafter and load(drafter), tokenizer=stories, budget=16,
-        structure="tree" if structure == "branching" else structure, **STRUCTURES[structure],
+        structure=STRUCTURES[structure],
     )  # fmt: skip
     result = engine.generate([1], dg.SamplingParams(max_new_tokens=400, stop_token_ids=(1,)))
     text = result.text.strip()

@@ -14,7 +14,7 @@ from draftgraph.backends import torch_model
 from models import FAMILIES, perturbed, plain, tiny_lm
 
 PROMPTS = {1: [5], 2: [9, 4], 17: [(7 * i + 3) % 61 for i in range(17)]}
-TREE = {"structure": "tree", "branching": (3, 2, 1, 1)}
+TREE = {"structure": dg.structures.Tree((3, 2, 1, 1))}
 ALL_EDGES = ("merge", "own", "context", "rejected", "table")
 STRUCTURES: dict[str, dict[str, Any]] = {
     "chain": {"structure": "chain"},

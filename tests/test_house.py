@@ -39,6 +39,10 @@ def test_the_house_rules_hold(check):
         ("verification/base.py", "# as in EAGLE-2", "'EAGLE'"),
         ("sampling/warp.py", "x = 1\n" * 331, "331 lines"),
         ("engine/round.py", "x = 1\n" * 81, "81 lines"),
+        ("draft/model.py", "from draftgraph.engine.config import Config", "a layer above"),
+        ("engine/engine.py", "if isinstance(drafter, ModelDrafter): pass", "the class ModelDrafter"),
+        ("lab/pair.py", "x = isinstance(model, (int, HFModel))", "the class HFModel"),
+        ("draft/model.py", "if self.structure == 'chain': pass", "the name 'chain'"),
     ],
 )
 def test_a_violation_is_seen(check, tmp_path, file, code, complaint):
@@ -69,6 +73,7 @@ def test_a_model_in_disguise_is_seen(check, tmp_path):
         ("draft/model.py", "from draftgraph.backends.base import Feed"),
         ("lab/prove/controls.py", "source = 'EAGLE'"),
         ("cli.py", "import draftgraph as dg"),
+        ("engine/config.py", "x = structure == 'auto' or isinstance(drafter, str | Drafter | PreTrainedModel)"),
     ],
 )
 def test_what_is_allowed_is_not_complained_about(check, tmp_path, file, code):

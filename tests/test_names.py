@@ -13,7 +13,8 @@ import draftgraph as dg
 
 
 def test_every_public_name_is_what_its_module_has():
-    assert set(dg._HOMES) == set(dg.__all__) - {"DraftgraphError"}
+    assert set(dg._HOMES) == set(dg.__all__) - {"DraftgraphError", "structures"}, "the one is light, the other a module"
+    assert dg.structures is import_module("draftgraph.structures")
     for name, home in dg._HOMES.items():
         assert getattr(dg, name) is getattr(import_module(f"draftgraph.{home}"), name)
     assert set(dg.__all__) <= set(dir(dg))
@@ -59,7 +60,7 @@ def test_help_version_typos_and_view_import_no_torch(tmp_path):
     from traces import random_trace
 
     tracefile.save(random_trace(2, 5), tmp_path / "run.json")
-    commands = ("generate", "bench", "doctor", "pair-check", "predict", "prove", "rules", "view")
+    commands = ("generate", "demo", "bench", "doctor", "pair-check", "predict", "prove", "rules", "view")
     calls = [[[], 2], [["--version"], 0], [["-h"], 0], [["--help"], 0], [["genrate", "x"], 2], [["generate"], 2]]
     calls += [[[command, help_option], 0] for command in commands for help_option in ("-h", "--help")]
     calls += [

@@ -24,10 +24,13 @@ from transformers import (
 import draftgraph as dg
 from draftgraph.backends.base import CacheHandle, Feed
 from draftgraph.draft import model
+from draftgraph.draft.edges.sources import edges_beside_model, edges_without_model
 from draftgraph.draft.lookup import LookupDrafter
+from draftgraph.draft.structures import tree as trees
 from draftgraph.verification.layer import LayerRule
 from laws import p_value
 from models import perturbed, tiny_lm
+from own_drafters import Beside
 
 VOCAB = 7
 PROMPT = [1, 2]
@@ -37,7 +40,7 @@ WARPINGS: dict[str, dict[str, Any]] = {
     "plain": {"temperature": 1.0},
     "warped": {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "repetition_penalty": 1.3},
 }
-TREE = {"structure": "tree", "branching": (3, 2)}
+TREE = {"structure": dg.structures.Tree((3, 2))}
 CASES = [
     ("layer", "plain", {"structure": "graph", "budget": 8}),
     ("layer", "warped", {"structure": "graph", "budget": 6, "num_speculative_tokens": 1}),
@@ -47,6 +50,7 @@ CASES = [
     ("layer", "warped", {"structure": "gsd", "budget": 6}),
     ("layer", "warped", {}),
     ("layer", "plain", {"drafter": "lookup"}),
+    ("layer", "warped", {"drafter": Beside(), "budget": 6}),
     ("block", "warped", {"budget": 3}),
     ("token", "plain", {"budget": 3}),
     ("agree", "warped", {"structure": "graph", "budget": 6}),
@@ -66,6 +70,9 @@ class TableLM:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.row = cache(lambda prefix: model(torch.tensor([prefix])).logits[0, -1])
+
+    def refuse_training(self) -> None:
+        pass
 
     def open(self, capacity: int) -> CacheHandle:
         return CacheHandle()
@@ -99,7 +106,11 @@ def tables() -> tuple[TableLM, TableLM]:
 def make_engine(rule: str, options: dict[str, Any]) -> dg.Engine:
     config = dg.Config().with_options(rule=rule, **options)
     p, q = tables()
-    drafter = LookupDrafter(config) if config.drafter else model.ModelDrafter(q, config, VOCAB)
+    edges = (
+        edges_without_model("auto", False) if config.drafter else edges_beside_model("auto", config.resolved_structure)
+    )
+    drafter = LookupDrafter(edges) if config.drafter == "lookup" else model.ModelDrafter(q, VOCAB, edges)
+    drafter = config.own_drafter or drafter
     return dg.Engine(p, drafter, config, None, frozenset())
 
 
@@ -138,7 +149,7 @@ def sample(warping: str, rule: str, options: dict[str, Any], samples: int = SAMP
 
 
 @pytest.mark.parametrize(
-    ("rule", "warping", "options"), CASES, ids=[f"{r}-{w}-{'-'.join(map(str, o.values()))}" for r, w, o in CASES]
+    ("rule", "warping", "options"), CASES, ids=[f"{i}-{r}-{w}" for i, (r, w, _) in enumerate(CASES)]
 )
 def test_law(rule: str, warping: str, options: dict[str, Any]) -> None:
     p, tokens_per_call = sample(warping, rule, options)
@@ -170,7 +181,7 @@ def _sharpened(self: LayerRule, tree: dg.TokenTree, p: torch.Tensor) -> dg.Outco
 
 LAYER = LayerRule.outcome
 CONTROLS = {
-    "altered law": (model, "grow_branching", _flat_law(model.grow_branching)),
+    "altered law": (trees, "grow_branching", _flat_law(trees.grow_branching)),
     "argmax called a draw": (model, "_drawer", _argmax),
     "sharpened target": (LayerRule, "outcome", _sharpened),
 }

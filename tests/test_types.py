@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from draftgraph.errors import DraftError, DraftgraphError
-from draftgraph.types import FIXED, ROOT, TokenTree, Verdict
+from draftgraph.types import FIXED, ROOT, Outcome, TokenTree, Verdict
 
 #        root
 #        /  \
@@ -72,3 +72,9 @@ def test_nouns_are_frozen():
         TREE.tokens = []
     with pytest.raises(dataclasses.FrozenInstanceError):
         Verdict((), 1).token = 2
+
+
+def test_the_path_passes_a_node_if_it_stops_there_or_below():
+    tree = TokenTree([0, 1, 2], [-1, -1, 0], [FIXED, FIXED, FIXED], None)
+    outcome = Outcome([0.1, 0.2, 0.3, 0.4], lambda row: torch.ones(3))
+    assert outcome.masses(tree) == pytest.approx([0.6, 0.3, 0.4])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from draftgraph.config import EDGES
+from draftgraph.draft.edges.sources import EDGES
 from draftgraph.request.record import RoundRecord
 from draftgraph.request.stats import PARTS, Stats
 from draftgraph.types import ROOT
@@ -65,4 +65,7 @@ def _random_round(rng: random.Random, nodes: int, length: int) -> RoundRecord:
         num_passes=3,
         num_evaluations=nodes,
         seconds={part: rng.random() / 100 for part in PARTS},
+        p=[rng.random() for _ in range(nodes)],
+        q=[rng.choice([None, rng.random()]) for _ in range(nodes)],
+        masses=[rng.random() for _ in range(nodes)],
     )

@@ -17,16 +17,15 @@ from pathlib import Path
 
 PACKAGE = "draftgraph"
 LAYERS = (
-    ("errors", "types", "files", "strictjson"),
+    ("errors", "types", "values", "token_ids", "files", "strictjson"),
     ("sampling",),
     ("verification",),
-    ("config",),
     ("backends",),
     ("request",),
     ("draft",),
     ("budget",),
     ("engine",),
-    ("integrations", "data"),
+    ("integrations", "data", "structures"),
     ("view",),
     ("server",),
     ("lab",),
@@ -40,7 +39,7 @@ PURE = (
         "addressing", "bounds", "cases", "controls", "exact", "law", "misdrafted", "misjudged", "slots",
     )),
     "draft/graph.py", "draft/isotonic.py", "draft/structures/*.py", "draft/edges/rows.py", "draft/edges/table.py",
-    "budget/score_bins.py",
+    "budget/score_bins.py", "structures.py",
 )  # fmt: skip
 """Files that run without a model, whatever they import inside the package in turn."""
 NOT_PURE = ("transformers", "draftgraph.target", "draftgraph.engine.engine", "draftgraph.cli")
@@ -53,6 +52,9 @@ FAMILIES = re.compile(
 )
 CITES = {"lab/prove/controls.py": "names who published the mistakes that it shows"}
 """Files that may name families, and why."""
+
+CONCRETE = re.compile(r"[A-Z]\w*Drafter|\w*Model")
+"""Names of classes that nobody may test for: a drafter or a backend says what it is."""
 
 MAX_LINES = 330
 LINES = {
@@ -135,6 +137,21 @@ def check_families(source: Path) -> Iterator[str]:
                     yield f"{path}:{number}: names the family {family!r}; let drafter or target say what they need"
 
 
+def check_types(source: Path) -> Iterator[str]:
+    """No isinstance on drafters and backends, and no `if structure == "chain"`."""
+    for path in modules(source).values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+                tested = [name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)]
+                for name in filter(CONCRETE.fullmatch, tested):
+                    if name != "PreTrainedModel":
+                        yield f"{path}:{node.lineno}: tests for the class {name}; ask the object what it is or needs"
+            if isinstance(node, ast.Compare) and ast.unparse(node.left).rpartition(".")[2] == "structure":
+                for value in node.comparators:
+                    if isinstance(value, ast.Constant) and isinstance(value.value, str) and value.value != "auto":
+                        yield f"{path}:{node.lineno}: compares a structure with the name {value.value!r}; ask the object"
+
+
 def check_lengths(source: Path) -> Iterator[str]:
     for path in modules(source).values():
         limit = LINES.get(path.relative_to(source).as_posix(), MAX_LINES)
@@ -149,7 +166,7 @@ def _matches(path: Path, source: Path, patterns: tuple[str, ...]) -> bool:
 
 def violations(source: Path) -> list[str]:
     """Every violation of the house rules in a source tree of the package."""
-    checks = (check_layers, check_pure, check_families, check_lengths)
+    checks = (check_layers, check_pure, check_families, check_types, check_lengths)
     return [violation for check in checks for violation in check(source)]
 
 

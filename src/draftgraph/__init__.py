@@ -11,21 +11,30 @@ from typing import TYPE_CHECKING, Any
 from draftgraph.errors import DraftgraphError
 
 if TYPE_CHECKING:
-    from draftgraph.config import Config
+    from draftgraph import structures
+    from draftgraph.draft.base import Draft
+    from draftgraph.draft.drafter import Drafter
+    from draftgraph.draft.graph import DraftGraph
+    from draftgraph.engine.config import Config
     from draftgraph.engine.engine import Engine
     from draftgraph.integrations.transformers_generate import custom_generate
-    from draftgraph.lab.prove.exact import prove
+    from draftgraph.lab.prove.prover import prove
     from draftgraph.request.result import Event, Result
     from draftgraph.sampling.params import SamplingParams
-    from draftgraph.types import Outcome, TokenTree, Verdict
-    from draftgraph.verification.base import Rule
+    from draftgraph.types import ROOT, Outcome, TokenTree, Verdict
+    from draftgraph.verification.base import Accepts, Rule
     from draftgraph.verification.check import verify
     from draftgraph.verification.registry import rules
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ROOT",
+    "Accepts",
     "Config",
+    "Draft",
+    "DraftGraph",
+    "Drafter",
     "DraftgraphError",
     "Engine",
     "Event",
@@ -38,11 +47,17 @@ __all__ = [
     "custom_generate",
     "prove",
     "rules",
+    "structures",
     "verify",
 ]
 
 _HOMES = {
-    "Config": "config",
+    "ROOT": "types",
+    "Accepts": "verification.base",
+    "Config": "engine.config",
+    "Draft": "draft.base",
+    "DraftGraph": "draft.graph",
+    "Drafter": "draft.drafter",
     "Engine": "engine.engine",
     "Event": "request.result",
     "Outcome": "types",
@@ -52,7 +67,7 @@ _HOMES = {
     "TokenTree": "types",
     "Verdict": "types",
     "custom_generate": "integrations.transformers_generate",
-    "prove": "lab.prove.exact",
+    "prove": "lab.prove.prover",
     "rules": "verification.registry",
     "verify": "verification.check",
 }

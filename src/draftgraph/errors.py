@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -46,15 +47,35 @@ class DrafterError(DraftgraphError, RuntimeError):
     """A drafter failed while proposing."""
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 120
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxarray = _SHORT.maxset = _SHORT.maxfrozenset = 12
+"""Values in messages: 120 characters of a text, 12 items of a list."""
+
+
+def brief(value: object) -> str:
+    """A value as messages show it: on one line and short, whatever the user gave."""
+    try:
+        text = _SHORT.repr(value)
+    except Exception:  # an int of too many digits, a class whose repr fails
+        text = f"<{type(value).__name__}>"
+    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> OptionError:
     """The error for a name that is not registered, with the nearest one that is."""
     names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name if isinstance(name, str) else brief(name), names, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return OptionError(f"unknown {kind} {name!r}; possible: {', '.join(names)}.{hint}")
+    return OptionError(f"unknown {kind} {brief(name)}; possible: {', '.join(names)}.{hint}")
 
 
 def require(held: bool, name: str, value: object, possible: str) -> None:
     """Refuse an option's value. Raises OptionError unless `held`."""
     if not held:
-        raise OptionError(f"{name}={value!r} is not possible; write {possible}")
+        raise OptionError(f"{name}={brief(value)} is not possible; write {possible}")
+
+
+def first_line(error: BaseException) -> str:
+    """The class and the first line of an error, for a message about it."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"

@@ -148,10 +148,22 @@ class Outcome:
     stop: Sequence[float]
     bonus: Callable[[int], torch.Tensor]
 
+    def masses(self, tree: TokenTree) -> list[float]:
+        """Per node, the probability that the accepted path passes through it: it stops there or below."""
+        masses = list(self.stop[1:])
+        for node in range(len(tree) - 1, -1, -1):
+            if tree.parents[node] != ROOT:
+                masses[tree.parents[node]] += masses[node]
+        return masses
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a rule decided: the accepted nodes from the root down, and the bonus token that follows them."""
+    """What a rule decided: the accepted nodes from the root down, and the bonus token that follows them.
+
+    masses  per node, the probability with which the rule let the accepted path pass through it, given the draft.
+    """
 
     path: tuple[int, ...]
     token: int
+    masses: Sequence[float] = ()

@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 import draftgraph as dg
 from draftgraph.backends import torch_model
 from draftgraph.backends.base import CacheHandle, Feed
+from draftgraph.backends.cache_argument import CACHE
 from draftgraph.backends.torch_model import HFModel
 from draftgraph.budget.limits import limits
 from draftgraph.engine.round import decode_round
@@ -59,6 +60,23 @@ def test_a_tree_is_its_paths(family: str) -> None:
     over.close(text)
     assert not over.cache._used
     assert len(text) == 0
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values", "neither"])
+@torch.inference_mode()
+def test_a_model_gets_its_cache_by_the_name_in_its_signature(name: str) -> None:
+    """Code from a hub may be older or newer than the transformers it runs on; a wrapper may name no argument at all."""
+    lm = tiny_lm()
+    theirs = lm.forward
+    forwards = {
+        "cache": lambda cache=None, **inputs: theirs(**inputs, **{CACHE: cache}),
+        "past_key_values": lambda past_key_values=None, **inputs: theirs(**inputs, **{CACHE: past_key_values}),
+        "neither": lambda **inputs: theirs(**inputs),
+    }
+    lm.forward = forwards[name]
+    over = HFModel(lm)
+    text = over.open(16)
+    close(over.forward([Feed(text, PROMPT, TOKENS, PARENTS)])[0], expected(over, PROMPT, TREE))
 
 
 @torch.inference_mode()

@@ -19,9 +19,10 @@ from draftgraph.cli.work import bench
 from draftgraph.data import bundled_pair
 from draftgraph.errors import OptionError
 from draftgraph.lab.bench import peers, session
-from draftgraph.lab.bench.contenders import PLAIN, Answer, Ours
+from draftgraph.lab.bench.contenders import PLAIN, Ours
 from draftgraph.lab.bench.machine import peer_versions
 from draftgraph.lab.bench.summary import Run
+from draftgraph.lab.turns import Answer
 from models import tiny_lm
 from pairs import save_pair
 

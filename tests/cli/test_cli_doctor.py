@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_a_pair_that_cannot_run_fails_with_every_rule_listed(pair, other):
     assert {frozenset(check) for check in found["checks"]} == {frozenset({"of", "rule", "outcome", "found", "advice"})}
     assert [check["rule"] for check in found["checks"] if check["outcome"] == "fail"] == ["same tokens"]
     words = " ".join(run("pair-check", pair[0], other).stdout.split())
-    assert "the pair cannot run: 1 of 21 rules failed. The target alone can run" in words
+    assert re.search(r"the pair cannot run: 1 of \d+ rules failed. The target alone can run", words)
     assert "draftgraph doctor" in words
 
 

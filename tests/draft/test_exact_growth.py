@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, product
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,20 +20,18 @@ import torch
 from cost_tables import costs
 from draftgraph.budget.automatic import AutoBudget
 from draftgraph.budget.costs import Costs
-from draftgraph.config import EDGES, Config
 from draftgraph.draft import model
 from draftgraph.draft.base import Draw as Draws
 from draftgraph.draft.base import Evaluate, Limits
 from draftgraph.draft.edges.rows import PRIOR, DraftRows
-from draftgraph.draft.edges.sources import TAIL, Sources
+from draftgraph.draft.edges.sources import EDGES, TAIL, Sources, edges_beside_model
 from draftgraph.draft.edges.table import TokenTable
 from draftgraph.draft.graph import DraftGraph, Row
-from draftgraph.draft.structures.best_first import WIDTH, add_edges, grow_best_first
+from draftgraph.draft.structures.base import Growth, Structure
 from draftgraph.draft.structures.calibrate import BETA, GAMMA, TEMPERATURES, Calibration, sharpen
 from draftgraph.draft.structures.children import KINDS as KINDS_OF_CHILDREN
-from draftgraph.draft.structures.gsd import grow_gsd
 from draftgraph.draft.structures.levels import grow_levels
-from draftgraph.draft.structures.shapes import grow_branching, grow_comb, paths
+from draftgraph.engine.config import Config
 from draftgraph.engine.round import decode_round
 from draftgraph.lab.prove.law import (
     KINDS,
@@ -52,6 +49,7 @@ from draftgraph.request.text import Detokenizer
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.sampling.rng import Noise
 from draftgraph.sampling.warp import Warper
+from draftgraph.structures import GSD, Chain, Comb, Graph, Paths, Tree
 from draftgraph.types import FIXED, ROOT, TokenTree, Verdict
 from draftgraph.verification.layer import LayerRule
 from draftgraph.verification.registry import RULES
@@ -161,93 +159,71 @@ def by_row(draw: Draw) -> Draws:
     return lambda laws, depth, addresses: [draw(law) for law in laws]
 
 
-# The growths that ship.
+# The structures that ship. Those of a given shape have the setting's.
 
-Growth = Callable[[Setting, Evaluate, Draws], DraftGraph]
-
-
-def levels(setting: Setting, evaluate: Evaluate, draw: Draws) -> DraftGraph:
-    return grow_levels(evaluate, draw, setting.limits, setting.calibration)[0]
+Growing = Callable[[Setting, Evaluate, Draws | None], DraftGraph]
 
 
-def filled(setting: Setting, evaluate: Evaluate, draw: Draws) -> DraftGraph:
-    """`structure="graph"` with SAMPLED slots."""
-    graph, _ = grow_levels(evaluate, draw, setting.limits, setting.calibration)
-    request: Any = SimpleNamespace(tokens=setting.context, drafting=SimpleNamespace(sources=setting.sources))
-    drafter = model.ModelDrafter(None, Config(), setting.tables.vocab)  # type: ignore[arg-type]
-    return drafter._fill(request, graph, setting.limits, sampled=True)
+def grow(
+    setting: Setting, evaluate: Evaluate, draw: Draws | None, make: Callable[[Setting], Structure], drawn: bool = True
+) -> DraftGraph:
+    """What the drafter does in a round with this structure; drawn  False: without SAMPLED slots."""
+    sources = partial(setting.sources.for_draft, context=setting.context[-TAIL:])
+    growth = Growth(
+        setting.limits, evaluate, draw if drawn else None, setting.calibration, sources=sources,
+        context=setting.context[-TAIL:],
+    )  # fmt: skip
+    return make(setting).grow(growth)
 
 
-def branching(setting: Setting, evaluate: Evaluate, draw: Draws, children: str) -> DraftGraph:
-    return grow_branching(evaluate, draw, setting.limits, setting.branching, children)[0]
+def fixed(structure: Structure) -> Growing:
+    return partial(grow, make=lambda setting: structure, drawn=False)
 
 
-def iid_paths(setting: Setting, evaluate: Evaluate, draw: Draws) -> DraftGraph:
-    return grow_branching(evaluate, draw, setting.limits, paths(setting.limits, None), "with_replacement")[0]
+def sampled(structure: Structure) -> Growing:
+    return partial(grow, make=lambda setting: structure)
 
 
-def comb(setting: Setting, evaluate: Evaluate, draw: Draws) -> DraftGraph:
-    return grow_comb(evaluate, draw, setting.limits)[0]
+def shaped(children: str, drawn: bool = True) -> Growing:
+    return partial(grow, make=lambda setting: Tree(setting.branching, children), drawn=drawn)
 
 
-def comb_fixed(setting: Setting, evaluate: Evaluate, draw: Draws) -> DraftGraph:
-    return grow_comb(evaluate, None, setting.limits)[0]
+def no_passes(growing: Growing) -> Growing:
+    """A round without drafter passes."""
+    return lambda setting, *rest: growing(replace(setting, limits=replace(setting.limits, depth=0)), *rest)
 
 
-def chain(setting: Setting, evaluate: Evaluate, draw: Draws) -> DraftGraph:
-    return grow_branching(evaluate, draw, setting.limits, (1,) * setting.limits.depth)[0]
-
-
-def branching_fixed(setting: Setting, evaluate: Evaluate, draw: Draws) -> DraftGraph:
-    return grow_branching(evaluate, None, setting.limits, setting.branching)[0]
-
-
-def best_first(setting: Setting, evaluate: Evaluate, draw: Draws, width: int = WIDTH) -> DraftGraph:
-    return grow_best_first(evaluate, setting.limits, setting.calibration.expected, width)[0]
-
-
-def best_first_filled(setting: Setting, evaluate: Evaluate, draw: Draws) -> DraftGraph:
-    """`structure="graph"` without SAMPLED slots."""
-    graph = best_first(setting, evaluate, draw)
-    sources = setting.sources.for_draft(graph, setting.context[-TAIL:])
-    return add_edges(graph, sources, setting.context[-TAIL:], setting.limits)
-
-
-def gsd(setting: Setting, evaluate: Evaluate, draw: Draws, match: int) -> DraftGraph:
-    return grow_gsd(evaluate, setting.limits, match)[0]
-
-
-def copies(setting: Setting, evaluate: Evaluate, draw: Draws, fill: Growth) -> DraftGraph:
-    """`structure="graph"` in a round without drafter passes."""
-    return fill(replace(setting, limits=replace(setting.limits, depth=0)), evaluate, draw)
-
-
+levels, filled = sampled(Tree()), sampled(Graph())
 SEEDS = {"levels": 32, "levels, filled": 32}
 """How many settings, of each kind of table; these shapes depend on more than the others."""
 TREES = ("layer", "agree", "recursive", "traversal")
 CHAINS = (*TREES, "block", "token")
-GROWTHS: dict[str, tuple[Growth, bool, Sequence[str]]] = {
+GROWTHS: dict[str, tuple[Growing, bool, Sequence[str]]] = {
     "levels": (levels, True, TREES),
     "levels, filled": (filled, True, TREES),
-    **{f"branching, {kind}": (partial(branching, children=kind), True, TREES) for kind in KINDS_OF_CHILDREN},
-    "branching, i.i.d.": (partial(branching, children="with_replacement"), True, ("kseq",)),
-    "paths": (iid_paths, True, (*TREES, "kseq", "multipath")),
-    "comb": (comb, True, TREES),
-    "chain": (chain, True, (*CHAINS, "kseq", "multipath")),
-    "branching, FIXED": (branching_fixed, False, TREES),
-    "comb, FIXED": (comb_fixed, False, TREES),
-    "best-first": (best_first, False, TREES),
-    "best-first chain": (partial(best_first, width=1), False, CHAINS),
-    "best-first, filled": (best_first_filled, False, TREES),
-    "copies": (partial(copies, fill=filled), True, TREES),
-    "copies, best-first": (partial(copies, fill=best_first_filled), False, TREES),
-    "gsd 0": (partial(gsd, match=0), False, TREES),
-    "gsd 1": (partial(gsd, match=1), False, TREES),
+    **{f"branching, {kind}": (shaped(kind), kind != "fixed", TREES) for kind in KINDS_OF_CHILDREN},
+    "branching, i.i.d.": (shaped("with_replacement"), True, ("kseq",)),
+    "paths": (sampled(Paths()), True, (*TREES, "kseq", "multipath")),
+    "two paths": (sampled(Paths(2)), True, (*TREES, "kseq", "multipath")),
+    "two paths of two": (sampled(Paths(2, 2)), True, (*TREES, "kseq", "multipath")),
+    "comb": (sampled(Comb()), True, TREES),
+    "chain": (sampled(Chain()), True, (*CHAINS, "kseq", "multipath")),
+    "chain of two": (sampled(Chain(2)), True, (*CHAINS, "kseq", "multipath")),
+    "branching, FIXED": (shaped("hybrid", drawn=False), False, TREES),
+    "comb, FIXED": (fixed(Comb()), False, TREES),
+    "best-first": (fixed(Tree()), False, TREES),
+    "best-first chain": (fixed(Chain()), False, CHAINS),
+    "chain of two, FIXED": (fixed(Chain(2)), False, CHAINS),
+    "best-first, filled": (fixed(Graph()), False, TREES),
+    "copies": (no_passes(filled), True, TREES),
+    "copies, best-first": (no_passes(fixed(Graph())), False, TREES),
+    "gsd 0": (fixed(GSD(0)), False, TREES),
+    "gsd 1": (fixed(GSD(1)), False, TREES),
 }
 """Growth, whether it draws (and is sharpened), and the rules that verify it."""
 
 
-def program(growth: Growth, setting: Setting, sampled: bool = True) -> Program:
+def program(growth: Growing, setting: Setting, sampled: bool = True) -> Program:
     temperature = setting.calibration.temperature if sampled else 1.0
     return lambda q, draw: growth(setting, reading(q, temperature), by_row(draw)).tree()
 
@@ -257,7 +233,7 @@ def tv(drafting: Program, tables: Tables, rule: str = "layer") -> float:
     return total_variation(law, tables.target_law(tables.depth + 1))
 
 
-def affordable(growth: Growth, setting: Setting) -> Setting:
+def affordable(growth: Growing, setting: Setting) -> Setting:
     """The setting with the largest budget, up to its own, whose drafts can be enumerated."""
 
     def few(setting: Setting) -> bool:
@@ -375,13 +351,15 @@ def decoded(
 
     table  the automatic budget decides by these costs, within `limits`.
     """
-    choice = Strategy(EnumeratedRule(), config.resolved_structure, True, "enumerated")
-    drafter = model.ModelDrafter(TableModel(tables.drafter, tables.vocab, len(prompt)), config, tables.vocab)
+    structure = config.resolved_structure
+    choice = Strategy(EnumeratedRule(), structure, structure.draws, "enumerated")
+    edges = edges_beside_model(config.edges, structure)
+    drafter = model.ModelDrafter(TableModel(tables.drafter, tables.vocab, len(prompt)), tables.vocab, edges)
     target = TableModel(tables.target, tables.vocab, len(prompt))
     params = SamplingParams(max_new_tokens=tables.depth + 1, temperature=1.0)
     request = Request(
         params, choice, list(prompt), len(prompt), params.max_new_tokens, frozenset(), EnumeratedNoise(draw),
-        Warper(params, len(prompt), [], target.device), Detokenizer(None, prompt, ()),
+        Warper(params, len(prompt), [], target.device), Detokenizer(None, prompt, ()), tables.vocab,
     )  # fmt: skip
     request.text = target.open(0)
     drafter.begin(request)
@@ -426,7 +404,7 @@ def histories(name: str, tables: Tables) -> Iterator[tuple[float, Request]]:
 
 
 BESIDE_MODEL = ("merge", "own", "context", "rejected", "table")
-READS_AHEAD = Config(structure="graph", edges=BESIDE_MODEL, read_ahead=4)
+READS_AHEAD = Config(structure=Graph(read_ahead=4), edges=BESIDE_MODEL)
 ROUNDS = {
     "graph": (Config(structure="graph"), 2, Limits(6, 2, 0, 0.2, spread=False), 5, 3),
     "graph that reads ahead": (READS_AHEAD, 2, Limits(6, 2, 0, 0.2, spread=False), 5, 3),
@@ -437,9 +415,9 @@ ROUNDS = {
     "tree": (Config(structure="tree"), 3, Limits(5, 2, 0), 3, 2),
     "tree of four tokens": (Config(structure="tree"), 4, Limits(3, 2, 0), 3, 2),
     "chain": (Config(structure="chain"), 2, Limits(3, 3, 0), 4, 3),
-    "branching": (Config(structure="tree", branching=(2, 1)), 3, Limits(4, 2, 0), 3, 2),
-    "systematic": (Config(branching=(3,), children="systematic"), 4, Limits(3, 1, 0), 2, 2),
-    "without replacement": (Config(branching=(2, 1), children="without_replacement"), 3, Limits(4, 2, 0), 2, 2),
+    "branching": (Config(structure=Tree((2, 1))), 3, Limits(4, 2, 0), 3, 2),
+    "systematic": (Config(structure=Tree((3,), "systematic")), 4, Limits(3, 1, 0), 2, 2),
+    "without replacement": (Config(structure=Tree((2, 1), "without_replacement")), 3, Limits(4, 2, 0), 2, 2),
     "paths": (Config(structure="paths"), 2, Limits(4, 2, 0), 3, 2),
     "comb": (Config(structure="comb"), 3, Limits(4, 2, 0), 3, 2),
     "gsd": (Config(structure="gsd"), 3, Limits(6, 3, 0), 4, 3),

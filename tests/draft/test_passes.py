@@ -24,6 +24,7 @@ from draftgraph.types import ROOT
 from models import perturbed, plain, tiny_lm
 
 EDGES = ("merge", "own", "context", "rejected", "table")
+NEVER = dg.structures.Graph(read_ahead=0)
 PROMPT = [9, 4, 9, 4, 7, 9, 4, 9]
 
 
@@ -48,7 +49,7 @@ def result(temperature: float, **options: Any) -> dg.Result:
 def test_the_same_sampled_drafts_in_fewer_passes(edges: Any) -> None:
     """Node for node; and passes that were saved are passes in which nothing was asked that had not been read."""
     options = {"edges": edges, "budget": 12, "num_speculative_tokens": 4}
-    (never, ahead) = (result(0.6, read_ahead=count, **options) for count in (0, 12))
+    (never, ahead) = (result(0.6, structure=dg.structures.Graph(read_ahead=count), **options) for count in (0, 12))
     assert never.token_ids == ahead.token_ids
     for a, b in zip(never.rounds, ahead.rounds, strict=True):
         assert (a.tokens, a.parents, a.sampled, a.origins, a.path) == (
@@ -67,7 +68,7 @@ def test_the_same_sampled_drafts_in_fewer_passes(edges: Any) -> None:
 def test_fixed_drafts_take_fewer_passes_by_default(rule: str) -> None:
     temperature = 1.0 if rule == "agree" else 0.0
     options: dict[str, Any] = {"rule": rule, "budget": "auto"}
-    never, default = (result(temperature, **options | more) for more in ({"read_ahead": 0}, {}))
+    never, default = (result(temperature, **options | more) for more in ({"structure": NEVER}, {}))
     assert never.token_ids == default.token_ids
     passes = [found.stats.num_drafter_passes / found.stats.num_rounds for found in (default, never)]
     assert passes[0] < passes[1]
@@ -76,7 +77,7 @@ def test_fixed_drafts_take_fewer_passes_by_default(rule: str) -> None:
 
 
 def test_sampled_drafts_do_not_read_ahead_by_default() -> None:
-    never, default = (result(1.0, **more) for more in ({"read_ahead": 0}, {}))
+    never, default = (result(1.0, **more) for more in ({"structure": NEVER}, {}))
     assert never.stats.num_drafter_evaluations == default.stats.num_drafter_evaluations
 
 
@@ -92,7 +93,9 @@ def test_a_processor_never_sees_what_it_ruled_out() -> None:
                 banned[row, int(last) % 2 :: 2] = -torch.inf
             return banned
 
-    engine = dg.Engine.from_pretrained(target(), draft_model=drafter(), edges=EDGES, read_ahead=12, budget=8)
+    engine = dg.Engine.from_pretrained(
+        target(), draft_model=drafter(), edges=EDGES, structure=dg.structures.Graph(12), budget=8
+    )
     params = dg.SamplingParams(max_new_tokens=60, logits_processors=(OddAfterEven(),))
     texts = [engine.generate(PROMPT, params).token_ids for _ in range(2)]
     assert texts[0] == texts[1]
@@ -102,17 +105,13 @@ def test_a_processor_never_sees_what_it_ruled_out() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"read_ahead": 4, "structure": "tree"}, "structure='tree' has none"),
-        ({"read_ahead": 4, "edges": ()}, "allow none"),
-        ({"read_ahead": -1}, "read_ahead=-1 is not possible"),
-        ({"read_ahead": "some"}, "read_ahead='some' is not possible"),
+        ({"structure": dg.structures.Graph(4), "edges": ()}, r"Graph\(read_ahead=4\) reads copies .* allow none"),
+        ({"structure": dg.structures.Graph(4), "draft_model": None}, r"Graph\(read_ahead=4\) asks a draft model"),
     ],
 )
 def test_reading_ahead_of_nothing_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(errors.OptionError, match=words):
-        dg.Engine.from_pretrained(target(), draft_model=drafter(), **options)
-    with pytest.raises(errors.OptionError):
-        dg.Engine.from_pretrained(target(), read_ahead=4)
+        dg.Engine.from_pretrained(target(), **{"draft_model": drafter()} | options)
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=40), st.integers(0, 12), st.integers(0, 6), st.integers(0, 99))

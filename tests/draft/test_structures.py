@@ -9,6 +9,7 @@ import pytest
 from transformers import PreTrainedModel
 
 import draftgraph as dg
+from draftgraph import structures
 from draftgraph.draft.model import ModelDrafter
 from draftgraph.draft.structures.children import KINDS
 from draftgraph.types import TokenTree
@@ -20,11 +21,13 @@ STRUCTURES: dict[str, dict[str, Any]] = {
     "comb": {"structure": "comb"},
     "deep comb": {"structure": "comb", "budget": 24, "num_speculative_tokens": 5},
     "paths": {"structure": "paths"},
-    "three paths": {"branching": (3, 1, 1, 1), "structure": "paths"},
-    "more paths than budget": {"branching": (4, 1), "structure": "paths", "budget": 3},
-    "delayed": {"branching": (1, 1, 3, 1)},
-    **{kind: {"branching": (3, 2, 1), "children": kind} for kind in KINDS},
-    "cut": {"branching": (3, 2, 2), "children": "without_replacement", "budget": 11},
+    "three paths": {"structure": structures.Paths(3, 4)},
+    "some paths": {"structure": structures.Paths(4)},
+    "more paths than budget": {"structure": structures.Paths(4, 2), "budget": 3},
+    "given chain": {"structure": structures.Chain(4)},
+    "delayed": {"structure": structures.Tree((1, 1, 3, 1))},
+    **{kind: {"structure": structures.Tree((3, 2, 1), children=kind)} for kind in KINDS},
+    "cut": {"structure": structures.Tree((3, 2, 2), children="without_replacement"), "budget": 11},
 }
 VERIFY: dict[str, tuple[str, ...]] = {
     "layer": tuple(STRUCTURES),
@@ -32,7 +35,9 @@ VERIFY: dict[str, tuple[str, ...]] = {
     "traversal": tuple(STRUCTURES),
     "walk": ("comb", "delayed", "fixed"),
     "kseq": ("paths", "three paths", "more paths than budget", "with_replacement", "delayed"),
-    "multipath": ("paths", "three paths", "more paths than budget"),
+    "multipath": ("paths", "three paths", "some paths", "more paths than budget", "given chain"),
+    "block": ("given chain",),
+    "token": ("given chain",),
 }
 
 
@@ -81,8 +86,7 @@ def test_rules_verify_what_is_drafted_for_them(rule: str, name: str, monkeypatch
 
 def test_the_first_path_of_a_repeated_token_keeps_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
     """i.i.d. paths meet: one of them is evaluated, and whichever is accepted, the drafter's cache is its text."""
-    engine = dg.Engine.from_pretrained(target(), draft_model=drafter(), branching=(5, 1, 1, 1), structure="paths")
-    assert isinstance(engine.drafter, ModelDrafter)
+    engine = dg.Engine.from_pretrained(target(), draft_model=drafter(), structure=structures.Paths(5, 4))
     observe, model = ModelDrafter.observe, engine.drafter.model
     repeated = 0
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import draftgraph as dg
 from draftgraph import errors
-from draftgraph.draft.model import ModelDrafter
+from draftgraph.structures import Tree
 from draftgraph.verification.base import Accepts
 from draftgraph.verification.layer import LayerRule
 from models import REFUSED, byte_tokenizer, perturbed, plain, tiny_lm
@@ -36,7 +36,7 @@ def engine() -> Iterator[dg.Engine]:
 
 def check_usable(engine: dg.Engine) -> None:
     assert not engine.target.cache._used
-    if isinstance(engine.drafter, ModelDrafter):
+    if engine.drafter.model is not None:
         assert not engine.drafter.model.cache._used
     assert engine.generate(PROMPT, PARAMS).token_ids == plain(engine.target.model, PROMPT, 20)
     assert not engine.target.cache._used
@@ -105,24 +105,18 @@ def test_the_last_place_in_the_window(engine: dg.Engine) -> None:
         ({"buget": 3}, "unknown option 'buget'.*Did you mean 'budget'"),
         ({"num_speculative_tokens": 0}, "num_speculative_tokens=0"),
         ({"num_speculative_tokens": 2.5}, "num_speculative_tokens=2.5"),
-        ({"branching": 3}, "branching=3"),
-        ({"branching": (1.5,)}, "branching"),
-        ({"branching": ()}, r"branching=\(\)"),
-        ({"branching": (2, 0)}, "branching"),
         ({"rule": "block", "structure": "tree"}, "on chains, not structure='tree'; write structure='chain'"),
         (
-            {"rule": "block", "branching": (2, 1)},
-            r"not branching=\(2, 1\) .*; write structure='chain' without branching",
+            {"rule": "block", "structure": Tree((2, 1))},
+            r"not structure=dg.structures.Tree\(branching=\(2, 1\).*; write structure='chain'",
         ),
         ({"rule": "walk", "structure": "paths"}, "structure='paths' is SAMPLED, and rule 'walk' reads no laws"),
-        ({"rule": "agree", "branching": (2,), "children": "spine"}, "rule 'agree' reads no laws.*children='fixed'"),
-        ({"structure": "paths", "branching": (3, 2)}, r"part at the root only.*write \(3, 1, 1, ...\)"),
-        ({"structure": "paths", "children": "hybrid"}, "structure='paths' has children='with_replacement'"),
-        ({"structure": "comb", "branching": (3, 2)}, "write structure='tree'"),
-        ({"branching": (3, 2), "children": "hybird"}, "unknown children 'hybird'.*Did you mean 'hybrid'"),
-        ({"children": "systematic"}, "write branching="),
-        ({"structure": "chain", "branching": (2, 1)}, "cannot branch"),
-        ({"structure": "graph", "branching": (2, 1)}, "structure='tree'"),
+        (
+            {"rule": "agree", "structure": Tree((2,), "spine")},
+            "children='spine'.* is SAMPLED, and rule 'agree' reads no",
+        ),
+        ({"structure": 3}, "unknown structure 3; possible: auto, chain"),
+        ({"structure": Tree((2, 1)), "num_speculative_tokens": 3}, "is 2 deep, not num_speculative_tokens=3"),
         ({"drafter": "lookup"}, "leave out draft_model"),
     ],
     ids=str,
@@ -145,16 +139,21 @@ class Apart(LayerRule):
         (
             Apart(),
             {"structure": "graph"},
-            "rule 'apart'.*structure='comb' or .* or branching=.* with children='hybrid'",
+            r"rule 'apart'.*structure='comb' or .* or structure=dg.structures.Tree\(.*children='hybrid'\) or",
         ),
         (
             "kseq",
             {"structure": "tree"},
-            r"'kseq'.*write structure='paths'.*branching=\(3, 2, 1, 1\) with children='with_r",
+            r"'kseq'.*write structure='paths'.*Tree\(branching=\(3, 2, 1, 1\), children='with_r",
         ),
-        ("kseq", {"branching": (2, 1), "children": "without_replacement"}, "write children='with_replacement'"),
+        (
+            "kseq",
+            {"structure": Tree((2, 1), "without_replacement")},
+            r"write structure=dg.structures.Tree\(branching=\(2, 1\), children='with_replacement'\) or",
+        ),
         ("multipath", {"structure": "graph"}, "'multipath'.*write structure='paths'"),
-        ("multipath", {"branching": (3, 2)}, "write structure='paths' without branching"),
+        ("multipath", {"structure": Tree((3, 2))}, "write structure='paths'"),
+        ("kseq", {"structure": "gsd"}, "'kseq'.*write structure='paths'"),
         ("multipath", {"drafter": "lookup"}, "without a draft model, there is nothing to sample"),
         ("greedy_block", {}, "re-targets later positions.*fewer tokens.*write rule='block'"),
     ],
@@ -167,23 +166,24 @@ def test_drafts_that_a_rule_does_not_verify(rule: Any, options: dict[str, Any], 
 
 
 @pytest.mark.parametrize(
-    ("rule", "branching", "structure", "children"),
+    ("rule", "asked", "structure"),
     [
-        (Apart(), None, "comb", "hybrid"),
-        ("kseq", None, "paths", "with_replacement"),
-        ("kseq", (3, 2), "tree", "with_replacement"),
-        ("multipath", (3, 1), "paths", "with_replacement"),
-        ("layer", None, "graph", "hybrid"),
-        ("layer", (3, 1), "tree", "hybrid"),
-        ("block", None, "chain", "hybrid"),
-        ("block", (1, 1), "chain", "hybrid"),
-        ("agree", (3, 1), "tree", "fixed"),
+        (Apart(), "auto", dg.structures.Comb()),
+        ("kseq", "auto", dg.structures.Paths()),
+        ("kseq", Tree((3, 2)), Tree((3, 2), "with_replacement")),
+        ("multipath", Tree((3, 1)), Tree((3, 1), "with_replacement")),
+        ("layer", "auto", dg.structures.Graph()),
+        ("layer", "tree", Tree()),
+        ("layer", Tree((3, 1)), Tree((3, 1), "hybrid")),
+        ("block", "auto", dg.structures.Chain()),
+        ("block", Tree((1, 1)), Tree((1, 1), "hybrid")),
+        ("agree", "auto", dg.structures.Graph()),
+        ("agree", Tree((3, 1)), Tree((3, 1), "fixed")),
     ],
     ids=str,
 )
-def test_what_suits_a_rule(rule: Any, branching: tuple[int, ...] | None, structure: str, children: str) -> None:
-    config = dg.Config(rule=rule, branching=branching)
-    assert (config.resolved_structure, config.resolved_children) == (structure, children)
+def test_what_suits_a_rule(rule: Any, asked: Any, structure: dg.structures.Structure) -> None:
+    assert dg.Config(rule=rule, structure=asked).resolved_structure == structure
 
 
 def test_rules_without_anything_to_sample() -> None:
@@ -197,14 +197,21 @@ def test_rules_without_anything_to_sample() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "option"),
+    ("structure", "asks"),
     [
-        ({"branching": (2, 1)}, "branching=(2, 1)"), ({"structure": "comb"}, "structure='comb'"),
-        ({"structure": "paths"}, "structure='paths'"), ({"structure": "gsd"}, "structure='gsd'"), ({"structure": "tree"}, None),
+        (Tree((2, 1)), True), ("comb", True), ("paths", True), ("gsd", True), (dg.structures.Chain(3), True),
+        (dg.structures.Graph(read_ahead=2), True), ("tree", False), ("chain", False), (dg.structures.Graph(read_ahead=0), False),
     ],
+    ids=str,
 )  # fmt: skip
-def test_options_that_only_a_draft_model_can_follow(options: dict[str, Any], option: str | None) -> None:
-    assert dg.Config(**options).asks_model == option
+def test_structures_that_only_a_draft_model_can_follow(structure: Any, asks: bool) -> None:
+    if asks:
+        with pytest.raises(
+            errors.OptionError, match=r"structure=.* asks a draft model; give draft_model=..., or write"
+        ):
+            dg.Engine.from_pretrained(TARGET(), structure=structure)
+    else:
+        assert dg.Engine.from_pretrained(TARGET(), structure=structure, budget=4).generate(PROMPT, PARAMS).token_ids
 
 
 @pytest.mark.parametrize("options", [{"drafter": "model"}, {"drafter": "text"}, {"drafter": "text", "prediction": "x"}])
@@ -222,7 +229,7 @@ def test_names_of_the_ecosystem() -> None:
     aliases = {"num_assistant_tokens": 3, "rejection_sample_method": "standard"}
     engine = dg.Engine.from_pretrained(TARGET(), assistant_model=DRAFTER(), **aliases)
     assert (engine.config.num_speculative_tokens, engine.choice(dg.SamplingParams()).rule.name) == (3, "token")
-    assert engine.config.resolved_structure == "chain"
+    assert engine.config.resolved_structure == dg.structures.Chain()
     engine = dg.Engine.from_pretrained(TARGET(), prompt_lookup_num_tokens=4)
     assert (engine.config.drafter, engine.config.num_speculative_tokens) == ("lookup", 4)
 
@@ -424,7 +431,7 @@ def test_processor_that_raises(engine: dg.Engine) -> None:
             raise ValueError("no more")
         return scores
 
-    with pytest.raises(errors.LogitsError, match="function raised ValueError: no more") as raised:
+    with pytest.raises(errors.LogitsError, match="processor raised ValueError: no more") as raised:
         engine.generate(PROMPT, dg.SamplingParams(max_new_tokens=20, logits_processors=(processor,)))
     assert raised.value.partial is not None
     tokens = raised.value.partial.token_ids
@@ -506,12 +513,6 @@ def test_loading_by_folder_and_name(tmp_path: Path) -> None:
     assert dg.Engine.from_pretrained(half).target.model.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("options", [{"structure": "gsd"}, {"structure": "tree", "branching": (2, 1)}])
-def test_a_shape_without_a_draft_model_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(errors.OptionError, match="asks a draft model"):
-        dg.Engine.from_pretrained(tiny_lm("llama"), **options)
-
-
 def test_a_prediction_beside_a_draft_model_is_refused() -> None:
     with pytest.raises(errors.OptionError, match="prediction is for drafter='text'"):
         dg.Engine.from_pretrained(tiny_lm("llama"), draft_model=tiny_lm("llama"), prediction=[1, 2])
@@ -520,16 +521,8 @@ def test_a_prediction_beside_a_draft_model_is_refused() -> None:
 def test_a_shape_is_drafted_whole_unless_a_budget_cuts_it() -> None:
     shape = (2, 2, 1, 1, 1)  # 2 + 4 + 4 + 4 + 4 nodes, more than "auto" would verify
     for budget, most in (("auto", 18), (9, 9)):
-        engine = dg.Engine.from_pretrained(TARGET(), draft_model=DRAFTER(), branching=shape, budget=budget)
+        engine = dg.Engine.from_pretrained(TARGET(), draft_model=DRAFTER(), structure=Tree(shape), budget=budget)
         rounds = engine.generate([5, 6], dg.SamplingParams(max_new_tokens=40, temperature=1.0, seed=2)).rounds
         sizes = {len(record.tokens) for record in rounds}
         assert max(sizes) <= most
         assert budget != "auto" or 18 in sizes
-
-
-@pytest.mark.parametrize(
-    "options", [{"branching": (2, 1), "num_speculative_tokens": 3}, {"structure": "gsd", "gsd_match": -2}]
-)
-def test_options_that_contradict_each_other_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(errors.OptionError):
-        dg.Config(**options)

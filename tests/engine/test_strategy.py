@@ -5,50 +5,56 @@ from __future__ import annotations
 import pytest
 
 import draftgraph as dg
-from draftgraph.config import Config
 from draftgraph.draft.base import Overlap
+from draftgraph.draft.lookup import LookupDrafter
+from draftgraph.draft.model import ModelDrafter
+from draftgraph.engine.config import Config
 from draftgraph.engine.strategy import COLD, ROUNDS, WEAK, choose, reconsider
 from draftgraph.errors import OptionError
 from models import perturbed, tiny_lm
 
 SEEN = Overlap(WEAK / 2, ROUNDS)
+MODEL, LOOKUP = ModelDrafter(None, 64), LookupDrafter(("own",))
+SHAPE, CHILDREN = dg.structures.Tree((2, 1)), dg.structures.Tree((2, 1), children="with_replacement")
 
 
 @pytest.mark.parametrize(
-    ("options", "temperature", "has_model", "rule", "structure", "sampled"),
+    ("options", "temperature", "drafter", "rule", "structure", "sampled"),
     [
-        ({}, 1.0, True, "layer", "graph", True),
-        ({}, 0.0, True, "walk", "graph", False),
-        ({"drafter": "lookup"}, 1.0, False, "walk", "graph", False),
-        ({"structure": "chain"}, 0.7, True, "block", "chain", True),
-        ({"structure": "chain"}, 0.0, True, "walk", "chain", False),
-        ({"structure": "gsd"}, 1.0, True, "walk", "gsd", False),
-        ({"branching": (2, 1)}, 1.0, True, "layer", "tree", True),
-        ({"rule": "agree"}, 1.0, True, "agree", "graph", False),
-        ({"rule": "token"}, 1.0, True, "token", "chain", True),
-        ({"rule": "recursive"}, 0.0, True, "recursive", "graph", False),
+        ({}, 1.0, MODEL, "layer", "graph", True),
+        ({}, 0.0, MODEL, "walk", "graph", False),
+        ({"drafter": "lookup"}, 1.0, LOOKUP, "walk", "graph", False),
+        ({"structure": "chain"}, 0.7, MODEL, "block", "chain", True),
+        ({"structure": "chain"}, 0.0, MODEL, "walk", "chain", False),
+        ({"structure": "gsd"}, 1.0, MODEL, "walk", "gsd", False),
+        ({"structure": SHAPE}, 1.0, MODEL, "layer", "tree", True),
+        ({"structure": dg.structures.Tree((2, 1), "fixed")}, 1.0, MODEL, "walk", "tree", False),
+        ({"structure": dg.structures.Tree((1, 1))}, 1.0, MODEL, "block", "tree", True),
+        ({"rule": "agree"}, 1.0, MODEL, "agree", "graph", False),
+        ({"rule": "token"}, 1.0, MODEL, "token", "chain", True),
+        ({"rule": "recursive"}, 0.0, MODEL, "recursive", "graph", False),
     ],
 )
-def test_the_choice_follows_from_options_and_laws(options, temperature, has_model, rule, structure, sampled):
-    choice = choose(Config(**options), temperature, has_model)
-    assert (choice.rule.name, choice.structure, choice.sampled) == (rule, structure, sampled)
+def test_the_choice_follows_from_options_and_laws(options, temperature, drafter, rule, structure, sampled):
+    choice = choose(Config(**options), temperature, drafter)
+    assert (choice.rule.name, choice.structure.name, choice.sampled) == (rule, structure, sampled)
     assert ("was asked for" in choice.reason) == ("rule" in options)
     assert choice.to_dict()["slots"] == ("sampled" if sampled else "fixed")
 
 
 @pytest.mark.parametrize("rule", ["multipath", "kseq"])
 def test_a_rule_of_sampled_slots_is_refused_where_nothing_is_sampled(rule):
-    options = {"branching": (2, 1), "children": "with_replacement"} if rule == "kseq" else {}
+    options = {"structure": CHILDREN} if rule == "kseq" else {}
     config = Config(rule=rule, **options)
-    assert choose(config, 1.0, True).sampled
+    assert choose(config, 1.0, MODEL).sampled
     with pytest.raises(OptionError, match=f"rule '{rule}'.*rule='layer'"):
-        choose(config, 0.0, True)
+        choose(config, 0.0, MODEL)
 
 
 def test_a_weak_drafter_at_a_low_temperature_drafts_fixed_slots():
-    first = choose(Config(), COLD, True)
+    first = choose(Config(), COLD, MODEL)
     later = reconsider(first, Config(), COLD, SEEN)
-    assert (later.rule.name, later.sampled, later.structure) == ("walk", False, "graph")
+    assert (later.rule.name, later.sampled, later.structure.name) == ("walk", False, "graph")
     assert f"overlap by {SEEN.mean:.2f} over {ROUNDS} rounds at temperature {COLD:g}" in later.reason
     assert reconsider(later, Config(), COLD, SEEN) == later
 
@@ -61,13 +67,13 @@ def test_a_weak_drafter_at_a_low_temperature_drafts_fixed_slots():
         ({}, COLD, Overlap(SEEN.mean, ROUNDS - 1)),
         ({}, COLD, Overlap(WEAK, ROUNDS)),
         ({"rule": "layer"}, COLD, SEEN),
-        ({"branching": (2, 1)}, COLD, SEEN),
+        ({"structure": SHAPE}, COLD, SEEN),
         ({"structure": "chain"}, COLD, SEEN),
     ],
 )
 def test_otherwise_the_choice_stays(options, temperature, overlap):
     config = Config(**options)
-    first = choose(config, temperature, True)
+    first = choose(config, temperature, MODEL)
     assert reconsider(first, config, temperature, overlap) is first
 
 

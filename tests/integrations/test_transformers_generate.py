@@ -30,6 +30,7 @@ from transformers import (
 )
 
 import draftgraph as dg
+from draftgraph.backends.cache_argument import CACHE
 from draftgraph.errors import ModelError, OptionError
 from draftgraph.sampling.rng import Noise
 from draftgraph.verification.agree import choose
@@ -159,6 +160,18 @@ def test_a_padded_batch_equals_plain_generate(pair: Any, options: dict[str, Any]
     assert torch.equal(greedy(model, BATCH, **options, custom_generate=dg.custom_generate(drafter, budget=8)), plain)
 
 
+def test_a_prefix_function_is_told_the_same_row_for_every_returned_sequence(pair: Any) -> None:
+    """Rows of the expanded batch up to transformers 5.23, prompts from 5.24 on. One allowed token makes draws certain."""
+    model, drafter = pair
+    options = {
+        "do_sample": True,
+        "num_return_sequences": 2,
+        "prefix_allowed_tokens_fn": lambda row, ids: [8 * row + int(ids.shape[0]) % 8],
+    }
+    plain = greedy(model, BATCH, **options)
+    assert torch.equal(greedy(model, BATCH, **options, custom_generate=dg.custom_generate(drafter, budget=8)), plain)
+
+
 def test_a_mask_inferred_from_the_pad_token_is_honoured(pair: Any) -> None:
     model, drafter = pair
     plain = greedy(model, {"input_ids": PADDED})
@@ -231,7 +244,7 @@ def test_the_returned_dict_holds_the_rows_that_chose_the_tokens(pair: Any) -> No
     torch.testing.assert_close(mine.scores, plain.scores, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(mine.logits, plain.logits, rtol=1e-4, atol=1e-4)
     assert not any(row.is_inference() for row in (mine.sequences, *mine.scores, *mine.logits))
-    assert mine.past_key_values is None
+    assert CACHE not in mine
     assert mine.stats[0].num_output_tokens == len(mine.scores)
     of_plain = model.compute_transition_scores(plain.sequences, plain.scores, normalize_logits=True)
     of_mine = model.compute_transition_scores(mine.sequences, mine.scores, normalize_logits=True)
@@ -448,8 +461,8 @@ def test_other_drafters_caches_and_embeddings_are_refused(untouched: Any, pair: 
     speculative = dg.custom_generate()
     with pytest.raises(OptionError, match="assistant_model"):
         greedy(untouched, assistant_model=tiny_lm("gpt2"), custom_generate=speculative)
-    with pytest.raises(OptionError, match="past_key_values"):
-        greedy(untouched, past_key_values=DynamicCache(config=untouched.config), custom_generate=speculative)
+    with pytest.raises(OptionError, match=f"cannot honour {CACHE};"):
+        greedy(untouched, **{CACHE: DynamicCache(config=untouched.config)}, custom_generate=speculative)
     with pytest.raises(OptionError, match="inputs_embeds"):
         greedy(untouched, {"inputs_embeds": torch.zeros(1, 3, 32)}, custom_generate=speculative)
     with pytest.raises(OptionError, match="streamer for 3 rows"):
@@ -471,9 +484,9 @@ def test_models_in_training_mode_are_refused(untouched: Any) -> None:
 
 def test_a_used_cache_is_refused(pair: Any) -> None:
     model, drafter = pair
-    cache = model(PROMPT[:, :3], use_cache=True).past_key_values
-    with pytest.raises(OptionError, match="past_key_values"):
-        greedy(model, past_key_values=cache, custom_generate=dg.custom_generate(drafter))
+    cache = model(PROMPT[:, :3], use_cache=True)[CACHE]
+    with pytest.raises(OptionError, match=f"cannot honour {CACHE};"):
+        greedy(model, **{CACHE: cache}, custom_generate=dg.custom_generate(drafter))
 
 
 def test_encoder_decoders_and_caches_that_cannot_roll_back_are_refused() -> None:

@@ -96,3 +96,19 @@ def test_fresh_seeds_are_usable_and_differ():
     seeds = {fresh_seed() for _ in range(20)}
     assert len(seeds) == 20
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@given(st.integers(-(2**127), 2**128 - 1), st.sampled_from([2**64, -(2**64), 2**65, 2**100]), small)
+def test_no_two_seeds_are_the_same_however_long_or_negative(seed, apart, length):
+    one, other = Noise(seed), Noise(seed + apart)
+    assert one.uniform(length, Role.ACCEPT) != other.uniform(length, Role.ACCEPT)
+    assert not torch.equal(one.exponentials(length, 3), other.exponentials(length, 3))
+
+
+def test_seeds_of_64_bits_keep_the_numbers_that_they_had():
+    assert [Noise(seed).uniform(5, Role.DRAFT, 2, 3) for seed in (0, 7, 2**64 - 1)] == [
+        0.17187321070971284,
+        0.663203354195066,
+        0.6490623733135025,
+    ]
+    assert len({Noise(seed).uniform(5, Role.DRAFT) for seed in (-1, 2**64 - 1, -(2**64), 0, 2**64, 1 - 2**64)}) == 6

@@ -144,6 +144,37 @@ def test_very_low_temperatures_are_greedy(temperature: float) -> None:
     torch.testing.assert_close(laws, warper(temperature=0.0).probabilities(rows(), prefixes()))
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-12, 1e-38, 1e-40, 1e-46, 5e-324])
+@pytest.mark.parametrize("filters", [{}, {"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.1}])
+def test_tokens_that_tie_share_the_mass_at_every_temperature_above_0(
+    temperature: float, filters: dict[str, Any]
+) -> None:
+    """The law is the limit for small temperatures: no division by a float32 of 0, and no greedy choice among equals."""
+    logits = torch.full((len(TREE) + 1, VOCAB), -7.0)
+    logits[:, [2, 9]] = 3.0
+    laws = warper(temperature=temperature, **filters).probabilities(logits, prefixes())
+    expected = torch.zeros(VOCAB)
+    expected[[2, 9]] = 0.5
+    torch.testing.assert_close(laws, expected.expand_as(laws))
+
+
+@pytest.mark.parametrize("temperature", [1e20, 1e39, 1e300])
+def test_endless_heat_spreads_the_mass_evenly_over_what_is_possible(temperature: float) -> None:
+    made = warper(temperature=temperature, logit_bias={4: float("-inf")})
+    laws = made.probabilities(rows(), prefixes())
+    expected = torch.full((VOCAB,), 1.0 / (VOCAB - 1))
+    expected[4] = 0.0
+    torch.testing.assert_close(laws, expected.expand_as(laws))
+
+
+@pytest.mark.parametrize("name", ["presence_penalty", "frequency_penalty"])
+@pytest.mark.parametrize("penalty", [1e30, -1e30])
+def test_the_largest_penalties_leave_a_distribution(name: str, penalty: float) -> None:
+    for temperature in (0.0, 1.0):
+        laws = warper(temperature=temperature, **{name: penalty}).probabilities(rows(), prefixes())
+        torch.testing.assert_close(laws.sum(dim=1), torch.ones(len(laws)))
+
+
 SPOILT = {
     "raises": (fail, "Returns raised KeyError"),
     "nan": (lambda scores: scores * torch.nan, "not a distribution"),

@@ -56,7 +56,7 @@ def test_text_does_not_depend_on_the_draft(kind: str, structure: str, warping: s
 
 def test_text_does_not_depend_on_the_shape_of_a_tree() -> None:
     for branching in ((3, 2, 1), (1, 4), (2,)):
-        drafting = engine("perturbed", structure="tree", branching=branching)
+        drafting = engine("perturbed", structure=dg.structures.Tree(branching))
         assert drafting.generate(PROMPT, PARAMS["plain"]).token_ids == expected("plain")
 
 

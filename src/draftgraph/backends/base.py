@@ -17,19 +17,30 @@ import torch
 from draftgraph.types import ROOT
 
 
-@dataclass
+@dataclass(eq=False)
 class CacheHandle:
-    """What one model has cached of one request.
+    """What one model has cached of one request. The slots that are named here are taken; all others are free.
 
+    room   slots that the request will soon need at least.
     slots  i64[length] cache slot of every committed token, in text order.
     nodes  cache slots from the committed text down to every node of this round, in the order they were fed.
     """
 
+    room: int = 0
     slots: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     nodes: list[list[int]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.slots)
+
+    def cells(self) -> npt.NDArray[np.int64]:
+        """i64[length + nodes] all slots that the request holds; may be asked by any thread."""
+        nodes = self.nodes  # read before `slots`: whoever moves a slot from here to there writes in the other order
+        return np.concatenate((self.slots, np.array([path[-1] for path in nodes], dtype=np.int64)))
+
+    def clear(self) -> None:
+        """Let go of everything; a second time, nothing."""
+        self.room, self.slots, self.nodes = 0, np.empty(0, dtype=np.int64), []
 
 
 @dataclass(frozen=True)
@@ -67,8 +78,12 @@ class CausalLM(Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    def refuse_training(self) -> None:
+        """Raise ModelError if every pass would be another law, as with dropout."""
+        ...
+
     def open(self, capacity: int) -> CacheHandle:
-        """Begin a request that will cache about `capacity` tokens at once."""
+        """Begin a request that will soon cache `capacity` tokens: its prompt and a first draft."""
         ...
 
     def forward(self, batch: Sequence[Feed]) -> list[torch.Tensor]:
@@ -80,5 +95,5 @@ class CausalLM(Protocol):
         ...
 
     def close(self, text: CacheHandle) -> None:
-        """End the request and free what it cached."""
+        """End the request and free what it cached. May be called twice, and by the garbage collector."""
         ...

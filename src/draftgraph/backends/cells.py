@@ -1,44 +1,52 @@
-"""A key/value cache that is a pool of slots: rows are written where they are told, and paths are kept by keeping slots."""
+"""A key/value cache that is a pool of cells: rows are written where they are told, and paths are kept by keeping cells.
+
+Which cells are in use is written down in one place, the requests' own handles. A request that is closed, or whose handle is
+gone, has let go of its cells in that moment: nothing has to be given back, and no interrupt can come in between.
+"""
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
+import numpy as np
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from draftgraph.backends.base import CacheHandle
+
+KEPT_CELLS = 1024
+"""Cells whose memory stays when no request is open, so that short requests need not ask for it again."""
+
+
+@dataclass
+class Memory:
+    """tensors  per layer its keys and values, f[1, heads, cells, head_dim]; None before the first pass, and once dropped."""
+
+    tensors: list[list[torch.Tensor | None]]
+
 
 class CellLayer(CacheLayerMixin):  # type: ignore[misc]
-    """One layer's keys and values, f[1, heads, slots, head_dim]; which slots a row may read is the mask's business."""
+    """One layer of the pool; which cells a row may read is the mask's business."""
 
-    def __init__(self, pool: CellPool) -> None:
+    def __init__(self, pool: CellPool, number: int) -> None:
         super().__init__()
-        self.pool = pool
+        self.pool, self.number = pool, number
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        self.keys = _zeros(key_states, self.pool.capacity)
-        self.values = _zeros(value_states, self.pool.capacity)
-        self.is_initialized = True
+        """Nothing: memory is made, and made larger or smaller, where it is written."""
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        elif self.keys.shape[2] < self.pool.capacity:
-            self.grow()
-        self.keys.index_copy_(2, self.pool.written, key_states)
-        self.values.index_copy_(2, self.pool.written, value_states)
-        return self.keys[:, :, : self.pool.high], self.values[:, :, : self.pool.high]
-
-    def grow(self) -> None:
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            new = _zeros(old, self.pool.capacity)
-            new[:, :, : old.shape[2]] = old
-            setattr(self, name, new)
+        pool, tensors = self.pool, self.pool.memory.tensors[self.number]
+        for i, states in enumerate((key_states, value_states)):
+            held = _fitted(tensors[i], states, pool.capacity)
+            tensors[i] = held.index_copy_(2, pool.written, states)
+        keys, values = (held[:, :, : pool.high] for held in tensors if held is not None)
+        return keys, values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.pool.high, 0
@@ -50,50 +58,82 @@ class CellLayer(CacheLayerMixin):  # type: ignore[misc]
         return -1
 
 
-def _zeros(like: torch.Tensor, capacity: int) -> torch.Tensor:
-    """Zeros rather than uninitialised memory: a masked NaN would still poison the attention sum."""
-    return like.new_zeros((1, like.shape[1], capacity, like.shape[3]))
+def _fitted(held: torch.Tensor | None, like: torch.Tensor, cells: int) -> torch.Tensor:
+    """A tensor of that many cells with what was held; the memory of a new one is zeroed: a masked NaN would still
+    poison the attention sum."""
+    if held is not None and held.shape[2] == cells:
+        return held
+    fitted = like.new_zeros((1, like.shape[1], cells, like.shape[3]))
+    if held is not None:
+        most = min(cells, held.shape[2])
+        fitted[:, :, :most] = held[:, :, :most]
+    return fitted
 
 
 class CellPool(Cache):  # type: ignore[misc]
-    """The pool that all requests of one model share. Lowest free slots are used first, so that reads stay short."""
+    """The pool that all requests of one model share. The lowest free cells are used first, so that reads stay short.
+
+    capacity  cells that have memory, from the next pass on.
+    high      cells that a pass reads: up to the highest one in use.
+    written   i64[rows] cells that the pass writes.
+    """
 
     def __init__(self, num_layers: int) -> None:
-        super().__init__(layers=[CellLayer(self) for _ in range(num_layers)])
+        super().__init__(layers=[CellLayer(self, number) for number in range(num_layers)])
         self.capacity = 0
         self.high = 0
         self.written = torch.empty(0, dtype=torch.long)
-        self._free: list[int] = []
-        self._used: set[int] = set()
+        self.memory = Memory([[None, None] for _ in self.layers])
+        self._handles: WeakValueDictionary[int, CacheHandle] = WeakValueDictionary()
+        self._doubtful = False
 
-    def reserve(self, slots: int) -> None:
-        """Make room for `slots` more tokens at once (keys and values grow on the next pass)."""
-        missing = len(self._used) + slots - self.capacity
-        if missing > 0:
-            grown = self.capacity + max(missing, self.capacity // 2)
-            for slot in range(self.capacity, grown):
-                heapq.heappush(self._free, slot)
-            self.capacity = grown
+    @property
+    def handles(self) -> list[CacheHandle]:
+        """The handles that may hold cells, those of other threads included."""
+        return [handle for ref in self._handles.valuerefs() if (handle := ref()) is not None]
 
-    def take(self, count: int) -> list[int]:
-        self.reserve(count)
-        slots = [heapq.heappop(self._free) for _ in range(count)]
-        self._used.update(slots)
-        self.high = max(self.high, max(slots, default=-1) + 1)
-        return slots
+    @property
+    def _used(self) -> set[int]:
+        """The cells in use."""
+        return {cell for handle in self.handles for cell in handle.cells().tolist()}
 
-    def release(self, slots: Iterable[int]) -> None:
-        for slot in slots:
-            self._used.remove(slot)
-            heapq.heappush(self._free, slot)
-        while self.high > 0 and self.high - 1 not in self._used:
-            self.high -= 1
+    def find(self, handles: Sequence[CacheHandle], count: int) -> list[int]:
+        """The `count` lowest free cells, for rows of these handles. A cell is in use as soon as a handle names it."""
+        for handle in handles:
+            self._handles[id(handle)] = handle
+        held = [(handle.room, handle.cells()) for handle in self.handles]
+        used = np.concatenate([np.empty(0, dtype=np.int64), *(cells for _, cells in held)])
+        free = np.ones(int(used.max(initial=-1)) + 1 + count, dtype=bool)
+        free[used] = False
+        found = np.flatnonzero(free)[:count]
+        self.high = max(int(used.max(initial=-1)), int(found.max(initial=-1))) + 1
+        self._fit(max(self.high, sum(max(room, len(cells)) for room, cells in held)))
+        return [int(cell) for cell in found]
 
-    def wipe(self) -> None:
-        """Zero all slots that no request uses: after a failed pass they may hold NaN."""
-        free = torch.tensor(self._free, dtype=torch.long)
-        for layer in self.layers:
-            if layer.is_initialized:
-                inside = free[free < layer.keys.shape[2]].to(layer.keys.device)
-                layer.keys.index_fill_(2, inside, 0.0)
-                layer.values.index_fill_(2, inside, 0.0)
+    def _fit(self, needed: int) -> None:
+        """Grow by half at least, so that growing stays rare; halve what is mostly empty, down to KEPT_CELLS."""
+        if needed > self.capacity:
+            self.capacity = max(needed, self.capacity + self.capacity // 2)
+        elif self.capacity > max(KEPT_CELLS, 4 * needed):
+            self.capacity = max(KEPT_CELLS, 2 * needed)
+
+    def begin(self, cells: Sequence[int], device: torch.device) -> None:
+        """A pass begins that writes these cells. Zero those that a failed pass has written: they may hold NaN."""
+        if self._doubtful:
+            for held in (held for layer in self.memory.tensors for held in layer if held is not None):
+                held.index_fill_(2, self.written[self.written < held.shape[2]], 0.0)
+        self.written = torch.tensor(cells, device=device)
+        self._doubtful = True
+        # From here on nobody else drops the memory: `drop` either sees the cells of this pass, or has looked at the old one.
+        self.memory = Memory(self.memory.tensors)
+
+    def end(self) -> None:
+        """The pass that has begun came out well."""
+        self._doubtful = False
+
+    def drop_unused(self) -> None:
+        """Give memory back if no request holds a cell, and it is more than KEPT_CELLS. Takes no lock, for it is called when
+        requests close: perhaps by the garbage collector, in the middle of a pass."""
+        memory = self.memory
+        if self.capacity > KEPT_CELLS and not any(len(handle.cells()) for handle in self.handles):
+            memory.tensors = [[None, None] for _ in self.layers]

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from draftgraph.errors import ModelError
+from draftgraph.errors import ModelError, first_line
 
 PATIENCE_SECONDS = 5.0
 """How long the hub may take to answer."""
@@ -123,6 +123,5 @@ def _ask(name: str, minute: int) -> _Answer:
     except OfflineModeIsEnabled:
         return _Answer(unreachable="the hub is switched off (HF_HUB_OFFLINE)")
     except Exception as error:  # whatever the network, a proxy or a certificate say
-        first = (str(error).strip().splitlines() or ["no message"])[0]
-        return _Answer(unreachable=f"the hub cannot be reached ({type(error).__name__}: {first})")
+        return _Answer(unreachable=f"the hub cannot be reached ({first_line(error)})")
     return _Answer()

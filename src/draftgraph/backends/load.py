@@ -2,53 +2,75 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from draftgraph.backends.check import Check
 from draftgraph.backends.hub import kept, locate
-from draftgraph.errors import ModelError, OptionError, PairError, require
-from draftgraph.files import read_text
+from draftgraph.backends.support import COMPUTED
+from draftgraph.backends.untrusted import refuse_kernels, refuse_sizes, told
+from draftgraph.backends.wrapped import is_compiled, opened
+from draftgraph.errors import ModelError, OptionError, PairError, brief, first_line, require
 
+Source = str | Path | torch.nn.Module
+"""A folder, a hub name, or a loaded model, which adapters may surround."""
+_LOADING = threading.Lock()
+"""Loading sets torch's default type for a while, and more that threads share: one model at a time."""
 PADDING, PADDING_SHARE = 64, 0.01
 """Vocabularies of one family differ by padding and a few added tokens: at most so many, or that share of the larger one."""
-MOST_LAYERS = 10_000
-_COUNTED = ("layer", "layers", "block", "blocks", "experts")
-"""Ends of the names of what is built one by one."""
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json",
 )  # fmt: skip
 """A model that has one of them has a tokenizer."""
 
 
+@overload
 def load_model(
-    source: str | Path | PreTrainedModel,
-    dtype: str | torch.dtype | None,
-    device: str | None,
-    trust_remote_code: bool = False,
-) -> PreTrainedModel:
-    """A causal LM from a folder, a hub name, or as given.
+    source: str | Path, dtype: str | torch.dtype | None, device: str | None, trust_remote_code: bool = False
+) -> PreTrainedModel: ...
+@overload
+def load_model(
+    source: Source, dtype: str | torch.dtype | None, device: str | None, trust_remote_code: bool = False
+) -> torch.nn.Module: ...
+def load_model(
+    source: Source, dtype: str | torch.dtype | None, device: str | None, trust_remote_code: bool = False
+) -> torch.nn.Module:
+    """A causal LM from a folder or a hub name, in eval mode; a model that is loaded already comes back as it is.
 
     dtype None means float32 on a CPU (the only one in which wide and narrow forwards agree on every greedy token) and the
     checkpoint's own elsewhere. trust_remote_code  whether code that comes with the model may run; nobody is asked.
-    Raises ModelError if the checkpoint is missing, corrupt or incomplete, or needs code that is not trusted.
+    Raises OptionError for an impossible dtype or device, and ModelError if `source` is nothing that can be loaded, or the
+    checkpoint is missing, corrupt or incomplete, or needs code that is not trusted.
     """
-    if isinstance(source, PreTrainedModel):
-        return source.eval()
-    where = as_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    wanted = dtype or (torch.float32 if where.type == "cpu" else "auto")
-    place = locate(source)
-    with _told(f"cannot load a causal language model from {place.name!r}"):
-        _refuse_sizes(place.name)
+    if isinstance(source, torch.nn.Module):
+        if is_compiled(source):
+            logging.getLogger(__name__).warning(
+                "torch.compile is not used here: %s runs uncompiled, for passes differ in their number of rows",
+                type(opened(source).model).__name__,
+            )
+        return source
+    place = locate(_folder_or_name(source))
+    where = as_device(device)
+    wanted = _dtype(dtype) or (torch.float32 if where.type == "cpu" else "auto")
+    with told(f"cannot load a causal language model from {place.name!r}"), _LOADING:
+        refuse_sizes(place.name)
         if not trust_remote_code:
-            _refuse_kernels(
+            refuse_kernels(
                 AutoConfig.from_pretrained(place.name, trust_remote_code=False, local_files_only=place.local)
             )
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -63,26 +85,63 @@ def load_model(
         raise ModelError(
             f"the checkpoint {place.name!r} lacks weights ({', '.join(wrong[:3])}, …); they would be random"
         )
-    return model.to(where).eval()
+    return model.to(where).eval()  # type: ignore[no-any-return]
 
 
-def as_device(name: str | torch.device) -> torch.device:
-    """The device of a name. Raises OptionError for one that is not here, or does not compute."""
+def _folder_or_name(source: object) -> str:
+    """Raises ModelError, with what to write instead, for anything that is neither."""
+    if isinstance(source, (str, os.PathLike)) and os.fspath(source):
+        return str(os.fspath(source))
+    hint = ""
+    if isinstance(source, PreTrainedTokenizerBase):
+        hint = "; a tokenizer goes into tokenizer=..."
+    elif isinstance(getattr(source, "model", None), torch.nn.Module):
+        hint = f"; write the model inside this {type(source).__name__}, its .model"
+    elif isinstance(source, PretrainedConfig):
+        hint = "; a configuration has no weights"
+    elif isinstance(source, Mapping):
+        hint = "; weights alone are no model: save them with a config.json, or load them into a model"
+    shown = repr(source) if source is None or isinstance(source, (str, bytes, int, float)) else "an object"
+    raise ModelError(
+        f"a model is a folder, a hub name or a loaded transformers model, not {shown[:60]} of type "
+        f"{type(source).__name__}{hint}"
+    )
+
+
+def as_device(device: str | None) -> torch.device:
+    """The device that weights go to; None is the GPU if there is one. Raises OptionError if there is no such device."""
     try:
-        device = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        raise OptionError(f"device={str(name)!r} is not possible here ({first_line(error)}); write cpu") from None
-    require(device.type != "meta", "device", str(name), "a device that computes, such as cpu")
-    return device
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=where)
+        require(where.type != "meta", "device", device, "a device that computes, such as 'cpu'")
+    except OptionError:
+        raise
+    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
+        raise OptionError(
+            f"device={device!r} is not possible here ({first_line(error)}); write 'cpu', or leave it out"
+        ) from error
+    return where
 
 
-def load_tokenizer(source: str | Path | PreTrainedModel, trust_remote_code: bool = False) -> Any | None:
+def _dtype(dtype: str | torch.dtype | None) -> str | torch.dtype | None:
+    """Raises OptionError for a type that weights cannot have."""
+    named: Any = dtype
+    if isinstance(dtype, str) and dtype != "auto":
+        named = getattr(torch, dtype.removeprefix("torch."), None)
+    require(
+        dtype is None or named == "auto" or named in COMPUTED,
+        "dtype", dtype, "'float32', 'bfloat16', 'float16', 'float64', 'auto' (the checkpoint's own), or leave it out",
+    )  # fmt: skip
+    return named  # type: ignore[no-any-return]
+
+
+def load_tokenizer(source: Source, trust_remote_code: bool = False) -> Any | None:
     """The tokenizer that belongs to a model; None if it has no tokenizer files, or is a loaded model whose files are broken.
 
     Raises ModelError if the files of a folder or hub name are corrupt.
     """
-    loaded = isinstance(source, PreTrainedModel)
-    name = source.name_or_path if isinstance(source, PreTrainedModel) else str(source)
+    loaded = isinstance(source, torch.nn.Module)
+    name = opened(source).model.name_or_path if isinstance(source, torch.nn.Module) else str(source)
     if not name or (loaded and not os.path.isdir(name)):
         return None
     try:
@@ -93,11 +152,28 @@ def load_tokenizer(source: str | Path | PreTrainedModel, trust_remote_code: bool
         return None  # a model without tokenizer files is usable with token ids
 
 
+def find_tokenizer(given: Any | None, source: Source, trust_remote_code: bool = False) -> Any | None:
+    """The tokenizer that the user gave, itself or by its folder or hub name; else the one that belongs to the model.
+
+    Raises OptionError for what is no transformers tokenizer, ModelError for a folder without one.
+    """
+    if given is None:
+        return load_tokenizer(source, trust_remote_code)
+    if isinstance(given, str | Path):
+        return read_tokenizer(given, trust_remote_code)
+    if not callable(given) or not hasattr(given, "decode"):
+        raise OptionError(
+            f"tokenizer={brief(given)} is no transformers tokenizer; write AutoTokenizer.from_pretrained(...), or "
+            "PreTrainedTokenizerFast(tokenizer_object=...) around one of the tokenizers package"
+        )
+    return given
+
+
 def read_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a folder or hub name. Raises ModelError if it is missing or corrupt."""
     place = locate(source)
-    with _told(f"cannot read a tokenizer from {place.name!r}"):
-        _refuse_sizes(place.name)  # the tokenizer's class depends on the configuration
+    with told(f"cannot read a tokenizer from {place.name!r}"):
+        refuse_sizes(place.name)  # the tokenizer's class depends on the configuration
         tokenizer = AutoTokenizer.from_pretrained(
             place.name, trust_remote_code=trust_remote_code, local_files_only=place.local
         )
@@ -108,54 +184,9 @@ def read_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
 def read_config(source: str | Path, trust_remote_code: bool = False) -> PretrainedConfig:
     """The configuration of a folder or hub name. Raises ModelError if it is missing or corrupt."""
     place = locate(source)
-    with _told(f"cannot read a configuration from {place.name!r}"):
-        _refuse_sizes(place.name)
+    with told(f"cannot read a configuration from {place.name!r}"):
+        refuse_sizes(place.name)
         return AutoConfig.from_pretrained(place.name, trust_remote_code=trust_remote_code, local_files_only=place.local)
-
-
-def _refuse_sizes(name: str) -> None:
-    """Refuse a configuration with so many layers that building them would not end, or fewer than none. Raises ModelError."""
-    file = kept(name, "config.json")
-    if file is None:
-        return
-    try:
-        pending = [("", json.loads(read_text(file)))]  # not strictly: infinite limits are usual in configurations
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"cannot read {str(file)!r}: {error.strerror if isinstance(error, OSError) else error}"
-        ) from None
-    while pending:
-        key, value = pending.pop()
-        if isinstance(value, (dict, list)):
-            pending += value.items() if isinstance(value, dict) else [(key, each) for each in value]
-        elif type(value) is int and not 0 <= value <= MOST_LAYERS and key.endswith(_COUNTED):
-            raise ModelError(f"{str(file)!r} says {key}={str(value)[:20]}; possible are 0 to {MOST_LAYERS}")
-
-
-def _refuse_kernels(config: PretrainedConfig) -> None:
-    """Refuse a configuration that names kernels of the hub: they are code. Raises ModelError."""
-    parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
-    fields = ("_attn_implementation", "_experts_implementation")
-    for kernel in (getattr(part, field, None) for part in parts for field in fields):
-        if isinstance(kernel, str) and "/" in kernel:
-            raise ModelError(
-                f"the configuration of {config.name_or_path!r} asks for {kernel!r} from the hub, which is code; write "
-                "trust_remote_code=True to run it, or take it out of config.json"
-            )
-
-
-@contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Whatever transformers, tokenizers or safetensors raise for files that they cannot use is a ModelError."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit, GeneratorExit, ModelError):
-        raise
-    except BaseException as error:  # the tokenizers library panics with a class of its own
-        told = first_line(error)
-        if "trust_remote_code" in str(error):
-            told = "it comes with code of its own, which is not run unless you write trust_remote_code=True (read it first)"
-        raise ModelError(f"{what}: {told}") from error
 
 
 def check_pair(target: Any, drafter: Any, tokenizer: Any | None, draft_tokenizer: Any | None) -> None:
@@ -222,15 +253,10 @@ def _is_padding(difference: int, size: int) -> bool:
     return difference <= max(PADDING, PADDING_SHARE * size)
 
 
-def eos_ids(model: PreTrainedModel, tokenizer: Any | None) -> frozenset[int]:
-    """Ids that end a text: the generation config's, else the model's, else the tokenizer's."""
-    for source in (model.generation_config, model.config.get_text_config(decoder=True), tokenizer):
+def eos_ids(model: PreTrainedModel, tokenizer: Any | None, config: GenerationConfig | None = None) -> frozenset[int]:
+    """Ids that end a text: those of `config`, else the model's generation config's, its config's, or the tokenizer's."""
+    for source in (config, model.generation_config, model.config.get_text_config(decoder=True), tokenizer):
         ids = getattr(source, "eos_token_id", None)
         if ids is not None:
             return frozenset([ids] if isinstance(ids, int) else ids)
     return frozenset()
-
-
-def first_line(error: BaseException) -> str:
-    """The class and the first line of an error."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"

@@ -1,16 +1,22 @@
-"""Which architectures can run: decoder-only, with a cache that can roll back, and attention that takes a 4-D mask."""
+"""Which models can run: decoder-only, floating-point weights, a cache that can roll back, attention that takes a 4-D mask."""
 
 from __future__ import annotations
 
+import torch
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from draftgraph.backends.check import Check
+from draftgraph.backends.wrapped import gives_logits
+
+COMPUTED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""Types that torch's own layers compute in."""
 
 
 def support(model: PreTrainedModel) -> list[Check]:
     """Every rule about a loaded model that needs no forward."""
-    return [decoder_only(model.config, type(model).__name__), rolls_back(model), takes_masks(model)]
+    named = decoder_only(model.config, type(model).__name__)
+    return [named, has_head(model), floating_weights(model), rolls_back(model), takes_masks(model)]
 
 
 def refuse_unsupported(model: PreTrainedModel) -> None:
@@ -29,6 +35,41 @@ def decoder_only(config: PretrainedConfig, name: str) -> Check:
             "draftgraph decodes causal (decoder-only) language models; use one of those",
         )
     return Check(rule, "pass", f"{name}, a causal language model")
+
+
+def has_head(model: PreTrainedModel) -> Check:
+    rule, name = "language-model head", type(model).__name__
+    if not gives_logits(model):
+        advice = "load it with AutoModelForCausalLM"
+        return Check(
+            rule, "fail", f"{name} has no language-model head, so it gives no logits over a vocabulary", advice
+        )
+    return Check(rule, "pass", "logits over the vocabulary")
+
+
+def floating_weights(model: PreTrainedModel) -> Check:
+    """Layers of torch and transformers compute in floating-point numbers; quantising libraries bring layers of their own."""
+    rule, name = "floating-point weights", type(model).__name__
+    for path, module in model.named_modules():
+        if not type(module).__module__.startswith(("torch.nn.", "transformers.models.")):
+            continue
+        for what, weight in module.named_parameters(recurse=False):
+            if weight.dtype not in COMPUTED:
+                advice = "load the model with dtype=torch.float32, bfloat16, float16 or float64"
+                return Check(rule, "fail", f"the weight {path}.{what} of {name} is {weight.dtype}", advice)
+            if weight.is_meta and not hasattr(model, "hf_device_map"):  # else it is loaded where it is used
+                return Check(
+                    rule, "fail", f"the weight {path}.{what} of {name} has no values", "load the weights first"
+                )
+    return Check(rule, "pass", f"weights are {model.dtype}")
+
+
+def in_training(model: torch.nn.Module) -> str | None:
+    """What is in training mode, in words: the whole model, or the first module that is; None if nothing is."""
+    if model.training:
+        return "in training mode"
+    found = next((name for name, module in model.named_modules() if module.training), None)
+    return None if found is None else f"in training mode in part (its module {found!r})"
 
 
 def rolls_back(model: PreTrainedModel) -> Check:

@@ -31,8 +31,6 @@ NEAR = 0.95
 HOPE = 0.75
 """A pass is made if it is expected to earn this share of its price: a little too deep costs little and is noticed, a little too
 shallow is not."""
-WIDTHS = {"chain": 1, "paths": 3, "gsd": 4}
-"""Nodes per level of structures whose shape does not look at prices."""
 
 
 @dataclass

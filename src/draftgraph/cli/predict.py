@@ -45,7 +45,7 @@ def predict_command(
     top_p: options.TopP = 1.0,
     min_p: options.MinP = 0.0,
     seed: Annotated[int, typer.Option(help="Of the target's texts.", rich_help_panel=SAMPLING)] = 0,
-    speed: Annotated[bool, typer.Option(help="Measure what passes cost here, and predict speed.")] = True,
+    speed: Annotated[bool, typer.Option(help="Predict speed, by what passes cost here.")] = True,
     measure_too: Annotated[bool, typer.Option("--measure", help="Run the engine as well, and compare.")] = False,
     as_json: options.Json = False,
     plot: Annotated[

@@ -1,19 +1,15 @@
-"""What a drafter is: begin, propose, observe, end."""
+"""What drafting talks of: passes, draws, the limits of a round, and a draft."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from draftgraph.draft.graph import DraftGraph
-from draftgraph.errors import DrafterError, DraftgraphError
-from draftgraph.types import TokenTree, Verdict
-
-if TYPE_CHECKING:
-    from draftgraph.request.state import Request
+from draftgraph.types import TokenTree
 
 Evaluate = Callable[[DraftGraph, Sequence[int]], torch.Tensor]
 """One drafter pass: evaluate(graph, nodes) -> rows f[len(nodes), V] of the laws (or candidate weights) behind those nodes.
@@ -62,48 +58,22 @@ class Limits:
         return self.price_passes[number] if number < len(self.price_passes) else 0.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Draft:
-    """What a drafter proposes for one request; `reason` is that of its limits."""
+    """What a drafter proposes for one request.
+
+    graph            the nodes.
+    num_evaluations  rows that a model computed for the draft; 0 without a model.
+    num_passes       forward passes in which it computed them.
+    reason           why so much was drafted; the engine writes it, from the limits.
+    """
 
     graph: DraftGraph
-    tree: TokenTree
     num_evaluations: int = 0
     num_passes: int = 0
     reason: str = ""
 
-
-class Drafter(Protocol):
-    """Proposes drafts; owns whatever state it needs per request."""
-
-    def begin(self, request: Request) -> None: ...
-
-    def propose(self, request: Request, limits: Limits) -> Draft: ...
-
-    def observe(self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, p: torch.Tensor) -> None:
-        """The round is verified: which path was accepted, and the target's rows.
-
-        scores  f[N + 1, V] the target's logits before the temperature; p  f[N + 1, V] its laws.
-        """
-        ...
-
-    def overlap(self, request: Request) -> Overlap | None:
-        """What drafter and target had in common so far; None if the drafter states no laws."""
-        ...
-
-    def end(self, request: Request) -> None: ...
-
-
-def propose(drafter: Drafter, request: Request, limits: Limits) -> Draft:
-    """What a drafter proposes. Raises DrafterError if it fails."""
-    try:
-        return replace(drafter.propose(request, limits), reason=limits.reason)
-    except DraftgraphError:
-        raise
-    except Exception as error:
-        raise DrafterError(f"the drafter failed while proposing: {type(error).__name__}: {error}") from error
-
-
-def empty_draft() -> Draft:
-    graph = DraftGraph()
-    return Draft(graph, graph.tree())
+    @cached_property
+    def tree(self) -> TokenTree:
+        """The draft as the target sees it. A graph that has been proposed no longer changes."""
+        return self.graph.tree()

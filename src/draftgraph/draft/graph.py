@@ -3,19 +3,19 @@
 A graph node is a token behind a parent. A node that the drafter evaluated has a row of continuations; a node that it did
 not evaluate may have an **edge** to a row that already exists (of another node of this round, of the request's own text):
 that is a merge, and the continuation is shared instead of drafted again. A target row depends on its whole prefix, so for
-verification the graph is unrolled into a tree, in which a shared continuation is copied once per path. Edges never lead
-back to a row that the path has already passed (no cycles), and unrolling is bounded by the verify budget.
+verification the graph is unrolled into a tree (`unroll`).
 """
 
 from __future__ import annotations
 
-import heapq
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 
+from draftgraph.errors import DraftError
 from draftgraph.types import FIXED, ROOT, TokenTree
 
 DRAFTED = "drafter"
@@ -68,9 +68,13 @@ class EdgeSource(Protocol):
         ...
 
 
+DrawOne = Callable[[torch.Tensor, int], int]
+"""draw(law f[V], node) -> token: one fresh draw from `law`, with noise that belongs to the node alone."""
+
+
 @dataclass
 class DraftGraph:
-    """A draft while it grows: nodes with their laws, and where each one came from.
+    """A draft while it grows: nodes with their laws, and where each one came from. `fix` and `sample` append a node.
 
     rows   continuations of the nodes that the drafter evaluated.
     fed    for those nodes, their number among the rows that the drafter was fed this round.
@@ -78,7 +82,8 @@ class DraftGraph:
     drafted_at  where the row of every node was computed: the parent of a drafted node, else the number in the edge's key (for
             a MERGED node a node of this graph), None where that is not known.
     matched  for every copy how many tokens agreed with the place that it was copied from; 0 for drafted nodes.
-    across True if growth looked at all upper layers, not only at a branch's own tokens, before it gave the branch a slot.
+    across False promises that growth looked at a branch's own tokens only before it gave the branch a slot. Some rules need
+           that. True promises nothing.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -93,10 +98,45 @@ class DraftGraph:
     fed: dict[int, int] = field(default_factory=dict)
     edges: dict[int, Edge] = field(default_factory=dict)
     depths: list[int] = field(default_factory=list)
-    across: bool = False
+    across: bool = True
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def fix(self, parent: int, token: int, score: float | None = None) -> int:
+        """Append a FIXED slot: a token that is chosen, copied or looked up. Returns its node.
+
+        parent  the node that the token follows, or ROOT.
+        score   estimated chance that the target comes here; None: the parent's.
+
+        Raises DraftError if the draft has no such parent.
+        """
+        return self.add(self._existing(parent), operator.index(token), self.score(parent) if score is None else score)
+
+    def sample(self, parent: int, law: torch.Tensor, draw: DrawOne, score: float | None = None) -> int:
+        """Append a SAMPLED slot: one fresh draw from `law`, which is kept beside the token. Returns its node.
+
+        parent  the node that the token follows, or ROOT.
+        law     f[V], probabilities over the target's vocabulary; copied.
+        draw    `request.draw`.
+        score   estimated chance that the target comes here; None: the parent's. It must not look at the token.
+
+        Raises DraftError if the draft has no such parent, or if `law` is not one row.
+        """
+        self._existing(parent)
+        if law.ndim != 1:
+            raise DraftError(f"a law is one row f[V] of probabilities; got shape {list(law.shape)}")
+        kept = law.clone()
+        token = draw(kept, len(self))
+        return self.add(parent, token, self.score(parent) if score is None else score, self.add_laws(kept[None]))
+
+    def _existing(self, parent: int) -> int:
+        if not ROOT <= parent < len(self):
+            raise DraftError(
+                f"node {len(self)} has parent {parent}, which is not in the draft; write dg.ROOT (-1) or a node that "
+                "`fix` or `sample` has returned"
+            )
+        return parent
 
     def add(
         self,
@@ -176,97 +216,3 @@ class DraftGraph:
     @property
     def num_merged(self) -> int:
         return sum(origin != DRAFTED for origin in self.origins)
-
-
-@dataclass(order=True)
-class _Candidate:
-    """A possible next node of the unrolled tree; `rank` walks down its parent's row."""
-
-    negative_score: float
-    order: int
-    parent: int = field(compare=False)
-    rank: int = field(compare=False)
-    edge: Edge | None = field(compare=False)
-    row: Row = field(compare=False)
-    scale: float = field(compare=False)
-    passed: frozenset[RowKey] = field(compare=False)
-
-
-class Unroller:
-    """Best-first unrolling of a graph: always the candidate with the highest path score, until the budget is spent.
-
-    Scores are products of factors <= 1, so the result is closed under prefixes and holds the highest path scores.
-    """
-
-    def __init__(
-        self,
-        graph: DraftGraph,
-        sources: Sequence[EdgeSource],
-        context: Sequence[int],
-        floor: float,
-        width: int | None = None,
-    ) -> None:
-        self.graph, self.sources, self.floor, self.width = graph, sources, floor, width
-        self.context = list(context)
-        self._heap: list[_Candidate] = []
-        self._order = 0
-        self._suffixes: dict[int, list[int]] = {ROOT: self.context}
-
-    def grow(self, nodes: Sequence[int], budget: int, max_depth: int, first: Edge | None = None) -> None:
-        """Append copies below `nodes` (unevaluated nodes of the graph), until it holds `budget` nodes. All are FIXED.
-
-        `first`, if given, is the edge of the first of them.
-        """
-        graph = self.graph
-        for i, node in enumerate(nodes):
-            if graph.depth(node) < max_depth:
-                self._open(node, None, frozenset(), first if i == 0 else None)
-        while self._heap and len(graph) < budget:
-            best = heapq.heappop(self._heap)
-            assert best.edge is not None
-            token = best.row.tokens[best.rank]
-            edge, score = best.edge, -best.negative_score
-            node = graph.add(best.parent, token, score, FIXED, edge.source, edge.key[1], edge.match_length)
-            graph.edges.setdefault(best.parent, edge)
-            self._push(best.parent, best.rank + 1, edge, best.row, best.scale, best.passed)
-            if graph.depth(node) < max_depth:
-                self._open(node, (edge, token), best.passed)
-
-    def _open(
-        self, node: int, came_by: tuple[Edge, int] | None, passed: frozenset[RowKey], edge: Edge | None = None
-    ) -> None:
-        """Find a row for an unevaluated node: the run that it is copied from goes on, or a new edge is looked up."""
-        if edge is None and came_by is not None:
-            edge = self._continue(came_by)
-        if edge is None or edge.key in passed:
-            edge = self._look_up(node, passed)
-        if edge is not None:
-            self._push(node, 0, edge, edge.row, self.graph.score(node) * edge.discount, passed | {edge.key})
-
-    def _continue(self, came_by: tuple[Edge, int]) -> Edge | None:
-        edge, token = came_by
-        for source in self.sources:
-            following = source.follow(edge.key, token)
-            if following is not None:
-                key, row = following
-                return Edge(row, key, edge.following, edge.source, edge.match_length, edge.following, followed=True)
-        return None
-
-    def _look_up(self, node: int, passed: frozenset[RowKey]) -> Edge | None:
-        suffix = self._suffix(node)
-        found = [
-            edge for source in self.sources if (edge := source.match(suffix)) is not None and edge.key not in passed
-        ]
-        return max(found, key=lambda edge: edge.match_length, default=None)
-
-    def _suffix(self, node: int) -> list[int]:
-        if node not in self._suffixes:
-            self._suffixes[node] = [*self._suffix(self.graph.parents[node]), self.graph.tokens[node]][-8:]
-        return self._suffixes[node]
-
-    def _push(self, parent: int, rank: int, edge: Edge, row: Row, scale: float, passed: frozenset[RowKey]) -> None:
-        if rank < len(row.tokens) and (self.width is None or rank < self.width):
-            score = scale * row.probs[rank]
-            if score >= self.floor:
-                self._order += 1
-                heapq.heappush(self._heap, _Candidate(-score, self._order, parent, rank, edge, row, scale, passed))

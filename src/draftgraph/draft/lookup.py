@@ -6,41 +6,51 @@ from collections.abc import Sequence
 
 import torch
 
-from draftgraph.config import Config
-from draftgraph.draft.base import Draft, Limits, empty_draft
-from draftgraph.draft.edges.sources import TAIL, Sources, allowed_edges
+from draftgraph.draft.base import Draft, Limits
+from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.edges.sources import TAIL, Sources
 from draftgraph.draft.edges.table import TokenTable
-from draftgraph.draft.graph import DraftGraph, Edge, Unroller
+from draftgraph.draft.graph import DraftGraph, Edge
+from draftgraph.draft.unroll import Unroller
 from draftgraph.request.state import Request
 from draftgraph.types import ROOT, Verdict
 
 
-class LookupDrafter:
+class LookupDrafter(Drafter):
     """n-gram lookup over the request's own text, over `prediction` if given, and over a table of all requests if asked for.
 
     Every slot is FIXED: no law is claimed.
 
+    edges       names of the edge sources to look into, e.g. ("own", "context").
     prediction  token ids that the output is expected to repeat, with gaps.
     """
 
-    def __init__(self, config: Config, prediction: Sequence[int] = ()) -> None:
-        self.config, self.prediction = config, list(prediction)
-        self.edges = allowed_edges(config, has_model=False)
+    draws = ("fixed",)
+    structure = None
+    trusted = True
+
+    def __init__(self, edges: Sequence[str], prediction: Sequence[int] = ()) -> None:
+        self.edges, self.prediction = tuple(edges), list(prediction)
         self.table = TokenTable()
+        self.identity = f"lookup {' '.join(self.edges)}"
+
+    @property
+    def name(self) -> str:
+        return "text already seen"
 
     def begin(self, request: Request) -> None:
         request.drafting = Sources.of(self.edges, request.tokens, self.prediction, self.table, has_model=False)
 
     def propose(self, request: Request, limits: Limits) -> Draft:
-        if limits.budget == 0 or limits.reach == 0:
-            return empty_draft()
-        sources: Sources = request.drafting
         graph = DraftGraph()
-        width = 1 if self.config.resolved_structure == "chain" else None
+        if limits.budget == 0 or limits.reach == 0:
+            return Draft(graph)
+        sources: Sources = request.drafting
         context = request.tokens[-TAIL:]
+        width = request.choice.structure.width
         unroller = Unroller(graph, sources.for_draft(graph, context), context, limits.floor, width)
         unroller.grow([ROOT], limits.budget, min(limits.depth or limits.reach, limits.reach), self._first_edge(request))
-        return Draft(graph, graph.tree())
+        return Draft(graph)
 
     def _first_edge(self, request: Request) -> Edge | None:
         """The first output token is expected to be the first predicted one; later a match is looked up."""
@@ -51,8 +61,6 @@ class LookupDrafter:
         sources: Sources = request.drafting
         sources.observe(request, draft.graph, draft.tree, verdict, scores)
 
-    def overlap(self, request: Request) -> None:
-        """What is looked up has no law."""
-
-    def end(self, request: Request) -> None:
-        """Nothing is held outside the request."""
+    def fresh(self) -> LookupDrafter:
+        """Without the predicted text, which belongs to the user's own requests."""
+        return LookupDrafter(self.edges)

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
 from draftgraph.backends.base import CacheHandle, CausalLM
-from draftgraph.config import Config
-from draftgraph.draft.base import Draft, Draw, Limits, Overlap, empty_draft
-from draftgraph.draft.edges.sources import TAIL, Sources, allowed_edges
+from draftgraph.draft.base import Draft, Draw, Limits, Overlap
+from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.edges.sources import TAIL, Sources
 from draftgraph.draft.edges.table import TokenTable
-from draftgraph.draft.graph import DraftGraph, Unroller
-from draftgraph.draft.passes import DrafterPasses, Path, Shape
-from draftgraph.draft.structures.best_first import WIDTH, add_edges, grow_best_first
+from draftgraph.draft.graph import DraftGraph
+from draftgraph.draft.passes import Ahead, DrafterPasses, Path, Shape
+from draftgraph.draft.structures.base import Growth
 from draftgraph.draft.structures.calibrate import Calibration
-from draftgraph.draft.structures.gsd import grow_gsd
-from draftgraph.draft.structures.levels import grow_levels
-from draftgraph.draft.structures.shapes import grow_branching, grow_comb, paths
 from draftgraph.request.state import Request
 from draftgraph.sampling.rng import Role
 from draftgraph.types import ROOT, Verdict
 from draftgraph.verification.base import sample_rows
 
-MIN_COPY_SCORE = 0.02
-"""A copy whose estimated mass is below this is not worth a row of the target."""
-AHEAD = 8
-"""Copies read ahead per drafter pass; measured where all slots are FIXED, in docs/decisions.md."""
+FIRST_ROWS = 8
+"""Rows that a first draft reads, about."""
 SHARPNESS = 2.0
 """Under `agree`, a candidate's chance to be the target's own draw is estimated as (q / e)^SHARPNESS, normalised."""
 
@@ -44,26 +40,46 @@ class _State:
     rounds: int = 0
 
 
-class ModelDrafter:
-    """A drafter over a causal LM with the target's tokenizer (a differently padded vocabulary is tolerated)."""
+class ModelDrafter(Drafter):
+    """A drafter over a causal LM with the target's tokenizer (a differently padded vocabulary is tolerated).
 
-    def __init__(self, model: CausalLM, config: Config, vocab_size: int) -> None:
-        self.model, self.config, self.vocab_size = model, config, vocab_size
-        self.edges = allowed_edges(config, has_model=True)
+    vocab_size  of the target. edges  names of the edge sources that fill spare slots, for structures that take copies.
+    """
+
+    structure = None
+    trusted = True
+
+    def __init__(self, model: CausalLM, vocab_size: int, edges: Sequence[str] = ()) -> None:
+        self.model: CausalLM = model
+        self.vocab_size, self.edges = vocab_size, tuple(edges)
         self.table = TokenTable()
+        self.identity = f"model {' '.join(self.edges)}"
+
+    def fresh(self) -> ModelDrafter:
+        return ModelDrafter(self.model, self.vocab_size, self.edges)
 
     def begin(self, request: Request) -> None:
-        text = self.model.open(len(request.tokens) + request.limit + 64)
+        text = self.model.open(len(request.tokens) + FIRST_ROWS)
         request.drafting = _State(text, Sources.of(self.edges, request.tokens, table=self.table))
 
     def propose(self, request: Request, limits: Limits) -> Draft:
         state: _State = request.drafting
         state.reader = None
         if limits.budget == 0 or limits.reach == 0 or (limits.depth == 0 and not self.edges):
-            return empty_draft()
-        graph = self._grow(request, limits)
-        assert state.reader is not None
-        return Draft(graph, graph.tree(), state.reader.evaluations, state.reader.passes)
+            return Draft(DraftGraph())
+        sampled = request.choice.sampled
+        reader = state.reader = self._reader(request, limits)
+        growth = Growth(
+            limits,
+            reader,
+            _drawer(request) if sampled else None,
+            state.calibration,
+            reader.has_read,
+            partial(state.sources.for_draft, context=request.tokens[-TAIL:]) if self.edges else None,
+            request.tokens[-TAIL:],
+        )
+        graph = request.choice.structure.grow(growth)
+        return Draft(graph, reader.evaluations, reader.passes)
 
     def observe(self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, p: torch.Tensor) -> None:
         state: _State = request.drafting
@@ -93,73 +109,37 @@ class ModelDrafter:
         return Overlap(state.overlap / state.rounds, state.rounds) if state.rounds else None
 
     def end(self, request: Request) -> None:
-        self.model.close(request.drafting.text)
+        if request.drafting is not None:
+            self.model.close(request.drafting.text)
 
-    def _grow(self, request: Request, limits: Limits) -> DraftGraph:
-        """The configured structure, with SAMPLED slots if the rule reads their laws, else with FIXED ones only."""
-        state: _State = request.drafting
-        structure, branching = self.config.resolved_structure, self.config.branching
-        sampled = request.choice.sampled
-        draw = _drawer(request) if sampled else None
-        if structure == "gsd":
-            reader = self._reader(request, limits, self._likelihood(request))
-            return grow_gsd(reader, limits, self.config.gsd_match)[0]
-        shape = _law(request) if sampled else self._likelihood(request)
-        reader = self._reader(request, limits, shape, state.calibration.temperature if sampled else 1.0)
-        if structure == "comb":
-            return grow_comb(reader, draw, limits)[0]
-        if structure == "paths":
-            branching = paths(limits, branching)
-        if structure == "chain" and sampled and branching is None:
-            branching = (1,) * min(limits.depth, limits.budget)
-        if branching is not None:
-            return grow_branching(reader, draw, limits, branching, self.config.resolved_children)[0]
-        if draw is None:
-            width = 1 if structure == "chain" else WIDTH
-            graph, _ = grow_best_first(reader, limits, state.calibration.expected, width, reader.has_read)
-        else:
-            graph, _ = grow_levels(reader, draw, limits, state.calibration)
-        if self.edges and not (sampled and len(graph) >= limits.budget):
-            graph = self._fill(request, graph, limits, sampled)
-        return graph
-
-    def _fill(self, request: Request, graph: DraftGraph, limits: Limits, sampled: bool) -> DraftGraph:
-        """Spend spare verify slots on copies along edges, at nodes that the drafter was not asked about."""
-        state: _State = request.drafting
-        context = request.tokens[-TAIL:]
-        sources = state.sources.for_draft(graph, context)
-        if not sampled:
-            return add_edges(graph, sources, context, limits)
-        # Copies have only FIXED slots below them, so they leave every SAMPLED slot's odds as they were and may depend on
-        # anything in the draft (docs/layer_rule.md, "FIXED subtrees"): any node that was not evaluated will do.
-        leaves = graph.unevaluated(limits.reach)
-        if len(graph) < limits.budget and leaves:
-            unroller = Unroller(graph, sources, context, max(limits.floor, MIN_COPY_SCORE))
-            unroller.grow(leaves, limits.budget, limits.reach)
-        return graph
-
-    def _reader(self, request: Request, limits: Limits, shape: Shape, temperature: float = 1.0) -> DrafterPasses:
+    def _reader(self, request: Request, limits: Limits) -> DrafterPasses:
         """The drafter for one round, which reads copies ahead where that pays."""
         state: _State = request.drafting
-        sources, context = state.sources, request.tokens[-TAIL:]
-        sampled, asked = request.choice.sampled, self.config.read_ahead
-        pays = limits.price_passes and not sampled  # without prices every pass is made anyway
-        count = (AHEAD if pays else 0) if asked == "auto" else int(asked)
-        reach = min(limits.depth, limits.reach) if sampled else limits.reach
-
-        def ahead(graph: DraftGraph, nodes: Sequence[int]) -> list[Path]:
-            return sources.ahead(graph, nodes, context, count, reach - 1)
-
-        state.reader = DrafterPasses(
+        sampled = request.choice.sampled
+        return DrafterPasses(
             self.model,
             request,
             state.text,
             self.vocab_size,
-            shape,
-            temperature,
-            ahead if count and self.edges else None,
+            _law(request) if sampled else self._likelihood(request),
+            state.calibration.temperature if sampled else 1.0,
+            self._ahead(request, limits) if self.edges else None,
         )
-        return state.reader
+
+    def _ahead(self, request: Request, limits: Limits) -> Ahead | None:
+        sampled, sources = request.choice.sampled, request.drafting.sources
+        priced = bool(limits.price_passes) and not sampled  # without prices every pass is made anyway
+        count = request.choice.structure.copies_ahead(priced)
+        if not count:
+            return None
+        context = request.tokens[-TAIL:]
+        reach = min(limits.depth, limits.reach) if sampled else limits.reach
+
+        def ahead(graph: DraftGraph, nodes: Sequence[int]) -> list[Path]:
+            paths: list[Path] = sources.ahead(graph, nodes, context, count, reach - 1)
+            return paths
+
+        return ahead
 
     def _likelihood(self, request: Request) -> Shape:
         """Rows for FIXED candidates: how likely each token is to be the target's choice."""

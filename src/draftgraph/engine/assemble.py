@@ -10,10 +10,11 @@ from transformers import PreTrainedModel
 
 from draftgraph.backends.load import check_pair, load_model, load_tokenizer
 from draftgraph.backends.torch_model import HFModel, probe
-from draftgraph.config import Config
-from draftgraph.draft.base import Drafter
+from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.edges.sources import edges_beside_model, edges_without_model
 from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
+from draftgraph.engine.config import Config
 from draftgraph.errors import OptionError
 
 
@@ -25,25 +26,44 @@ def make_drafter(
     dtype: str | torch.dtype | None,
     device: str | None,
     trust_remote_code: bool = False,
-) -> tuple[Drafter, int | None]:
-    """The drafter that the config asks for, and its context window (None if it has none)."""
+) -> Drafter:
+    """The drafter that the config asks for."""
+    own, structure = config.own_drafter, config.resolved_structure
+    if own is not None:
+        return _without_taps(own)
     if draft_model is None:
-        return LookupDrafter(config, _prediction(target, config, tokenizer)), None
+        return _looking_up(target, config, tokenizer)
     if config.prediction is not None:
         raise OptionError("prediction is for drafter='text', which has no draft_model; leave out one of them")
+    edges = edges_beside_model(config.edges, structure)
     drafter = HFModel(load_model(draft_model, dtype, device, trust_remote_code))
     check_pair(target, drafter, tokenizer, load_tokenizer(draft_model, trust_remote_code))
     if drafter.model is not target.model:
         probe(drafter)
-    return ModelDrafter(drafter, config, target.vocab_size), drafter.context_window
+    return ModelDrafter(drafter, target.vocab_size, edges)
+
+
+def _without_taps(own: Drafter) -> Drafter:
+    if own.taps:
+        raise OptionError(
+            f"{own.name} asks for taps={tuple(own.taps)}, and no backend gives hidden states yet; write taps = ()"
+        )
+    return own
+
+
+def _looking_up(target: HFModel, config: Config, tokenizer: Any | None) -> LookupDrafter:
+    """A drafter without a model; checks what it can do."""
+    if config.resolved_structure.needs_model:
+        raise OptionError(
+            f"structure={config.resolved_structure} asks a draft model; give draft_model=..., or write structure='graph', "
+            "'tree' or 'chain'"
+        )
+    prediction = _prediction(target, config, tokenizer)
+    return LookupDrafter(edges_without_model(config.edges, bool(prediction)), prediction)
 
 
 def _prediction(target: HFModel, config: Config, tokenizer: Any | None) -> list[int]:
-    """Token ids of `config.prediction`; checks what a drafter without a model can do."""
-    if config.asks_model is not None:
-        raise OptionError(
-            f"{config.asks_model} asks a draft model; give draft_model=..., or write structure='graph', 'tree' or 'chain'"
-        )
+    """Token ids of `config.prediction`."""
     prediction = config.prediction or ()
     if config.drafter == "text" and not prediction:
         raise OptionError("drafter='text' needs the text that the output may repeat; write prediction='...'")

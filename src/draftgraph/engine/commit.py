@@ -11,24 +11,85 @@ from draftgraph.request.record import RoundRecord
 from draftgraph.request.result import Event
 from draftgraph.request.state import Request
 from draftgraph.types import FIXED, Verdict
+from draftgraph.verification.probabilities import draft_probabilities, target_probabilities
 
 
-def commit(request: Request, draft: Draft, verdict: Verdict, logits: torch.Tensor, scores: torch.Tensor) -> Event:
+def commit(
+    request: Request, draft: Draft, verdict: Verdict, logits: torch.Tensor, scores: torch.Tensor, p: torch.Tensor
+) -> Event:
     """Emit the accepted path and the bonus token, one token at a time, until something ends the text.
 
     logits  f[N + 1, V] the target's raw rows, for log-probabilities.
     scores  f[N + 1, V] the same rows after everything that depends on the prefix.
+    p       f[N + 1, V] the target's laws, which the verdict was drawn from.
     """
-    tree = draft.tree
-    tokens = [*(tree.tokens[node] for node in verdict.path), verdict.token]
+    tokens = [*(draft.tree.tokens[node] for node in verdict.path), verdict.token]
     length = len(request.tokens)
-    text = _emit(request, tokens, lambda i: _told_to_stop(request, verdict, i, logits, scores))
-    emitted = len(request.tokens) - length
-    accepted = min(len(verdict.path), emitted)
-    if request.params.logprobs:
-        rows = torch.tensor([0, *(node + 1 for node in verdict.path)], device=logits.device)[:emitted]
-        picked = torch.log_softmax(logits[rows].float(), dim=1)
-        request.logprobs += picked[range(emitted), tokens[:emitted]].tolist()
+    logprobs = _log_probabilities(tokens, verdict, logits) if request.params.logprobs else []
+    try:
+        text, reason = _emit(request, tokens, logprobs, lambda i: _told_to_stop(request, verdict, i, logits, scores))
+    finally:  # `stop_when` may fail; what came before it has been emitted all the same
+        emitted = len(request.tokens) - length
+        record = _record(request, draft, verdict, p, length, emitted)
+        request.noise.forget_before(len(request.tokens))
+    request.pieces.append(text)
+    request.finish_reason = reason
+    drafted = tuple(i < len(verdict.path) for i in range(emitted))
+    return Event(text, tuple(tokens[:emitted]), drafted, reason, record)
+
+
+def _log_probabilities(tokens: list[int], verdict: Verdict, logits: torch.Tensor) -> list[float]:
+    """Of every token of a round, under the target's own softmax."""
+    rows = torch.tensor([0, *(node + 1 for node in verdict.path)], device=logits.device)
+    picked = torch.log_softmax(logits[rows].float(), dim=1)
+    return picked[range(len(tokens)), tokens].tolist()
+
+
+def _told_to_stop(request: Request, verdict: Verdict, i: int, logits: torch.Tensor, scores: torch.Tensor) -> bool:
+    """Ask the user's `stop_when`, if there is one, about the round's token i, which has just been appended."""
+    if request.params.stop_when is None:
+        return False
+    row = verdict.path[i - 1] + 1 if i else 0
+    return bool(request.params.stop_when(request.tokens[-1], logits[row], scores[row]))
+
+
+def _emit(
+    request: Request, tokens: list[int], logprobs: list[float], told_to_stop: Callable[[int], bool]
+) -> tuple[str, str | None]:
+    """Append tokens until an end-of-sequence id, a stop string, `told_to_stop(i)` or the limit ends the text.
+
+    Returns the text that became certain, and why the request ends, if it does.
+    """
+    text, reason = "", None
+    one_by_one = bool(request.params.stop)
+    pending: list[int] = []
+    for i, token in enumerate(tokens):
+        request.logprobs += logprobs[i : i + 1]
+        request.tokens.append(token)
+        pending.append(token)
+        if one_by_one:
+            text += request.detokenizer.push(pending)
+            pending = []
+        told = told_to_stop(i)  # always asked: it is also told of every token
+        if token in request.eos or request.detokenizer.stopped:
+            reason = "stop"
+        elif request.remaining <= 0:
+            reason = "length"
+        elif told:
+            reason = "stop"
+        if reason:
+            break
+    text += request.detokenizer.push(pending)
+    if reason:
+        text += request.detokenizer.finish()
+    return text, reason
+
+
+def _record(
+    request: Request, draft: Draft, verdict: Verdict, p: torch.Tensor, length: int, emitted: int
+) -> RoundRecord:
+    """Enter a round that began at committed length `length` into the request's statistics."""
+    tree = draft.tree
     record = RoundRecord(
         length,
         tree.tokens,
@@ -44,51 +105,13 @@ def commit(request: Request, draft: Draft, verdict: Verdict, logits: torch.Tenso
         draft.num_evaluations,
         request.clock.seconds,
         draft.reason,
+        target_probabilities(tree, p),
+        draft_probabilities(tree),
+        verdict.masses,
     )
     request.rounds.append(record)
-    _count(request, draft, verdict, accepted)
-    request.noise.forget_before(len(request.tokens))
-    drafted = tuple(i < len(verdict.path) for i in range(emitted))
-    return Event(text, tuple(tokens[:emitted]), drafted, request.finish_reason, record)
-
-
-def _told_to_stop(request: Request, verdict: Verdict, i: int, logits: torch.Tensor, scores: torch.Tensor) -> bool:
-    """Ask the user's `stop_when`, if there is one, about the round's token i, which has just been appended."""
-    if request.params.stop_when is None:
-        return False
-    row = verdict.path[i - 1] + 1 if i else 0
-    return bool(request.params.stop_when(request.tokens[-1], logits[row], scores[row]))
-
-
-def _emit(request: Request, tokens: list[int], told_to_stop: Callable[[int], bool]) -> str:
-    """Append tokens until an end-of-sequence id, a stop string, `told_to_stop(i)` or the limit ends the text.
-
-    Returns the text that became certain.
-    """
-    text = ""
-    one_by_one = bool(request.params.stop)
-    pending: list[int] = []
-    for i, token in enumerate(tokens):
-        request.tokens.append(token)
-        pending.append(token)
-        if one_by_one:
-            text += request.detokenizer.push(pending)
-            pending = []
-        told = told_to_stop(i)  # always asked: it is also told of every token
-        if token in request.eos or request.detokenizer.stopped:
-            request.finish_reason = "stop"
-        elif request.remaining <= 0:
-            request.finish_reason = "length"
-        elif told:
-            request.finish_reason = "stop"
-        if request.finish_reason:
-            break
-    if pending:
-        text += request.detokenizer.push(pending)
-    if request.finish_reason:
-        text += request.detokenizer.finish()
-    request.pieces.append(text)
-    return text
+    _count(request, draft, verdict, min(len(verdict.path), emitted))
+    return record
 
 
 def _count(request: Request, draft: Draft, verdict: Verdict, accepted: int) -> None:

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Generator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, overload
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
-from draftgraph.backends.load import eos_ids, load_model, load_tokenizer
+from draftgraph.backends.load import eos_ids, find_tokenizer, load_model
 from draftgraph.backends.torch_model import HFModel, probe
-from draftgraph.budget.automatic import DEPTH, WIDTHS, AutoBudget
+from draftgraph.budget.automatic import DEPTH, MOST_NODES, AutoBudget
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.limits import limits
-from draftgraph.config import Config
-from draftgraph.draft.base import Drafter
-from draftgraph.draft.model import ModelDrafter
+from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.proposal import failing
+from draftgraph.engine import chat, prompts
 from draftgraph.engine.assemble import make_drafter
+from draftgraph.engine.chat import Messages
+from draftgraph.engine.config import Config
+from draftgraph.engine.defaults import Defaults
+from draftgraph.engine.hints import Hints
+from draftgraph.engine.options import Asked, Params, read_options
 from draftgraph.engine.pair_costs import pair_costs
-from draftgraph.engine.prompts import Prompt, encode, is_batch
+from draftgraph.engine.prompts import Prompt
 from draftgraph.engine.round import decode_round
 from draftgraph.engine.strategy import choose, reconsider
-from draftgraph.errors import OptionError, PromptError
+from draftgraph.errors import DraftgraphError, OptionError, PromptError, require
 from draftgraph.request.record import RoundRecord
 from draftgraph.request.result import Event, Result, Stream
 from draftgraph.request.state import Plan, Request, Strategy
-from draftgraph.request.text import Detokenizer
+from draftgraph.request.text import Detokenizer, whole_text
+from draftgraph.sampling.contract import check_functions
+from draftgraph.sampling.generation_config import fields_of
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.sampling.rng import Noise, fresh_seed
 from draftgraph.sampling.warp import Warper
@@ -36,9 +45,12 @@ from draftgraph.sampling.warp import Warper
 class Engine:
     """Lossless speculative decoding for one target model.
 
-    Build it with `from_pretrained`. `generate` and `stream` may be called again and again; a failed or closed request
-    leaves nothing behind.
+    Build it with `from_pretrained`. `generate` and `stream` may be called again and again, from any number of threads; a
+    failed or closed request leaves nothing behind.
     """
+
+    _timing = threading.RLock()
+    """Costs are measured by one engine at a time; others wait, and find what it wrote."""
 
     def __init__(
         self,
@@ -47,10 +59,10 @@ class Engine:
         config: Config,
         tokenizer: Any | None,
         eos: frozenset[int],
-        draft_window: int | None = None,
+        generation_config: GenerationConfig | None = None,
     ) -> None:
         self.target, self.drafter, self.config, self.tokenizer, self.eos = target, drafter, config, tokenizer, eos
-        self.draft_window = draft_window
+        self.generation_config, self._hints = generation_config, Hints()
 
     @classmethod
     def from_pretrained(
@@ -63,118 +75,194 @@ class Engine:
         device: str | None = None,
         config: Config | None = None,
         trust_remote_code: bool = False,
+        generation_config: GenerationConfig | None = None,
         **options: Any,
     ) -> Engine:
         """An engine from folders, hub names or loaded transformers models.
 
         draft_model  the drafter (alias: assistant_model); without one, continuations are looked up in the text.
-        tokenizer    needed for text prompts if `target` is a loaded model without a folder.
+        tokenizer    needed for text prompts if `target` is a loaded model without a folder; itself, or its folder.
         dtype        of weights loaded here; None is float32 on a CPU. device  None is the GPU if there is one.
         trust_remote_code  whether code that comes with the models may run. Without it such models are refused.
+        generation_config  what to take for the model's own (`draftgraph.engine.defaults` says what becomes of it); an empty
+                     GenerationConfig() leaves it aside.
         options      fields of `Config`, e.g. budget=16, structure="tree", rule="agree", and the ecosystem's aliases.
 
         Raises ModelError, PairError, OptionError before any token is generated.
         """
         draft_model = draft_model if draft_model is not None else options.pop("assistant_model", None)
+        require(config is None or isinstance(config, Config), "config", config, "a Config, or its fields by name")
+        named = generation_config is None or isinstance(generation_config, GenerationConfig)
+        require(named, "generation_config", generation_config, "a transformers GenerationConfig")
         chosen = (config or Config()).with_options(**options)
         if draft_model is None and chosen.drafter is None:
             chosen = chosen.with_options(drafter="lookup")
         if draft_model is None and chosen.drafter == "model":
             raise OptionError("drafter='model' needs a draft_model; write draft_model=..., or drafter='lookup'")
         if draft_model is not None and chosen.drafter not in (None, "model"):
-            raise OptionError(
-                f"drafter={chosen.drafter!r} drafts without a model; leave out draft_model, or write drafter='model'"
-            )
+            asked = chosen.own_drafter.name if chosen.own_drafter is not None else repr(chosen.drafter)
+            raise OptionError(f"drafter={asked} drafts without it; leave out draft_model, or write drafter='model'")
         model = HFModel(load_model(target, dtype, device, trust_remote_code))
-        tokenizer = tokenizer if tokenizer is not None else load_tokenizer(target, trust_remote_code)
+        tokenizer = find_tokenizer(tokenizer, target, trust_remote_code)
         probe(model)
-        drafter, window = make_drafter(model, draft_model, chosen, tokenizer, dtype, device, trust_remote_code)
-        return cls(model, drafter, chosen, tokenizer, eos_ids(model.model, tokenizer), window)
+        drafter = make_drafter(model, draft_model, chosen, tokenizer, dtype, device, trust_remote_code)
+        own = copy.deepcopy(model.model.generation_config if generation_config is None else generation_config)
+        return cls(model, drafter, chosen, tokenizer, eos_ids(model.model, tokenizer, generation_config), own)
 
     @overload
-    def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> Result: ...  # type: ignore[overload-overlap]
+    def generate(self, prompt: Prompt | None = None, params: Params | None = None, **options: Any) -> Result: ...
     @overload
     def generate(
-        self, prompt: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+        self, prompt: Sequence[Prompt], params: Params | Sequence[Params] | None = None, **options: Any
     ) -> list[Result]: ...
-    def generate(
-        self, prompt: Any, params: SamplingParams | Sequence[SamplingParams] | None = None
-    ) -> Result | list[Result]:
-        """Generate for one prompt (text or token ids), or for a list of them, with params for all or one for each.
+    def generate(self, prompt: Any = None, params: Any = None, **options: Any) -> Result | list[Result]:
+        """Generate for one prompt, or for a batch of them: a result, or a list of results.
 
-        An error carries what was generated before it: `partial` of the request that failed, `finished` of those before it.
+        prompt   a text; token ids in a list, a tuple, a range, an iterator, a 1-D array or tensor; what a tokenizer or
+                 `apply_chat_template` returns, a mapping with input_ids i64[n] or i64[rows, n], of which an attention_mask
+                 hides the padding. A list of prompts, a 2-D array and a mapping of rows (be it one) are batches.
+                 `generate(**tokenizer(text))` is understood as well.
+        params   a SamplingParams, a mapping of its fields, or a GenerationConfig, which means what it means in transformers
+                 (`draftgraph.engine.defaults`); for a batch one for all, or a sequence with one for each.
+        options  fields of SamplingParams by name, e.g. max_new_tokens=64, temperature=0.7; they change `params`.
+
+        Raises PromptError and OptionError before the first forward. An error carries what was generated before it:
+        `partial` of the request that failed, `finished` of those before it.
         """
-        prompts = prompt if is_batch(prompt) else [prompt]
-        requests = [self._request(one, its) for one, its in zip(prompts, _each(params, len(prompts)), strict=True)]
+        prompt, named = prompts.take_named(prompt, options)
+        given, is_batch = prompts.split(prompt)
+        asked = read_options(params, named, len(given))
+        requests = [self._request(each, its) for each, its in zip(given, asked, strict=True)]
         results: list[Result] = []
         for request in requests:
-            stream = Stream(self._run(request), partial(self._result, request))
+            stream = self._stream(request)
             try:
                 for _ in stream:
                     pass
             except BaseException as error:
                 error.partial, error.finished = stream.result(), results  # type: ignore[attr-defined]
                 raise
+            finally:
+                stream.close()
             results.append(stream.result())
-        return results if is_batch(prompt) else results[0]
+        return results if is_batch else results[0]
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Stream:
-        """Generate for one prompt, an event per round; `generate` is a loop over this."""
-        request = self._request(prompt, params or SamplingParams())
-        return Stream(self._run(request), partial(self._result, request))
+    def stream(self, prompt: Prompt | None = None, params: Params | None = None, **options: Any) -> Stream:
+        """Generate for one prompt, an event per round; `generate` is a loop over this, and takes the same options."""
+        prompt, named = prompts.take_named(prompt, options)
+        given, _ = prompts.split(prompt)
+        if len(given) != 1:
+            raise PromptError(
+                f"a stream continues one prompt, not {len(given)}; write one stream for each, or generate"
+            )
+        return self._stream(self._request(given[0], read_options(params, named, 1)[0]))
+
+    @overload
+    def chat_prompt(self, messages: Messages) -> list[int]: ...  # type: ignore[overload-overlap]  # a str is a sequence
+    @overload
+    def chat_prompt(self, messages: Sequence[Messages]) -> list[list[int]]: ...
+    def chat_prompt(self, messages: Any) -> list[int] | list[list[int]]:
+        """The token ids of a conversation up to its next answer, by the tokenizer's chat template.
+
+        messages  a text, which a user says, or a list of {"role": ..., "content": ...}. A list of conversations is a batch.
+                  For a template's own arguments write `engine.generate(engine.tokenizer.apply_chat_template(...))`.
+
+        Raises PromptError for messages of another form, and where the tokenizer has no chat template.
+        """
+        conversations, is_batch = chat.split(messages)
+        ids = [chat.encode(conversation, self.tokenizer) for conversation in conversations]
+        return ids if is_batch else ids[0]
+
+    @overload
+    def chat(self, messages: Messages, params: Params | None = None, **options: Any) -> Result: ...
+    @overload
+    def chat(self, messages: Sequence[Messages], params: Any = None, **options: Any) -> list[Result]: ...
+    def chat(self, messages: Any, params: Any = None, **options: Any) -> Result | list[Result]:
+        """Answer a conversation (see `chat_prompt`), or each of a list of them; options as in `generate`."""
+        answers: Result | list[Result] = self.generate(self.chat_prompt(messages), params, **options)
+        return answers
 
     def choice(self, params: SamplingParams) -> Strategy:
         """The rule, structure and kind of slots that a request starts with, and why.
 
         Raises OptionError if the rule that was asked for does not verify the drafts that there would be.
         """
-        return choose(self.config, params.temperature, has_model=isinstance(self.drafter, ModelDrafter))
+        return choose(self.config, params.temperature, self.drafter)
+
+    def _stream(self, request: Request) -> Stream:
+        return Stream(self._run(request), partial(self._result, request), partial(self._free, request))
 
     def _run(self, request: Request) -> Generator[Event, None, None]:
-        bounds = partial(limits, self.config, window=self.target.context_window)
+        asked = self.config.budget, self.config.num_speculative_tokens
+        bounds = partial(limits, *asked, window=self.target.context_window)
         try:
-            request.text = self.target.open(len(request.tokens) + request.limit + 64)
-            self.drafter.begin(request)
+            request.text = self.target.open(len(request.tokens) + MOST_NODES)
+            request.begun = True
+            with failing(self.drafter, "beginning"):
+                self.drafter.begin(request)
             while request.finish_reason is None:
                 yield decode_round([request], self.drafter, self.target, bounds)[0]
                 seen = self.drafter.overlap(request)
                 request.choice = reconsider(request.choice, self.config, request.params.temperature, seen)
         finally:
-            if request.drafting is not None:
-                self.drafter.end(request)
+            self._free(request)
+
+    def _free(self, request: Request) -> None:
+        """Let go of what the request holds; a second time, of what an interrupt has left."""
+        try:
+            if request.begun:
+                try:
+                    with failing(self.drafter, "ending"):
+                        self.drafter.end(request)
+                except DraftgraphError:
+                    request.begun = False  # it was asked, and has failed
+                    raise
+                request.begun, request.drafting = False, None
+        finally:
             self.target.close(request.text)
 
     def _result(self, request: Request) -> Result:
-        choice = request.choice
+        choice, output = request.choice, request.output
         stats = request.tally.stats(
             rule=choice.rule.name,
-            structure=choice.structure,
+            structure=choice.structure.name,
             lossless=choice.rule.lossless,
             prompt=request.prompt_length,
-            output=len(request.output),
+            output=len(output),
         )
-        logprobs = request.logprobs if request.params.logprobs else None
+        text = "".join(request.pieces)
+        if request.finish_reason is None:  # interrupted, with text held back that might have become a stop string
+            text = whole_text(self.tokenizer, request.tokens, request.prompt_length, request.params.stop)
         return Result(
-            "".join(request.pieces),
-            request.output,
+            text,
+            output,
             request.finish_reason,
             stats,
             request.noise.seed,
             choice,
-            logprobs,
+            request.logprobs[: len(output)] if request.params.logprobs else None,
             tuple(request.rounds),
         )
 
-    def _request(self, prompt: Prompt, params: SamplingParams) -> Request:
+    def _request(self, prompt: Any, params: Params | Asked) -> Request:
         """Check a prompt and its options; nothing is allocated yet."""
+        for model in (self.target, self.drafter.model):
+            if model is not None:
+                model.refuse_training()
+        ids = prompts.encode(prompt, self.tokenizer, self.target.vocab_size)
+        settled = self._defaults.settle(read_options(params, {}, 1)[0], ids)
+        params = settled.params
         choice = self.choice(params)
-        ids = encode(prompt, self.tokenizer, self.target.vocab_size)
         limit = self._limit(len(ids), params)
         if params.stop and self.tokenizer is None:
             raise OptionError(
                 "stop strings need a tokenizer; write Engine.from_pretrained(..., tokenizer=...) or stop_token_ids"
             )
-        eos = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.eos)
+        drafts = self.config.budget != 0
+        if drafts:  # else processors are called as they expect
+            check_functions(params.logits_processors, ids, self.target.vocab_size, self.target.device)
+        self._hints.give("generation config", settled.hint)
+        self._hints.on_prompt(prompt, self.tokenizer)
         seed = fresh_seed() if params.seed is None else params.seed
         return Request(
             params,
@@ -182,25 +270,35 @@ class Engine:
             ids,
             len(ids),
             limit,
-            eos,
+            settled.eos,
             Noise(seed, params.sample),
-            Warper(params, len(ids), sorted(eos), self.target.device),
+            Warper(params, len(ids), sorted(settled.eos), self.target.device, drafts),
             Detokenizer(self.tokenizer, ids, params.stop),
+            self.target.vocab_size,
             self._plan(params.temperature),
         )
 
+    @property
+    def _defaults(self) -> Defaults:
+        own = fields_of(self.generation_config)
+        return Defaults(own, self.eos, self.target.vocab_size, self.target.device)
+
     def _plan(self, temperature: float) -> Plan | None:
-        if self.config.budget != "auto" or self.config.branching is not None:
+        structure, copies = self.config.resolved_structure, bool(self.drafter.edges)
+        if self.config.budget != "auto" or structure.shape is not None:
             return None
         depth = self.config.num_speculative_tokens or DEPTH
-        width = WIDTHS.get(self.config.resolved_structure)
-        copies = bool(getattr(self.drafter, "edges", ()))
-        return AutoBudget(self.costs.at(temperature), depth, isinstance(self.drafter, ModelDrafter), copies, width).plan
+        computes = self.drafter.model is not None or not copies
+        return AutoBudget(self.costs.at(temperature), depth, computes, copies, structure.nodes_per_level).plan
 
     @cached_property
     def costs(self) -> Costs:
         """What rounds cost here: from the user's cache, or measured now, which takes a few seconds for small models."""
-        return pair_costs(self.target, self.drafter, self.config, self._decode)
+        with self._timing:
+            if "costs" not in self.__dict__:  # else another thread has measured them while this one waited
+                self.__dict__["costs"] = pair_costs(self.target, self.drafter, self.config, self._decode)
+            costs: Costs = self.__dict__["costs"]
+            return costs
 
     def _decode(
         self, drafter: Drafter, config: Config, prompt: Sequence[int], params: SamplingParams
@@ -216,22 +314,15 @@ class Engine:
                 f"at most {window - 1} leave room for an answer. Shorten the prompt"
             )
         limit = params.max_new_tokens if window is None else min(params.max_new_tokens, window - prompt)
-        if self.draft_window is not None and prompt + limit > self.draft_window:
-            room = self.draft_window - prompt
+        model = self.drafter.model
+        draft_window = None if model is None else model.context_window
+        if draft_window is not None and prompt + limit > draft_window:
+            room = draft_window - prompt
             what = (
                 f"prompt ({prompt}) and max_new_tokens ({limit}) need {prompt + limit} positions, but the drafter's window is "
-                f"{self.draft_window}; write max_new_tokens={room}"
+                f"{draft_window}; write max_new_tokens={room}"
                 if room > 0
-                else f"the prompt has {prompt} tokens, beyond the drafter's window of {self.draft_window}; shorten it"
+                else f"the prompt has {prompt} tokens, beyond the drafter's window of {draft_window}; shorten it"
             )
             raise PromptError(f"{what}, or use a drafter with a longer window, or drafter='lookup'")
         return limit
-
-
-def _each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> Sequence[SamplingParams]:
-    """The params of every prompt of a batch."""
-    if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * count
-    if len(params) != count:
-        raise OptionError(f"{len(params)} params for {count} prompts; give one SamplingParams for all, or one for each")
-    return params

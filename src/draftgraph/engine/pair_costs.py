@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from draftgraph.backends.torch_model import HFModel
+import torch
+
+from draftgraph.backends.base import CausalLM
 from draftgraph.budget.cost_cache import costs_of, fingerprint
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.timing import measure
-from draftgraph.config import Config
-from draftgraph.draft.base import Drafter
-from draftgraph.draft.lookup import LookupDrafter
-from draftgraph.draft.model import ModelDrafter
+from draftgraph.draft.drafter import Drafter
+from draftgraph.engine.config import Config
 from draftgraph.request.record import RoundRecord
 from draftgraph.sampling.params import SamplingParams
 
@@ -19,17 +20,25 @@ Decode = Callable[[Drafter, Config, Sequence[int], SamplingParams], Sequence[Rou
 """decode(drafter, config, prompt, params) -> the rounds of a request to an engine of the same target."""
 
 
-def pair_costs(target: HFModel, drafter: Drafter, config: Config, decode: Decode) -> Costs:
-    """What rounds cost for the structure and rule of `config`, with the models of `target` and `drafter`."""
-    model: HFModel | None = getattr(drafter, "model", None)
-    subject = [fingerprint(target.model), "lookup" if model is None else fingerprint(model.model)]
-    subject += [config.resolved_structure, config.resolved_rule.name, f"{config.edges} {config.read_ahead}"]
-    subject += [f"{one.model.dtype} {one.config._attn_implementation}" for one in (target, model) if one]
+def pair_costs(target: CausalLM, drafter: Drafter, config: Config, decode: Decode) -> Costs:
+    """What rounds cost for the structure and rule of `config`. A drafter without an identity is measured every time."""
 
     def run(budget: int, prompt: Sequence[int], tokens: int, temperature: float) -> Sequence[RoundRecord]:
         fixed = config.with_options(budget=budget, num_speculative_tokens=None)
-        its = LookupDrafter(fixed) if model is None else ModelDrafter(model, fixed, target.vocab_size)
         params = SamplingParams(max_new_tokens=tokens, temperature=temperature, ignore_eos=True, seed=1)
-        return decode(its, fixed, list(prompt), params)
+        return decode(drafter.fresh(), fixed, list(prompt), params)
 
-    return costs_of(subject, target.device, lambda: measure(target, model, run))
+    def measured() -> Costs:
+        return measure(target, drafter.model, run)
+
+    if drafter.identity is None:
+        return replace(measured(), note="measured now")
+    models = [model for model in (target, drafter.model) if model is not None]
+    subject = [drafter.identity, *map(_described, models), repr(config.resolved_structure), config.resolved_rule.name]
+    return costs_of(subject, target.device, measured)
+
+
+def _described(model: CausalLM) -> str:
+    """What tells a model's costs from another's: shapes, weights, dtype and attention."""
+    module: torch.nn.Module = model.model  # type: ignore[attr-defined]  # a backend does not yet say who it is
+    return f"{fingerprint(module)} {module.dtype} {module.config._attn_implementation}"  # type: ignore[union-attr]

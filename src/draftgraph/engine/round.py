@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 
 from draftgraph.backends.base import CausalLM, Feed
-from draftgraph.draft.base import Drafter, Limits, propose
+from draftgraph.draft.base import Limits
+from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.proposal import failing, propose
 from draftgraph.engine.commit import commit
 from draftgraph.request.result import Event
 from draftgraph.request.state import Request
@@ -45,10 +47,13 @@ def decode_round(
         clock.lap("warping")
         verdict = request.choice.rule.verdict(tree, p, request.noise, len(request.tokens))
         clock.lap("rule")
+        request.warper.confirm(rows, scores, request.tokens, tree, verdict.path)
+        clock.lap("warping")
         target.keep(request.text, verdict.path)
-        drafter.observe(request, draft, verdict, scores, p)
+        with failing(drafter, "observing"):
+            drafter.observe(request, draft, verdict, scores, p)
         clock.lap("drafting")
-        events.append(commit(request, draft, verdict, rows, scores))
+        events.append(commit(request, draft, verdict, rows, scores, p))
         clock.lap("commit")
     for request in requests:
         request.tally.add_seconds(clock)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from draftgraph.config import Config
 from draftgraph.draft.base import Overlap
+from draftgraph.draft.drafter import Drafter
+from draftgraph.engine.config import Config
 from draftgraph.request.state import Strategy
 from draftgraph.verification.registry import get_rule
 
@@ -18,25 +19,25 @@ COLD, WEAK, ROUNDS = 0.4, 0.4, 16
 accept as much as SAMPLED ones (docs/decisions.md), and nothing V-long has to be drawn or verified."""
 
 
-def choose(config: Config, temperature: float, has_model: bool) -> Strategy:
-    """The choice that a request starts with. `has_model`: a draft model states the law of what it drafts.
+def choose(config: Config, temperature: float, drafter: Drafter) -> Strategy:
+    """The choice that a request starts with.
 
     Raises OptionError if the rule that was asked for does not verify the drafts that there would be.
     """
-    law = has_model and temperature > 0 and config.resolved_structure != "gsd"  # whose published order knows no laws
+    structure = config.resolved_structure
+    law = temperature > 0 and "sampled" in drafter.draws and structure.draws
     if config.rule != "auto":
         rule = config.resolved_rule
         config.refuse_unverified(law and rule.uses_laws)
-        return Strategy(rule, config.resolved_structure, law and rule.uses_laws, f"rule={rule.name!r} was asked for")
-    structure = config.resolved_structure
+        return Strategy(rule, structure, law and rule.uses_laws, f"rule={rule.name!r} was asked for")
     if not law:
         why = (
             "at temperature 0 every rule is the longest match, and this one reads the least"
             if temperature == 0
-            else "tokens that are looked up have no law: all slots are FIXED, for which the walk is optimal"
+            else "these drafts have no law to sample: all slots are FIXED, for which the walk is optimal"
         )
         return Strategy(get_rule("walk"), structure, False, why)
-    if structure == "chain":
+    if config.drafts_chains:
         return Strategy(get_rule("block"), structure, True, "block verification is optimal on a SAMPLED chain")
     why = "drafts have SAMPLED slots, and the layer rule verifies the whole tree jointly"
     return Strategy(get_rule("layer"), structure, True, why)
@@ -44,11 +45,9 @@ def choose(config: Config, temperature: float, has_model: bool) -> Strategy:
 
 def reconsider(choice: Strategy, config: Config, temperature: float, overlap: Overlap | None) -> Strategy:
     """The choice for the next round, after what earlier rounds of this request have measured."""
-    if config.rule != "auto" or not choice.sampled or config.resolved_structure not in ("graph", "tree"):
+    if config.rule != "auto" or not choice.sampled or not choice.structure.best_first:
         return choice
-    if config.branching is not None or overlap is None or overlap.rounds < ROUNDS:
-        return choice
-    if temperature > COLD or overlap.mean >= WEAK:
+    if overlap is None or overlap.rounds < ROUNDS or temperature > COLD or overlap.mean >= WEAK:
         return choice
     why = (
         f"drafter and target overlap by {overlap.mean:.2f} over {overlap.rounds} rounds at temperature {temperature:g}: FIXED "

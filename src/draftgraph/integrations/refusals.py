@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from transformers import (
     GenerationConfig,
-    LogitsProcessorList,
     MaxLengthCriteria,
     PreTrainedModel,
     StoppingCriteriaList,
-    SynthIDTextWatermarkLogitsProcessor,
-    UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 
+from draftgraph.backends.cache_argument import CACHE
+from draftgraph.backends.support import in_training
 from draftgraph.errors import OptionError
+from draftgraph.sampling.generation_config import OTHER_MEANS, OTHER_TEXTS, fields_of, unsupported
 
-_PREPARED = {"attention_mask", "position_ids", "cache_position", "past_key_values", "use_cache", "logits_to_keep"}
+_PREPARED = {"attention_mask", "position_ids", "cache_position", CACHE, "use_cache", "logits_to_keep"}
 """Model inputs that `generate` prepares; the engine makes its own from the prompt."""
 
 
@@ -44,30 +44,12 @@ def _refusal(asked: str, instead: str) -> OptionError:
 
 _PLAIN = "leave it out, or call generate without custom_generate"
 _OURS = "write the drafter into custom_generate(...) instead, e.g. custom_generate(draft_model=drafter)"
-_CONFIG: Sequence[tuple[str, tuple[Any, ...], str]] = (
-    ("num_beams", (None, 1), "it samples or is greedy; write num_beams=1"),
-    ("num_beam_groups", (None, 1), "it samples or is greedy; write num_beam_groups=1"),
-    ("constraints", (None,), _PLAIN),
-    ("force_words_ids", (None,), _PLAIN),
-    ("penalty_alpha", (None, 0), f"it does no contrastive search; {_PLAIN}"),
-    ("dola_layers", (None,), f"it does no DoLa decoding; {_PLAIN}"),
-    ("guidance_scale", (None, 1), f"guidance is a second run of the model per token; {_PLAIN}"),
-    ("prompt_lookup_num_tokens", (None,), "write custom_generate(prompt_lookup_num_tokens=...) instead"),
-    ("assistant_early_exit", (None,), _OURS),
-    ("use_mtp", (None, False), _OURS),
-    ("output_attentions", (None, False), f"a forward scores many drafted tokens at once; {_PLAIN}"),
-    ("output_hidden_states", (None, False), f"a forward scores many drafted tokens at once; {_PLAIN}"),
-    ("cache_implementation", (None, "dynamic"), "it has a cache of its own; leave it out"),
-    ("use_cache", (None, True), "it needs its cache; write use_cache=True"),
-)
-"""Fields of GenerationConfig: the values that can be honoured, and what to do otherwise."""
+_WORDS = {"plain": _PLAIN, "ours": "custom_generate", "drafter": _OURS}
 
 
 def refuse_config(config: GenerationConfig) -> None:
-    for name, possible, instead in _CONFIG:
-        value = getattr(config, name, None)
-        if value not in possible:
-            raise _refusal(f"{name}={value!r}", instead)
+    for asked, instead in unsupported(fields_of(config), (OTHER_TEXTS, OTHER_MEANS), _WORDS):
+        raise _refusal(asked, instead)
 
 
 def refuse_inputs(model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
@@ -75,9 +57,9 @@ def refuse_inputs(model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
         raise _refusal(
             f"an encoder-decoder ({type(model).__name__})", "it decodes causal (decoder-only) language models"
         )
-    cache = inputs.get("past_key_values")
+    cache = inputs.get(CACHE)
     if cache is not None and (getattr(cache, "_is_user_defined", False) or cache.get_seq_length() > 0):
-        raise _refusal("past_key_values", "it has a cache of its own; pass the whole text as input_ids")
+        raise _refusal(CACHE, "it has a cache of its own; pass the whole text as input_ids")
     if inputs.get("assistant_model") is not None:
         raise _refusal("assistant_model beside a drafter of its own", _OURS)
     if inputs.get("synced_gpus"):
@@ -85,17 +67,6 @@ def refuse_inputs(model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
     for name, value in inputs.items():
         if name not in _PREPARED and value is not None and value is not False:
             raise _refusal(name, f"the prompt is input_ids and attention_mask; {_PLAIN}")
-
-
-def refuse_processors(processors: LogitsProcessorList) -> None:
-    for processor in processors:
-        name = type(processor).__name__
-        if isinstance(processor, UnbatchedClassifierFreeGuidanceLogitsProcessor):
-            raise _refusal(
-                f"the processor {name} (guidance_scale, negative_prompt_ids)", f"it runs the model; {_PLAIN}"
-            )
-        if isinstance(processor, SynthIDTextWatermarkLogitsProcessor):
-            raise _refusal(f"the processor {name}", f"it counts its calls, and a draft takes more of them; {_PLAIN}")
 
 
 def refuse_batch(rows: int, config: GenerationConfig, criteria: StoppingCriteriaList, streamer: Any | None) -> None:
@@ -107,10 +78,9 @@ def refuse_batch(rows: int, config: GenerationConfig, criteria: StoppingCriteria
 
 def refuse_training(model: PreTrainedModel, draft_model: object) -> None:
     for name, one in (("the model", model), ("the drafter", draft_model)):
-        if isinstance(one, PreTrainedModel) and any(module.training for module in one.modules()):
-            raise _refusal(
-                f"{name} in training mode", "dropout would make every forward another law; call .eval() first"
-            )
+        found = in_training(one) if isinstance(one, torch.nn.Module) else None
+        if found is not None:
+            raise _refusal(f"{name} {found}", "dropout would make every forward another law; call .eval() first")
 
 
 def refuse_length(window: int | None, prompt: int, length: int) -> None:

@@ -31,23 +31,26 @@ from transformers import (
 from transformers.generation import GenerateDecoderOnlyOutput
 
 from draftgraph.backends.torch_model import HFModel
-from draftgraph.config import Config
+from draftgraph.engine.config import Config
 from draftgraph.engine.engine import Engine
+from draftgraph.errors import require
 from draftgraph.integrations.refusals import (
     left_padding,
     refuse_batch,
     refuse_config,
     refuse_inputs,
     refuse_length,
-    refuse_processors,
     refuse_training,
 )
 from draftgraph.request.result import Result
 from draftgraph.request.stats import Stats
+from draftgraph.sampling.contract import check_functions, refuse_stateful
+from draftgraph.sampling.copies import copied
 from draftgraph.sampling.params import SamplingParams
 
 _LOADING = ("tokenizer", "dtype", "device", "config", "trust_remote_code")
 """Options of `Engine.from_pretrained` that are not fields of `Config`."""
+ROW_BY_ROW = "Rows of a batch are decoded one after the other: write one prompt per call, with budget=0"
 _FORGOTTEN = ("streamer", "synced_gpus", "assistant_model", "assistant_tokenizer")
 
 
@@ -58,10 +61,10 @@ def custom_generate(draft_model: str | Path | PreTrainedModel | None = None, **o
     options      as for `Engine.from_pretrained`: budget=8, structure="tree", rule="agree", drafter="lookup", ...
 
     Logits processors, stopping criteria, streamer, seeds (`torch.manual_seed`), batches padded on the left and
-    `return_dict_in_generate` (with scores and logits) work as in transformers. Processors are called for several
-    drafted prefixes at once, so they must treat rows alike; stopping criteria after every token, row by row, with ids
-    of shape [1, length]. The returned dict has no `past_key_values`, and has `stats`, one per row. Keep the callable
-    for further calls: it keeps what was loaded and checked for each model.
+    `return_dict_in_generate` (with scores and logits) work as in transformers. Processors are called as
+    `SamplingParams.logits_processors` says, row by row of a batch; stopping criteria after every token, row by row, with ids
+    of shape [1, length]. The returned dict has no cache, and has `stats`, one per row. Keep the callable for
+    further calls: it keeps what was loaded and checked for each model. Threads may share it.
 
     Raises OptionError for a wrong option here, and from `generate` for what cannot be honoured.
     """
@@ -79,11 +82,15 @@ class _DecodingLoop:
     """What `generate` calls in the place of its own loop."""
 
     def __init__(self, draft_model: str | Path | PreTrainedModel | None, options: dict[str, Any]) -> None:
-        chosen = options.get("config") or Config()
-        chosen.with_options(**{name: value for name, value in options.items() if name not in _LOADING})
+        chosen = options.get("config")
+        require(chosen is None or isinstance(chosen, Config), "config", chosen, "a Config, or its fields by name")
+        chosen = (chosen or Config()).with_options(
+            **{name: value for name, value in options.items() if name not in _LOADING}
+        )
         self.draft_model, self.options = draft_model, options
+        self.plain = chosen.budget == 0
         self._engines: weakref.WeakKeyDictionary[PreTrainedModel, Engine] = weakref.WeakKeyDictionary()
-        self._lock = threading.RLock()  # an engine serves one thread at a time, plain `generate` any number
+        self._building = threading.RLock()
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -108,7 +115,8 @@ class _DecodingLoop:
         max_length = stopping_criteria.max_length or generation_config.max_length
         refuse_config(generation_config)
         refuse_inputs(model, inputs)
-        refuse_processors(logits_processor)
+        if not self.plain:
+            refuse_stateful(logits_processor)
         refuse_batch(len(input_ids), generation_config, stopping_criteria, streamer)
         refuse_training(model, self.draft_model)
         padding = left_padding(input_ids, inputs.get("attention_mask"), inputs.get("position_ids"))
@@ -121,24 +129,31 @@ class _DecodingLoop:
             for ids, hidden in zip(input_ids, padding, strict=True)
         ]
         limit = max(1, max_length - input_ids.shape[1])
-        params = [
-            _params(text, [_for_row(one, row, len(texts)) for one in logits_processor], limit, generation_config)
+        prepared = [
+            [_AsPrepared(_for_row(one, row, len(texts)), text.hidden) for one in logits_processor]
             for row, text in enumerate(texts)
         ]
-        with self._lock:
-            results = self._engine(model).generate([text.prompt for text in texts], params)
+        engine = self._engine(model)
+        if self.plain and len(texts) > 1:  # else the engine checks them
+            check_functions(prepared[0], texts[0].prompt, engine.target.vocab_size, input_ids.device, ROW_BY_ROW)
+        params = [_params(text, own, limit, generation_config) for text, own in zip(texts, prepared, strict=True)]
+        results = engine.generate([text.prompt for text in texts], params)
         if streamer is not None:
             streamer.end()
         return _output(texts, results, generation_config)
 
     def _engine(self, model: PreTrainedModel) -> Engine:
-        engine = self._engines.get(model)
-        if engine is None:
-            engine = Engine.from_pretrained(model, draft_model=self.draft_model, **self.options)
-            engine.tokenizer = None  # no text is read here
-            engine.target.model = weakref.proxy(model)  # else the cache would keep its own key alive
-            self._engines[model] = engine
-        return engine
+        with self._building:
+            engine = self._engines.get(model)
+            if engine is None:
+                prepared = GenerationConfig()  # `generate` has read the model's own
+                engine = Engine.from_pretrained(
+                    model, draft_model=self.draft_model, generation_config=prepared, **self.options
+                )
+                engine.tokenizer = None  # no text is read here
+                engine.target.model = weakref.proxy(model)  # else the cache would keep its own key alive
+                self._engines[model] = engine
+            return engine
 
 
 def _give_back(loop: _DecodingLoop) -> None:
@@ -204,6 +219,9 @@ class _AsPrepared(LogitsProcessor):  # type: ignore[misc]
     def __init__(self, processor: LogitsProcessor, hidden: torch.Tensor) -> None:
         self.processor, self.hidden = processor, hidden
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> _AsPrepared:
+        return _AsPrepared(copied(self.processor), self.hidden)
+
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         device = self.hidden.device
         ids = torch.cat([self.hidden.expand(len(input_ids), -1), input_ids.to(device)], dim=1)
@@ -212,7 +230,6 @@ class _AsPrepared(LogitsProcessor):  # type: ignore[misc]
 
 def _params(text: _Text, processors: Sequence[LogitsProcessor], limit: int, config: GenerationConfig) -> SamplingParams:
     """The processors already hold temperature, top-k and all else that shapes the law; the criteria hold every stop."""
-    processors = [_AsPrepared(processor, text.hidden) for processor in processors]
     seed = int(torch.randint(2**63 - 1, (1,))) if config.do_sample else 0  # greedy `generate` draws no number either
     return SamplingParams(
         max_new_tokens=limit,
@@ -237,8 +254,8 @@ def _for_row(processor: LogitsProcessor, row: int, rows: int) -> LogitsProcessor
     elif isinstance(own, EncoderNoRepeatNGramLogitsProcessor):
         own.generated_ngrams, own.batch_size = [own.generated_ngrams[row * own.batch_size // rows]], 1
     elif isinstance(own, PrefixConstrainedLogitsProcessor):
-        allowed = own._prefix_allowed_tokens_fn
-        own._prefix_allowed_tokens_fn, own._num_beams = lambda _, ids: allowed(row, ids), 1
+        allowed, prompt = own._prefix_allowed_tokens_fn, row // own._num_beams
+        own._prefix_allowed_tokens_fn, own._num_beams = lambda _, ids: allowed(prompt, ids), 1
     return own
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
-from draftgraph.draft.model import ModelDrafter
 from draftgraph.engine.engine import Engine
 from draftgraph.errors import OptionError
 
@@ -45,8 +44,8 @@ class Pair:
         engine = Engine.from_pretrained(
             target, draft_model=drafter, dtype=dtype, device=device, trust_remote_code=trusted, budget=0
         )
-        assert isinstance(engine.drafter, ModelDrafter)
         theirs = engine.drafter.model
+        assert theirs is not None, "a draft model was given"
         windows = [model.context_window for model in (engine.target, theirs) if model.context_window is not None]
         return cls(
             engine.target.model,
@@ -57,8 +56,9 @@ class Pair:
         )
 
     def engine(self, **options: Any) -> Engine:
-        """An engine for these weights; `options` are those of `Config`."""
-        return Engine.from_pretrained(self.target, draft_model=self.drafter, tokenizer=self.tokenizer, **options)
+        """An engine for these weights, whatever their generation config says; `options` are those of `Config`."""
+        options |= {"tokenizer": self.tokenizer, "generation_config": GenerationConfig()}
+        return Engine.from_pretrained(self.target, draft_model=self.drafter, **options)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts. Raises OptionError without a tokenizer."""

@@ -1,153 +1,180 @@
-"""Plain decoding beside ways to speculate, whole requests in turns: what a machine does at one time weighs on all alike."""
+"""The one stopwatch. Contenders take turns on the same prompts: a slow moment of the machine slows all of them."""
 
 from __future__ import annotations
 
-import statistics
+import gc
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Protocol
 
-import numpy as np
-
-from draftgraph.budget.timing import FORWARDS
 from draftgraph.engine.engine import Engine
-from draftgraph.request.stats import PARTS
 from draftgraph.sampling.params import SamplingParams
 
-MIN_TURNS = 3
-"""Turns that are taken whatever the time limit says; a spread needs them."""
-PLAIN = "plain"
-
 
 @dataclass(frozen=True)
-class Arm:
-    """A way to decode. predicted  its predicted speed-up, where there is one."""
+class Answer:
+    """What one run generated, counted alike for everybody.
 
-    name: str
-    engine: Engine
-    options: Mapping[str, Any]
-    predicted: float | None = None
+    ids     the new token ids.
+    rounds  target calls.
+    nodes   drafted rows that the target computed in them.
+    parts   wall seconds per part of the rounds (`draftgraph.request.stats.PARTS`); None where nobody splits them.
+    """
 
-
-@dataclass(frozen=True)
-class Spread:
-    """Median, and 10th and 90th percentile over turns."""
-
-    median: float
-    low: float
-    high: float
-    turns: int
-
-
-@dataclass(frozen=True)
-class Run:
-    """One request of one arm: wall seconds (`on_core` of them with a core), its tokens, its rounds and their seconds by part."""
-
-    prompt: int
-    seconds: float
-    tokens: int
+    ids: list[int]
     rounds: int
-    parts: Mapping[str, float]
+    nodes: int
+    parts: Mapping[str, float] | None = None
+
+
+class Contender(Protocol):
+    """A way to continue a prompt."""
+
+    @property
+    def name(self) -> str: ...
+
+    def answer(self, prompt: Sequence[int], seed: int) -> Answer: ...
+
+
+def answer_of(engine: Engine, prompt: Sequence[int], params: SamplingParams, seed: int) -> Answer:
+    """The answer of an engine."""
+    result = engine.generate(list(prompt), replace(params, seed=seed))
+    stats = result.stats
+    return Answer(result.token_ids, stats.num_rounds, stats.num_verified_nodes, stats.seconds)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One contender, one prompt, once.
+
+    place    position in its turn.
+    seconds  wall time of the whole call, prompt included.
+    on_core  those of them in which the calling thread had a core.
+    """
+
+    place: int
+    seconds: float
     on_core: float
+    answer: Answer
 
     @property
     def pace(self) -> float:
         """Seconds per token."""
-        return self.seconds / self.tokens
+        return self.seconds / len(self.answer.ids)
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What an arm did.
+class Turn:
+    """Everybody once on one prompt, one after the other.
 
-    speedup     over plain decoding in the same turn. tokens  per target call.
-    break_even  tokens per target call at which the speed-up would be 1, its rounds costing what they cost here.
-    drafter, target, own   seconds per round: both models' passes, and everything else.
-    plain       seconds per token of plain decoding, the median over the same turns.
+    prompt  its index.
+    repeat  turns that this prompt had before.
+    timed   runs by name of the contender.
+    failed  by name, the error that ended a contender.
     """
 
-    name: str
-    options: Mapping[str, Any]
-    predicted: float | None
-    speedup: Spread
-    tokens: float
-    drafter: float
-    target: float
-    own: float
-    plain: float
-
-    @property
-    def break_even(self) -> float:
-        return self.tokens / self.speedup.median
-
-
-Turn = Mapping[str, Run]
+    prompt: int
+    repeat: int
+    timed: Mapping[str, Timed]
+    failed: Mapping[str, Exception]
 
 
 def take_turns(
-    arms: Sequence[Arm], prompts: Sequence[Sequence[int]], params: SamplingParams, seconds: float, first: int = 0
-) -> list[Turn]:
-    """Turns for about `seconds`, MIN_TURNS at least. In a turn every arm continues the same prompt with the same seed.
+    contenders: Sequence[Contender],
+    prompts: Sequence[Sequence[int]],
+    count: int,
+    seconds: float = 0.0,
+    *,
+    first: int = 0,
+    seed: int = 0,
+    tell: Callable[[str], None] = lambda name: None,
+    forgive: Callable[[Contender], bool] = lambda contender: False,
+) -> Iterator[Turn]:
+    """`count` turns, and more until `seconds` are over. In a turn everybody continues the same prompt with the same seed.
 
-    first  the number of the first turn: prompts and samples go on from there. The order of the arms rotates.
+    Every prompt has its turn before one has its second: a session that ends early has seen as many as possible.
+
+    first    number of the first turn: prompts, seeds and order go on from there. Before turn 0 everybody warms up.
+    tell     hears the name of every contender that has just run, warm-up included.
+    forgive  whether a contender's error only ends that contender, as a turn's `failed` then says; otherwise it is raised.
     """
-    turns: list[Turn] = []
     deadline = time.perf_counter() + seconds
-    while len(turns) < MIN_TURNS or time.perf_counter() < deadline:
-        number = first + len(turns)
-        where = number % len(prompts)
-        shift = number % len(arms)
-        turns.append(
-            {
-                arm.name: run(arm.engine, prompts[where], replace(params, sample=number), where)
-                for arm in (*arms[shift:], *arms[:shift])
-            }
-        )
-    return turns
+    running, number = list(contenders), first
+    timed: dict[str, Timed] = {}
+    failed: dict[str, Exception] = {}
+
+    def attempt(contender: Contender, prompt: Sequence[int], seed: int, place: int) -> None:
+        try:
+            timed[contender.name] = run(contender, prompt, seed, place)
+        except Exception as error:
+            if not forgive(contender):
+                raise
+            failed[contender.name] = error
+        tell(contender.name)
+
+    for contender in contenders if first == 0 else ():  # caches, allocator and threads are cold in a first call
+        attempt(contender, prompts[0], seed, 0)
+    running = _still(running, failed)
+    with _frozen_heap():
+        while number < first + count or time.perf_counter() < deadline:
+            gc.collect()
+            timed = {}
+            repeat, where = divmod(number, len(prompts))
+            for place, contender in enumerate(order(running, number)):
+                attempt(contender, prompts[where], seed + 1000 * number + 1, place)
+            yield Turn(where, repeat, {one.name: timed[one.name] for one in running if one.name in timed}, failed)
+            running, failed, number = _still(running, failed), {}, number + 1
 
 
-def run(engine: Engine, prompt: Sequence[int], params: SamplingParams, where: int = 0) -> Run:
-    begun, core = time.perf_counter(), time.thread_time()
-    stats = engine.generate(list(prompt), params).stats
-    seconds, on_core = time.perf_counter() - begun, time.thread_time() - core
-    return Run(where, seconds, stats.num_output_tokens, stats.num_rounds, stats.seconds, on_core)
+def run(contender: Contender, prompt: Sequence[int], seed: int, place: int = 0) -> Timed:
+    """One timed run, without garbage collection: that would hit whoever happens to run."""
+    gc.disable()
+    try:
+        begun, core = time.perf_counter(), time.thread_time()
+        answer = contender.answer(prompt, seed)
+        return Timed(place, time.perf_counter() - begun, time.thread_time() - core, answer)
+    finally:
+        gc.enable()
 
 
-def summarise(arm: Arm, turns: Sequence[Turn]) -> Measured:
-    runs = [turn[arm.name] for turn in turns]
-    plain = [turn[PLAIN].pace for turn in turns]
-    rounds = sum(one.rounds for one in runs)
-    part = {name: sum(one.parts[name] for one in runs) / rounds for name in PARTS}
-    return Measured(
-        arm.name,
-        arm.options,
-        arm.predicted,
-        spread([reference / one.pace for reference, one in zip(plain, runs, strict=True)]),
-        sum(one.tokens for one in runs) / rounds,
-        part["drafter"],
-        part["target"],
-        sum(seconds for name, seconds in part.items() if name not in FORWARDS),
-        statistics.median(plain),
-    )
+def order(contenders: Sequence[Contender], turn: int) -> list[Contender]:
+    """The order of a turn: every order is followed by the same backwards, then everybody moves by one place.
+
+    In twice as many turns as there are contenders everybody runs twice at every place. With rotation alone everybody would
+    always run after the same neighbour.
+    """
+    start = turn // 2 % len(contenders)
+    rotated = [*contenders[start:], *contenders[:start]]
+    return rotated[::-1] if turn % 2 else rotated
 
 
-def spread(values: Sequence[float]) -> Spread:
-    low, middle, high = (float(np.percentile(values, share)) for share in (10.0, 50.0, 90.0))
-    return Spread(middle, low, high, len(values))
+class OnCore(Protocol):
+    """A run, wherever it was written down."""
+
+    @property
+    def seconds(self) -> float: ...
+
+    @property
+    def on_core(self) -> float: ...
 
 
-def unrest(turns: Sequence[Turn]) -> float:
-    """How differently plain decoding of the same prompt took over the turns: 90th over 10th percentile; 1 is calm."""
-    by_prompt: dict[int, list[float]] = {}
-    for turn in turns:
-        by_prompt.setdefault(turn[PLAIN].prompt, []).append(turn[PLAIN].pace)
-    ratios = [pace / statistics.median(paces) for paces in by_prompt.values() for pace in paces]
-    found = spread(ratios)
-    return found.high / found.low
-
-
-def share_of_core(turns: Sequence[Turn]) -> float:
-    """The share of the time in which this thread had a core: 1 if nobody else wanted it."""
-    runs = [one for turn in turns for one in turn.values()]
+def share_of_core(runs: Collection[OnCore]) -> float:
+    """The share of the time in which the calling thread had a core: 1 if nobody else wanted it."""
     return sum(one.on_core for one in runs) / sum(one.seconds for one in runs)
+
+
+def _still(running: Sequence[Contender], failed: Collection[str]) -> list[Contender]:
+    return [contender for contender in running if contender.name not in failed]
+
+
+@contextmanager
+def _frozen_heap() -> Iterator[None]:
+    """Collections between turns do not look at what exists already."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -25,6 +25,9 @@ class RoundRecord:
     num_passes, num_evaluations   drafter passes, and rows they computed.
     seconds   wall seconds by part (`stats.PARTS`).
     reason    why so much was drafted: "draft", "copies", "plain", "probe" or "fixed", a colon, and the figures.
+    p, q, masses  per node: the target's probability of its token behind its parent; the probability under the law that it was
+              drawn from, None for a FIXED slot; the probability with which the rule let the accepted path pass through it, given
+              the draft. Empty in traces of earlier versions.
     """
 
     length: int
@@ -41,6 +44,9 @@ class RoundRecord:
     num_evaluations: int
     seconds: dict[str, float]
     reason: str = ""
+    p: Sequence[float] = ()
+    q: Sequence[float | None] = ()
+    masses: Sequence[float] = ()
 
     @property
     def decision(self) -> str:

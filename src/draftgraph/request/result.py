@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
+from inspect import GEN_RUNNING, getgeneratorstate
 
 from draftgraph.request.record import RoundRecord
 from draftgraph.request.state import Strategy
@@ -43,16 +45,45 @@ class Result:
 
 
 class Stream(Iterator[Event]):
-    """The events of one request, as they come. Closing it early frees what the request cached."""
+    """The events of one request, as they come. Closing it early frees what the request cached.
 
-    def __init__(self, events: Generator[Event, None, None], result: Callable[[], Result]) -> None:
-        self._events, self._result = events, result
+    Threads may share it: each event goes to one of them, and `close` waits for the round that is under way.
+    """
+
+    def __init__(
+        self, events: Generator[Event, None, None], result: Callable[[], Result], free: Callable[[], None]
+    ) -> None:
+        self._events, self._result, self._free = events, result, free
+        self._turn = threading.RLock()
+        self._closed = False
 
     def __next__(self) -> Event:
-        return next(self._events)
+        with self._turn:
+            try:
+                if self._closed:
+                    self._events.close()
+                event = next(self._events)
+                if self._closed:  # by the request's own callback, in the midst of the round
+                    self._events.close()
+                return event
+            except BaseException:  # an interrupt may also have struck while the request was freeing what it holds
+                self._free()
+                raise
 
     def close(self) -> None:
-        self._events.close()
+        try:
+            with self._turn:
+                self._closed = True
+                if not self._running:
+                    self._events.close()
+        finally:
+            if not self._running:
+                self._free()
+
+    @property
+    def _running(self) -> bool:
+        """Whether a round is under way: in another thread, or in this one, which calls from within it."""
+        return getgeneratorstate(self._events) == GEN_RUNNING
 
     def result(self) -> Result:
         """What the request has produced so far; its `finish_reason` is None until it is finished."""

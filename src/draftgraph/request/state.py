@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from draftgraph.backends.base import CacheHandle
 from draftgraph.request.record import RoundRecord
 from draftgraph.request.stats import Clock, Tally
 from draftgraph.request.text import Detokenizer
 from draftgraph.sampling.params import SamplingParams
-from draftgraph.sampling.rng import Noise
+from draftgraph.sampling.rng import Noise, Role
 from draftgraph.sampling.warp import Warper
-from draftgraph.verification.base import Rule
+from draftgraph.verification.base import Rule, sample
+
+if TYPE_CHECKING:
+    from draftgraph.draft.structures.base import Structure
 
 Plan = Callable[[int, Sequence[RoundRecord], int], Any]
 """plan(committed tokens, rounds so far, reach) -> the limits of the next round (`draft.base.Limits`)."""
@@ -23,19 +28,19 @@ Plan = Callable[[int, Sequence[RoundRecord], int], Any]
 class Strategy:
     """How a request is drafted and verified.
 
-    sampled  whether drafts have SAMPLED slots; otherwise every slot is FIXED.
+    sampled  whether there are SAMPLED slots whose laws the rule reads; otherwise every slot counts as FIXED.
     reason   why, in words.
     """
 
     rule: Rule
-    structure: str
+    structure: Structure
     sampled: bool
     reason: str
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, for `json.dumps`."""
         slots = "sampled" if self.sampled else "fixed"
-        return {"rule": self.rule.name, "structure": self.structure, "slots": slots, "reason": self.reason}
+        return {"rule": self.rule.name, "structure": self.structure.name, "slots": slots, "reason": self.reason}
 
 
 @dataclass
@@ -44,8 +49,10 @@ class Request:
     tokens  i64 ids of prompt and output; the first `prompt_length` are the prompt.
     limit     output tokens at most (the user's limit, or what the context window leaves).
     eos       ids that end the text.
+    vocab_size  of the target: a law has so many entries.
     plan      decides how much is drafted, if nothing was asked for; None for a fixed budget.
     text      what the target has cached; drafting  whatever the drafter keeps.
+    begun     the drafter was told that the request begins, and not yet that it is over.
     """
 
     params: SamplingParams
@@ -57,15 +64,26 @@ class Request:
     noise: Noise
     warper: Warper
     detokenizer: Detokenizer
+    vocab_size: int
     plan: Plan | None = None
     text: CacheHandle = field(default_factory=CacheHandle)
     drafting: Any = None
+    begun: bool = False
     clock: Clock = field(default_factory=Clock)
     tally: Tally = field(default_factory=Tally)
     pieces: list[str] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     rounds: list[RoundRecord] = field(default_factory=list)
     finish_reason: str | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """The target's."""
+        return self.warper.device
+
+    def draw(self, law: torch.Tensor, node: int) -> int:
+        """One fresh draw from `law` f[V] for a node of this round's draft. A node draws once: its noise is its own."""
+        return sample(law, self.noise.uniform(len(self.tokens), Role.DRAFT, 0, node))
 
     @property
     def output(self) -> list[int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
+
+from draftgraph.request.stops import StopStrings
 
 
 class Tokenizer(Protocol):
@@ -23,22 +25,54 @@ class Detokenizer:
 
     Decodes a short window twice per call (with and without the new tokens) and emits the difference, up to the last
     whole character. The window begins where a character began: some decoders show a run of bytes that begins inside a
-    character as rubbish throughout.
+    character as rubbish throughout. A special token that a stop string names ends an unfinished character.
     """
 
     def __init__(self, tokenizer: Tokenizer | None, prompt: Sequence[int], stop: Sequence[str]) -> None:
-        self.tokenizer, self.stop = tokenizer, tuple(stop)
+        self.tokenizer = tokenizer
         self._ids = self._whole_end(prompt)
         self._starts = [0]  # where the window may begin: shown up to there, the oldest first
         self._read = len(self._ids)
-        self._held = ""
-        self.stopped = False
+        self._named = special_names(tokenizer, stop)
+        self._stops = StopStrings(stop, self._named.values())
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string is complete."""
+        return self._stops.found
 
     def push(self, tokens: Sequence[int]) -> str:
-        """The text that is now certain, after `tokens` were emitted. Sets `stopped` when a stop string is complete."""
+        """The text that is now certain, after `tokens` were emitted; up to a stop string, if one is complete."""
         if self.tokenizer is None:
             return ""
-        self._ids.extend(tokens)
+        text = ""
+        for run in self._runs(tokens):
+            if self.stopped:
+                break
+            name = self._named.get(run[0])
+            if name is None:
+                self._ids.extend(run)
+                text += self._stops.feed(self._whole_characters())
+            else:
+                text += self._stops.feed(self._unfinished()) + self._stops.feed(name, is_shown=False)
+                self._ids.extend(run)
+                self._advance(len(self._ids))
+        return text
+
+    def finish(self) -> str:
+        """What was held back, once nothing can follow."""
+        if self.tokenizer is None or self.stopped:
+            return ""
+        return self._stops.rest() + self._unfinished()
+
+    def _runs(self, tokens: Sequence[int]) -> list[Sequence[int]]:
+        """Tokens in order, those that stop strings name by themselves."""
+        if self._named.keys().isdisjoint(tokens):
+            return [tokens] if tokens else []
+        return [[token] for token in tokens]
+
+    def _whole_characters(self) -> str:
+        """The text of new tokens, up to the last character that is whole."""
         for end in range(len(self._ids), self._read, -1):
             after = self._decode(self._starts[0], end)
             if not after.endswith("\ufffd") or len(self._ids) - end == UNFINISHED:
@@ -46,11 +80,23 @@ class Detokenizer:
         else:
             return ""
         before = self._decode(self._starts[0], self._read)
+        self._advance(end)
+        return after[len(before) :]
+
+    def _advance(self, end: int) -> None:
         self._read = end
         self._starts.append(end)
         while len(self._starts) > 1 and self._starts[1] <= end - CONTEXT:
             del self._starts[0]
-        return self._until_stop(after[len(before) :])
+
+    def _unfinished(self) -> str:
+        """The text of tokens that end within a character; what comes after them is decoded apart."""
+        if self._read == len(self._ids):
+            return ""
+        before, after = (self._decode(self._starts[0], end) for end in (self._read, len(self._ids)))
+        self._read = len(self._ids)
+        self._starts = [self._read]
+        return after[len(before) :]
 
     def _whole_end(self, prompt: Sequence[int]) -> list[int]:
         """The end of the prompt, from the beginning of a character on."""
@@ -60,33 +106,29 @@ class Detokenizer:
         decoded = (self.tokenizer.decode(end, skip_special_tokens=True) for end in ends)
         return next((end for end, text in zip(ends, decoded, strict=True) if not text.startswith("\ufffd")), ends[0])
 
-    def finish(self) -> str:
-        """What was held back, once nothing can follow."""
-        if self.tokenizer is None or self.stopped:
-            return ""
-        before, after = (self._decode(self._starts[0], end) for end in (self._read, len(self._ids)))
-        self._read = len(self._ids)
-        held, self._held = self._held, ""
-        return held + after[len(before) :]
-
     def _decode(self, start: int, end: int) -> str:
         assert self.tokenizer is not None
         return self.tokenizer.decode(self._ids[start:end], skip_special_tokens=True)
 
-    def _until_stop(self, new: str) -> str:
-        """Cut at the earliest stop string; hold back a tail that may be the beginning of one."""
-        if not self.stop:
-            return new
-        text = self._held + new
-        found = [position for stop in self.stop if (position := text.find(stop)) >= 0]
-        if found:
-            self.stopped, self._held = True, ""
-            return text[: min(found)]
-        held = max(_overlap(text, stop) for stop in self.stop)
-        self._held = text[len(text) - held :]
-        return text[: len(text) - held]
+
+def whole_text(tokenizer: Tokenizer | None, tokens: Sequence[int], prompt_length: int, stop: Sequence[str]) -> str:
+    """The text of all tokens behind the prompt, as if nothing followed them."""
+    detokenizer = Detokenizer(tokenizer, tokens[:prompt_length], stop)
+    return detokenizer.push(tokens[prompt_length:]) + detokenizer.finish()
 
 
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
-    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+def special_names(tokenizer: Any | None, stops: Sequence[str]) -> dict[int, str]:
+    """Ids of special tokens that are not shown, each with that name of it which a stop string contains."""
+    if tokenizer is None or not stops:
+        return {}
+    added = {token: str(entry) for token, entry in getattr(tokenizer, "added_tokens_decoder", {}).items()}
+    names: dict[int, str] = {}
+    for token in {*added, *getattr(tokenizer, "all_special_ids", ())}:
+        written = added.get(token, "")
+        if written.isascii() and written and not any(written in stop for stop in stops):
+            continue  # it is shown as it is written: there may be thousands of these
+        shown = tokenizer.decode([token], skip_special_tokens=False)
+        named = [name for name in (shown, written) if name and any(name in stop for stop in stops)]
+        if named and tokenizer.decode([token], skip_special_tokens=True) != shown:
+            names[token] = named[0]
+    return names

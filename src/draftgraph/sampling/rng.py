@@ -30,7 +30,12 @@ class Role(IntEnum):
 
 
 def _digest(*address: int) -> bytes:
-    packed = struct.pack(f"<{len(address)}Q", *(a & 0xFFFFFFFFFFFFFFFF for a in address))
+    """16 bytes that stand for an address; two addresses never share the bytes that are hashed."""
+    try:
+        packed = struct.pack(f"<{len(address)}Q", *address)
+    except struct.error:
+        # A number is negative or has more than 64 bits: all are spelt out. This form has no zero byte, the other one always has.
+        packed = ",".join(f"{number:x}" for number in address).encode()
     return hashlib.blake2b(packed, digest_size=16).digest()
 
 
@@ -43,7 +48,7 @@ def fresh_seed() -> int:
 class Noise:
     """All randomness of one request.
 
-    seed    the request's seed; any integer.
+    seed    the request's seed; any integer. No two of them are the same.
     sample  which of several samples with one seed (0 for the first), so that they differ.
     """
 

@@ -16,12 +16,14 @@ from transformers import (
 )
 
 from draftgraph.errors import LogitsError
+from draftgraph.sampling.contract import call, refusal, same, unknown
+from draftgraph.sampling.copies import copied
 from draftgraph.sampling.filters import Filters
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.types import TokenTree
 
 COLD = 1e-3
-"""Below this temperature, logits are made small before they are divided by it."""
+"""Below this temperature, the best logit is made 0 and the others are divided in float64: no temperature is 0 there."""
 
 
 class OutputPenalties(LogitsProcessor):  # type: ignore[misc]
@@ -47,11 +49,19 @@ class LogitBias(LogitsProcessor):  # type: ignore[misc]
 
 
 class Warper:
-    """The warping of one request; one object shapes p, q and the bonus row alike."""
+    """The warping of one request; one object shapes p, q and the bonus row alike.
 
-    def __init__(self, params: SamplingParams, prompt_length: int, eos: Sequence[int], device: torch.device) -> None:
-        self.temperature = params.temperature
-        self._prefixed = _prefixed(params, prompt_length, eos, device)
+    drafts  whether processors are asked about drafts, so that what they say of emitted tokens has to be confirmed.
+    """
+
+    def __init__(
+        self, params: SamplingParams, prompt_length: int, eos: Sequence[int], device: torch.device, drafts: bool = False
+    ) -> None:
+        self.temperature, self.device = params.temperature, device
+        own = _prefixed(params, prompt_length, eos, device)
+        self._prefixed = [*own, *params.logits_processors]
+        self._unknown = unknown(params.logits_processors) if drafts else []
+        self._in_order = [*own, *map(copied, params.logits_processors)] if self._unknown else []
         self._filters = Filters(params.top_k, params.top_p, params.min_p)
         self._buffer = torch.empty(0)
 
@@ -75,10 +85,31 @@ class Warper:
             asked = [row for row in rows if row not in unreachable]
             if asked:
                 ids, part = prefixes.ids(asked, logits.device), logits[asked]
-                for processor in self._prefixed:
-                    part = _call(processor, ids, part)
-                scores[asked] = part.to(scores)
+                scores[asked] = _processed(self._prefixed, ids, part).to(scores)
         return scores
+
+    def confirm(
+        self, logits: torch.Tensor, scores: torch.Tensor, committed: Sequence[int], tree: TokenTree, path: Sequence[int]
+    ) -> None:
+        """Ask copies of the processors, which are called as in plain decoding, about the rows that choose this round's tokens.
+
+        logits, scores  f[N + 1, V] the round's rows, before and after processors. path  the accepted nodes.
+
+        Raises OptionError if an answer was not that of plain decoding, before anything of the round is emitted.
+        """
+        if not self._unknown:
+            return
+        tokens = [tree.tokens[node] for node in path]
+        for depth, row in enumerate((0, *(node + 1 for node in path))):
+            ids = torch.tensor([[*committed, *tokens[:depth]]], device=logits.device)
+            try:
+                answer = _processed(self._in_order, ids, logits[row : row + 1].to(scores, copy=True))
+            except LogitsError as error:
+                raise refusal(self._unknown, f"fails where plain decoding calls it ({error})") from error
+            if not same(answer.to(scores), scores[row : row + 1]):
+                raise refusal(
+                    self._unknown, "answered otherwise than in plain decoding, so it keeps state from call to call"
+                )
 
     def shape(self, scores: torch.Tensor) -> torch.Tensor:
         """Temperature, top-k, top-p, min-p and softmax: rows of scores f[rows, V] to laws of the same shape."""
@@ -99,27 +130,17 @@ class Warper:
             best = scores.max(dim=1, keepdim=True)
             laws, checked = out.zero_().scatter_(1, best.indices, 1.0), best.values
         else:
-            if self.temperature < COLD:  # dividing would overflow
-                scores = scores - scores.amax(dim=1, keepdim=True)
-            if self.temperature != 1.0:
-                scores = torch.div(scores, self.temperature, out=out)
+            if self.temperature < COLD:  # in float32 dividing would overflow, and 1e-46 would be 0
+                behind = (scores - scores.amax(dim=1, keepdim=True)).double()
+                scores = (behind / self.temperature).to(scores)
+            elif self.temperature != 1.0:  # a float32 of 1e300 would be infinite, and -inf / inf no number
+                scores = torch.div(scores, min(self.temperature, torch.finfo(scores.dtype).max), out=out)
             laws = checked = self._filters.laws(scores) if self._filters else torch.softmax(scores, dim=1, out=out)
         if self._prefixed and not bool(torch.isfinite(checked).all()):  # models answer for their own logits
             raise LogitsError(
                 "the logits processors left a row that is not a distribution (NaN, +inf, or no token possible)"
             )
         return laws
-
-
-def _call(processor: LogitsProcessor, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    name = type(processor).__name__
-    try:
-        processed = processor(ids, scores)
-    except Exception as error:
-        raise LogitsError(f"logits processor {name} raised {type(error).__name__}: {error}") from error
-    if not isinstance(processed, torch.Tensor) or processed.shape != scores.shape:
-        raise LogitsError(f"logits processor {name} must return scores of shape {list(scores.shape)}")
-    return processed
 
 
 class Prefixes:
@@ -165,14 +186,20 @@ class Prefixes:
 def _prefixed(
     params: SamplingParams, prompt_length: int, eos: Sequence[int], device: torch.device
 ) -> list[LogitsProcessor]:
-    """Processors that read the prefix, in transformers' order."""
+    """The options' own processors that read the prefix, in transformers' order."""
     chain: list[LogitsProcessor] = []
     if params.logit_bias:
         chain.append(LogitBias(dict(params.logit_bias)))
-    if params.repetition_penalty != 1.0:
+    if params.repetition_penalty not in (None, 1.0):
         chain.append(RepetitionPenaltyLogitsProcessor(params.repetition_penalty))
     if params.presence_penalty or params.frequency_penalty:
         chain.append(OutputPenalties(prompt_length, params.presence_penalty, params.frequency_penalty))
     if params.min_new_tokens and eos:
         chain.append(MinNewTokensLengthLogitsProcessor(prompt_length, params.min_new_tokens, list(eos), device))
-    return [*chain, *params.logits_processors]
+    return chain
+
+
+def _processed(chain: Sequence[LogitsProcessor], ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    for processor in chain:
+        scores = call(processor, ids, scores)
+    return scores

@@ -23,11 +23,12 @@ class AgreeRule(WalkRule):
     def verdict(self, tree: TokenTree, p: torch.Tensor, noise: Noise, length: int) -> Verdict:
         row = 0
         path: list[int] = []
+        masses = self.outcome(tree, p).masses(tree)
         while True:
             token = choose(p[row], noise, length + len(path))
             node = next((i for i in tree.children[row] if tree.tokens[i] == token), None)
             if node is None:
-                return Verdict(tuple(path), token)
+                return Verdict(tuple(path), token, masses)
             path.append(node)
             row = node + 1
 

@@ -93,7 +93,7 @@ def draw(tree: TokenTree, outcome: Outcome, noise: Noise, length: int) -> Verdic
     """Draw the end of the accepted path, then the bonus token, by inversion of two fresh uniforms."""
     end = sample(torch.tensor(outcome.stop, dtype=torch.float64), noise.uniform(length, Role.ACCEPT))
     token = sample(outcome.bonus(end), noise.uniform(length, Role.BONUS))
-    return Verdict(tuple(tree.path(end - 1)), token)
+    return Verdict(tuple(tree.path(end - 1)), token, outcome.masses(tree))
 
 
 def sample(law: torch.Tensor, quantile: float) -> int:

@@ -10,6 +10,7 @@ from draftgraph.errors import DraftError
 from draftgraph.sampling.rng import Noise
 from draftgraph.types import FIXED, TokenTree, Verdict
 from draftgraph.verification.base import Rule
+from draftgraph.verification.probabilities import draft_probabilities
 from draftgraph.verification.registry import get_rule
 
 
@@ -60,34 +61,46 @@ def check_laws(tree: TokenTree, p: torch.Tensor) -> None:
             f"p must have shape [N + 1, V] = [{len(tree) + 1}, V], a row for the root and one for every node; "
             f"got {list(p.shape)}"
         )
-    for name, rows in (("p", p), ("laws", tree.laws)):
-        if rows is None:
-            continue
-        if rows.ndim != 2 or rows.shape[1] != p.shape[1] or not rows.is_floating_point():
-            raise DraftError(
-                f"{name} must be floating-point rows over V = {p.shape[1]}; got {list(rows.shape)} {rows.dtype}"
-            )
-        if not bool(torch.isfinite(rows).all()) or bool((rows < 0).any()):
-            raise DraftError(f"{name} has negative, infinite or NaN entries; pass probabilities, not logits")
-        sums = rows.sum(dim=1, dtype=torch.float64)
-        worst = int((sums - 1.0).abs().argmax()) if len(sums) else 0
-        tolerance = 1e-3 if rows.dtype in (torch.float32, torch.float64) else 2e-2
-        if len(sums) and abs(float(sums[worst]) - 1.0) > tolerance:
-            raise DraftError(f"row {worst} of {name} sums to {float(sums[worst]):.4g}, not 1")
+    check_rows("p", p, p.shape[1])
+    check_slots(tree, p.shape[1])
+    if tree.laws is not None:
+        check_rows("laws", tree.laws, p.shape[1])
+        check_draws(tree)
+
+
+def check_rows(name: str, rows: torch.Tensor, vocab: int) -> None:
+    """Refuse rows that are not distributions over `vocab` tokens. Raises DraftError."""
+    if rows.ndim != 2 or rows.shape[1] != vocab or not rows.is_floating_point():
+        raise DraftError(f"{name} must be floating-point rows over V = {vocab}; got {list(rows.shape)} {rows.dtype}")
+    if not bool(torch.isfinite(rows).all()) or bool((rows < 0).any()):
+        raise DraftError(f"{name} has negative, infinite or NaN entries; pass probabilities, not logits")
+    sums = rows.sum(dim=1, dtype=torch.float64)
+    worst = int((sums - 1.0).abs().argmax()) if len(sums) else 0
+    tolerance = 1e-3 if rows.dtype in (torch.float32, torch.float64) else 2e-2
+    if len(sums) and abs(float(sums[worst]) - 1.0) > tolerance:
+        raise DraftError(f"row {worst} of {name} sums to {float(sums[worst]):.4g}, not 1")
+
+
+def check_slots(tree: TokenTree, vocab: int) -> None:
+    """Refuse tokens outside the vocabulary, and FIXED slots that occur twice. Raises DraftError."""
     slots: dict[tuple[int, int], int] = {}
-    for node, token in enumerate(tree.tokens):
-        if tree.law_row[node] == FIXED:
-            first = slots.setdefault((tree.parents[node], token), node)
+    for node, (parent, token, row) in enumerate(zip(tree.parents, tree.tokens, tree.law_row, strict=True)):
+        if not 0 <= token < vocab:
+            raise DraftError(f"node {node} has token {token}, outside the vocabulary of {vocab}")
+        if row == FIXED:
+            first = slots.setdefault((parent, token), node)
             if first != node:
                 raise DraftError(
                     f"nodes {first} and {node} are duplicate slots: the same FIXED token behind the same parent"
                 )
-        if not 0 <= token < p.shape[1]:
-            raise DraftError(f"node {node} has token {token}, outside the vocabulary of {p.shape[1]}")
-        if tree.law_row[node] >= 0 and float(tree.laws[tree.law_row[node], token]) <= 0.0:  # type: ignore[index]
-            raise DraftError(
-                f"node {node} claims to be drawn from law row {tree.law_row[node]}, which gives token {token} no mass"
-            )
+
+
+def check_draws(tree: TokenTree) -> None:
+    """Refuse SAMPLED slots whose law gives their token no mass. Raises DraftError."""
+    for node, chance in enumerate(draft_probabilities(tree)):
+        if chance is not None and chance <= 0.0:
+            row, token = tree.law_row[node], tree.tokens[node]
+            raise DraftError(f"node {node} claims to be drawn from law row {row}, which gives token {token} no mass")
 
 
 def _ints(values: Sequence[int] | torch.Tensor) -> list[int]:

@@ -45,6 +45,6 @@ def get_rule(rule: str | Rule) -> Rule:
     """
     if isinstance(rule, Rule):
         return rule
-    if rule not in RULES:
+    if not isinstance(rule, str) or rule not in RULES:
         raise unknown_name("rule", rule, RULES)
     return RULES[rule]

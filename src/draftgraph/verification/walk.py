@@ -12,6 +12,7 @@ import torch
 
 from draftgraph.types import Outcome, TokenTree
 from draftgraph.verification.base import EVERY_LAW, EVERY_STRUCTURE, Accepts, Rule
+from draftgraph.verification.probabilities import target_probabilities
 
 
 class WalkRule(Rule):
@@ -41,13 +42,9 @@ class WalkRule(Rule):
 
 def _chances(tree: TokenTree, p: torch.Tensor) -> list[float]:
     """p(token | prefix) of every node; 0 for a node that repeats a sibling, of which the first is followed."""
-    if not len(tree):
-        return []
-    index = torch.tensor([[parent + 1 for parent in tree.parents], list(tree.tokens)], device=p.device)
     seen: set[tuple[int, int]] = set()
     chances: list[float] = []
-    values = p[index[0], index[1]].tolist()
-    for parent, token, value in zip(tree.parents, tree.tokens, values, strict=True):
+    for parent, token, value in zip(tree.parents, tree.tokens, target_probabilities(tree, p), strict=True):
         chances.append(0.0 if (parent, token) in seen else value)
         seen.add((parent, token))
     return chances

@@ -159,6 +159,9 @@ def _check_round(record: RoundRecord, trace: Trace, number: int) -> None:
         "has nodes without a parent, law, origin, score or place": all(len(values) == n for values in per_node),
         "has a parent that is not an earlier node": all(ROOT <= p < i for i, p in enumerate(record.parents)),
         "has a path that is not one": all(0 <= node < n and record.parents[node] == above for node, above in steps),
+        "has probabilities of some nodes only": all(
+            len(values) in (0, n) for values in (record.p, record.q, record.masses)
+        ),
         "names a token without its text": named,
         "emits more than it accepted": 0 <= record.emitted <= len(record.path) + 1,
         "begins outside the text": 0 <= record.length - len(trace.prompt_ids) <= len(trace.token_ids),

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from draftgraph.draft.edges.rows import MAX_MATCH, PRIOR, Discounts, DraftRows, TextRows
 from draftgraph.draft.edges.sources import learn_edges
-from draftgraph.draft.graph import DraftGraph, Row, Unroller
+from draftgraph.draft.graph import DraftGraph, Row
+from draftgraph.draft.unroll import Unroller
 from draftgraph.types import ROOT, Verdict
 
 TEXTS = st.lists(st.integers(0, 2), max_size=30)

@@ -10,9 +10,8 @@ from transformers import PreTrainedModel
 
 import draftgraph as dg
 from draftgraph import errors
-from draftgraph.config import EDGES
 from draftgraph.draft.edges.rows import PRIOR
-from draftgraph.draft.edges.sources import allowed_edges
+from draftgraph.draft.edges.sources import EDGES, edges_beside_model, edges_without_model
 from models import perturbed, plain, tiny_lm
 
 BESIDE_MODEL = ("merge", "own", "context", "rejected", "table")
@@ -48,7 +47,11 @@ def test_every_source_has_a_prior() -> None:
     ],
 )
 def test_the_sources_in_use(options: dict[str, Any], has_model: bool, expected: tuple[str, ...]) -> None:
-    assert allowed_edges(dg.Config(**options), has_model) == expected
+    config = dg.Config(**options)
+    if has_model:
+        assert edges_beside_model(config.edges, config.resolved_structure) == expected
+    else:
+        assert edges_without_model(config.edges, bool(config.prediction)) == expected
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from draftgraph.draft.edges.rows import Discounts
 from draftgraph.draft.edges.table import TABLE, TableRows, TokenTable
-from draftgraph.draft.graph import DraftGraph, Row, Unroller
+from draftgraph.draft.graph import DraftGraph, Row
+from draftgraph.draft.unroll import Unroller
 from draftgraph.types import ROOT
 
 TOKENS = st.lists(st.integers(0, 2), max_size=4)

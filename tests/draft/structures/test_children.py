@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from draft_tables import Drawn, quantiles
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.structures.children import KINDS, Level
+from draftgraph.draft.structures.tree import Tree
 from draftgraph.lab.prove.law import Draw, enumerate_draws
 from draftgraph.types import FIXED, ROOT, TokenTree
-from draftgraph.verification import example
 
 ROWS = {
     "random": [0.4, 0.25, 0.2, 0.1, 0.05],
@@ -157,7 +157,7 @@ def test_a_level_is_its_nodes_one_by_one(seed: int, kind: str, k: int, dtype: to
 
 def test_rules_are_asked_about_every_kind() -> None:
     """The example of a kind has the kinds of slots that the kind drafts."""
-    assert set(example.CHILDREN) == set(KINDS)
     for kind in KINDS:
         drafted = {slot for _, tree in drafts(kind, "one above 1/2", 3) for slot in tree.kinds}
-        assert example.example("tree", kind, grown=False).kinds == drafted
+        assert Tree((3, 2), kind).example(sampled=True).kinds == drafted
+        assert Tree((3, 2), kind).example(sampled=False).kinds == {"fixed"}

@@ -6,13 +6,15 @@ import json
 
 import pytest
 
+import draftgraph as dg
 from draftgraph.errors import ModelError, OptionError
-from draftgraph.lab.bench.contenders import AGAIN, PLAIN, Answer, Ours, Transformers, endless
+from draftgraph.lab.bench.contenders import AGAIN, PLAIN, Ours, Transformers, endless
 from draftgraph.lab.bench.encode import Prompt
 from draftgraph.lab.bench.field import line_up, parse_spec
 from draftgraph.lab.bench.models import Models
 from draftgraph.lab.bench.report import refuse_unwritable, to_json
 from draftgraph.lab.bench.session import Measured, Settings, measure
+from draftgraph.lab.turns import Answer
 from models import plain, tiny_lm
 from pairs import save_pair
 
@@ -172,7 +174,8 @@ def test_specs_that_are_none(spec, words):
 
 
 def test_specs_become_options():
-    assert parse_spec("structure=tree, branching=3x2x1").options == {"structure": "tree", "branching": (3, 2, 1)}
+    assert parse_spec("structure=tree, branching=3x2x1").options == {"structure": dg.structures.Tree((3, 2, 1))}
+    assert parse_spec("read_ahead=4").options == {"structure": dg.structures.Graph(read_ahead=4)}
     assert parse_spec("budget=auto,num_speculative_tokens=4").options == {"budget": "auto", "num_speculative_tokens": 4}
 
 

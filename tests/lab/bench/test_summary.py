@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from draftgraph.lab.bench.contenders import PLAIN
-from draftgraph.lab.bench.summary import ENOUGH, Ratio, Run, paired_ratio, share_of_core, summarise
+from draftgraph.lab.bench.summary import ENOUGH, Ratio, Run, paired_ratio, summarise
 
 POSITIVE = st.floats(1e-3, 1e3)
 GROUPS = st.lists(st.lists(POSITIVE, min_size=1, max_size=3), min_size=1, max_size=8)
@@ -96,8 +96,3 @@ def test_rows_count_everything_and_split_by_task():
 
 def test_runs_without_their_reference_do_not_count():
     assert summarise([run("x", 0, 1.0)], ["t"]) == []
-
-
-def test_share_of_core():
-    assert share_of_core([run(PLAIN, 0, 2.0), run("x", 0, 2.0, on_core=2.0)]) == pytest.approx(0.5)
-    assert share_of_core([]) is None

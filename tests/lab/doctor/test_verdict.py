@@ -14,8 +14,8 @@ from draftgraph.lab.doctor.checks import Checkup, Side
 from draftgraph.lab.doctor.diagnosis import Diagnosis, Finding, _needed
 from draftgraph.lab.doctor.prompts import Prompts
 from draftgraph.lab.doctor.verdict import acceptance, advice, reasons, verdict
+from draftgraph.lab.doctor.ways import Measured, Spread
 from draftgraph.lab.predict.speed import Pace
-from draftgraph.lab.turns import Measured, Spread
 
 GOOD = Measured("defaults", {}, 1.9, Spread(1.7, 1.5, 1.9, 12), 3.4, 0.002, 0.007, 0.001, 0.006)
 CHECKUP = Checkup(Side("target", Path("t")), Side("drafter", Path("d")), [])

@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from draftgraph.budget import cost_cache
 from draftgraph.budget.costs import Cost, Costs
+from draftgraph.draft.structures.tree import Tree
 from draftgraph.lab.predict.estimate import Estimate
 from draftgraph.lab.predict.prediction import Prediction, Row
 from draftgraph.lab.predict.profile import Profile
@@ -30,7 +32,7 @@ def prediction(drafter_cost: float = 0.1, busy: bool = False, timed: bool = True
     costs = Costs(target, drafter, (0.0, 0.0, 0.0), 0.0, 1, 8)
     rows = [
         Row("chain 2", "block", {"budget": 2}, Estimate(2.0, 0.1, 4, 40), True, 2.0, [1.0, 1.0]),
-        Row("tree 2·1", "layer", {"branching": (2, 1)}, Estimate(2.4, math.nan, 1, 40), False, 4.0, [1.0, 2.0]),
+        Row("tree 2·1", "layer", {"structure": Tree((2, 1))}, Estimate(2.4, math.nan, 1, 40), False, 4.0, [1.0, 2.0]),
     ]
     if timed:
         rows = [replace(row, pace=pace(costs, row.tokens.value, row.nodes, row.level_rows)) for row in rows]
@@ -48,7 +50,7 @@ def test_the_best_choice_is_told_with_how_to_ask_for_it():
     found = text(prediction())
     assert "best: tree 2·1 under rule layer, 2.00× plain decoding" in found
     assert "The best chain is chain 2 under rule block" in found
-    assert "branching=(2, 1)" in found
+    assert "structure=dg.structures.Tree(branching=(2, 1))" in found
     assert "break-even 1.20" in found
 
 
@@ -56,10 +58,19 @@ def test_a_pair_that_loses_is_advised_against():
     assert "do not speculate with this pair here" in text(prediction(drafter_cost=5.0))
 
 
-def test_a_busy_machine_gives_no_advice():
+def test_a_table_of_costs_that_was_made_on_a_busy_machine_gives_no_advice():
     found = text(prediction(busy=True))
     assert "no advice: the machine was busy" in found
     assert "do not trust the speeds" in found
+    assert f"delete their table in {cost_cache.folder()} and ask again" in found
+
+
+def test_target_and_drafter_may_be_timed_at_different_numbers_of_rows():
+    one = prediction()
+    other = Cost((1, 16), (0.25, 0.5), (0.25, 0.5), (0.25, 0.5), (9, 9))
+    found = text(replace(one, costs=replace(one.costs, drafter=other, note="read from costs-1.json")))
+    assert "ms per pass by rows (read from costs-1.json)" in found
+    assert "250.00 (250.00–250.00) │ – │ – │ 500.00 (500.00–500.00)" in found
 
 
 def test_without_speed_tokens_decide():

@@ -11,8 +11,9 @@ from draftgraph.errors import OptionError
 from draftgraph.lab.prove import bounds
 from draftgraph.lab.prove.bounds import ideal_bound, lossless_bound, prefix_sets
 from draftgraph.lab.prove.cases import CASES, by_depth, grow
-from draftgraph.lab.prove.exact import Setting, prove, prove_all
+from draftgraph.lab.prove.exact import Setting, prove_all
 from draftgraph.lab.prove.law import KINDS, Tables, output_law, random_tables
+from draftgraph.lab.prove.prover import prove
 from draftgraph.lab.prove.slots import fixed, hybrid, replaced
 from draftgraph.verification.published.greedy_block import GreedyBlockRule
 from draftgraph.verification.registry import RULES

@@ -13,8 +13,9 @@ from draftgraph.errors import DraftError, OptionError
 from draftgraph.lab.prove.addressing import agree_mismatches, by_position, chain, rounds
 from draftgraph.lab.prove.cases import CASES, by_depth, grow, replaced
 from draftgraph.lab.prove.controls import CONTROLS
-from draftgraph.lab.prove.exact import Setting, enumerate_draws, output_law, prove, prove_all, total_variation
+from draftgraph.lab.prove.exact import Setting, enumerate_draws, output_law, prove_all, total_variation
 from draftgraph.lab.prove.law import KINDS, random_tables
+from draftgraph.lab.prove.prover import prove
 from draftgraph.sampling.rng import Noise
 from draftgraph.types import Outcome
 from draftgraph.verification.agree import AgreeRule, choose

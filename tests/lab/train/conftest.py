@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny import SOURCE, TINY
 
 from draftgraph.lab.train.corpus import Text, prepare_text
 from draftgraph.lab.train.loop import Run
+from tiny import SOURCE, TINY
 
 
 @pytest.fixture

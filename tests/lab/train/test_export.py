@@ -6,13 +6,13 @@ import warnings
 from pathlib import Path
 
 import torch
-from tiny import SOURCE, TINY, trained
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from draftgraph.lab.train.corpus import Text
 from draftgraph.lab.train.export import export_pair
 from draftgraph.lab.train.loop import Run
 from draftgraph.lab.train.recipe import MAX_POSITION
+from tiny import SOURCE, TINY, trained
 
 
 def test_a_short_run_writes_loadable_folders(run: Run, text: Text, tmp_path: Path) -> None:

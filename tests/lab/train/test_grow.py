@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import TINY
 from transformers import LlamaForCausalLM
 
 from draftgraph.lab.train.errors import PairTrainingError
 from draftgraph.lab.train.grow import grow, model_config
+from tiny import TINY
 
 
 def test_growing_leaves_the_function_unchanged() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tiny import trained
 
 from draftgraph.lab.train.loop import Run, rate_factor
+from tiny import trained
 
 
 def test_the_rate_rises_stays_and_falls_to_zero() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from tiny import TINY
 from transformers import LlamaForCausalLM
 
 from draftgraph.lab.train.corpus import Text
 from draftgraph.lab.train.grow import model_config
 from draftgraph.lab.train.measure import measure_pair
+from tiny import TINY
 
 
 def test_a_model_agrees_with_itself(text: Text) -> None:

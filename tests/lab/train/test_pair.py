@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import typer
-from tiny import TINY
 from transformers import LlamaForCausalLM
 from typer.testing import CliRunner
 
 from draftgraph.lab.train import pair
 from draftgraph.lab.train.grow import model_config
+from tiny import TINY
 
 
 @pytest.fixture

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tiny import SOURCE, TINY
-
 from draftgraph.lab.train.tokenizer import END_OF_TEXT, train_tokenizer
+from tiny import SOURCE, TINY
 
 
 def test_the_tokenizer_gives_back_python_source() -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from draftgraph.errors import DraftError
 from draftgraph.lab.prove.cases import CASES, by_depth, grow
-from draftgraph.lab.prove.exact import prove
 from draftgraph.lab.prove.law import KINDS, Program, Tables, drafted, output_law, random_tables, total_variation
+from draftgraph.lab.prove.prover import prove
 from draftgraph.lab.prove.slots import replaced
 from draftgraph.types import FIXED, ROOT, TokenTree
 from draftgraph.verification.block import BlockRule

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from draftgraph.errors import DraftError
 from draftgraph.lab.prove.cases import by_depth, grow
-from draftgraph.lab.prove.exact import prove
 from draftgraph.lab.prove.law import output_law, random_tables, total_variation
+from draftgraph.lab.prove.prover import prove
 from draftgraph.lab.prove.slots import replaced
 from draftgraph.types import FIXED, ROOT, TokenTree
 from draftgraph.verification.published.kseq import KSeqRule, plan

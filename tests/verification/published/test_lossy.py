@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from draftgraph.errors import OptionError
-from draftgraph.lab.prove.exact import prove
+from draftgraph.lab.prove.prover import prove
 from draftgraph.types import FIXED, ROOT, TokenTree
 from draftgraph.verification.published.lossy import TopBetaRule, TypicalRule
 from oracles import assert_same, drafts

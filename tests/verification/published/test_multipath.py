@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from draftgraph.errors import DraftError
 from draftgraph.lab.prove.cases import paths
-from draftgraph.lab.prove.exact import prove
 from draftgraph.lab.prove.law import drafted, output_law, random_tables, total_variation
+from draftgraph.lab.prove.prover import prove
 from draftgraph.types import FIXED, ROOT, TokenTree
 from draftgraph.verification.block import BlockRule
 from draftgraph.verification.published.multipath import MultipathRule, _powers, _select

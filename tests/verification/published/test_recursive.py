@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 
 from draftgraph.lab.prove.cases import by_depth, grow, shared
-from draftgraph.lab.prove.exact import prove
 from draftgraph.lab.prove.law import Draw, Laws, output_law, random_tables, total_variation
+from draftgraph.lab.prove.prover import prove
 from draftgraph.lab.prove.slots import Draft, hybrid, replaced, unreplaced
 from draftgraph.types import FIXED, ROOT, TokenTree
 from draftgraph.verification.layer import LayerRule

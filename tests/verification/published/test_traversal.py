@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 
 from draftgraph.errors import DraftError
-from draftgraph.lab.prove.exact import prove
 from draftgraph.lab.prove.law import Draw, Laws, Program, output_law, random_tables, total_variation
+from draftgraph.lab.prove.prover import prove
 from draftgraph.lab.prove.slots import Children, Draft, best, hybrid, replaced, spine, unreplaced
 from draftgraph.types import ROOT, TokenTree
 from draftgraph.verification.base import Rule

@@ -11,7 +11,7 @@ import torch
 
 from draftgraph.backends.load import as_device
 from draftgraph.cli.options import Chosen, Drafting, as_budget, as_prediction
-from draftgraph.config import Config
+from draftgraph.engine.config import Config
 from draftgraph.engine.engine import Engine
 from draftgraph.engine.prompts import encode
 from draftgraph.errors import OptionError, require
@@ -59,13 +59,13 @@ def load_engine(chosen: Chosen, config: Config, quiet: bool) -> Engine:
         )
 
 
-def encoded(engine: Any, text: str, chat: bool, system: str | None) -> list[int]:
+def encoded(engine: Engine, text: str, chat: bool, system: str | None) -> list[int]:
     """Token ids of a prompt as it is, or of a chat of a system message and the prompt. Raises PromptError."""
     if not chat:
         return encode(text, engine.tokenizer, engine.target.vocab_size)
     messages = [{"role": "system", "content": system}] if system is not None else []
-    ids: list[int] = engine.chat_prompt([*messages, {"role": "user", "content": text}])
-    return ids
+    ids: Any = engine.chat_prompt([*messages, {"role": "user", "content": text}])  # one conversation, so one list
+    return list(ids)
 
 
 def find_rule(name: str) -> Rule:

@@ -18,7 +18,6 @@ from draftgraph.lab.pair import Pair
 from draftgraph.lab.predict import report as predictions
 from draftgraph.lab.predict.prediction import Prediction, Tell, measure, predict
 from draftgraph.lab.predict.rows import read_rows
-from draftgraph.lab.predict.speed import measure_costs
 from draftgraph.lab.texts import Text, natural_texts, own_texts
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.view.console import print_report
@@ -85,8 +84,8 @@ def _predict(
         source, texts = "own", own_texts(pair.engine(budget=0), prompts, params)
     say(f"reading {len(texts)} texts with both models")
     rows = read_rows(pair.target, pair.drafter, texts, params, pair.vocab)
-    say("measuring passes")
-    costs = measure_costs(pair.engine, texts[0].tokens[:64], params.temperature) if speed else None
+    say("measuring what rounds cost, once per pair and machine")
+    costs = pair.engine().costs.at(params.temperature) if speed else None
     prediction = predict(rows, source, params.temperature, costs, say)
     if measured:
         again = replace(params, seed=(params.seed or 0) + 1)

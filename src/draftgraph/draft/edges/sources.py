@@ -7,15 +7,18 @@ from dataclasses import dataclass
 
 import torch
 
-from draftgraph.config import Config
 from draftgraph.draft.edges.rows import Discounts, DraftRows, TextRows
 from draftgraph.draft.edges.table import TableRows, TokenTable
-from draftgraph.draft.graph import SHARED_ROW, DraftGraph, Edge, EdgeSource, Row, Unroller
+from draftgraph.draft.graph import SHARED_ROW, DraftGraph, Edge, EdgeSource, Row
 from draftgraph.draft.passes import Path
+from draftgraph.draft.structures.base import Structure
+from draftgraph.draft.unroll import Unroller
 from draftgraph.errors import OptionError
 from draftgraph.request.state import Request
 from draftgraph.types import ROOT, TokenTree, Verdict
 
+EDGES = ("merge", "own", "context", "rejected", "text", "table")
+"""Names of all sources."""
 DRAFTED_ROWS = ("merge", "rejected")
 """Sources whose rows a draft model computed."""
 LEAST_AHEAD = 0.03
@@ -27,53 +30,44 @@ TAIL = 8
 """Tokens before a node that a match may look at, and a few more."""
 
 
-def allowed_edges(config: Config, has_model: bool) -> tuple[str, ...]:
-    """The names of the sources in use. Raises OptionError for what `config` asks of them and they do not have."""
-    if has_model:
-        return _beside_model(config)
-    if config.read_ahead not in ("auto", 0):
+def edges_beside_model(asked: str | Sequence[str], structure: Structure) -> tuple[str, ...]:
+    """The names of the sources that fill spare slots of a draft model's drafts; asked  names, or "auto".
+
+    Raises OptionError for sources that it does not have, and where the structure takes no copies.
+    """
+    if asked == "auto":
+        return ("merge", "own", "context", "rejected") if structure.filled else ()
+    if "text" in asked:
+        raise OptionError("edges='text' is for drafter='text', which has no draft_model; leave out one of them")
+    if asked and not structure.filled:
         raise OptionError(
-            f"read_ahead={config.read_ahead} is for a draft model to read; give draft_model=..., or leave it out"
+            f"edges {_listed(asked)} fill the spare slots of structure='graph', and structure={structure} has none; write "
+            "structure='graph', or leave out edges"
         )
-    if config.edges == "auto":
-        return (*(("text",) if config.prediction else ()), "own", "context")
-    drafted = [name for name in config.edges if name in DRAFTED_ROWS]
+    if not asked and structure.copies_ahead(priced=False):
+        raise OptionError(f"structure={structure} reads copies ahead, and edges=() allow none; leave out one of them")
+    return tuple(asked)
+
+
+def edges_without_model(asked: str | Sequence[str], predicted: bool) -> tuple[str, ...]:
+    """The names of the sources that make up whole drafts; asked  names, or "auto". predicted  whether there is such text.
+
+    Raises OptionError for sources that take a draft model, or none at all.
+    """
+    if asked == "auto":
+        return (*(("text",) if predicted else ()), "own", "context")
+    drafted = [name for name in asked if name in DRAFTED_ROWS]
     if drafted:
         raise OptionError(
             f"edges {_listed(drafted)} share rows of a draft model; give draft_model=..., or write edges=('own', 'context')"
         )
-    if bool(config.prediction) != ("text" in config.edges):
+    if predicted != ("text" in asked):
         raise OptionError("edges='text' and prediction='...' belong together; give both, or neither of them")
-    if not config.edges:
+    if not asked:
         raise OptionError(
             "edges=() leave nothing to look up; write edges=('own', 'context'), or budget=0 to draft nothing"
         )
-    return tuple(config.edges)
-
-
-def _beside_model(config: Config) -> tuple[str, ...]:
-    filled = config.resolved_structure == "graph"
-    if config.edges == "auto" and filled:
-        return ("merge", "own", "context", "rejected")
-    if config.edges == "auto":
-        if config.read_ahead not in ("auto", 0):
-            raise OptionError(
-                f"read_ahead={config.read_ahead} reads the copies of structure='graph', and "
-                f"structure={config.resolved_structure!r} has none; write structure='graph', or leave it out"
-            )
-        return ()
-    if "text" in config.edges:
-        raise OptionError("edges='text' is for drafter='text', which has no draft_model; leave out one of them")
-    if config.edges and not filled:
-        raise OptionError(
-            f"edges {_listed(config.edges)} fill the spare slots of structure='graph', and "
-            f"structure={config.resolved_structure!r} has none; write structure='graph', or leave out edges"
-        )
-    if config.read_ahead not in ("auto", 0) and not config.edges:
-        raise OptionError(
-            f"read_ahead={config.read_ahead} reads copies, and edges=() allow none; leave out one of them"
-        )
-    return tuple(config.edges)
+    return tuple(asked)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ The only edge source that outlives a request. It needs no draft model: on its ow
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -17,34 +18,40 @@ MAX_ROWS = 2**15
 
 
 class TokenTable:
-    """Rows of the target by the two tokens before them, and by the last one. Belongs to an engine's drafter."""
+    """Rows of the target by the two tokens before them, and by the last one. Belongs to an engine's drafter.
+
+    Requests of several threads share it.
+    """
 
     def __init__(self, max_rows: int = MAX_ROWS) -> None:
         self.max_rows = max_rows
         self._rows: OrderedDict[tuple[int, ...], tuple[int, Row]] = OrderedDict()
         self._written = 0
+        self._lock = threading.RLock()
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def learn(self, suffix: Sequence[int], row: Row) -> None:
         """The target's row behind a text that ends in `suffix`; it replaces an older one."""
-        for length in (1, 2):
-            if length <= len(suffix):
-                key = tuple(suffix[-length:])
-                self._rows[key] = (self._written, row)
-                self._rows.move_to_end(key)
-                self._written += 1
-        while len(self._rows) > self.max_rows:
-            self._rows.popitem(last=False)
+        with self._lock:
+            for length in (1, 2):
+                if length <= len(suffix):
+                    key = tuple(suffix[-length:])
+                    self._rows[key] = (self._written, row)
+                    self._rows.move_to_end(key)
+                    self._written += 1
+            while len(self._rows) > self.max_rows:
+                self._rows.popitem(last=False)
 
     def find(self, suffix: Sequence[int]) -> tuple[int, int, Row] | None:
         """The row for a text that ends in `suffix`: (how many tokens agree, the row's number, the row)."""
-        for length in (2, 1):
-            key = tuple(suffix[-length:])
-            if len(key) == length and key in self._rows:
-                self._rows.move_to_end(key)
-                return length, *self._rows[key]
+        with self._lock:
+            for length in (2, 1):
+                key = tuple(suffix[-length:])
+                if len(key) == length and key in self._rows:
+                    self._rows.move_to_end(key)
+                    return length, *self._rows[key]
         return None
 
 

@@ -10,16 +10,13 @@ import heapq
 from collections.abc import Sequence
 
 from draftgraph.draft.base import Evaluate, Known, Limits
-from draftgraph.draft.graph import DraftGraph, EdgeSource, Expected, Unroller
+from draftgraph.draft.graph import DraftGraph, EdgeSource, Expected
+from draftgraph.draft.structures.base import nothing
+from draftgraph.draft.unroll import Unroller
 from draftgraph.types import ROOT
 
 WIDTH = 8
 """Continuations kept of every evaluated row."""
-
-
-def nothing(graph: DraftGraph, node: int) -> bool:
-    """No row is known before it is asked for."""
-    return False
 
 
 def grow_best_first(

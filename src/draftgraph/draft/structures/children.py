@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import torch
 
-from draftgraph.draft.base import Draw
+from draftgraph.draft.base import Draw, Evaluate
 from draftgraph.draft.graph import SHARED_ROW, DraftGraph, Row
 from draftgraph.draft.structures.calibrate import Calibration
 from draftgraph.types import FIXED
@@ -146,8 +146,34 @@ def systematic(level: Level, k: int) -> None:
 
 
 KINDS: dict[str, Kind] = {
-    kind.__name__: kind for kind in (hybrid, fixed, with_replacement, without_replacement, spine, systematic)
+    kind.__name__: kind for kind in (hybrid, with_replacement, without_replacement, spine, systematic, fixed)
 }
+"""From the best one on, where a rule leaves the choice."""
+
+
+def expand(
+    graph: DraftGraph, nodes: Sequence[int], evaluate: Evaluate, draw: Draw | None, k: int, children: str
+) -> list[list[int]]:
+    """Give every node of a level up to k slots of a kind, or FIXED ones without `draw`. Returns the nodes below each."""
+    level = Level(graph, nodes, _evaluate_once(evaluate, graph, nodes), draw, k)
+    kind = fixed if draw is None else KINDS[children]
+    kind(level, k)
+    return level.children
+
+
+def _evaluate_once(evaluate: Evaluate, graph: DraftGraph, nodes: Sequence[int]) -> torch.Tensor:
+    """Rows behind nodes, f[n, V]; of nodes with the same prefix (a token drawn twice) only the first is evaluated.
+
+    They then have the very same law, as i.i.d. paths must, and the same state in the drafter.
+    """
+    first: dict[tuple[int, ...], int] = {}
+    same = [first.setdefault(tuple(graph.path_tokens(node)), node) for node in nodes]
+    asked = list(first.values())
+    q = evaluate(graph, asked)
+    if len(asked) == len(nodes):
+        return q
+    graph.fed.update((node, graph.fed[other]) for node, other in zip(nodes, same, strict=True))
+    return q[[asked.index(other) for other in same]]
 
 
 def without(q: torch.Tensor, tokens: Sequence[Sequence[int]]) -> torch.Tensor:

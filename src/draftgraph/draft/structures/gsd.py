@@ -10,9 +10,13 @@ edges are kept, cycles are refused, and unrolling is best-first within the verif
 from __future__ import annotations
 
 import heapq
+from dataclasses import dataclass
+from typing import ClassVar
 
 from draftgraph.draft.base import Evaluate, Limits
 from draftgraph.draft.graph import DRAFTED, MERGED, DraftGraph, Edge, Row
+from draftgraph.draft.structures.base import Growth, Structure
+from draftgraph.draft.structures.sizes import size
 from draftgraph.types import ROOT
 
 CHILDREN = 4
@@ -21,6 +25,33 @@ STOP_BELOW = 0.4
 SIBLING_RATIO = 0.2
 """θ_sib: a child is kept if it has this share of its best sibling's probability."""
 MAX_NODES = 512
+
+
+@dataclass(frozen=True, repr=False)
+class GSD(Structure):
+    """The published order of GSD, in which merging skips drafter evaluations. Slots are FIXED at every temperature.
+
+    match  τ: a token is merged if it and its τ predecessors occurred before in the draft; -1 merges nothing.
+
+    Raises OptionError for a τ that is not an integer >= -1.
+    """
+
+    match: int = 1
+    name: ClassVar[str] = "gsd"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "match", size("match", self.match, -1))
+
+    @property
+    def draws(self) -> bool:
+        return False
+
+    @property
+    def nodes_per_level(self) -> int:
+        return CHILDREN
+
+    def grow(self, growth: Growth) -> DraftGraph:
+        return grow_gsd(growth.evaluate, growth.limits, self.match)[0]
 
 
 def grow_gsd(evaluate: Evaluate, limits: Limits, match: int) -> tuple[DraftGraph, int]:

@@ -15,11 +15,9 @@ from typing import Any, ClassVar
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.backends.torch_model import HFModel
-from draftgraph.config import Config
-from draftgraph.draft.model import ModelDrafter
+from draftgraph.engine.config import Config
 from draftgraph.engine.engine import Engine
-from draftgraph.engine.prompts import Prompt
+from draftgraph.engine.prompts import Prompt, encode, split
 from draftgraph.errors import OptionError
 from draftgraph.lab.audit.evidence import QUANTILES, Evidence, Sample
 from draftgraph.lab.audit.fit import Fit
@@ -160,6 +158,8 @@ def audit(
         if isinstance(engine, Engine)
         else Engine.from_pretrained(engine[0], draft_model=engine[1], config=config)
     )
+    engine = copy.copy(engine)
+    engine.generation_config = None  # the texts have the law that `params` alone state
     texts = _several(prompts)
     params = replace(params, seed=fresh_seed() if params.seed is None else params.seed)
     _refuse(engine, texts, params, n, alpha)
@@ -172,10 +172,10 @@ def audit(
     verdict = "refuted" if findings.refuted else "held" if caught.refuted else "inconclusive"
     return Audit(
         target=_name(engine.target.model),
-        drafter="text already seen" if (likes := _draft_model(engine)) is None else _name(likes),
+        drafter=engine.drafter.name if (likes := _draft_model(engine)) is None else _name(likes),
         rule=choice.rule.name,
         lossless=choice.rule.lossless,
-        structure=choice.structure,
+        structure=choice.structure.name,
         budget=engine.config.budget,
         prompts=len(texts),
         samples=n,
@@ -190,12 +190,10 @@ def audit(
     )
 
 
-def _several(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    if len(prompts) == 0:
+def _several(prompts: Any) -> list[Any]:
+    if hasattr(prompts, "__len__") and len(prompts) == 0:
         raise OptionError("a prompt is needed: a text as your users write it, token ids, or several of either")
-    if isinstance(prompts, str) or all(isinstance(token, int) for token in prompts):
-        return [prompts]  # type: ignore[list-item]
-    return list(prompts)  # type: ignore[arg-type]
+    return split(prompts)[0]
 
 
 def _refuse(engine: Engine, prompts: Sequence[Prompt], params: SamplingParams, n: int, alpha: float) -> None:
@@ -228,7 +226,7 @@ def _run(
     eos = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else engine.eos)
     rounds = 0
     for number, prompt in enumerate(prompts):
-        ids = _ids(engine, prompt)
+        ids = encode(prompt, engine.tokenizer, engine.target.vocab_size)
         samples = []
         for i in range(number * n, (number + 1) * n):  # no two texts share their noise, of whichever prompt
             result = engine.generate(ids, replace(params, sample=params.sample + i))
@@ -243,18 +241,11 @@ def _run(
 
 def _draft_model(engine: Engine) -> PreTrainedModel | None:
     """The transformers model that drafts, if one does."""
-    model = engine.drafter.model if isinstance(engine.drafter, ModelDrafter) else None
-    return model.model if isinstance(model, HFModel) else None
+    return getattr(engine.drafter.model, "model", None)
 
 
 def _name(model: PreTrainedModel) -> str:
     return Path(model.name_or_path).name or type(model).__name__
-
-
-def _ids(engine: Engine, prompt: Prompt) -> list[int]:
-    """Token ids of a prompt that the engine has accepted."""
-    ids = engine.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) and engine.tokenizer is not None else prompt
-    return [int(token) for token in ids]
 
 
 def _judged(evidence: Evidence, alpha: float, dtype: torch.dtype, rounds: int) -> Findings:

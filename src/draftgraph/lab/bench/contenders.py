@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from draftgraph.engine.engine import Engine
+from draftgraph.lab.turns import Answer, answer_of
 from draftgraph.sampling.params import SamplingParams
 
 PLAIN = "transformers plain"
@@ -26,27 +27,6 @@ _KEPT = (
     "assistant_confidence_threshold",
 )
 """What a checkpoint's generation configuration may still say here: how it assists, not how it samples."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one run generated, counted alike for everybody.
-
-    ids     the new token ids.
-    rounds  target calls. nodes  drafted rows that the target computed in them.
-    parts   wall seconds per part of the rounds (`draftgraph.request.stats.PARTS`); None where nobody splits them.
-    """
-
-    ids: list[int]
-    rounds: int
-    nodes: int
-    parts: dict[str, float] | None = None
-
-
-class Contender(Protocol):
-    @property
-    def name(self) -> str: ...
-    def answer(self, prompt: Sequence[int], seed: int) -> Answer: ...
 
 
 @dataclass(frozen=True)
@@ -130,11 +110,10 @@ class Ours:
         """
         self.name = name
         drafter = None if options.get("drafter") in ("lookup", "text") else pair.drafter
-        self.engine = Engine.from_pretrained(pair.target, draft_model=drafter, tokenizer=pair.tokenizer, **options)
+        options |= {"tokenizer": pair.tokenizer, "generation_config": GenerationConfig()}  # as `endless` does
+        self.engine = Engine.from_pretrained(pair.target, draft_model=drafter, **options)
         self.params = SamplingParams(max_new_tokens=task.tokens, temperature=task.temperature, ignore_eos=True)
         self.lossless = self.engine.choice(self.params).rule.lossless
 
     def answer(self, prompt: Sequence[int], seed: int) -> Answer:
-        result = self.engine.generate(list(prompt), replace(self.params, seed=seed))
-        stats = result.stats
-        return Answer(result.token_ids, stats.num_rounds, stats.num_verified_nodes, stats.seconds)
+        return answer_of(self.engine, prompt, self.params, seed)

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from draftgraph.config import Config
+from draftgraph.engine.config import Config
+from draftgraph.engine.old_options import OLD_OPTIONS, structure_of
 from draftgraph.errors import OptionError, unknown_name
-from draftgraph.lab.bench.contenders import AGAIN, PLAIN, Contender, Ours, Task, Transformers, endless
+from draftgraph.lab.bench.contenders import AGAIN, PLAIN, Ours, Task, Transformers, endless
 from draftgraph.lab.bench.models import Models
 from draftgraph.lab.bench.peers import Absent
 from draftgraph.lab.bench.peers.base import Peer
+from draftgraph.lab.turns import Contender
 
 OURS_PLAIN, OURS = "draftgraph plain", "draftgraph"
 LOOKUP_TOKENS = 10
@@ -39,12 +41,12 @@ class Spec:
 
 
 def parse_spec(text: str) -> Spec:
-    """`option=value,option=value`; a branching is written 3x2x1.
+    """`option=value,option=value`; parameters of a structure stand beside it, and a branching is written 3x2x1.
 
     Raises OptionError for what is no option, or a value that is not possible.
     """
     options: dict[str, Any] = {}
-    known = {field.name for field in fields(Config)} - {"prediction"}
+    known = {field.name for field in fields(Config)} - {"prediction"} | OLD_OPTIONS.keys()
     for part in text.split(","):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not value:
@@ -52,6 +54,10 @@ def parse_spec(text: str) -> Spec:
         if name not in known:
             raise unknown_name("option", name, known)
         options[name] = _value(name, value)
+    parameters = {name: options.pop(name) for name in OLD_OPTIONS if name in options}
+    if parameters:  # a command line has no objects
+        said = structure_of(options.get("structure", "auto"), options.get("rule", "auto"), **parameters)
+        options["structure"] = said
     Config(**options)
     return Spec(text, options)
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.draft.model import ModelDrafter
 from draftgraph.engine.engine import Engine
 from draftgraph.errors import OptionError
 
@@ -46,8 +45,9 @@ class Models:
         )
         if engine.tokenizer is None:
             raise OptionError("the target has no tokenizer files, so no prompt can be read; add them to its folder")
-        theirs = engine.drafter.model if isinstance(engine.drafter, ModelDrafter) else None
-        windows = [window for window in (engine.target.context_window, engine.draft_window) if window is not None]
+        theirs = engine.drafter.model
+        models = [model for model in (engine.target, theirs) if model is not None]
+        windows = [model.context_window for model in models if model.context_window is not None]
         return cls(
             str(target),
             None if drafter is None else str(drafter),

@@ -33,6 +33,7 @@ from typing import Any
 import torch
 
 from draftgraph.errors import OptionError
+from draftgraph.lab.bench.contenders import PLAIN
 from draftgraph.lab.bench.encode import Encoded
 from draftgraph.lab.bench.field import NOTES
 from draftgraph.lab.bench.machine import load_average
@@ -40,7 +41,8 @@ from draftgraph.lab.bench.models import Models
 from draftgraph.lab.bench.peers import Asked
 from draftgraph.lab.bench.prompts import PromptFile
 from draftgraph.lab.bench.session import Measured, Settings
-from draftgraph.lab.bench.summary import Row, Run, share_of_core, summarise
+from draftgraph.lab.bench.summary import Row, Run, summarise
+from draftgraph.lab.turns import share_of_core
 
 FORMAT, VERSION = "draftgraph bench", 1
 PROBE = 1 << 20
@@ -83,7 +85,8 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         done, used, notes = self.measured, self.encoded.prompts, self.notes()
-        load = {"load_after": load_average(), "share_of_core": share_of_core(done.runs)}
+        plain = [run for run in done.runs if run.contender == PLAIN]
+        load = {"load_after": load_average(), "share_of_core": share_of_core(plain) if plain else None}
         return {
             "format": FORMAT,
             "version": VERSION,

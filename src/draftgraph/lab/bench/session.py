@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from draftgraph.errors import ModelError
+from draftgraph.errors import ModelError, first_line
 from draftgraph.lab.bench.agreement import Departure, compare
-from draftgraph.lab.bench.clock import Turn, interleave
-from draftgraph.lab.bench.contenders import PLAIN, Contender, Ours, Task
+from draftgraph.lab.bench.contenders import PLAIN, Ours, Task
 from draftgraph.lab.bench.encode import Prompt
 from draftgraph.lab.bench.field import Spec, line_up
 from draftgraph.lab.bench.models import Models
-from draftgraph.lab.bench.peers import Absent, first_line
+from draftgraph.lab.bench.peers import Absent
 from draftgraph.lab.bench.peers.base import Peer
 from draftgraph.lab.bench.summary import Run
+from draftgraph.lab.turns import Contender, Turn, take_turns
 
 Told = Callable[[int, int], None]
 
@@ -100,7 +100,14 @@ def _turns(
     contenders: Sequence[Contender], prompts: Sequence[Prompt], settings: Settings, tell: Callable[[str], None]
 ) -> Iterator[Turn]:
     try:
-        yield from interleave(contenders, prompts, settings.repeats, tell, lambda one: one.name != PLAIN, settings.seed)
+        yield from take_turns(
+            contenders,
+            [prompt.ids for prompt in prompts],
+            len(prompts) * settings.repeats,
+            seed=settings.seed,
+            tell=tell,
+            forgive=lambda one: one.name != PLAIN,
+        )
     except Exception as error:
         raise ModelError(f"{PLAIN} fails, so nobody can be compared with it: {first_line(error)}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,9 +153,3 @@ def paired_ratio(by_prompt: Sequence[Sequence[float]]) -> Ratio:
     low, high = np.percentile(np.median(medians[drawn], axis=1), [tail, 100.0 - tail])
     p10, p90 = np.percentile([ratio for ratios in by_prompt for ratio in ratios], [10.0, 90.0])
     return Ratio(float(np.median(medians)), float(low), float(high), float(p10), float(p90), len(medians))
-
-
-def share_of_core(runs: Iterable[Run]) -> float | None:
-    """The share of transformers plain's time in which its thread had a core: 1 if nobody else wanted it. None without runs."""
-    mine = [run for run in runs if run.contender == PLAIN]
-    return sum(run.on_core for run in mine) / sum(run.seconds for run in mine) if mine else None

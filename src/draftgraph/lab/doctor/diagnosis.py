@@ -13,21 +13,24 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from draftgraph.budget.costs import Costs
 from draftgraph.engine.engine import Engine
 from draftgraph.lab.doctor.checks import Checkup
 from draftgraph.lab.doctor.prompts import Prompts
+from draftgraph.lab.doctor.ways import PLAIN, Measured, Way, summarise, unrest
 from draftgraph.lab.pair import Pair
-from draftgraph.lab.predict.prediction import Prediction, Row, Tell, predict
+from draftgraph.lab.predict.prediction import Prediction, Row, Tell, predict, written
 from draftgraph.lab.predict.rows import read_rows
-from draftgraph.lab.predict.speed import measure_costs
 from draftgraph.lab.texts import own_texts
-from draftgraph.lab.turns import PLAIN, Arm, Measured, Turn, run, share_of_core, summarise, take_turns, unrest
+from draftgraph.lab.turns import Turn, run, share_of_core, take_turns
 from draftgraph.sampling.params import SamplingParams
 
 TOKENS = (16, 64)
 """New tokens per measured request: fewer where the target is slow."""
+MIN_TURNS = 3
+"""Turns that are taken whatever the time limit says; a spread needs them."""
 TURN_SHARE = 0.02
 """Share of the time limit that one plainly decoded request may take."""
 PREDICTION_TOKENS = 1500
@@ -70,7 +73,10 @@ class Finding:
         return "yes" if self.chosen.speedup.low >= 1.0 else "mostly"
 
     def to_dict(self) -> dict[str, Any]:
-        rows = [{**asdict(one), "break_even": one.break_even} for one in (*self.tried, self.chosen)]
+        rows = [
+            {**asdict(one), "options": written(one.options), "break_even": one.break_even}
+            for one in (*self.tried, self.chosen)
+        ]
         profile = None if self.prediction is None else self.prediction.profile
         return {
             "temperature": self.temperature,
@@ -84,7 +90,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """unrest  of plain decoding over all turns. share_of_core  over all turns, 1 where the models are not on a CPU.
+    """costs  of the pair's rounds at temperatures above 0, from the engine's own table; None if nothing was predicted.
+
+    unrest  of plain decoding over all turns. share_of_core  over all turns, 1 where the models are not on a CPU.
 
     tokens  per request. threads  of torch. dtype  of the target. prompts  what was continued.
     """
@@ -102,8 +110,7 @@ class Diagnosis:
     @property
     def busy(self) -> bool:
         """Whether others were using the machine, so that no figure here should be trusted."""
-        disturbed = self.unrest > UNREST or self.share_of_core < SHARE_OF_CORE
-        return disturbed or (self.costs is not None and self.costs.busy)
+        return self.unrest > UNREST or self.share_of_core < SHARE_OF_CORE
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -127,7 +134,7 @@ class Own:
     options: dict[str, Any]
     written: dict[str, Any]
 
-    def arm(self, checkup: Checkup) -> Arm:
+    def way(self, checkup: Checkup, params: SamplingParams) -> Way:
         """Raises OptionError if the models cannot draft so."""
         drafter = None
         if checkup.drafter is not None and self.options.get("drafter") in (None, "model"):
@@ -135,7 +142,7 @@ class Own:
         engine = Engine.from_pretrained(
             _loaded(checkup), draft_model=drafter, tokenizer=checkup.target.tokenizer, **self.options
         )
-        return Arm(ASKED, engine, self.written)
+        return Way(ASKED, engine, params, self.written)
 
 
 def diagnose(
@@ -154,35 +161,37 @@ def diagnose(
     """
     begun = time.perf_counter()
     pair = None if checkup.drafter is None else checkup.pair()
-    lookup = Engine.from_pretrained(_loaded(checkup), tokenizer=checkup.target.tokenizer)
-    plain = Engine.from_pretrained(_loaded(checkup), tokenizer=checkup.target.tokenizer, budget=0)
-    given = [] if own is None else [own.arm(checkup)]
+    alike: dict[str, Any] = {"tokenizer": checkup.target.tokenizer, "generation_config": GenerationConfig()}
+    lookup = Engine.from_pretrained(_loaded(checkup), **alike)
+    plain = Engine.from_pretrained(_loaded(checkup), **alike, budget=0)
+    given = [] if own is None else [own.way(checkup, params)]
     prompts = asked.ids
     tell("warming up")
     warm = replace(params, max_new_tokens=TOKENS[0], temperature=0.0, ignore_eos=True)
-    run(plain, prompts[0], warm)
-    pace = run(plain, prompts[0], warm).pace
+    warm_up = Way(PLAIN, plain, warm)
+    pace = min(run(warm_up, prompts[0], seed=0).pace for _ in range(2))  # the first one warms up
     tokens = int(min(max(TURN_SHARE * limit / pace, TOKENS[0]), TOKENS[1]))
     params = replace(params, max_new_tokens=tokens, ignore_eos=True)
     costs: Costs | None = None
     predictions: list[Prediction | None] = [None] * len(temperatures)
     if pair is not None and pace * PREDICTION_TOKENS < PREDICTION_SHARE * limit:
-        tell("measuring passes")
-        costs = measure_costs(pair.engine, prompts[0][:64], max(temperatures))
-        predictions = [_predict(pair, prompts, replace(params, temperature=t), costs, tell) for t in temperatures]
+        tell("measuring what rounds cost, once per pair and machine")
+        costs = pair.engine().costs
+        predictions = [_predict(pair, prompts, replace(params, temperature=t), costs.at(t), tell) for t in temperatures]
     found: list[Finding] = []
     turns: list[Turn] = []
     for i, (temperature, prediction) in enumerate(zip(temperatures, predictions, strict=True)):
         left = max(0.0, begun + limit - time.perf_counter()) / (len(temperatures) - i)
-        arms = [Arm(PLAIN, plain, {}), *_arms(pair, lookup, prediction), *given]
-        finding, its = _measure(arms, prompts, replace(params, temperature=temperature), left, prediction, tell)
+        at = replace(params, temperature=temperature)
+        ways = [*_ways(pair, plain, lookup, prediction, at), *(replace(way, params=at) for way in given)]
+        finding, taken = _measure(ways, prompts, left, prediction, tell)
         found.append(finding)
-        turns += its
+        turns += taken
     return Diagnosis(
         found,
         costs,
         unrest(turns),
-        share_of_core(turns) if checkup.on_cpu else 1.0,
+        share_of_core([timed for turn in turns for timed in turn.timed.values()]) if checkup.on_cpu else 1.0,
         tokens,
         torch.get_num_threads(),
         str(_loaded(checkup).dtype).removeprefix("torch."),
@@ -206,17 +215,21 @@ def _predict(
     return predict(rows, "own", params.temperature, costs, tell)
 
 
-def _arms(pair: Pair | None, lookup: Engine, prediction: Prediction | None) -> list[Arm]:
-    """What is worth trying: the defaults, what the prediction likes best, its best chain, a small budget, and no drafter."""
-    arms = [] if pair is None else [Arm("defaults", pair.engine(), {})]
+def _ways(
+    pair: Pair | None, plain: Engine, lookup: Engine, prediction: Prediction | None, params: SamplingParams
+) -> list[Way]:
+    """Plain decoding, then what is worth trying: the defaults, the predicted best, its best chain, a small budget, no drafter."""
+    ways = [Way(PLAIN, plain, params)]
+    if pair is not None:
+        ways.append(Way("defaults", pair.engine(), params))
     if pair is not None and prediction is None:
         small: dict[str, Any] = {"structure": "chain", "budget": 3}
-        arms.append(Arm("chain 3", pair.engine(**small), small))
+        ways.append(Way("chain 3", pair.engine(**small), params, small))
     if pair is not None and prediction is not None:
         for row in {row.draft: row for row in (prediction.best, best_chain(prediction))}.values():
             speedup = None if row.pace is None else row.pace.speedup
-            arms.append(Arm(f"{row.draft}, {row.rule}", pair.engine(**row.options), row.options, speedup))
-    return [*arms, Arm("lookup", lookup, {"drafter": "lookup"})]
+            ways.append(Way(f"{row.draft}, {row.rule}", pair.engine(**row.options), params, row.options, speedup))
+    return [*ways, Way("lookup", lookup, params, {"drafter": "lookup"})]
 
 
 def best_chain(prediction: Prediction) -> Row:
@@ -225,27 +238,24 @@ def best_chain(prediction: Prediction) -> Row:
 
 
 def _measure(
-    arms: Sequence[Arm],
+    ways: Sequence[Way],
     prompts: Sequence[Sequence[int]],
-    params: SamplingParams,
     seconds: float,
     prediction: Prediction | None,
     tell: Tell,
 ) -> tuple[Finding, list[Turn]]:
-    tell(f"measuring {len(arms) - 1} ways beside plain decoding, temperature {params.temperature:g}")
+    plain, *others = ways
+    temperature, seed = plain.params.temperature, plain.params.seed or 0
+    tell(f"measuring {len(others)} ways beside plain decoding, temperature {temperature:g}")
     begun = time.perf_counter()
-    for arm in arms:
-        run(arm.engine, prompts[0], replace(params, max_new_tokens=TOKENS[0]))  # the first one warms up
-    turns = take_turns(arms, prompts, params, CHOOSING * seconds + begun - time.perf_counter())
-    tried = [summarise(arm, turns) for arm in arms[1:]]
+    turns = list(take_turns(ways, prompts, MIN_TURNS, CHOOSING * seconds, seed=seed))
+    tried = [summarise(way, turns) for way in others]
     best = max(range(len(tried)), key=lambda i: tried[i].speedup.median)
-    tell(f"measuring {tried[best].name} again, temperature {params.temperature:g}")
-    fresh = take_turns(
-        [arms[0], arms[1 + best]], prompts, params, seconds + begun - time.perf_counter(), first=len(turns)
-    )
+    tell(f"measuring {tried[best].name} again, temperature {temperature:g}")
+    left = seconds + begun - time.perf_counter()
+    fresh = list(take_turns([plain, others[best]], prompts, MIN_TURNS, left, first=len(turns), seed=seed))
     needed = None if prediction is None else _needed(best_chain(prediction))
-    finding = Finding(params.temperature, tried, summarise(arms[1 + best], fresh), prediction, needed)
-    return finding, [*turns, *fresh]
+    return Finding(temperature, tried, summarise(others[best], fresh), prediction, needed), [*turns, *fresh]
 
 
 def _needed(chain: Row) -> float:

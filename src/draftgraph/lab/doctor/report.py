@@ -7,7 +7,7 @@ from rich.text import Text
 from draftgraph.lab.doctor.checks import Checkup
 from draftgraph.lab.doctor.diagnosis import ASKED, Diagnosis, Finding
 from draftgraph.lab.doctor.verdict import acceptance, advice, asked, verdict
-from draftgraph.lab.turns import Measured
+from draftgraph.lab.doctor.ways import Measured
 from draftgraph.view.sheet import Sheet
 
 GOOD, BAD, HONEST, FAINT = "bold green", "bold red", "bold yellow", "dim"

@@ -6,7 +6,7 @@ import math
 
 from draftgraph.lab.doctor.checks import Checkup, cores
 from draftgraph.lab.doctor.diagnosis import Diagnosis, Finding
-from draftgraph.lab.turns import Measured, Spread
+from draftgraph.lab.doctor.ways import Measured, Spread
 
 HEAVY = 0.35
 """A part of a round that takes this share of its time is worth naming."""

@@ -7,13 +7,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from draftgraph.budget.costs import Costs
+from draftgraph.draft.structures.tree import Tree
 from draftgraph.engine.engine import Engine
 from draftgraph.lab.predict.acceptance import Plan, over_texts, survival
 from draftgraph.lab.predict.estimate import Estimate, ratio
 from draftgraph.lab.predict.profile import Profile, make_profile
 from draftgraph.lab.predict.rows import PairRows
-from draftgraph.lab.predict.speed import EngineOf, Pace, pace
+from draftgraph.lab.predict.speed import Pace, pace
 from draftgraph.lab.predict.surrogate import Check, TreePlan, check_on_chains, forecast, round_starts
+from draftgraph.request.stats import Stats
 from draftgraph.sampling.params import SamplingParams
 
 DEPTHS = (1, 2, 3, 4, 5, 6, 8)
@@ -24,6 +26,10 @@ ROUNDS = 200
 """Rounds per tree on surrogate rows."""
 CHECKED_DEPTH = 4
 Tell = Callable[[str], None]
+EngineOf = Callable[..., Engine]
+"""engine_of(**options) -> an engine for the pair with these options of `Config`."""
+Asked = dict[str, Any]
+"""Options of `Config` that ask for a draft and its rule."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class Prediction:
         return max(self.rows, key=lambda row: row.tokens.value if row.pace is None else row.pace.speedup)
 
     def to_dict(self) -> dict[str, Any]:
-        rows = [{**asdict(row), "off": row.off} for row in self.rows]
+        rows = [{**asdict(row), "options": written(row.options), "off": row.off} for row in self.rows]
         return {
             "temperature": self.temperature,
             "source": self.source,
@@ -83,8 +89,13 @@ class Prediction:
             "surrogate": {"chain": CHECKED_DEPTH, **asdict(self.surrogate)},
             "by_depth": list(self.by_depth),
             "costs": None if self.costs is None else self.costs.to_dict(),
-            "best": {"draft": self.best.draft, "rule": self.best.rule, "options": dict(self.best.options)},
+            "best": {"draft": self.best.draft, "rule": self.best.rule, "options": written(self.best.options)},
         }
+
+
+def written(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options in plain types, for `json.dumps`: objects as the calls that make them."""
+    return {name: value if isinstance(value, str | int | None) else repr(value) for name, value in options.items()}
 
 
 def predict(rows: PairRows, source: str, temperature: float, costs: Costs | None, tell: Tell) -> Prediction:
@@ -98,8 +109,7 @@ def predict(rows: PairRows, source: str, temperature: float, costs: Costs | None
     if costs is not None:
         found = [replace(row, pace=pace(costs, row.tokens.value, row.nodes, row.level_rows)) for row in found]
     tell("check of the surrogate")
-    chain = (1,) * max(DEPTHS)
-    longest = survival(rows, Plan("walk", chain, "fixed") if rows.greedy else Plan("block", chain)).expected
+    longest = survival(rows, chain("walk" if rows.greedy else "block", max(DEPTHS))[0]).expected
     return Prediction(
         temperature,
         source,
@@ -111,29 +121,43 @@ def predict(rows: PairRows, source: str, temperature: float, costs: Costs | None
     )
 
 
-def exact_plans(greedy: bool) -> list[tuple[Plan, dict[str, Any]]]:
+def exact_plans(greedy: bool) -> list[tuple[Plan, Asked]]:
     """Drafts whose acceptance is known exactly, with the options that ask for them. At temperature 0 every rule is the walk."""
-    plans: list[tuple[Plan, dict[str, Any]]] = []
-    for depth in DEPTHS:
-        for rule in ("walk",) if greedy else ("block", "token", "agree"):
-            children = "hybrid" if rule in ("block", "token") else "fixed"
-            options: dict[str, Any] = {"structure": "chain", "budget": depth, "num_speculative_tokens": depth}
-            plans.append((Plan(rule, (1,) * depth, children), options | {"rule": rule}))
+    rules = ("walk",) if greedy else ("block", "token", "agree")
+    plans = [chain(rule, depth) for depth in DEPTHS for rule in rules]
     for shape in SHAPES:
-        tree: dict[str, Any] = {"structure": "tree", "branching": shape}
-        plans.append((Plan("walk", shape, "fixed"), tree | {"rule": "walk"}))
+        plans.append(walked(shape))
         if not greedy:
-            for children in ("without_replacement", "hybrid"):
-                plans.append((Plan("recursive", shape, children), tree | {"rule": "recursive", "children": children}))
+            plans += [recursive(shape, children) for children in ("without_replacement", "hybrid")]
     return plans
 
 
-def tree_plans(greedy: bool) -> list[tuple[TreePlan, dict[str, Any]]]:
+def tree_plans(greedy: bool) -> list[tuple[TreePlan, Asked]]:
     """Drafts that need rows off the text. At temperature 0 a fixed shape is walked, which is exact already."""
-    common: dict[str, Any] = {"structure": "tree", "rule": "layer"}
     shapes = () if greedy else SHAPES
-    shaped = [(TreePlan.of_shape(shape), common | {"branching": shape}) for shape in shapes]
-    return [*shaped, *((TreePlan.of_budget(budget), common | {"budget": budget}) for budget in BUDGETS)]
+    return [*map(shaped, shapes), *map(budgeted, BUDGETS)]
+
+
+def chain(rule: str, depth: int) -> tuple[Plan, Asked]:
+    children = "hybrid" if rule in ("block", "token") else "fixed"
+    options = {"structure": "chain", "budget": depth, "num_speculative_tokens": depth, "rule": rule}
+    return Plan(rule, (1,) * depth, children), options
+
+
+def walked(shape: tuple[int, ...]) -> tuple[Plan, Asked]:
+    return Plan("walk", shape, "fixed"), {"structure": Tree(shape), "rule": "walk"}
+
+
+def recursive(shape: tuple[int, ...], children: str) -> tuple[Plan, Asked]:
+    return Plan("recursive", shape, children), {"structure": Tree(shape, children), "rule": "recursive"}
+
+
+def shaped(shape: tuple[int, ...]) -> tuple[TreePlan, Asked]:
+    return TreePlan.of_shape(shape), {"structure": Tree(shape), "rule": "layer"}
+
+
+def budgeted(budget: int) -> tuple[TreePlan, Asked]:
+    return TreePlan.of_budget(budget), {"structure": "tree", "budget": budget, "rule": "layer"}
 
 
 def _exact(rows: PairRows, plan: Plan, options: Mapping[str, Any]) -> Row:
@@ -164,8 +188,14 @@ def measure(
 
 
 def run(engine: Engine, prompts: Sequence[Sequence[int]], params: SamplingParams) -> Estimate:
-    """Tokens per target call of whole generations (1 + accepted / rounds), over all of them together."""
-    stats = [engine.generate(list(prompt), replace(params, sample=i)).stats for i, prompt in enumerate(prompts)]
+    """Tokens per target call of whole generations."""
+    return tokens_per_call(
+        [engine.generate(list(prompt), replace(params, sample=i)).stats for i, prompt in enumerate(prompts)]
+    )
+
+
+def tokens_per_call(stats: Sequence[Stats]) -> Estimate:
+    """1 + accepted / rounds, over all requests together."""
     calls = [float(one.num_rounds) for one in stats]
     accepted = [one.num_rounds + float(one.num_accepted_tokens) for one in stats]
     return ratio(accepted, calls, int(sum(calls)))

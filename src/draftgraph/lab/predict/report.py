@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from draftgraph.budget import cost_cache
 from draftgraph.budget.costs import Costs
 from draftgraph.errors import OptionError
 from draftgraph.lab.predict.estimate import Estimate
@@ -108,16 +109,18 @@ def _caveat(prediction: Prediction) -> Text:
 
 
 def _costs(costs: Costs) -> Table:
-    title = f"measured here: ms per pass by rows, {costs.threads} threads, median (10–90 %), {costs.context} tokens of context"
-    table = _table(title, "rows", *map(str, costs.target.rows))
+    assert costs.drafter is not None, "a pair has a drafter"
+    title = f"ms per pass by rows ({costs.note}), {costs.threads} threads, median (10–90 %), {costs.context} tokens of context"
+    sizes = sorted({*costs.target.rows, *costs.drafter.rows})
+    table = _table(title, "rows", *map(str, sizes))
     if costs.busy:
-        table.caption = (
-            "the machine was busy: passes of one kind differ much, so do not trust the speeds below; ask again later"
-        )
+        table.caption = "the machine was busy: passes of one kind differ much, so do not trust the speeds below"
     for name, cost in (("target", costs.target), ("drafter", costs.drafter)):
-        assert cost is not None, "a pair has a drafter"
         triples = zip(cost.seconds, cost.low, cost.high, strict=True)
-        table.add_row(name, *(f"{1e3 * s:.2f} ({1e3 * a:.2f}–{1e3 * b:.2f})" for s, a, b in triples))
+        cells = dict(
+            zip(cost.rows, (f"{1e3 * s:.2f} ({1e3 * a:.2f}–{1e3 * b:.2f})" for s, a, b in triples), strict=True)
+        )
+        table.add_row(name, *(cells.get(rows, "–") for rows in sizes))
     return table
 
 
@@ -146,8 +149,9 @@ def _best(prediction: Prediction) -> Text:
         )
     if prediction.costs is not None and prediction.costs.busy:
         return Text(
-            f"no advice: the machine was busy while passes were timed. Ask again when it is idle, or with --no-speed; as timed, "
-            f"{_named(best)} comes out first at {best.pace.speedup:.2f}× plain decoding",
+            "no advice: the machine was busy when passes were timed. When it is idle, delete their table in "
+            f"{cost_cache.folder()} and ask again, or ask with --no-speed; as timed, {_named(best)} comes out first at "
+            f"{best.pace.speedup:.2f}× plain decoding",
             "bold yellow",
         )
     if best.pace.speedup <= 1.0:

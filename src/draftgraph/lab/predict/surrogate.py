@@ -17,13 +17,11 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from draftgraph.budget.limits import MIN_MASS
 from draftgraph.draft.base import Evaluate, Limits
 from draftgraph.draft.graph import DraftGraph
-from draftgraph.draft.structures.best_first import grow_best_first
+from draftgraph.draft.structures.base import Growth
 from draftgraph.draft.structures.calibrate import Calibration, sharpen
-from draftgraph.draft.structures.levels import grow_levels
-from draftgraph.draft.structures.shapes import grow_branching
+from draftgraph.draft.structures.tree import Tree
 from draftgraph.lab.predict.acceptance import Plan, by_text, rounds, starts, survival
 from draftgraph.lab.predict.estimate import Estimate
 from draftgraph.lab.predict.rows import PairRows
@@ -35,38 +33,40 @@ LONGEST_MATCH = 6
 """Tokens compared at most."""
 LEARNT_FROM = 48
 """Positions that the tables of the level policy learn from, as they would from the first rounds of a request."""
-DEEPEST = 8
+
+
+FREE = Tree()
 
 
 @dataclass(frozen=True)
 class TreePlan:
     """A tree that the production code grows, verified by the layer rule (the target's walk at temperature 0).
 
-    shape   children per node for every depth, or None: the level policy decides within `limits`, best-first at temperature 0.
-    learns  whether the tables of the level policy have learnt from the texts, as after some rounds, or are fresh.
+    structure  a tree of a given shape; without one the level policy decides within `limits`, best-first at temperature 0.
+    learns     whether the tables of the level policy have learnt from the texts, as after some rounds, or are fresh.
     """
 
     limits: Limits
-    shape: tuple[int, ...] | None = None
+    structure: Tree = FREE
     learns: bool = True
 
     @classmethod
     def of_shape(cls, shape: tuple[int, ...]) -> TreePlan:
-        nodes, level = 0, 1
-        for children in shape:
-            level *= children
-            nodes += level
-        return cls(Limits(nodes, len(shape), len(shape)), shape, learns=False)
+        tree = Tree(shape)
+        limits = tree.whole(len(shape))
+        assert limits is not None
+        return cls(limits, tree, learns=False)
 
     @classmethod
     def of_budget(cls, budget: int) -> TreePlan:
         """What the engine grows for Config(structure="tree", budget=budget)."""
-        depth = max(1, min(DEEPEST, (budget + 2) // 2))
-        return cls(Limits(budget, depth, depth, floor=MIN_MASS))
+        limits = FREE.limits(budget, None, budget)
+        return cls(replace(limits, reach=limits.depth))
 
     @property
     def name(self) -> str:
-        return f"tree of {self.limits.budget}" if self.shape is None else f"tree {'·'.join(map(str, self.shape))}"
+        shape = self.structure.shape
+        return f"tree of {self.limits.budget}" if shape is None else f"tree {'·'.join(map(str, shape))}"
 
 
 @dataclass(frozen=True)
@@ -217,13 +217,7 @@ def _one_round(surrogate: Surrogate, plan: TreePlan, calibration: Calibration, s
         return sample_rows(laws, [noise.random() for _ in addresses])
 
     greedy = surrogate.rows.greedy
-    if plan.shape is not None:
-        graph, _ = grow_branching(evaluate, None if greedy else draw, limits, plan.shape)
-    elif greedy:
-        graph, _ = grow_best_first(evaluate, limits, calibration.expected)
-    else:
-        graph, _ = grow_levels(evaluate, draw, limits, calibration)
-    tree = graph.tree()
+    tree = plan.structure.grow(Growth(limits, evaluate, None if greedy else draw, calibration)).tree()
     found = [surrogate.row_of(start, tree.path_tokens(node)) for node in range(ROOT, len(tree))]
     stop = get_rule("walk" if greedy else "layer").outcome(tree, surrogate.rows.p[[row for row, _ in found]]).stop
     length = 1.0 + sum(prob * depth for prob, depth in zip(stop[1:], tree.depths, strict=True))

@@ -7,7 +7,7 @@ reading the law it states, and compares the law of the emitted text with the tar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any, Literal
@@ -31,7 +31,6 @@ from draftgraph.lab.prove.law import (
     total_variation,
 )
 from draftgraph.verification.base import Rule
-from draftgraph.verification.registry import get_rule
 
 __all__ = [
     "CaseRow",
@@ -40,7 +39,6 @@ __all__ = [
     "Setting",
     "enumerate_draws",
     "output_law",
-    "prove",
     "prove_all",
     "total_variation",
 ]
@@ -162,42 +160,6 @@ class Setting:
             for pair in range(_PAIRS):
                 tables = random_tables(kind, self.vocab, self.depth, _table_seed(self.seed, kind, pair))
                 yield tables, kind == "random" or "random" not in self.tables
-
-
-def prove(
-    rule: str | Rule,
-    *,
-    vocab: int = 3,
-    depth: int = 3,
-    cases: Iterable[Case] | None = None,
-    tables: Sequence[str] = KINDS,
-    tolerance: float = 1e-12,
-    seed: int = 0,
-    controls: bool = True,
-    bounds: bool = False,
-    dtype: torch.dtype = torch.float64,
-    progress: Progress | None = None,
-) -> Proof:
-    """The exact law of what a rule emits, by enumeration over drafts and integration over its randomness.
-
-    rule       a rule or its name.
-    vocab      tokens in the vocabulary, at least 2.
-    depth      drafted tokens per path, at least 1; vocab ** (2 * depth) must not exceed 7000 (4 tokens: depth 3).
-    cases      draft programs; all of `proof.cases.CASES` by default.
-    tables     kinds of target and drafter, of "random", "sparse", "disjoint", "equal", "greedy".
-    tolerance  largest total variation that counts as lossless (1e-5 suits dtype=torch.float32).
-    controls   also run the published mistakes, each of which must be caught, and their repairs.
-    bounds     also compute the most tokens that any rule could emit on the same drafts (needs draftgraph[prove]).
-    dtype      of p and q as the rule sees them; the laws are compared in f64.
-    progress   called with every finished row.
-
-    A rule that says lossless=False holds without being lossless: where a proof is needed, ask for status == "proven".
-
-    Raises OptionError for an unknown rule, an unknown kind of tables, sizes that cannot be enumerated, or bounds without scipy.
-    """
-    chosen = CASES if cases is None else tuple(cases)
-    setting = Setting(vocab, depth, chosen, tuple(tables), tolerance, seed, controls, bounds, dtype)
-    return prove_all([get_rule(rule)], setting, progress)[0]
 
 
 def prove_all(rules: Sequence[Rule], setting: Setting, progress: Progress | None = None) -> list[Proof]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from draftgraph.lab.bench.contenders import Contender, Task
+from draftgraph.lab.bench.contenders import Task
 from draftgraph.lab.bench.models import Models
+from draftgraph.lab.turns import Contender
 
 
 class Peer(Protocol):

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from draftgraph.lab.bench.contenders import Answer, Contender, Task
+from draftgraph.lab.bench.contenders import Task
 from draftgraph.lab.bench.models import Models
 from draftgraph.lab.bench.peers.base import Kind
+from draftgraph.lab.turns import Answer, Contender
 
 _F32 = 0
 """The number of the type float32 in ggml."""

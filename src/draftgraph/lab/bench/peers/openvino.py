@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from draftgraph.errors import OptionError
-from draftgraph.lab.bench.contenders import Answer, Contender, Task
+from draftgraph.lab.bench.contenders import Task
 from draftgraph.lab.bench.models import Models
 from draftgraph.lab.bench.peers.base import Kind
+from draftgraph.lab.turns import Answer, Contender
 
 _PRECISION = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from draftgraph.lab.bench.contenders import Answer, Contender, Task
+from draftgraph.lab.bench.contenders import Task
 from draftgraph.lab.bench.models import Models
 from draftgraph.lab.bench.peers.base import Kind
+from draftgraph.lab.turns import Answer, Contender
 
 
 class Vllm:

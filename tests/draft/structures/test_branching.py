@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import islice, pairwise
+from itertools import islice
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from draft_tables import Drawn, Table, Truncated, check, quantiles
 from draftgraph.draft.base import Limits
 from draftgraph.draft.graph import DraftGraph
+from draftgraph.draft.structures.branching import expanded, grow_branching
 from draftgraph.draft.structures.children import KINDS
-from draftgraph.draft.structures.shapes import LEAVES, expanded, grow_branching, grow_comb, paths
 from draftgraph.lab.prove.law import Draw, enumerate_draws
 from draftgraph.types import FIXED, ROOT, TokenTree
 
@@ -113,70 +113,3 @@ def test_truncated_laws(children: str, zeros: int) -> None:
         tree = grow(table, Drawn(quantiles(seed)), Limits(30, 3, 3), [4, 4], children).tree()
         assert all(float(table.row(tree.path_tokens(node)[:-1])[tree.tokens[node]]) > 0 for node in range(len(tree)))
         assert tree.laws is None or bool(torch.isfinite(tree.laws).all())
-
-
-@given(SEEDS, st.integers(1, 40), st.integers(1, 8))
-def test_paths_have_one_length_and_equal_laws_after_equal_prefixes(seed: int, budget: int, depth: int) -> None:
-    table = Table(seed, vocab=2, sharpness=1.0)
-    limits = Limits(budget, depth, 8)
-    graph = grow(table, Drawn(quantiles(seed)), limits, list(paths(limits, None)), "with_replacement")
-    tree = graph.tree()
-    assert tree.structure in ("chain", "paths")
-    leaves = [node for node in range(len(tree)) if not tree.children[node + 1]]
-    assert len({tree.depths[leaf] for leaf in leaves}) == 1
-    assert budget - len(tree) < tree.depths[leaves[0]] or len(tree) == budget
-    assert tree.laws is not None
-    rows = {}
-    for node, row in enumerate(tree.law_row):
-        law = rows.setdefault(tuple(tree.path_tokens(node)[:-1]), tree.laws[row])
-        assert torch.equal(law, tree.laws[row])
-    assert sum(map(len, table.passes)) == len(rows)  # a prefix is evaluated once, however many paths go through it
-
-
-@pytest.mark.parametrize(
-    ("budget", "branching", "shape"),
-    [
-        (16, None, (3, 1, 1, 1, 1)),
-        (3, None, (1, 1, 1)),
-        (9, (4, 1, 1), (4, 1)),
-        (3, (4, 1, 1), (3,)),
-        (99, (2, 1), (2, 1)),
-    ],
-)
-def test_shapes_of_paths(budget: int, branching: tuple[int, ...] | None, shape: tuple[int, ...]) -> None:
-    assert paths(Limits(budget, 5, 9), branching) == shape
-
-
-@given(SEEDS, LIMITS, st.sampled_from([0.5, 2.0, 6.0]), st.booleans())
-def test_combs(seed: int, limits: Limits, sharpness: float, sampled: bool) -> None:
-    table, drawn = Table(seed, vocab=12, sharpness=sharpness), Drawn(quantiles(seed))
-    graph, passes = grow_comb(table, drawn if sampled else None, limits)
-    check(graph, limits)
-    tree = graph.tree()
-    assert passes == min(limits.depth, limits.reach, limits.budget) == max(tree.depths)
-    assert not tree.across
-    node = ROOT
-    for _ in range(passes):
-        below = tree.children[node + 1]
-        q = table.row(tree.path_tokens(node))
-        most = next(count for bound, count in LEAVES if float(q.max()) <= bound)
-        assert 1 <= len(below) <= 1 + most
-        assert all(not tree.children[leaf + 1] for leaf in below[1:])
-        best = q.argsort(descending=True).tolist()
-        if sampled:
-            assert torch.equal(tree.laws[tree.law_row[below[0]]], q)  # type: ignore[index]
-            assert [tree.tokens[leaf] for leaf in below[1:]] == best[: len(below) - 1]
-        else:
-            assert [tree.tokens[child] for child in below] == best[: len(below)]
-        node = below[0]
-
-
-def test_combs_have_more_leaves_where_the_drafter_is_unsure() -> None:
-    sizes = [len(grow_comb(Table(1, vocab=12, sharpness=s), None, Limits(50, 4, 4))[0]) for s in (0.1, 2.0, 4.0, 9.0)]
-    assert all(a > b for a, b in pairwise(sizes))
-
-
-def test_combs_end_where_a_pass_does_not_pay() -> None:
-    graph, passes = grow_comb(Table(0, sharpness=0.1), None, Limits(50, 8, 8, price_passes=(0.1,) * 8))
-    assert passes < 8
-    assert max(graph.depths) == passes

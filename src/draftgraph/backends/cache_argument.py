@@ -1,0 +1,24 @@
+"""The name of the cache argument: `past_key_values` up to transformers 5.23, `cache` from 5.24 on.
+
+Signatures tell it, not versions. They never name what a decorator still accepts with a warning.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from transformers import GenerationMixin
+
+_OLD, _NEW = "past_key_values", "cache"
+
+CACHE = _NEW if _NEW in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters else _OLD
+"""The name in what `generate` prepares and returns, and in the forwards of this transformers."""
+
+
+def cache_argument(*forwards: Callable[..., Any]) -> str:
+    """The name by which the first of `forwards` that names one takes its cache. Code from a hub may be older or newer than
+    transformers, and adapters may only pass on what they get."""
+    named = [inspect.signature(forward).parameters for forward in forwards]
+    return next((name for parameters in named for name in (CACHE, _NEW, _OLD) if name in parameters), CACHE)

@@ -1,0 +1,84 @@
+"""What a drafter is: it proposes drafts, and says what rules, budgets and backends have to know of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from draftgraph.backends.base import CausalLM
+from draftgraph.draft.base import Draft, Limits, Overlap
+from draftgraph.draft.structures.base import Structure
+from draftgraph.draft.structures.own import Own
+from draftgraph.types import Verdict
+
+if TYPE_CHECKING:
+    from draftgraph.request.state import Request
+
+
+class Drafter(ABC):
+    """Proposes a draft for every round. Subclass it and write `propose`; everything else has a default.
+
+    draws      kinds of its slots above temperature 0, of "fixed" and "sampled".
+    structure  what its drafts look like, for rules and budgets: `dg.structures.Chain()` promises chains. None: it grows whatever
+               structure the engine was given. By default any tree.
+    model      the causal LM that it runs, if any: its passes are timed and its window bounds the text.
+    taps       hidden states of the target that it reads. No backend gives any yet.
+    edges      names of the edge sources that it copies from. Copies may pay where drafts do not.
+    identity   names it in tables of costs, which are then kept between processes. None: it is timed once per engine.
+    trusted    True leaves out the checks of every law that it states. The prover is the better place for them.
+
+    What a drafter keeps of one request belongs into `request.drafting`, which is its own. An engine may serve several requests
+    at once, so nothing of a request belongs into the drafter itself.
+    """
+
+    draws: Sequence[str] = ("fixed", "sampled")
+    structure: Structure | None = Own()
+    model: CausalLM | None = None
+    taps: Sequence[str] = ()
+    edges: Sequence[str] = ()
+    identity: str | None = None
+    trusted: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @abstractmethod
+    def propose(self, request: Request, limits: Limits) -> Draft:
+        """The draft of the next round, which continues `request.tokens`.
+
+        limits  budget: nodes at most. reach: depth that no node may exceed. depth: levels that are worth drafting.
+                A budget or a reach of 0 asks for an empty draft.
+
+        A SAMPLED slot states the exact law of its token given everything in upper levels and the slots drawn before it in its
+        own. Whether a slot exists must not look at tokens that are drawn in its level or below (docs/layer_rule.md, A1 and A2).
+        `dg.prove(rule, drafter=...)` tells.
+        """
+
+    def begin(self, request: Request) -> None:  # noqa: B027
+        """A request begins; its prompt is `request.tokens`."""
+
+    def observe(  # noqa: B027
+        self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, p: torch.Tensor
+    ) -> None:
+        """The round is verified, and not yet committed: which path was accepted, and the target's rows.
+
+        scores  f[N + 1, V], the target's logits before the temperature: row 0 at the root, row i + 1 at node i.
+        p       f[N + 1, V], its laws.
+
+        Later drafts may look at all of it.
+        """
+
+    def overlap(self, request: Request) -> Overlap | None:
+        """What drafter and target had in common so far; None where the drafter does not count it."""
+        return None
+
+    def end(self, request: Request) -> None:  # noqa: B027
+        """A request is over, or has failed. Called once for every `begin`, whether or not that came to its end."""
+
+    def fresh(self) -> Drafter:
+        """A drafter of the same kind that has learnt from no request, to be timed. Itself, if it learns nothing."""
+        return self

@@ -1,0 +1,29 @@
+"""The structure of drafts whose drafter says nothing of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from draftgraph.draft.graph import DraftGraph
+from draftgraph.draft.structures.base import Growth, Structure
+from draftgraph.draft.structures.tree import grow_where_expected
+
+
+@dataclass(frozen=True, repr=False)
+class Own(Structure):
+    """Any tree, of FIXED and SAMPLED slots, whose shape may have looked anywhere above. Promises nothing else.
+
+    nodes  per level, under the automatic budget.
+    """
+
+    nodes: int = 1
+    name: ClassVar[str] = "own"
+
+    @property
+    def nodes_per_level(self) -> int:
+        return self.nodes
+
+    def grow(self, growth: Growth) -> DraftGraph:
+        """An example: what grows level by level promises as little."""
+        return grow_where_expected(growth)

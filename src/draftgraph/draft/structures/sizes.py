@@ -1,0 +1,43 @@
+"""The parameters of structures, checked when they are written."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from operator import mul
+from typing import Any
+
+from draftgraph.errors import OptionError, require
+from draftgraph.values import as_integer, as_list
+
+MOST_NODES = 4096
+"""Of a given shape: more than any target verifies in one round."""
+
+
+def size(name: str, value: Any, least: int = 1, others: str = "") -> int:
+    """A parameter that counts something, as an int. Raises OptionError unless it is one, from `least` to MOST_NODES.
+
+    others  what may stand instead, for the message.
+    """
+    count = as_integer(value)
+    require(
+        count is not None and least <= count <= MOST_NODES,
+        name,
+        value,
+        f"an integer from {least} to {MOST_NODES}{others}",
+    )
+    assert count is not None
+    return count
+
+
+def child_counts(branching: Any) -> tuple[int, ...]:
+    """Children per node for every depth. Raises OptionError for what says no such shape, or a shape of too many nodes."""
+    found = [as_integer(count) for count in as_list(branching) or [None]]
+    counts = tuple(count for count in found if count is not None and count >= 1)
+    held = len(counts) == len(found) <= MOST_NODES
+    require(held, "branching", branching, "a tuple of child counts >= 1, one per depth, e.g. (3, 2, 1, 1)")
+    nodes = sum(accumulate(counts, mul))
+    if nodes > MOST_NODES:
+        raise OptionError(
+            f"branching={counts} has {nodes} nodes, and a round verifies at most {MOST_NODES}; write fewer"
+        )
+    return counts

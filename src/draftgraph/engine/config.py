@@ -1,0 +1,216 @@
+"""How an engine drafts and verifies. Frozen and checked: what a rule cannot verify is refused before the first forward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.edges.sources import EDGES
+from draftgraph.draft.structures.base import Structure
+from draftgraph.draft.structures.registry import SUITING, get_structure
+from draftgraph.engine.old_options import OLD_OPTIONS, reads_old_options, translated
+from draftgraph.engine.unverified import unverified
+from draftgraph.errors import OptionError, PromptError, brief, require, unknown_name
+from draftgraph.token_ids import token_ids
+from draftgraph.values import as_integer, as_list, has_surrogates
+from draftgraph.verification.base import Rule
+from draftgraph.verification.registry import get_rule
+
+DRAFTERS = ("model", "lookup", "text")
+ALIASES = {
+    "num_assistant_tokens": "num_speculative_tokens",
+    "rejection_sample_method": "rule",
+    "method": "drafter",
+}
+"""Names of transformers and vLLM that are accepted for ours."""
+
+
+@reads_old_options
+@dataclass(frozen=True)
+class Config:
+    """How an engine drafts and verifies.
+
+    budget     nodes that the target verifies per round; 0 is plain decoding. "auto": as many as pay, or none, by what passes cost
+               on this machine (measured once, then kept) and by what the request has accepted. Another machine, or a cost
+               table measured anew, may draft differently: the law of the text is the same, but under rules other than "agree" a
+               seed may then give another text; a number gives the same one.
+    structure  an object of `draftgraph.structures`, or the name of one with its parameters at their defaults:
+               "graph" (a tree whose spare slots are filled by edges into text already seen), "tree", "comb" (one main path
+               with leaves where the drafter is unsure), "paths" (SAMPLED i.i.d. from the root), "chain", "gsd" (the published
+               merge-while-drafting order, a baseline), or "auto": the first of them that the rule verifies.
+    rule       a name in `draftgraph.rules()`, a Rule, or "auto".
+    num_speculative_tokens  depth of the draft; None suits budget and drafter.
+    drafter    "model" where a draft model is given; "lookup" (n-grams of prompt and output) or "text" (`prediction`) without;
+               or a `draftgraph.Drafter` of your own.
+    prediction text that the output is expected to repeat, for drafter="text".
+    edges      sources that copies may come from, for structure="graph" and for drafters without a model: names of `EDGES`, () for
+               none, or "auto" for all that the drafter has, without "table".
+               "merge" (rows that the drafter computed this round), "rejected" (rows that it computed for branches which the last
+               round rejected), "own" (the target's rows of this request's output), "context" (what followed in prompt and
+               output), "text" (`prediction`), "table" (what the target expected last behind the same two tokens, in any
+               request of this engine). Texts of earlier requests then shape later drafts. At temperature 0, and under
+               rule="agree", the text stays the same; under other rules its law does, but which text a seed gives depends on the
+               requests before it.
+
+    Raises OptionError for a value that is not possible, and for drafts that the rule does not verify.
+    """
+
+    budget: int | str = "auto"
+    structure: str | Structure = "auto"
+    rule: str | Rule = "auto"
+    num_speculative_tokens: int | None = None
+    drafter: str | Drafter | None = None
+    prediction: str | Sequence[int] | None = None
+    edges: str | Sequence[str] = "auto"
+
+    def __post_init__(self) -> None:
+        self._read_count("budget", 0, "auto")
+        self._read_count("num_speculative_tokens", 1, None)
+        if not _is_one_of(self.structure, ("auto",)):
+            get_structure(self.structure)
+        if not _is_one_of(self.rule, ("auto",)):
+            get_rule(self.rule)
+        if isinstance(self.drafter, str) and self.drafter not in DRAFTERS:
+            raise unknown_name("drafter", self.drafter, DRAFTERS)
+        possible = "'model', 'lookup', 'text', or a dg.Drafter"
+        require(self.drafter is None or isinstance(self.drafter, str | Drafter), "drafter", self.drafter, possible)
+        if not _is_one_of(self.edges, ("auto",)):
+            self._set("edges", _edge_names(self.edges))
+        if self.prediction is not None:
+            self._set("prediction", _prediction(self.prediction))
+        self._refuse_unsound()
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _read_count(self, name: str, least: int, other: str | None) -> None:
+        """Make a Python int of an option that counts something, unless it is `other`."""
+        given = getattr(self, name)
+        if given is None if other is None else _is_one_of(given, (other,)):
+            return
+        count = as_integer(given)
+        require(count is not None and count >= least, name, given, f"an integer >= {least}, or {other!r}")
+        self._set(name, count)
+
+    def _refuse_unsound(self) -> None:
+        rule, structure, depth = self.resolved_rule, self.resolved_structure, self.num_speculative_tokens
+        if rule.continues:
+            raise OptionError(
+                f"rule {rule.name!r} re-targets later positions, and every round here starts from the plain target; over many "
+                "rounds that yields fewer tokens than block verification; write rule='block'"
+            )
+        if self.own_drafter is not None:
+            self._refuse_beside(self.own_drafter)
+        if structure.shape is not None and depth not in (None, len(structure.shape)):
+            raise OptionError(
+                f"structure={structure} is {len(structure.shape)} deep, not num_speculative_tokens={depth}; leave one of "
+                "them out"
+            )
+        grown = self.own_drafter is None or self.own_drafter.structure is None
+        if grown and structure.must_draw and not rule.uses_laws:
+            raise OptionError(
+                f"structure={structure} is SAMPLED, and rule {rule.name!r} reads no laws, so that its drafts are FIXED; "
+                "write structure='graph', or another rule"
+            )
+        self.refuse_unverified(self._samples)
+
+    def _refuse_beside(self, own: Drafter) -> None:
+        """What only our drafters can follow."""
+        if own.structure is not None and self.structure not in ("auto", own.structure):
+            raise OptionError(
+                f"structure={self.structure} is for drafts of a draft model, and {own.name} makes its own; leave it out"
+            )
+        for name, value in (("edges", self.edges), ("prediction", self.prediction)):
+            if value not in ("auto", None):
+                raise OptionError(f"{name}={brief(value)} is for drafters without a model that are ours; leave it out")
+
+    def refuse_unverified(self, sampled: bool) -> None:
+        """Refuse drafts that the rule does not verify. `sampled`: they have SAMPLED slots.
+
+        Raises OptionError.
+        """
+        if sampled not in self._verified:
+            raise unverified(self.resolved_rule, self.resolved_structure, sampled, self.own_drafter)
+
+    @cached_property
+    def _verified(self) -> frozenset[bool]:
+        """The kinds of drafts that the rule verifies: with SAMPLED slots (True), without (False)."""
+        rule, structure = self.resolved_rule, self.resolved_structure
+        return frozenset(sampled for sampled in (False, True) if structure.verified_by(rule, sampled))
+
+    @property
+    def _samples(self) -> bool:
+        """Whether drafts have SAMPLED slots at temperatures > 0, as far as can be known here."""
+        own = self.own_drafter
+        draws = self.drafter in (None, "model") if own is None else "sampled" in own.draws
+        return draws and self.resolved_rule.uses_laws
+
+    @property
+    def own_drafter(self) -> Drafter | None:
+        """The drafter, if it is the user's own."""
+        return None if self.drafter is None or isinstance(self.drafter, str) else self.drafter
+
+    @cached_property
+    def drafts_chains(self) -> bool:
+        """Whether every draft is one path."""
+        return self.resolved_structure.example(sampled=True).is_chain
+
+    @property
+    def resolved_rule(self) -> Rule:
+        """The rule that runs; "auto" is the layer rule, which is the best known one for every draft made here."""
+        return get_rule("layer" if self.rule == "auto" else self.rule)
+
+    @cached_property
+    def resolved_structure(self) -> Structure:
+        """The structure that drafts have, with what it leaves open chosen for the rule."""
+        rule, own = self.resolved_rule, self.own_drafter
+        if own is not None and own.structure is not None:
+            return own.structure
+        if self.structure != "auto":
+            return get_structure(self.structure).suited(rule)
+        return next((each for each in SUITING if each.verified_by(rule, self._samples)), SUITING[0])
+
+    def with_options(self, **options: Any) -> Config:
+        """A copy with some options changed; aliases of the ecosystem are understood.
+
+        Raises OptionError for a name that is not an option.
+        """
+        known = {f.name for f in fields(self)}
+        named: dict[str, Any] = {}
+        for name, value in options.items():
+            if name == "prompt_lookup_num_tokens":
+                named |= {"drafter": "lookup", "num_speculative_tokens": value}
+                continue
+            name = ALIASES.get(name, name)
+            if name not in known and name not in OLD_OPTIONS:
+                raise unknown_name("option", name, known | set(ALIASES) | {"prompt_lookup_num_tokens"})
+            named[name] = (
+                {"standard": "token"}.get(value, value) if name == "rule" and isinstance(value, str) else value
+            )
+        return replace(self, **translated(named, self.structure, self.rule))
+
+
+def _is_one_of(value: object, names: Sequence[str]) -> bool:
+    return isinstance(value, str) and value in names
+
+
+def _edge_names(given: Any) -> tuple[str, ...]:
+    names = [given] if isinstance(given, str) else as_list(given)
+    require(names is not None, "edges", given, "names of edge sources, or 'auto'")
+    for name in names or ():
+        if not _is_one_of(name, EDGES):
+            raise unknown_name("edge source", name, (*EDGES, "auto"))
+    return tuple(dict.fromkeys(names or ()))
+
+
+def _prediction(given: Any) -> str | tuple[int, ...]:
+    if isinstance(given, str):
+        require(not has_surrogates(given), "prediction", given, "a text without lone surrogates")
+        return given
+    try:
+        return tuple(token_ids(given))
+    except PromptError as error:
+        raise OptionError(f"prediction={brief(given)} is not possible: {error}; write a text, or token ids") from error

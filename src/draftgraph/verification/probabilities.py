@@ -1,0 +1,34 @@
+"""What target and law say of every drafted token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from draftgraph.types import FIXED, TokenTree
+
+
+def target_probabilities(tree: TokenTree, p: torch.Tensor) -> list[float]:
+    """p(token | prefix) of every node; p f[N + 1, V] with row 0 at the root and row i + 1 at node i."""
+    return _entries(p, [parent + 1 for parent in tree.parents], tree.tokens)
+
+
+def draft_probabilities(tree: TokenTree) -> list[float | None]:
+    """The probability of every node's token under the law that it was drawn from; None for FIXED slots."""
+    sampled = [node for node in range(len(tree)) if tree.law_row[node] != FIXED]
+    found: list[float | None] = [None] * len(tree)
+    if tree.laws is not None:
+        values = _entries(tree.laws, [tree.law_row[n] for n in sampled], [tree.tokens[n] for n in sampled])
+        for node, value in zip(sampled, values, strict=True):
+            found[node] = value
+    return found
+
+
+def _entries(rows: torch.Tensor, numbers: Sequence[int], tokens: Sequence[int]) -> list[float]:
+    """rows[numbers[i], tokens[i]] for every i, read together."""
+    if not len(tokens):
+        return []
+    index = torch.tensor([list(numbers), list(tokens)], device=rows.device)
+    values: list[float] = rows[index[0], index[1]].tolist()
+    return values

@@ -1,0 +1,81 @@
+"""Which special tokens end a text, and text that is whole however far a request got."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AddedToken, PreTrainedTokenizerFast
+
+from draftgraph.request.text import Detokenizer, special_names, whole_text
+from models import byte_tokenizer
+
+
+def speaking(*special: Any, plain: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens([AddedToken(word, special=False) for word in plain])
+    tokenizer.add_tokens([AddedToken(word, special=True) for word in special])
+    return tokenizer
+
+
+def test_special_tokens_are_known_by_what_decoding_leaves_out() -> None:
+    tokenizer = speaking("<end>", "<other>", plain=("<tool>",))
+    tokenizer.add_special_tokens({"eos_token": "</s>"})
+    ids = {word: tokenizer.convert_tokens_to_ids(word) for word in ("<end>", "<other>", "<tool>", "</s>")}
+    assert special_names(tokenizer, ["<end>"]) == {ids["<end>"]: "<end>"}
+    assert special_names(tokenizer, ["a</s>b<end>"]) == {ids["<end>"]: "<end>", ids["</s>"]: "</s>"}
+    assert special_names(tokenizer, ["<tool>", "plain"]) == {}  # it is shown, so it is found in the text
+    assert special_names(tokenizer, []) == special_names(None, ["<end>"]) == {}
+
+
+def test_a_special_token_is_named_as_it_is_decoded_or_as_it_is_written() -> None:
+    tokenizer = byte_tokenizer()
+    space = tokenizer.convert_tokens_to_ids("Ġ")
+    tokenizer.add_tokens(["Ġ"], special_tokens=True)
+    assert special_names(tokenizer, ["a b"]) == {space: " "}
+    assert special_names(tokenizer, ["Ġ"]) == {space: "Ġ"}
+
+
+def test_a_tokenizer_that_only_decodes_has_no_special_tokens() -> None:
+    class Bare:
+        def decode(self, token_ids: Any, *, skip_special_tokens: bool = False) -> str:
+            return "x" * len(token_ids)
+
+    assert special_names(Bare(), ["x"]) == {}
+    assert whole_text(Bare(), [1, 2, 3], 1, ["y"]) == "xx"
+
+
+@given(
+    st.lists(st.sampled_from([*range(97, 100), 256, 257, *range(188, 193)]), max_size=12), st.integers(0, 12),
+    st.sampled_from([(), ("ab",), ("b<end>",), ("<end>c", "ca"), ("<end><x>",)]),
+)  # fmt: skip
+def test_the_text_so_far_is_what_the_stream_gave_and_would_still_give(
+    ids: list[int], count: int, stops: tuple[str, ...]
+) -> None:
+    tokenizer = speaking("<end>", "<x>")
+    detokenizer = Detokenizer(tokenizer, [65], stops)
+    given_away = ""
+    for token in ids[:count]:
+        given_away += detokenizer.push([token])
+        if detokenizer.stopped:
+            break
+    assert given_away + detokenizer.finish() == whole_text(tokenizer, [65, *ids[:count]], 1, stops)
+
+
+@pytest.mark.parametrize("stop", [(), ("zz",)])
+def test_an_unfinished_character_is_part_of_the_text_so_far(stop: tuple[str, ...]) -> None:
+    tokenizer = byte_tokenizer()
+    ids = tokenizer("a日")["input_ids"]
+    assert whole_text(tokenizer, [65, *ids], 1, stop) == "a日"
+    assert whole_text(tokenizer, [65, *ids[:-1]], 1, stop) == tokenizer.decode(ids[:-1]) == "a\ufffd"
+
+
+def test_a_named_special_token_ends_an_unfinished_character() -> None:
+    tokenizer = speaking("<end>")
+    end = tokenizer.convert_tokens_to_ids("<end>")
+    first, second, third = tokenizer("日")["input_ids"]
+    detokenizer = Detokenizer(tokenizer, [65], ("<end>!",))
+    pieces = [detokenizer.push([token]) for token in (first, second, end, third)]
+    assert "".join(pieces) + detokenizer.finish() == "\ufffd" + tokenizer.decode([third])
