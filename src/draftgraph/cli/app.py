@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 import draftgraph as dg
-from draftgraph.errors import DraftgraphError, OptionError, PairError, PromptError, unknown_name
+from draftgraph.errors import DraftgraphError, OptionError, PairError, PromptError, first_line, unknown_name
 from draftgraph.view.printable import on_one_line
 from draftgraph.view.status import quiet_libraries
 
@@ -94,8 +94,7 @@ def _said(error: Exception) -> str:
         context = getattr(error, "ctx", None)
         where = "draftgraph" if context is None else context.command_path
         return f"{_usage(error)}; see {where} --help"
-    first = (str(error).strip().splitlines() or ["no message"])[0]
-    return f"unexpected {type(error).__name__}: {first}; set {TRACEBACK}=1 to see where it came from"
+    return f"unexpected {first_line(error)}; set {TRACEBACK}=1 to see where it came from"
 
 
 def _usage(error: Any) -> str:
