@@ -46,7 +46,7 @@ import json, sys
 import draftgraph, draftgraph.cli
 from typer.testing import CliRunner
 for arguments, code in json.loads(sys.argv[1]):
-    result = CliRunner().invoke(draftgraph.cli.app, arguments)
+    result = CliRunner().invoke(draftgraph.cli.commands, arguments)
     assert result.exit_code == code, (arguments, result.exit_code, result.output)
 heavy = {"torch", "transformers", "numpy", "huggingface_hub", "tokenizers"} & set(sys.modules)
 assert not heavy, heavy
