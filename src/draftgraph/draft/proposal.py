@@ -64,10 +64,10 @@ def _check_laws(drafter: Drafter, draft: Draft, tree: TokenTree, request: Reques
 
 @contextmanager
 def failing(drafter: Drafter, doing: str) -> Iterator[None]:
-    """Whatever a drafter raises becomes a DrafterError that names it."""
+    """Whatever a drafter raises becomes a DrafterError that names it; want of memory is nobody's fault and stays itself."""
     try:
         yield
-    except DraftgraphError:
+    except (DraftgraphError, MemoryError):
         raise
     except Exception as error:
         raise DrafterError(
