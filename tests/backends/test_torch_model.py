@@ -191,7 +191,8 @@ def test_rounds_of_several_requests(temperature: float, drafting: str) -> None:
     prompts = [PROMPT, [2, 3, 2, 3], [7]]
     alone = [engine.generate(prompt, its).token_ids for prompt, its in zip(prompts, params, strict=True)]
     requests = [engine._request(prompt, its) for prompt, its in zip(prompts, params, strict=True)]
-    bounds = partial(limits, engine.config, window=engine.target.context_window)
+    asked = engine.config.budget, engine.config.num_speculative_tokens
+    bounds = partial(limits, *asked, window=engine.target.context_window)
     for request in requests:
         request.text = engine.target.open(64)
         engine.drafter.begin(request)

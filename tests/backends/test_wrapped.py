@@ -170,7 +170,7 @@ NO_MODEL: list[tuple[Any, str]] = [
     (tiny_lm().config, "a configuration has no weights"),
     (type("Pipeline", (), {"model": tiny_lm()})(), "write the model inside this Pipeline, its .model"),
     (tiny_lm, "of type function"),
-    (Name("no/such/model/here"), "cannot load a causal language model from 'no/such/model/here'"),
+    (Name("no/such/model/here"), "cannot load 'no/such/model/here': there is no such folder"),
 ]
 
 

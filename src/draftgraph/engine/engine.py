@@ -215,7 +215,7 @@ class Engine:
                     with failing(self.drafter, "ending"):
                         self.drafter.end(request)
                 except DraftgraphError:
-                    request.begun = False  # it was asked, and has failed
+                    request.begun, request.drafting = False, None  # it was asked, and has failed
                     raise
                 request.begun, request.drafting = False, None
         finally:
