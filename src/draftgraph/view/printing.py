@@ -43,18 +43,20 @@ class TextPrinter:
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self.length = 0
 
     def begin(self) -> None:
         pass
 
     def event(self, event: Event) -> None:
-        self._write(printable(event.text) if self.console.is_terminal else event.text)
+        self.length += len(event.text)
+        self._write(event.text)
 
     def end(self, result: Result) -> None:
-        self._write("\n")
+        self._write(result.text[self.length :] + "\n")  # an interruption leaves text that no event has told
 
     def _write(self, text: str) -> None:
-        self.console.file.write(text)
+        self.console.file.write(printable(text) if self.console.is_terminal else text)
         self.console.file.flush()
 
 
