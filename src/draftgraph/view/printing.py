@@ -43,19 +43,20 @@ class TextPrinter:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.length = 0
+        self.written = 0
 
     def begin(self) -> None:
         pass
 
     def event(self, event: Event) -> None:
-        self.length += len(event.text)
         self._write(event.text)
 
     def end(self, result: Result) -> None:
-        self._write(result.text[self.length :] + "\n")  # an interruption leaves text that no event has told
+        """Write what an interrupted request still held back, too."""
+        self._write(result.text[self.written :] + "\n")
 
     def _write(self, text: str) -> None:
+        self.written += len(text)
         self.console.file.write(printable(text) if self.console.is_terminal else text)
         self.console.file.flush()
 
