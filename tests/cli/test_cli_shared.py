@@ -217,7 +217,7 @@ def test_a_proof_begins_with_its_verdict(own_rules):
             ["generate", "x", "--modle", "y"],
             ["no such option --modle. Did you mean --model?", "draftgraph generate --help"],
         ),
-        (["generate"], ["draftgraph generate --help"]),
+        (["generate"], []),  # in which words depends on typer's version
         (["generate", "x", "--top-k", "many"], ["--top-k", "draftgraph generate --help"]),
         (["bench", "a", "b", "c"], ["draftgraph bench --help"]),
         (["generate", "x", "--threads", "1000000000"], ["--threads"]),
@@ -254,8 +254,7 @@ def test_ctrl_c_while_models_load(models, monkeypatch):
 
     monkeypatch.setattr(dg.Engine, "from_pretrained", interrupted)
     result = run("generate", PROMPT, *models)
-    assert result.exit_code == 130
-    assert "Traceback" not in result.output
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")
 
 
 def test_errors_with_hostile_words_are_one_line(models, monkeypatch):

@@ -36,15 +36,16 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         with quiet_libraries(), _warnings_told():
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except KeyboardInterrupt:
+                tell("interrupted")
+                raise typer.Exit(INTERRUPTED) from None
 
     def main(self, *arguments: Any, **extra: Any) -> Any:
         """Run, and exit with a code. An error that nobody foresaw is one line as well."""
         try:
             code = super().main(*arguments, **extra | {"standalone_mode": False})
-        except (KeyboardInterrupt, typer.Abort):
-            tell("interrupted")
-            code = INTERRUPTED
         except Exception as error:
             if TRACEBACK in os.environ:
                 raise
