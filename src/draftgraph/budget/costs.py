@@ -39,16 +39,19 @@ class Cost:
 
     @cached_property
     def rising(self) -> list[float]:
-        """The medians, neighbours pooled until no more rows cost less: what noise says to the contrary is not believed."""
+        """The medians, neighbours pooled until no more rows cost less."""
         return [-seconds for seconds in pooled([-seconds for seconds in self.seconds])]
 
     def __call__(self, rows: float) -> float:
-        """Interpolated between the measured numbers of rows; as the last two say beyond them."""
+        """Interpolated between the medians, as measured: more rows may take less, for kernels change with their number.
+
+        Beyond them every row costs what it did between the last two, or what it did on average if that is more.
+        """
+        if rows <= self.rows[-1]:
+            return float(np.interp(rows, self.rows, self.seconds))
         known = self.rising
-        if rows > self.rows[-1]:
-            slope = (known[-1] - known[-2]) / (self.rows[-1] - self.rows[-2])
-            return known[-1] + slope * (rows - self.rows[-1])
-        return float(np.interp(rows, self.rows, known))
+        slopes = [(known[-1] - known[i]) / (self.rows[-1] - self.rows[i]) for i in (0, -2)]
+        return known[-1] + max(slopes) * (rows - self.rows[-1])
 
     @property
     def busy(self) -> bool:
@@ -121,6 +124,10 @@ class Costs:
     def verifying(self, nodes: float) -> float:
         """Seconds of a round that verifies `nodes` nodes, without drafting them."""
         return self.target(nodes + 1) + self.overhead[0] + self.overhead[2] * nodes
+
+    def whole(self, nodes: int) -> float:
+        """Seconds of a round that verifies `nodes` nodes which cost nothing to draft; without any it is plain decoding."""
+        return self.verifying(nodes) if nodes else self.plain
 
     def round(self, nodes: float, level_rows: Sequence[float]) -> float:
         """Seconds of a round that verifies `nodes` nodes, drafted in passes of so many rows."""
