@@ -21,6 +21,8 @@ from draftgraph.strictjson import build, seen
 
 BUSY = 1.8
 """If the 90th percentile of a pass is so many times its 10th, others were using the machine."""
+WAITED = 0.2
+"""The same if the processor was away for more than this share of the time."""
 DAY_SECONDS = 86400.0
 """No pass takes longer."""
 MOST_NODES = 1e6
@@ -89,6 +91,7 @@ class Costs:
     overhead  seconds per round, per drafter pass and per node, beside the forwards.
     plain_overhead  seconds per token that plain decoding spends outside the target. threads, context  how it was measured.
     levels    what drafts did, by depth, while they were measured: where a request starts from. greedy  the same at temperature 0.
+    waited    share of the time of the passes in which the processor did not work for them.
     note      where the table comes from, in words.
     """
 
@@ -100,6 +103,7 @@ class Costs:
     context: int
     levels: tuple[Level, ...] = ()
     greedy: Greedy | None = None
+    waited: float = 0.0
     note: str = "measured"
 
     def at(self, temperature: float) -> Costs:
@@ -110,7 +114,8 @@ class Costs:
 
     @property
     def busy(self) -> bool:
-        return self.target.busy or (self.drafter is not None and self.drafter.busy)
+        """Whether others used the machine while it was measured."""
+        return self.waited > WAITED or self.target.busy or (self.drafter is not None and self.drafter.busy)
 
     @property
     def plain(self) -> float:
@@ -161,6 +166,7 @@ def _refuse_impossible(costs: Costs) -> None:
     held = {
         "times outside the passes": all(0.0 <= seconds <= DAY_SECONDS for seconds in added),
         "counts of drafts": all(0.0 <= share <= MOST_NODES for share in shares),
+        "a share of time": 0.0 <= costs.waited <= 1.0,
         "threads or context": costs.threads >= 1 and costs.context >= 0,
     }
     for what, possible in held.items():
