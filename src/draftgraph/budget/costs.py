@@ -91,8 +91,8 @@ class Costs:
     overhead  seconds per round, per drafter pass and per node, beside the forwards.
     plain_overhead  seconds per token that plain decoding spends outside the target. threads, context  how it was measured.
     levels    what drafts did, by depth, while they were measured: where a request starts from. greedy  the same at temperature 0.
-    waited    share of the time of the passes in which the processor did not work for them.
     note      where the table comes from, in words.
+    waited    share of the time of the passes in which the processor did not work for them.
     """
 
     target: Cost
@@ -103,8 +103,8 @@ class Costs:
     context: int
     levels: tuple[Level, ...] = ()
     greedy: Greedy | None = None
-    waited: float = 0.0
     note: str = "measured"
+    waited: float = 0.0
 
     def at(self, temperature: float) -> Costs:
         """The costs of requests at this temperature."""
