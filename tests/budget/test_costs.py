@@ -36,6 +36,7 @@ class Measured:
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost_cache, "_UNSAVED", {})
+    monkeypatch.setattr(cost_cache, "_MEASURED", set())
     monkeypatch.setenv(cost_cache.FOLDER, str(tmp_path / "cache"))
 
 
@@ -75,7 +76,11 @@ def test_costs_are_measured_once(measured: Measured):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": 0}, "the cache has version '0', not 2"),
+        ({"version": 0}, f"the cache has version '0', not {cost_cache.VERSION}"),
+        (
+            {"version": cost_cache.VERSION - 1},
+            f"the cache has version '{cost_cache.VERSION - 1}', not {cost_cache.VERSION}",
+        ),
         ({"machine": {"cpu": "an abacus"}}, "the cache was written with cpu 'an abacus', here it is"),
         ({"machine": []}, "the cache cannot be read (its machine is a list, not an object)"),
         ({"costs": {}}, "the cache cannot be read (the table lacks"),
@@ -91,7 +96,7 @@ def test_a_cache_of_another_machine_or_version_is_measured_again_and_it_is_said(
     assert costs_of(["a pair"], CPU, measured).note.startswith("read")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"version": 2}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"version": 3}'])
 def test_a_broken_cache_is_measured_again(content: bytes, measured: Measured):
     costs_of(["a pair"], CPU, measured)
     only_file().write_bytes(content)
@@ -138,9 +143,8 @@ def test_a_fingerprint_is_of_shape_type_and_weights():
 
 @pytest.mark.parametrize("lookup", [False, True])
 def test_an_engine_is_measured_and_told_so(lookup: bool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(
-        "draftgraph.budget.costs.BUSY", float("inf")
-    )  # whoever runs the tests may do something else meanwhile
+    for limit in ("BUSY", "WAITED"):  # whoever runs the tests may do something else meanwhile
+        monkeypatch.setattr(f"draftgraph.budget.costs.{limit}", float("inf"))
     target = tiny_lm()
     engine = dg.Engine.from_pretrained(target, draft_model=None if lookup else perturbed(target))
     pair = (engine.target, engine.drafter, engine.config, engine._decode)
@@ -162,18 +166,72 @@ def test_greedy_requests_have_levels_of_their_own():
     assert table.at(0.0).target == table.target
 
 
-def test_costs_of_a_busy_machine_are_measured_twice_and_kept_and_it_is_said(measured: Measured):
-    def busy() -> Costs:
-        table = measured()
-        return replace(table, target=replace(table.target, high=[4 * seconds for seconds in table.target.seconds]))
+def busy(share: float = 0.5, slower: float = 1.0) -> Costs:
+    table = costs(note="")
+    return replace(
+        table, waited=share, target=replace(table.target, seconds=[slower * s for s in table.target.seconds])
+    )
 
-    told = costs_of(["a pair"], CPU, busy).note
-    assert "others were using the machine" in told
-    assert str(only_file()) in told
+
+def in_a_new_process() -> None:
+    cost_cache._MEASURED.clear()
+
+
+def test_costs_of_a_busy_machine_are_kept_and_measured_again_by_the_next_process(measured: Measured):
+    first = costs_of(["a pair"], CPU, busy)
+    assert "while others used the machine; a later process measures again" in first.note
+    assert "delete" not in first.note
+    assert costs_of(["a pair"], CPU, measured).note.startswith("read"), "within a process a seed gives the same text"
+    assert measured.times == 0
+    in_a_new_process()
+    again = costs_of(["a pair"], CPU, measured)
+    assert (again.note, again.busy) == ("measured again: others used the machine when it was measured", False)
+    in_a_new_process()
+    assert costs_of(["a pair"], CPU, measured).note.startswith("read")
+    assert measured.times == 1
+
+
+@pytest.mark.parametrize(("slower", "kept"), [(2.0, 1.0), (0.5, 0.5)])
+def test_of_two_tables_of_a_busy_machine_the_faster_is_kept(slower: float, kept: float):
+    costs_of(["a pair"], CPU, busy)
+    in_a_new_process()
+    for _ in range(2):  # once per process
+        found = costs_of(["a pair"], CPU, lambda: busy(slower=slower))
+        assert found.target(1) == pytest.approx(kept * costs().target(1))
+
+
+def test_passes_that_took_different_times_are_those_of_a_busy_machine():
+    table = costs()
+    high = [4 * seconds for seconds in table.target.seconds]
+    assert replace(table, target=replace(table.target, high=high)).busy
+    assert not table.busy
+
+
+def test_a_refresh_measures_whatever_is_kept(measured: Measured):
+    for times in (1, 2, 3):
+        assert costs_of(["a pair"], CPU, measured, refresh=True).note == "measured now"
+        assert measured.times == times
+
+
+def test_a_refresh_measures_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch, measured: Measured):
+    monkeypatch.setattr(cost_cache, "folder", lambda: None)
+    costs_of(["a pair"], CPU, measured)
+    costs_of(["a pair"], CPU, measured, refresh=True)
+    costs_of(["a pair"], CPU, measured)
     assert measured.times == 2
-    assert costs_of(["a pair"], CPU, busy).note.startswith("read"), "a seed gives the same text in the next process"
-    only_file().unlink()
-    assert costs_of(["a pair"], CPU, measured).note == "measured now"
+
+
+def test_whoever_waits_is_told_before_it_begins(caplog: pytest.LogCaptureFixture, measured: Measured):
+    def asks() -> Costs:
+        [told] = caplog.records
+        assert (told.name, told.levelname) == ("draftgraph.timing", "WARNING")
+        assert "timing these models on this machine, once, for about a second" in told.getMessage()
+        assert str(cost_cache.folder()) in told.getMessage()
+        return measured()
+
+    costs_of(["a pair"], CPU, asks)
+    costs_of(["a pair"], CPU, asks)
+    assert (len(caplog.records), measured.times) == (1, 1)
 
 
 def test_what_drafts_did_is_counted_by_depth():

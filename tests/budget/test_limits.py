@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import draftgraph as dg
-from cost_tables import costs
-from draftgraph.budget.automatic import PROBE_DEPTH, PROBE_SHARE, AutoBudget
+from cost_tables import cost, costs
+from draftgraph.budget.automatic import MOST_COPIES, PROBE_DEPTH, PROBE_SHARE, AutoBudget
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.ledger import LEAST_GAIN, Ledger
 from draftgraph.draft.base import Limits
+from draftgraph.draft.whole_sizes import best_size
 from draftgraph.request.record import RoundRecord, decisions
 from draftgraph.request.stats import PARTS
 from models import perturbed, tiny_lm
@@ -156,15 +157,44 @@ def test_copies_and_the_drafter_s_own_nodes_are_judged_apart():
 
 
 def test_without_a_drafter_the_scores_of_copies_decide():
-    auto = AutoBudget(costs(drafter=None, row=0.5), computes=False, copies=True)
+    table = costs(drafter=None, row=0.5)
+    auto = AutoBudget(table, computes=False, copies=True)
     first = auto.plan(20, [], 50)
     assert first.reason.startswith("copies: ")
-    assert (first.depth, first.budget) == (0, 64), "they take no drafter"
-    price = (0.5 + 0.02) / 5.2  # a row, of a token's time
-    assert first.floor == pytest.approx(price, rel=0.01)
+    assert (first.depth, first.budget) == (0, MOST_COPIES), "they take no drafter"
+    assert list(first.seconds) == [table.plain, *(table.verifying(nodes) for nodes in range(1, MOST_COPIES + 1))]
+    assert first.worth(0.9) == pytest.approx(0.9)
     records = [replace(record(20 + i, 4, 0, first, 0.9), origins=["own"] * 4) for i in range(30)]
-    assert auto.plan(60, records, 50).floor > 0.5, "what is never accepted is not proposed any more"
+    later = auto.plan(60, records, 50)
+    assert best_size([later.worth(0.9**depth) for depth in range(1, 5)], later.seconds) == 0, (
+        "what is never accepted is not proposed any more"
+    )
     assert auto.plan(60, records, 0).budget == 0
+
+
+def humped(drafter: float | None = None) -> Costs:
+    """One row more costs as much as a token, a third one nothing, as on many processors."""
+    table = costs(drafter=drafter)
+    times = tuple(5e-3 * part for part in (1.0, 1.75, 2.2, 1.55, 1.77, 1.8, 2.1, 2.55, 3.3))
+    return replace(table, target=cost(*times, rows=(1, 2, 3, 4, 5, 8, 9, 17, 33)))
+
+
+def test_nodes_that_cost_less_together_are_priced_together():
+    """The chord to one node is .75 of a token, to three of them .18: drafts of one node must be able to grow."""
+    auto, smooth = AutoBudget(humped(drafter=0.1)), AutoBudget(costs(drafter=0.1))
+    auto.plan(20, [], 99)
+    for counts in auto.ledger.depths:
+        counts.nodes = counts.rounds / 8.0  # one node a round
+    chord = humped().target(4) - humped().target(1) + 3 * 0.02e-3
+    assert auto._slope() == pytest.approx(chord / 3)
+    assert smooth._slope() == pytest.approx(0.15e-3 + 0.02e-3), "and nothing changes where every row costs the same"
+
+
+def test_a_draft_model_s_drafts_grow_where_the_second_row_is_dear():
+    table = humped(drafter=0.1)
+    records, seconds = play(table, lambda length: 0.85, tokens=600)
+    assert sum(len(record.tokens) for record in records[-20:]) / 20 >= 4
+    assert 600 * table.plain / seconds > 1.2
 
 
 @pytest.mark.parametrize("drafter", [0.5, 5.0])
@@ -172,7 +202,7 @@ def test_where_a_drafter_does_not_pay_there_are_copies(drafter: float):
     auto = AutoBudget(costs(drafter=drafter, reached=0.0), copies=True)
     plans = [auto.plan(20 + i, [record(20 + j, 0, 0) for j in range(i)], 50) for i in range(20)]
     assert {plan.reason.partition(":")[0] for plan in plans} == {"copies"}
-    assert all((plan.depth, plan.budget) == (0, 64) for plan in plans)
+    assert all((plan.depth, plan.budget) == (0, MOST_COPIES) for plan in plans)
     bare = AutoBudget(costs(drafter=drafter, reached=0.0))
     assert bare.plan(20, [], 50).reason.startswith("plain: ")
 

@@ -35,6 +35,16 @@ def test_what_the_target_does_not_confirm_needs_a_higher_score():
     assert bins.floor(0.5) == pytest.approx(0.5)
 
 
+@given(st.lists(st.tuples(st.floats(0.001, 1.0), st.booleans()), max_size=80), st.floats(0.001, 1.0))
+def test_a_score_is_worth_a_chance(seen: list[tuple[float, bool]], score: float):
+    bins = ScoreBins()
+    assert bins.expected(score) == pytest.approx(score), "as it says, before anything was seen"
+    for scored, accepted in seen:
+        bins.enter(scored, accepted)
+        bins.forget()
+    assert 0.0 <= bins.expected(score) <= 1.0
+
+
 def test_a_bin_that_was_wrong_is_tried_again_some_day():
     bins = ScoreBins()
     for _ in range(40):

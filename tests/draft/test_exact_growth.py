@@ -17,16 +17,18 @@ from typing import Any
 import pytest
 import torch
 
-from cost_tables import costs
+from cost_tables import cost, costs
 from draftgraph.budget.automatic import AutoBudget
 from draftgraph.budget.costs import Costs
 from draftgraph.draft import model
 from draftgraph.draft.base import Draw as Draws
 from draftgraph.draft.base import Evaluate, Limits
+from draftgraph.draft.drafter import Drafter
 from draftgraph.draft.edges.rows import PRIOR, DraftRows
-from draftgraph.draft.edges.sources import EDGES, TAIL, Sources, edges_beside_model
+from draftgraph.draft.edges.sources import EDGES, TAIL, Sources, edges_beside_model, edges_without_model
 from draftgraph.draft.edges.table import TokenTable
 from draftgraph.draft.graph import DraftGraph, Row
+from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.structures.base import Growth, Structure
 from draftgraph.draft.structures.calibrate import BETA, GAMMA, TEMPERATURES, Calibration, sharpen
 from draftgraph.draft.structures.children import KINDS as KINDS_OF_CHILDREN
@@ -346,15 +348,18 @@ def decoded(
     draw: Draw,
     switch: float = 0.0,
     table: Costs | None = None,
+    looked_up: bool = False,
 ) -> Request:
     """`count` rounds of the real loop, with the real drafter; FIXED drafts once the measured overlap is below `switch`.
 
-    table  the automatic budget decides by these costs, within `limits`.
+    table  the automatic budget decides by these costs, within `limits`. looked_up  without a draft model.
     """
     structure = config.resolved_structure
     choice = Strategy(EnumeratedRule(), structure, structure.draws, "enumerated")
     edges = edges_beside_model(config.edges, structure)
-    drafter = model.ModelDrafter(TableModel(tables.drafter, tables.vocab, len(prompt)), tables.vocab, edges)
+    drafter: Drafter = model.ModelDrafter(TableModel(tables.drafter, tables.vocab, len(prompt)), tables.vocab, edges)
+    if looked_up:
+        drafter = LookupDrafter(edges_without_model(config.edges, False))
     target = TableModel(tables.target, tables.vocab, len(prompt))
     params = SamplingParams(max_new_tokens=tables.depth + 1, temperature=1.0)
     request = Request(
@@ -363,8 +368,9 @@ def decoded(
     )  # fmt: skip
     request.text = target.open(0)
     drafter.begin(request)
-    request.drafting.calibration = Eager()
-    auto = None if table is None else AutoBudget(table, limits.depth, copies=True)
+    if not looked_up:
+        request.drafting.calibration = Eager()
+    auto = None if table is None else AutoBudget(table, limits.depth, computes=not looked_up, copies=True)
 
     def bounds(request: Request) -> Limits:
         if auto is None:
@@ -475,6 +481,30 @@ def test_rounds_whose_budget_is_decided_between_them_are_lossless(
             decided.add(tuple(record.decision for record in request.rounds[:2]))
         assert total_variation(continued(masses, tables), tables.target_law(tables.depth + 1)) <= EXACT, (kind, seed)
     assert seen in decided
+
+
+@pytest.mark.usefixtures("enumerated")
+@pytest.mark.parametrize("looked_up", [False, True])
+@pytest.mark.parametrize("rows", [(1.0, 1.05, 1.1, 1.15, 1.2), (1.0, 1.9, 1.3, 1.35, 1.2)], ids=["even", "with a hump"])
+def test_drafts_of_copies_that_are_cut_where_they_pay_best_are_lossless(rows: Sequence[float], looked_up: bool) -> None:
+    """How many copies are verified depends on the copies themselves, on what was accepted, and on a table of any form."""
+    sizes = (1, 2, 3, 4, 33)
+    table = replace(costs(drafter=9.0), target=cost(*(5e-3 * part for part in rows), rows=sizes))
+    seen: set[int] = set()
+    for kind, seed in product(("random", "sparse", "flat q"), range(2)):
+        tables = pair(kind, 2, 5, seed)
+        masses: defaultdict[tuple[int, ...], float] = defaultdict(float)
+        run = partial(
+            decoded, tables, Config(structure="graph"), Limits(6, 2, 0), [0, 1, 0, 1, 1, 0], 4, table=table,
+            looked_up=looked_up,
+        )  # fmt: skip
+        for probability, request in enumerate_draws(run):
+            masses[tuple(request.output)] += probability
+            seen |= {len(record.tokens) for record in request.rounds}
+            assert {record.decision for record in request.rounds} <= {"copies", "plain"}
+        assert total_variation(continued(masses, tables), tables.target_law(tables.depth + 1)) <= EXACT, (kind, seed)
+    assert len(seen) >= 3
+    assert seen & {2, 3, 4, 5, 6}
 
 
 @pytest.mark.usefixtures("enumerated")

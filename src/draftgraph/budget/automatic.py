@@ -3,7 +3,8 @@
 With λ tokens per second at hand, a draft is worth making while what it adds to the tokens of the round exceeds λ times the
 seconds that it adds (a fraction is maximal where its numerator minus λ times its denominator is: Dinkelbach 1967). So λ prices
 everything: a row of the target θ = λ dT/dN, a drafter pass η = λ D, and plain decoding is the draft of depth 0. Seconds are those
-of the cost table, tokens are counted (`ledger`).
+of the cost table, tokens are counted (`ledger`). Copies alone have no SAMPLED slots, so their number may look at them: every
+size of such a draft is priced as a whole (`draft/whole_sizes.py`).
 
 Where plain decoding wins, short probes ask from time to time whether the text has changed. Together they may cost PROBE_SHARE of
 the time even if every one fails, and each failure doubles the wait for the next.
@@ -18,9 +19,12 @@ from itertools import accumulate
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.ledger import Ledger
 from draftgraph.draft.base import Limits
+from draftgraph.draft.structures.base import MIN_MASS
 from draftgraph.request.record import RoundRecord
 
 MOST_NODES = 64
+MOST_COPIES = 32
+"""Nodes of a draft of copies alone. Scores fall along a copied run, so that later ones add little."""
 DEPTH = 8
 PROBE_DEPTH = 2
 PROBE_SHARE = 0.015
@@ -38,8 +42,8 @@ class AutoBudget:
     """Decides for one request; `plan` is asked once before every round.
 
     computes  whether drafts take a model, which must then read what it missed.
-    copies    whether there are edge sources, whose copies take no drafter: they need not pay for more than their rows, and where
-              nothing else pays, or there is nothing else, their scores alone decide.
+    copies    whether there are edge sources, whose copies take no drafter. Where nothing else pays, or there is nothing else,
+              drafts are of copies alone, as many as give most tokens per second.
     width     nodes per level of a structure whose shape does not look at scores (a chain's is 1); None: prices shape the draft.
     """
 
@@ -61,6 +65,7 @@ class AutoBudget:
         self.ledger = Ledger(self.costs.levels, self.deepest)
         self._target = [self.costs.verifying(nodes) for nodes in range(MOST_NODES + 1)]
         self._plain = 1.0 / self.costs.plain
+        self._copies = [self.costs.whole(nodes) for nodes in range(MOST_COPIES + 1)]
         each, one = [1.0] * self.deepest, self.costs.drafter_pass(1.0)
         best = max((1.0 + depth) / self._seconds(depth, each, each, one) for depth in self._depths())
         self._hopeless = best <= self._plain
@@ -156,20 +161,30 @@ class AutoBudget:
         return limits
 
     def _slope(self) -> float:
-        """Seconds that one node more costs, about where drafts are now."""
+        """Seconds per node of the cheapest size near the one that drafts have now.
+
+        Some more nodes may cost less than these: where the second row is dear and the fourth is free, drafts of one node would
+        else never become drafts of three.
+        """
         usual = self.ledger.spare + sum(c.nodes / c.rounds for c in self.ledger.depths)
         nodes = max(1, min(MOST_NODES, round(usual)))
-        return (self._target[nodes] - self._target[0]) / nodes
+        sizes = range(nodes, min(MOST_NODES, 2 * nodes + 2) + 1)
+        return max(0.0, min((self._target[size] - self._target[0]) / size for size in sizes))
 
     def _none(self, reach: int, why: str) -> Limits:
-        """Nothing from a drafter: copies whose scores pay for their rows, if there are any."""
+        """Nothing from a drafter: as many copies as pay, if there are any."""
         self._asked, self._probing = 0, False
         if not self.copies or reach == 0:
             return Limits(0, 0, reach, reason=self._told(f"plain: {why}"))
-        price = self._plain * (self._target[1] - self._target[0])
-        floor = self.ledger.copied.floor(price)
-        told = f"copies: {why}; those that are likelier than {floor:.2f} pay for their rows"
-        return Limits(MOST_NODES, 0, reach, floor=floor, reason=self._told(told))
+        return Limits(
+            MOST_COPIES,
+            0,
+            reach,
+            floor=MIN_MASS,
+            reason=self._told(f"copies: {why}; as many as give more"),
+            seconds=self._copies,
+            worth=self.ledger.copied.expected,
+        )
 
     def _probe(self, reach: int, why: str) -> Limits:
         self._asked, self._probing = min(PROBE_DEPTH, self.deepest, reach), True

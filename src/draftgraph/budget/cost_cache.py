@@ -3,7 +3,7 @@
 A file of another machine or version, or a broken one, is measured again, and the note of the costs says so. A folder that
 cannot be written, or no folder at all, is no error: it is logged once, and the costs are then measured once per process.
 What is kept decides how much is drafted, and with that which text a seed gives under rules that read the drafter's laws: the
-same one as long as the file stays.
+same one as long as the file stays. A file that was written while others used the machine is replaced by a better one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from draftgraph.budget.costs import Costs
 from draftgraph.files import BrokenFileError, read_text, write_whole
 from draftgraph.strictjson import parse, seen
 
-VERSION = 2
+VERSION = 3
 """To be raised when something else is measured, or the engine's own work per round has changed."""
 FOLDER = "DRAFTGRAPH_CACHE"
 """Environment variable that names the cache folder."""
@@ -35,6 +35,10 @@ MOST_BYTES = 1 << 20
 """A larger file is no table of costs."""
 _UNSAVED: dict[str, Costs] = {}
 """Measured in this process, for want of a folder that can be written."""
+_MEASURED: set[str] = set()
+"""Names of what was measured in this process."""
+NOTES = "draftgraph.timing"
+"""The logger that says when someone waits for a measurement."""
 _TOLD: set[str] = set()
 """Reasons for that which were logged."""
 
@@ -68,38 +72,77 @@ def machine(device: torch.device) -> dict[str, str]:
 
 def fingerprint(model: torch.nn.Module) -> str:
     """A model's shape, type and (a few of) its weights, as a hash: another drafter of the same shape is another pair."""
-    known = hashlib.sha256(type(model).__name__.encode())
+    known = hashlib.sha256(model.__class__.__name__.encode())  # a weak reference to a model has the model's class
     for name, weight in model.named_parameters():
         few = weight.detach().reshape(-1)[:SAMPLED_WEIGHTS].float().cpu()
         known.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + few.numpy().tobytes())
     return known.hexdigest()
 
 
-def costs_of(subject: Sequence[str], device: torch.device, measure: Callable[[], Costs]) -> Costs:
-    """The costs of a `subject` (fingerprints and options that they depend on), from the cache or measured now."""
-    here = machine(device)
-    name = hashlib.sha256("\n".join([*subject, str(device), str(torch.get_num_threads())]).encode()).hexdigest()[:20]
+def file_of(subject: Sequence[str], device: torch.device) -> Path | None:
+    """The file of a subject's costs, written or not. None without a folder."""
     place = folder()
-    path = None if place is None else place / f"costs-{name}.json"
-    note = "measured now"
-    if path is not None:
+    return None if place is None else place / f"{_name(subject, device)}.json"
+
+
+def _name(subject: Sequence[str], device: torch.device) -> str:
+    known = "\n".join([*subject, str(device), str(torch.get_num_threads())])
+    return f"costs-{hashlib.sha256(known.encode()).hexdigest()[:20]}"
+
+
+def costs_of(
+    subject: Sequence[str], device: torch.device, measure: Callable[[], Costs], refresh: bool = False
+) -> Costs:
+    """The costs of a `subject` (fingerprints and options that they depend on), from the cache or measured now.
+
+    A table that was measured while others used the machine is measured again, once per process, and the better one is kept.
+
+    refresh  whether to measure whatever the cache holds.
+    """
+    name, path = _name(subject, device), file_of(subject, device)
+    note, held = "measured now", None
+    if path is not None and not refresh:
         try:
-            return Costs.from_dict(_read(path, here), f"read from {path.name}")
+            held = Costs.from_dict(_read(path, machine(device)), f"read from {path.name}")
         except FileNotFoundError:
             pass
         except (OSError, BrokenFileError) as why:
             note = f"measured again: {_said(why)}"
-    if name in _UNSAVED:
+    if not refresh and name in _UNSAVED:
         return _UNSAVED[name]
-    logging.getLogger(__name__).info("timing a pair on this machine, once; the table goes to %s", path)
-    costs = measure()
-    if costs.busy:
-        costs = min(costs, measure(), key=lambda table: table.target(1))
-    if costs.busy:  # kept all the same: decisions, and so the texts that seeds give, shall not differ from run to run
-        note += f" while others were using the machine; to have it measured again delete {path}"
-    costs = replace(costs, note=note)
+    if held is not None:
+        if not held.busy or name in _MEASURED:
+            return held
+        note = "measured again: others used the machine when it was measured"
+    announce(path, note)
+    _MEASURED.add(name)
+    costs = replace(measure(), note=note)
+    if held is not None and _worth(held) <= _worth(costs):
+        return held
+    return _kept(costs, name, path, machine(device))
+
+
+def announce(path: Path | None, note: str) -> None:
+    """Say that a user waits, before it begins. Without a path the table is kept by nobody."""
+    where = "" if path is None else f"; the table goes to {path}"
+    again = f" ({note})" if note.startswith("measured again") else ""
+    logging.getLogger(NOTES).warning(
+        "timing these models on this machine, once, for about a second or a dozen passes%s%s", where, again
+    )
+
+
+def _worth(costs: Costs) -> tuple[bool, float]:
+    """Smaller is better: measured alone, then in less time."""
+    return costs.busy, costs.target(1)
+
+
+def _kept(costs: Costs, name: str, path: Path | None, here: dict[str, str]) -> Costs:
+    """The costs, written to their file or, if that fails, kept for this process."""
+    if costs.busy:  # kept all the same: within a process, decisions and the texts that seeds give shall not differ
+        costs = replace(costs, note=f"{costs.note} while others used the machine; a later process measures again")
+    _UNSAVED.pop(name, None)
     if why_not := _write(path, {"version": VERSION, "machine": here, "costs": costs.to_dict()}):
-        costs = _UNSAVED[name] = replace(costs, note=f"{note}; {why_not}")
+        costs = _UNSAVED[name] = replace(costs, note=f"{costs.note}; {why_not}")
         _say_once(why_not)
     return costs
 

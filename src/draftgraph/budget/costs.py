@@ -21,6 +21,8 @@ from draftgraph.strictjson import build, seen
 
 BUSY = 1.8
 """If the 90th percentile of a pass is so many times its 10th, others were using the machine."""
+WAITED = 0.2
+"""The same if the processor was away for more than this share of the time."""
 DAY_SECONDS = 86400.0
 """No pass takes longer."""
 MOST_NODES = 1e6
@@ -39,16 +41,19 @@ class Cost:
 
     @cached_property
     def rising(self) -> list[float]:
-        """The medians, neighbours pooled until no more rows cost less: what noise says to the contrary is not believed."""
+        """The medians, neighbours pooled until no more rows cost less."""
         return [-seconds for seconds in pooled([-seconds for seconds in self.seconds])]
 
     def __call__(self, rows: float) -> float:
-        """Interpolated between the measured numbers of rows; as the last two say beyond them."""
+        """Interpolated between the medians, as measured: more rows may take less, for kernels change with their number.
+
+        Beyond them every row costs what it did between the last two, or what it did on average if that is more.
+        """
+        if rows <= self.rows[-1]:
+            return float(np.interp(rows, self.rows, self.seconds))
         known = self.rising
-        if rows > self.rows[-1]:
-            slope = (known[-1] - known[-2]) / (self.rows[-1] - self.rows[-2])
-            return known[-1] + slope * (rows - self.rows[-1])
-        return float(np.interp(rows, self.rows, known))
+        slopes = [(known[-1] - known[i]) / (self.rows[-1] - self.rows[i]) for i in (0, -2)]
+        return known[-1] + max(slopes) * (rows - self.rows[-1])
 
     @property
     def busy(self) -> bool:
@@ -87,6 +92,7 @@ class Costs:
     plain_overhead  seconds per token that plain decoding spends outside the target. threads, context  how it was measured.
     levels    what drafts did, by depth, while they were measured: where a request starts from. greedy  the same at temperature 0.
     note      where the table comes from, in words.
+    waited    share of the time of the passes in which the processor did not work for them.
     """
 
     target: Cost
@@ -98,6 +104,7 @@ class Costs:
     levels: tuple[Level, ...] = ()
     greedy: Greedy | None = None
     note: str = "measured"
+    waited: float = 0.0
 
     def at(self, temperature: float) -> Costs:
         """The costs of requests at this temperature."""
@@ -107,7 +114,8 @@ class Costs:
 
     @property
     def busy(self) -> bool:
-        return self.target.busy or (self.drafter is not None and self.drafter.busy)
+        """Whether others used the machine while it was measured."""
+        return self.waited > WAITED or self.target.busy or (self.drafter is not None and self.drafter.busy)
 
     @property
     def plain(self) -> float:
@@ -121,6 +129,10 @@ class Costs:
     def verifying(self, nodes: float) -> float:
         """Seconds of a round that verifies `nodes` nodes, without drafting them."""
         return self.target(nodes + 1) + self.overhead[0] + self.overhead[2] * nodes
+
+    def whole(self, nodes: int) -> float:
+        """Seconds of a round that verifies `nodes` nodes which cost nothing to draft; without any it is plain decoding."""
+        return self.verifying(nodes) if nodes else self.plain
 
     def round(self, nodes: float, level_rows: Sequence[float]) -> float:
         """Seconds of a round that verifies `nodes` nodes, drafted in passes of so many rows."""
@@ -154,6 +166,7 @@ def _refuse_impossible(costs: Costs) -> None:
     held = {
         "times outside the passes": all(0.0 <= seconds <= DAY_SECONDS for seconds in added),
         "counts of drafts": all(0.0 <= share <= MOST_NODES for share in shares),
+        "a share of time": 0.0 <= costs.waited <= 1.0,
         "threads or context": costs.threads >= 1 and costs.context >= 0,
     }
     for what, possible in held.items():

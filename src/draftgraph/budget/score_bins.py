@@ -26,6 +26,11 @@ class ScoreBins:
         self._promised[b] += score
         self._confirmed[b] += accepted
 
+    def expected(self, score: float) -> float:
+        """The chance that the target accepts a node of this score, as counted in its bin."""
+        b = bisect_right(LOWER_ENDS, score) - 1
+        return min(1.0, score * self._confirmed[b] / self._promised[b])
+
     def forget(self) -> None:
         """A round is over."""
         for sums in (self._promised, self._confirmed):

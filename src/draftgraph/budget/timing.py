@@ -1,7 +1,7 @@
 """Measuring costs on this machine: pass times by rows, and what the engine adds around the passes.
 
-Models and numbers of rows take turns, so that a slow moment hits all of them, and medians are kept. A small model takes a few
-seconds; with a large one every number of rows gets two passes, and those that cost too much are left to extrapolation.
+A user waits for it, so that it is bounded: about PASSES_SECONDS and ROUNDS_SECONDS, and with a slow model a dozen passes.
+Models and numbers of rows take turns, so that a slow moment hits all of them, and medians are kept.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,23 +20,31 @@ from draftgraph.budget.costs import Cost, Costs, Greedy, Level
 from draftgraph.request.record import RoundRecord
 from draftgraph.types import ROOT
 
-ROWS = (1, 2, 4, 8, 16, 32, 64)
+CONTEXT = 32
+"""Tokens before the rows that are timed."""
+NEEDED = (1, 2, 4, 8, 3, 17, 1)
+"""Numbers of rows that are timed however slow the target is, most telling first; all else is compared with the 1."""
+WANTED = (5, 6, 9, 33, 7, 13, 11, 25, 65)
+"""Numbers of rows that are timed if there is time."""
+DRAFTER_NEEDED, DRAFTER_WANTED = (1, 4), (2, 8, 16, 64)
+"""The same of a drafter, which also reads what it has missed."""
 REPEATS = 21
-PATIENCE = 1.0
-"""Seconds at most for one number of rows; slow models get fewer repeats, two at least."""
+"""Passes with one number of rows, at most."""
+PASSES_SECONDS, ROUNDS_SECONDS = 0.8, 0.6
+"""Time for passes and, about, for rounds."""
+LONGEST_SECONDS = 20.0
+"""Two numbers of rows are enough once passes have taken so long."""
 FORWARDS = ("drafter", "target")
-CONTEXT = 64
-"""Tokens before the rows that are timed for the engine's own use."""
-BRIEF = 0.12
-"""PATIENCE where a user waits for the first token."""
 FEW, FULL = 2, 16
 """Nodes of the drafts that tell what passes and nodes cost outside the forwards; FULL ones also what drafts are accepted."""
-COUNTED = 32
-"""Tokens of every text behind which drafts are counted, and of the text before them."""
-TOO_SLOW = 4.0
-"""Seconds of a pass above which more rows are not tried."""
-WAIT = 0.8
-"""Seconds of plain decoding that such a text may take; slow models get shorter ones."""
+COUNTED, LEAST_COUNTED = 32, 6
+"""Tokens of every text after which drafts are counted, and of the text before them. Fewer than the least count for nothing."""
+BRIEF_PLAIN, BRIEF_DRAFTED = 2, 3
+"""Tokens of texts that tell only what rounds cost outside the forwards. The last token is never drafted."""
+PASSES_PER_TOKEN = 10
+"""Passes of one row that take as long as all counted drafts do, per token of their texts."""
+SLOW_SECONDS = 0.2
+"""Beside a pass that takes longer, what the engine does around it is not worth a measurement."""
 Run = Callable[[int, Sequence[int], int, float], Sequence[RoundRecord]]
 """run(budget, prompt, tokens, temperature) -> the rounds of a request with that fixed budget."""
 
@@ -43,30 +52,64 @@ Run = Callable[[int, Sequence[int], int, float], Sequence[RoundRecord]]
 def measure(target: CausalLM, drafter: CausalLM | None, run: Run) -> Costs:
     """The costs of a pair, or of a target whose drafts are looked up (drafter None).
 
-    Drafts are counted behind text that the target wrote itself, sampled at temperature 1.
+    Drafts are counted after text that the target wrote itself, sampled at temperature 1.
     """
     window = min(model.context_window or 4 * CONTEXT for model in (target, drafter) if model is not None)
     context = max(1, min(CONTEXT, window // 4))
     prompt = [1 % target.vocab_size] * context
     models = {"target": target} | ({} if drafter is None else {"drafter": drafter})
-    sizes = {"target": [nodes + 1 for nodes in (0, *ROWS)], "drafter": (1, 2, 4, 8, 16, context)}
-    costs = pass_costs(models, prompt, sizes, BRIEF)
+    began, worked = time.perf_counter(), time.thread_time()
+    room = window - context
+    needed, wanted = (
+        {"target": [size for size in target_sizes if size <= room], "drafter": [size for size in sizes if size <= room]}
+        for target_sizes, sizes in ((NEEDED, DRAFTER_NEEDED), (WANTED, DRAFTER_WANTED))
+    )
+    costs = pass_costs(models, prompt, needed, wanted)
+    share = (time.thread_time() - worked) / (time.perf_counter() - began)
     times, theirs = costs["target"], costs.get("drafter")
-    tokens = max(4, min(COUNTED, int(WAIT / times(1)), (window - context) // 2))
-    run(FULL, prompt[:1], 4, 1.0)  # what is built at a first use is no part of any round
-    plain = run(0, prompt[:1], 2 * tokens, 1.0)
-    own = [*prompt[:1], *(record.bonus for record in plain)]
+    waited = max(0.0, 1.0 - share) if target.device.type == "cpu" else 0.0  # an accelerator may be waited for
+    table = Costs(times, theirs, (0.0,) * 3, 0.0, torch.get_num_threads(), context, waited=waited)
+    if times(1) > SLOW_SECONDS:
+        return table
+    tokens = min(COUNTED, int(ROUNDS_SECONDS / times(1) / PASSES_PER_TOKEN), (window - context) // 2)
+    return _with_rounds(table, run, prompt[:1], tokens)
+
+
+def _with_rounds(table: Costs, run: Run, start: Sequence[int], tokens: int) -> Costs:
+    """The table, with what rounds take outside the forwards and, if there is time for `tokens` tokens, what drafts did."""
+    if tokens < LEAST_COUNTED:
+        return _with_brief_rounds(table, run, start)
+    run(FULL, start, 4, 1.0)  # what is built at a first use is no part of any round
+    plain = run(0, start, 2 * tokens, 1.0)
+    own = [*start, *(record.bonus for record in plain)]
     texts = [own[: 1 + tokens], own]
     overhead, counted = _drafts(run, texts, tokens, 1.0)
-    greedy = Greedy(*_drafts(run, texts, tokens, 0.0))
-    plain_overhead = statistics.median(outside(record) for record in plain[1:])
-    return Costs(times, theirs, overhead, plain_overhead, torch.get_num_threads(), context, counted, greedy)
+    return replace(
+        table,
+        overhead=overhead,
+        plain_overhead=statistics.median(map(outside, plain[1:])),
+        levels=counted,
+        greedy=Greedy(*_drafts(run, texts, tokens, 0.0)),
+    )
+
+
+def _with_brief_rounds(table: Costs, run: Run, start: Sequence[int]) -> Costs:
+    """The table, with what rounds take outside the forwards as a few of them say. No drafts are counted."""
+    plain = run(0, start, BRIEF_PLAIN, 1.0)
+    own = [*start, *(record.bonus for record in plain)]
+    text = own if table.drafter else own * 2  # which holds copies of itself
+    drafted = [record for record in run(FULL, text, BRIEF_DRAFTED, 1.0) if record.tokens] or plain
+    alone, together = (min(map(outside, rounds)) for rounds in (plain, drafted))  # a first use takes longer
+    passes = statistics.fmean(record.num_passes for record in drafted)
+    more = max(0.0, together - alone)
+    overhead = (alone, more / passes, 0.0) if passes else (alone + more, 0.0, 0.0)
+    return replace(table, overhead=overhead, plain_overhead=alone)
 
 
 def _drafts(
     run: Run, texts: Sequence[Sequence[int]], tokens: int, temperature: float
 ) -> tuple[tuple[float, float, float], tuple[Level, ...]]:
-    """What drafts behind `texts` cost outside the forwards, and what became of the FULL ones."""
+    """What drafts after `texts` cost outside the forwards, and what became of the FULL ones."""
     few, full = ([run(budget, text, tokens, temperature) for text in texts] for budget in (FEW, FULL))
     return fit_overhead([rounds[1:] for rounds in (*few, *full)]), levels(
         [record for rounds in full for record in rounds]
@@ -77,56 +120,59 @@ def _drafts(
 def pass_costs(
     models: Mapping[str, CausalLM],
     prompt: Sequence[int],
-    sizes: Mapping[str, Sequence[int]],
-    patience: float = PATIENCE,
+    needed: Mapping[str, Sequence[int]],
+    wanted: Mapping[str, Sequence[int]],
 ) -> dict[str, Cost]:
-    """Median seconds of passes over n rows that follow `prompt`, for every n of a model's `sizes`.
+    """Median seconds of passes over n rows that follow `prompt`.
 
-    Everything takes turns: a slow moment of the machine hits all numbers of rows of all models, and leaves their ratios alone.
-    patience  seconds at most for one number of rows.
+    needed  by model, numbers of rows that are timed once at least.
+    wanted  numbers that are timed as well, again and again, until PASSES_SECONDS are over.
     """
-    timed: dict[str, _Timed] = {}
+    deadline = time.perf_counter() + PASSES_SECONDS
+    timed: list[_Timed] = []
     try:
         for name, model in models.items():
-            timed[name] = _Timed(model, prompt, sizes[name])
-        for _ in range(REPEATS + 1):
-            for one in timed.values():
-                one.turn(patience)
+            timed.append(_Timed(model, prompt, needed[name], wanted[name]))
+        for _ in range(REPEATS):
+            for each in timed:
+                each.turn(deadline)
+            if time.perf_counter() > deadline:
+                break
     finally:
-        for one in timed.values():
-            one.close()
-    return {name: one.cost() for name, one in timed.items()}
+        for each in timed:
+            each.close()
+    return {name: each.cost() for name, each in zip(models, timed, strict=True)}
 
 
 class _Timed:
-    """One model that is timed: seconds by number of rows."""
+    """One model that is timed: seconds by number of rows. Reading the prompt warms it up."""
 
-    def __init__(self, model: CausalLM, prompt: Sequence[int], sizes: Sequence[int]) -> None:
-        self.model, self.turns = model, 0
-        self.times: dict[int, list[float]] = {size: [] for size in sorted(set(sizes))}
-        self.text = model.open(len(prompt) + max(self.times))
+    def __init__(self, model: CausalLM, prompt: Sequence[int], needed: Sequence[int], wanted: Sequence[int]) -> None:
+        self.model, self.sizes, self.needed = model, (*needed, *wanted), len(needed)
+        self.times: dict[int, list[float]] = {}
+        self.text = model.open(len(prompt) + max(self.sizes))
         self.tokens = [token if token < model.vocab_size else 0 for token in prompt]
         model.forward([Feed(self.text, self.tokens)])
 
-    def turn(self, patience: float) -> None:
-        """Time every number of rows once; the first turn warms up, and leaves out what takes too long."""
-        for size, times in list(self.times.items()):
-            if self.turns > 2 and sum(times) > patience:
-                continue
-            fed = (self.tokens * size)[:size]
-            seconds = _one_pass(self.model, Feed(self.text, [], fed, range(ROOT, size - 1)))
-            if self.turns:
-                times.append(seconds)
-            elif seconds > TOO_SLOW and size > 2:
-                self.times = {smaller: [] for smaller in self.times if smaller < size}
-                break
-        self.turns += 1
+    def turn(self, deadline: float) -> None:
+        """Time the numbers of rows once each. In the first turn those that are needed are timed after the deadline too."""
+        first = not self.times
+        for place, size in enumerate(self.sizes):
+            now = time.perf_counter()
+            needed = first and place < self.needed and (len(self.times) < 2 or now < deadline + LONGEST_SECONDS)
+            if now > deadline and not needed:
+                return
+            if first or size in self.times:
+                fed = (self.tokens * size)[:size]
+                seconds = _one_pass(self.model, Feed(self.text, [], fed, range(ROOT, size - 1)))
+                self.times.setdefault(size, []).append(seconds)
 
     def cost(self) -> Cost:
+        rows = sorted(self.times)
         low, middle, high = (
-            [float(np.percentile(times, share)) for times in self.times.values()] for share in (10.0, 50.0, 90.0)
+            [float(np.percentile(self.times[size], share)) for size in rows] for share in (10.0, 50.0, 90.0)
         )
-        return Cost(tuple(self.times), middle, low, high, [len(times) for times in self.times.values()])
+        return Cost(rows, middle, low, high, [len(self.times[size]) for size in rows])
 
     def close(self) -> None:
         self.model.close(self.text)

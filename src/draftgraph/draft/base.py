@@ -43,6 +43,8 @@ class Limits:
     price_passes  per pass, the least sum of the scores that it would go on from for it to be worth making; none without prices.
     reason  why so much: "draft", "copies", "plain", "probe" or "fixed", a colon, and the figures.
     spread  True: an equal share of the budget per level ("exact size"); False: the budget is a cap and prices decide.
+    seconds  of a round that verifies 0, 1, … nodes: a draft of copies alone is cut to the size that pays best. () keeps all.
+    worth   expected accepted tokens of a node by its score, which are weighed against `seconds`.
     """
 
     budget: int
@@ -52,6 +54,8 @@ class Limits:
     price_passes: Sequence[float] = ()
     spread: bool = True
     reason: str = "fixed: asked for"
+    seconds: Sequence[float] = ()
+    worth: Callable[[float], float] = float
 
     def price_pass(self, number: int) -> float:
         """What the scores behind pass `number` (0 is the first) must sum up to."""

@@ -12,6 +12,7 @@ from draftgraph.draft.edges.sources import TAIL, Sources
 from draftgraph.draft.edges.table import TokenTable
 from draftgraph.draft.graph import DraftGraph, Edge
 from draftgraph.draft.unroll import Unroller
+from draftgraph.draft.whole_sizes import cut
 from draftgraph.request.state import Request
 from draftgraph.types import ROOT, Verdict
 
@@ -50,7 +51,7 @@ class LookupDrafter(Drafter):
         width = request.choice.structure.width
         unroller = Unroller(graph, sources.for_draft(graph, context), context, limits.floor, width)
         unroller.grow([ROOT], limits.budget, min(limits.depth or limits.reach, limits.reach), self._first_edge(request))
-        return Draft(graph)
+        return Draft(cut(graph, limits.seconds, limits.worth))
 
     def _first_edge(self, request: Request) -> Edge | None:
         """The first output token is expected to be the first predicted one; later a match is looked up."""

@@ -17,6 +17,7 @@ from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.passes import Ahead, DrafterPasses, Path, Shape
 from draftgraph.draft.structures.base import Growth
 from draftgraph.draft.structures.calibrate import Calibration
+from draftgraph.draft.whole_sizes import cut
 from draftgraph.request.state import Request
 from draftgraph.sampling.rng import Role
 from draftgraph.types import ROOT, Verdict
@@ -79,6 +80,8 @@ class ModelDrafter(Drafter):
             request.tokens[-TAIL:],
         )
         graph = request.choice.structure.grow(growth)
+        if limits.depth == 0:  # copies alone: no slot is SAMPLED
+            graph = cut(graph, limits.seconds, limits.worth)
         return Draft(graph, reader.evaluations, reader.passes)
 
     def observe(self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, p: torch.Tensor) -> None:

@@ -28,6 +28,7 @@ from draftgraph.engine.hints import Hints
 from draftgraph.engine.options import Asked, Params, read_options
 from draftgraph.engine.pair_costs import pair_costs
 from draftgraph.engine.prompts import Prompt
+from draftgraph.engine.room import room
 from draftgraph.engine.round import decode_round
 from draftgraph.engine.strategy import choose, reconsider
 from draftgraph.errors import DraftgraphError, OptionError, PromptError, require
@@ -253,7 +254,8 @@ class Engine:
         settled = self._defaults.settle(read_options(params, {}, 1)[0], ids)
         params = settled.params
         choice = self.choice(params)
-        limit = self._limit(len(ids), params)
+        drafter_window = None if self.drafter.model is None else self.drafter.model.context_window
+        limit = room(len(ids), params.max_new_tokens, self.target.context_window, drafter_window)
         if params.stop and self.tokenizer is None:
             raise OptionError(
                 "stop strings need a tokenizer; write Engine.from_pretrained(..., tokenizer=...) or stop_token_ids"
@@ -293,10 +295,20 @@ class Engine:
 
     @cached_property
     def costs(self) -> Costs:
-        """What rounds cost here: from the user's cache, or measured now, which takes a few seconds for small models."""
+        """What rounds cost here: from the user's cache, or measured now (`warm_up`)."""
+        return self.warm_up()
+
+    def warm_up(self, refresh: bool = False) -> Costs:
+        """Time this pair now, which else the first request with budget="auto" would wait for. Returns the table, in seconds.
+
+        It takes about a second, or a dozen passes of a slow model, and is kept in the user's cache: later processes read it.
+
+        refresh  whether to time it even if a table is kept.
+        """
         with self._timing:
-            if "costs" not in self.__dict__:  # else another thread has measured them while this one waited
-                self.__dict__["costs"] = pair_costs(self.target, self.drafter, self.config, self._decode)
+            if refresh or "costs" not in self.__dict__:  # else another thread has measured while this one waited
+                pair = (self.target, self.drafter, self.config, self._decode)
+                self.__dict__["costs"] = pair_costs(*pair, refresh)
             costs: Costs = self.__dict__["costs"]
             return costs
 
@@ -305,24 +317,3 @@ class Engine:
     ) -> Sequence[RoundRecord]:
         """The rounds of a request to an engine with the same target."""
         return Engine(self.target, drafter, config, None, frozenset()).generate(prompt, params).rounds
-
-    def _limit(self, prompt: int, params: SamplingParams) -> int:
-        window = self.target.context_window
-        if window is not None and prompt >= window:
-            raise PromptError(
-                f"the prompt has {prompt} tokens and the target's context window is {window}; "
-                f"at most {window - 1} leave room for an answer. Shorten the prompt"
-            )
-        limit = params.max_new_tokens if window is None else min(params.max_new_tokens, window - prompt)
-        model = self.drafter.model
-        draft_window = None if model is None else model.context_window
-        if draft_window is not None and prompt + limit > draft_window:
-            room = draft_window - prompt
-            what = (
-                f"prompt ({prompt}) and max_new_tokens ({limit}) need {prompt + limit} positions, but the drafter's window is "
-                f"{draft_window}; write max_new_tokens={room}"
-                if room > 0
-                else f"the prompt has {prompt} tokens, beyond the drafter's window of {draft_window}; shorten it"
-            )
-            raise PromptError(f"{what}, or use a drafter with a longer window, or drafter='lookup'")
-        return limit

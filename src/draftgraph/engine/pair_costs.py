@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from draftgraph.backends.base import CausalLM
-from draftgraph.budget.cost_cache import costs_of, fingerprint
+from draftgraph.budget.cost_cache import announce, costs_of, file_of, fingerprint
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.timing import measure
 from draftgraph.draft.drafter import Drafter
@@ -20,8 +21,11 @@ Decode = Callable[[Drafter, Config, Sequence[int], SamplingParams], Sequence[Rou
 """decode(drafter, config, prompt, params) -> the rounds of a request to an engine of the same target."""
 
 
-def pair_costs(target: CausalLM, drafter: Drafter, config: Config, decode: Decode) -> Costs:
-    """What rounds cost for the structure and rule of `config`. A drafter without an identity is measured every time."""
+def pair_costs(target: CausalLM, drafter: Drafter, config: Config, decode: Decode, refresh: bool = False) -> Costs:
+    """What rounds cost for the structure and rule of `config`. A drafter without an identity is measured every time.
+
+    refresh  whether to measure even if costs are kept.
+    """
 
     def run(budget: int, prompt: Sequence[int], tokens: int, temperature: float) -> Sequence[RoundRecord]:
         fixed = config.with_options(budget=budget, num_speculative_tokens=None)
@@ -31,11 +35,25 @@ def pair_costs(target: CausalLM, drafter: Drafter, config: Config, decode: Decod
     def measured() -> Costs:
         return measure(target, drafter.model, run)
 
-    if drafter.identity is None:
+    subject = _subject(target, drafter, config)
+    if subject is None:
+        announce(None, "")
         return replace(measured(), note="measured now")
+    return costs_of(subject, target.device, measured, refresh)
+
+
+def costs_file(target: CausalLM, drafter: Drafter, config: Config) -> Path | None:
+    """Where the costs of a pair are kept. None if they are not: without a folder, and for a drafter without an identity."""
+    subject = _subject(target, drafter, config)
+    return None if subject is None else file_of(subject, target.device)
+
+
+def _subject(target: CausalLM, drafter: Drafter, config: Config) -> list[str] | None:
+    """What the costs depend on beside the machine; None for a drafter without an identity."""
+    if drafter.identity is None:
+        return None
     models = [model for model in (target, drafter.model) if model is not None]
-    subject = [drafter.identity, *map(_described, models), repr(config.resolved_structure), config.resolved_rule.name]
-    return costs_of(subject, target.device, measured)
+    return [drafter.identity, *map(_described, models), repr(config.resolved_structure), config.resolved_rule.name]
 
 
 def _described(model: CausalLM) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.text import Text
@@ -15,36 +15,53 @@ from draftgraph.view.printable import on_one_line
 TALKATIVE = ("transformers", "huggingface_hub", "torch")
 """Loggers of other libraries that print by themselves; those without a handler are silenced by one that does nothing."""
 SILENT = logging.CRITICAL + 1
+NOTES = "draftgraph.timing"
+"""The logger that says when someone waits for a measurement; a spinner says it already."""
 
 
 @contextmanager
 def status(message: str, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """A spinner with a message; yields a function that changes the message. Silent if quiet, or not on a terminal."""
+    """A spinner with a message; yields a function that changes the message. Silent if quiet, or not on a terminal.
+
+    Where nobody looks and it is not quiet, measurements that take their time are log lines.
+    """
     console = make_console(stderr=True)
-    if quiet or not console.is_terminal:
+    if not quiet and not console.is_terminal:
         yield lambda text: None
         return
-    with console.status(Text(on_one_line(message))) as spinner:
-        yield lambda text: spinner.update(Text(on_one_line(text)))
+    with _at_level([NOTES], SILENT):
+        if quiet:
+            yield lambda text: None
+            return
+        with console.status(Text(on_one_line(message))) as spinner:
+            yield lambda text: spinner.update(Text(on_one_line(text)))
+
+
+@contextmanager
+def _at_level(names: Sequence[str], level: int) -> Iterator[None]:
+    """Set the level of loggers for a while."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, old in zip(loggers, before, strict=True):
+            logger.setLevel(old)
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Without log lines and warnings of other libraries; errors still arrive as exceptions."""
     root, nothing = logging.getLogger(), logging.NullHandler()
-    loggers = [logging.getLogger(name) for name in TALKATIVE]
-    levels = [logger.level for logger in loggers]
     root.addHandler(nothing)
-    for logger in loggers:
-        logger.setLevel(SILENT)
     try:
-        with warnings.catch_warnings():
+        with _at_level(TALKATIVE, SILENT), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         root.removeHandler(nothing)
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 @contextmanager

@@ -19,8 +19,13 @@ def test_costs_are_interpolated_and_go_on_as_the_last_two_say():
     assert [known(rows) for rows in (1, 1.5, 3, 4, 6)] == pytest.approx([1.0, 1.25, 2.0, 2.5, 3.5])
 
 
-def test_more_rows_never_cost_less():
+def test_beyond_what_was_measured_more_rows_never_cost_less():
     assert cost(3.0, 1.0, 4.0).rising == pytest.approx([2.0, 2.0, 4.0])
+    assert [cost(1.0, 4.0, 2.0)(rows) for rows in (8, 12)] == pytest.approx([3.0 + 4 * 2 / 3, 3.0 + 8 * 2 / 3])
+
+
+def test_costs_are_as_measured_where_more_rows_cost_less():
+    assert [cost(3.0, 1.0, 4.0)(rows) for rows in (1, 1.5, 2, 3)] == pytest.approx([3.0, 2.0, 1.0, 2.5])
 
 
 def test_a_busy_machine_is_noticed():

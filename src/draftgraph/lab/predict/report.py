@@ -11,7 +11,6 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from draftgraph.budget import cost_cache
 from draftgraph.budget.costs import Costs
 from draftgraph.errors import OptionError
 from draftgraph.lab.predict.estimate import Estimate
@@ -149,9 +148,8 @@ def _best(prediction: Prediction) -> Text:
         )
     if prediction.costs is not None and prediction.costs.busy:
         return Text(
-            "no advice: the machine was busy when passes were timed. When it is idle, delete their table in "
-            f"{cost_cache.folder()} and ask again, or ask with --no-speed; as timed, {_named(best)} comes out first at "
-            f"{best.pace.speedup:.2f}× plain decoding",
+            "no advice: the machine was busy when passes were timed. Ask again when it is idle, which times them again, "
+            f"or ask with --no-speed; as timed, {_named(best)} comes out first at {best.pace.speedup:.2f}× plain decoding",
             "bold yellow",
         )
     if best.pace.speedup <= 1.0:

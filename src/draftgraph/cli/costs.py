@@ -1,0 +1,36 @@
+"""draftgraph costs: what passes and rounds cost on this machine, the table by which the automatic budget decides."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from draftgraph.cli import options
+from draftgraph.cli.commands import app
+
+
+@app.command()
+def costs(
+    target: options.Target = None,
+    drafter: options.Drafter = None,
+    model: options.Model = None,
+    draft_model: options.DraftModel = None,
+    dtype: options.Dtype = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    rule: options.RuleName = "auto",
+    structure: options.Structure = "auto",
+    refresh: Annotated[bool, typer.Option("--refresh", help="Time the models again, whatever is kept.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Print what passes and rounds cost here, and time them first if that was not done yet; about a second.
+
+    The first request with the automatic budget reads the same table, and need not wait then.
+    """
+    pair = options.sources(target, drafter, model, draft_model)
+    chosen = options.Chosen(pair, dtype, device, threads, trust_remote_code)
+    from draftgraph.cli.work.costs import run
+
+    run(chosen, options.Drafting(rule, structure), refresh, as_json)

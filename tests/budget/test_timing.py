@@ -1,0 +1,170 @@
+"""How long a user waits for the table of costs: counted in passes of models whose clock is made up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from draftgraph.backends.base import CacheHandle, Feed
+from draftgraph.budget import timing
+from draftgraph.budget.costs import Costs
+from draftgraph.request.record import RoundRecord
+
+CPU = torch.device("cpu")
+DOZEN = 12
+PARTS = {"target": 1.0, "drafter": 0.5, "accept": 0.002, "draft": 0.001}
+"""Seconds of a made-up round: outside the forwards it takes 3 ms."""
+
+
+@dataclass
+class Clock:
+    """A clock that moves when a model runs. away  share of that time in which the processor does something else."""
+
+    now: float = 0.0
+    away: float = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def thread_time(self) -> float:
+        return self.now * (1.0 - self.away)
+
+
+@dataclass
+class SlowModel:
+    """A model whose passes take `seconds`, and a tenth of that per further row."""
+
+    clock: Clock
+    seconds: float
+    context_window: int | None = 512
+    vocab_size: int = 16
+    device: torch.device = CPU
+    rows: list[int] = field(default_factory=list)
+
+    def open(self, capacity: int) -> CacheHandle:
+        return CacheHandle()
+
+    def forward(self, batch: Sequence[Feed]) -> list[torch.Tensor]:
+        [feed] = batch
+        self.rows.append(len(feed.committed) + len(feed.tokens))
+        self.clock.now += self.seconds * (1.0 + 0.1 * (self.rows[-1] - 1))
+        return []
+
+    def keep(self, text: CacheHandle, nodes: Sequence[int]) -> None:
+        pass
+
+    def close(self, text: CacheHandle) -> None:
+        pass
+
+
+@dataclass
+class Rounds:
+    """What decoding says: a token a round, and of every draft of two nodes the first is accepted."""
+
+    model: SlowModel
+    asked: list[tuple[int, int, float]] = field(default_factory=list)
+
+    def __call__(self, budget: int, prompt: Sequence[int], tokens: int, temperature: float) -> list[RoundRecord]:
+        self.asked.append((budget, tokens, temperature))
+        nodes, path = ([0, 1], (0,)) if budget else ([], ())
+        self.model.rows += [1 + len(nodes)] * tokens
+        self.model.clock.now += self.model.seconds * tokens
+        return [
+            RoundRecord(
+                9 + i, nodes, [-1, 0][: len(nodes)], [False] * len(nodes), ["drafter"] * len(nodes),
+                [0.5, 0.25][: len(nodes)], [None] * len(nodes), path, 7, 1 + len(path), len(nodes), len(nodes), dict(PARTS),
+            )
+            for i in range(tokens)
+        ]  # fmt: skip
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=clock.perf_counter, thread_time=clock.thread_time))
+    return clock
+
+
+def measured(
+    clock: Clock, target: float, drafter: float | None = None, **how: int | None
+) -> tuple[Costs, SlowModel, Rounds]:
+    model = SlowModel(clock, target, **how)
+    rounds = Rounds(model)
+    return timing.measure(model, None if drafter is None else SlowModel(clock, drafter), rounds), model, rounds
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.05, 0.1, 0.19, 0.3, 1.0, 3.0])
+@pytest.mark.parametrize("drafter", [None, 0.1])
+def test_a_slow_model_runs_a_dozen_passes_or_for_about_a_second(
+    clock: Clock, seconds: float, drafter: float | None
+) -> None:
+    costs, model, _ = measured(clock, seconds, None if drafter is None else drafter * seconds)
+    assert len(model.rows) <= DOZEN + 1 or clock.now < 2.0
+    assert clock.now < 60.0
+    assert set(costs.target.rows) >= (set(timing.NEEDED) if seconds <= 1.0 else {1, 2, 4})
+    assert costs.target(4) == pytest.approx(1.3 * seconds)
+
+
+def test_a_very_slow_model_is_not_waited_for_any_longer(clock: Clock) -> None:
+    costs, model, rounds = measured(clock, 12.0)
+    assert costs.target.rows == [1, 2]
+    assert len(model.rows) == 3
+    assert not rounds.asked, "beside such passes nothing else matters"
+
+
+def test_a_fast_model_is_timed_again_and_again_for_a_second(clock: Clock) -> None:
+    costs, _, rounds = measured(clock, 0.004, 0.0005)
+    assert set(costs.target.rows) == {*timing.NEEDED, *timing.WANTED}
+    assert min(costs.target.repeats) >= 3
+    assert costs.drafter is not None
+    assert min(costs.drafter.repeats) >= 3
+    assert clock.now < 2.0
+    assert [level.reached for level in costs.levels] == [1.0, 0.0]
+    assert costs.greedy is not None
+    assert {temperature for _, _, temperature in rounds.asked} == {0.0, 1.0}
+
+
+def test_no_model_is_timed_for_more_than_its_passes_at_most(clock: Clock) -> None:
+    costs, _, _ = measured(clock, 1e-6)
+    assert max(costs.target.repeats) <= 2 * timing.REPEATS, "one row is timed twice a turn"
+
+
+@pytest.mark.parametrize("seconds", [0.004, 0.05])
+def test_what_a_round_takes_beside_its_passes_is_known_however_few_were_run(clock: Clock, seconds: float) -> None:
+    costs, _, _ = measured(clock, seconds, seconds / 10)
+    assert costs.plain_overhead == pytest.approx(3e-3)
+    assert costs.verifying(2) + 2 * costs.overhead[1] == pytest.approx(1.2 * seconds + 3e-3)
+
+
+def test_a_second_model_gets_its_turn_where_the_first_takes_all_the_time(clock: Clock) -> None:
+    costs, _, _ = measured(clock, 1.0, 0.5)
+    assert costs.drafter is not None
+    assert list(costs.drafter.rows) == sorted(timing.DRAFTER_NEEDED)
+
+
+@pytest.mark.parametrize("window", [8, 16, 64, 100, None])
+def test_no_pass_leaves_the_window(clock: Clock, window: int | None) -> None:
+    _, model, rounds = measured(clock, 0.004, context_window=window)
+    if window is not None:
+        assert max(model.rows) <= window - max(1, min(timing.CONTEXT, window // 4))
+        assert all(tokens < window for _, tokens, _ in rounds.asked)
+
+
+@pytest.mark.parametrize(("away", "busy"), [(0.0, False), (0.1, False), (0.5, True)])
+def test_a_processor_that_was_away_is_noticed_even_if_every_size_was_timed_once(
+    clock: Clock, away: float, busy: bool
+) -> None:
+    clock.away = away
+    costs, _, _ = measured(clock, 1.0)
+    assert costs.waited == pytest.approx(away)
+    assert costs.busy == busy
+
+
+def test_an_accelerator_may_be_waited_for(clock: Clock) -> None:
+    clock.away = 0.9
+    model = SlowModel(clock, 0.5, device=torch.device("meta"))
+    assert not timing.measure(model, None, Rounds(model)).busy
