@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from draftgraph.backends.base import CausalLM, Feed
+from draftgraph.backends.prefill import read
 from draftgraph.budget.costs import Cost, Costs, Greedy, Level
 from draftgraph.request.record import RoundRecord
 from draftgraph.types import ROOT
@@ -106,7 +107,7 @@ class _Timed:
         self.times: dict[int, list[float]] = {size: [] for size in sorted(set(sizes))}
         self.text = model.open(len(prompt) + max(self.times))
         self.tokens = [token if token < model.vocab_size else 0 for token in prompt]
-        model.forward([Feed(self.text, self.tokens)])
+        read(model, self.text, self.tokens)
 
     def turn(self, patience: float) -> None:
         """Time every number of rows once; the first turn warms up, and leaves out what takes too long."""

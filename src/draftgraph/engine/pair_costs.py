@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import torch
-
 from draftgraph.backends.base import CausalLM
-from draftgraph.budget.cost_cache import costs_of, fingerprint
+from draftgraph.budget.cost_cache import costs_of
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.timing import measure
 from draftgraph.draft.drafter import Drafter
@@ -34,11 +32,10 @@ def pair_costs(target: CausalLM, drafter: Drafter, config: Config, decode: Decod
     if drafter.identity is None:
         return replace(measured(), note="measured now")
     models = [model for model in (target, drafter.model) if model is not None]
-    subject = [drafter.identity, *map(_described, models), repr(config.resolved_structure), config.resolved_rule.name]
+    subject = [
+        drafter.identity,
+        *(model.fingerprint for model in models),
+        repr(config.resolved_structure),
+        config.resolved_rule.name,
+    ]
     return costs_of(subject, target.device, measured)
-
-
-def _described(model: CausalLM) -> str:
-    """What tells a model's costs from another's: shapes, weights, dtype and attention."""
-    module: torch.nn.Module = model.model  # type: ignore[attr-defined]  # a backend does not yet say who it is
-    return f"{fingerprint(module)} {module.dtype} {module.config._attn_implementation}"  # type: ignore[union-attr]
