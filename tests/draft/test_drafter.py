@@ -160,9 +160,9 @@ def test_what_only_our_drafters_can_do(options: dict[str, Any], message: str) ->
 
 def test_hidden_states_are_not_given_yet() -> None:
     class Reads(Line):
-        taps = ("layer 3",)
+        taps = ("hidden:3",)
 
-    with pytest.raises(OptionError, match=r"Reads asks for taps=\('layer 3',\).*write taps = \(\)"):
+    with pytest.raises(OptionError, match=r"Reads asks for taps=\('hidden:3',\).*write taps = \(\)"):
         engine_of(Reads())
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from draftgraph.backends.base import CausalLM, Feed
+from draftgraph.backends.prefill import read
 from draftgraph.budget.costs import Cost, Costs, Greedy, Level
 from draftgraph.request.record import RoundRecord
 from draftgraph.types import ROOT
@@ -152,7 +153,7 @@ class _Timed:
         self.times: dict[int, list[float]] = {}
         self.text = model.open(len(prompt) + max(self.sizes))
         self.tokens = [token if token < model.vocab_size else 0 for token in prompt]
-        model.forward([Feed(self.text, self.tokens)])
+        read(model, self.text, self.tokens)
 
     def turn(self, deadline: float) -> None:
         """Time the numbers of rows once each. In the first turn those that are needed are timed after the deadline too."""

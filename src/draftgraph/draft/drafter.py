@@ -25,7 +25,7 @@ class Drafter(ABC):
     structure  what its drafts look like, for rules and budgets: `dg.structures.Chain()` promises chains. None: it grows whatever
                structure the engine was given. By default any tree.
     model      the causal LM that it runs, if any: its passes are timed and its window bounds the text.
-    taps       hidden states of the target that it reads. No backend gives any yet.
+    taps       hidden states of the target that it reads. Backends give them, but no round hands them on yet.
     edges      names of the edge sources that it copies from. Copies may pay where drafts do not.
     identity   names it in tables of costs, which are then kept between processes. None: it is timed once per engine.
     trusted    True leaves out the checks of every law that it states. The prover is the better place for them.
@@ -45,6 +45,13 @@ class Drafter(ABC):
     @property
     def name(self) -> str:
         return type(self).__name__
+
+    def prefill(self, request: Request, limits: Limits) -> bool:
+        """Read one piece of a text that is too long for one pass, if the next draft needs it. Whether there was one.
+
+        Called before a round until it returns False, and after `begin`. limits  those of the round.
+        """
+        return False
 
     @abstractmethod
     def propose(self, request: Request, limits: Limits) -> Draft:

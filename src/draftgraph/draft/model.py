@@ -9,12 +9,13 @@ from functools import partial
 import torch
 
 from draftgraph.backends.base import CacheHandle, CausalLM
+from draftgraph.backends.prefill import read_piece
 from draftgraph.draft.base import Draft, Draw, Limits, Overlap
 from draftgraph.draft.drafter import Drafter
 from draftgraph.draft.edges.sources import TAIL, Sources
 from draftgraph.draft.edges.table import TokenTable
 from draftgraph.draft.graph import DraftGraph
-from draftgraph.draft.passes import Ahead, DrafterPasses, Path, Shape
+from draftgraph.draft.passes import Ahead, DrafterPasses, Path, Shape, readable
 from draftgraph.draft.structures.base import Growth
 from draftgraph.draft.structures.calibrate import Calibration
 from draftgraph.draft.whole_sizes import cut
@@ -62,6 +63,14 @@ class ModelDrafter(Drafter):
     def begin(self, request: Request) -> None:
         text = self.model.open(len(request.tokens) + FIRST_ROWS)
         request.drafting = _State(text, Sources.of(self.edges, request.tokens, table=self.table))
+
+    def prefill(self, request: Request, limits: Limits) -> bool:
+        state: _State = request.drafting
+        if limits.budget == 0 or limits.reach == 0 or limits.depth == 0:
+            return False  # no pass: the text may never be read
+        unread = readable(request.tokens[len(state.text) :], self.model.vocab_size)
+        with request.clock("drafter"):
+            return read_piece(self.model, state.text, unread) is not None
 
     def propose(self, request: Request, limits: Limits) -> Draft:
         state: _State = request.drafting

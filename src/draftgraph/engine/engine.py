@@ -12,21 +12,24 @@ from typing import Any, overload
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from draftgraph.backends.base import CausalLM
 from draftgraph.backends.load import eos_ids, find_tokenizer, load_model
-from draftgraph.backends.torch_model import HFModel, probe
+from draftgraph.backends.probe import probe
+from draftgraph.backends.wrapped import opened
 from draftgraph.budget.automatic import DEPTH, MOST_NODES, AutoBudget
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.limits import limits
 from draftgraph.draft.drafter import Drafter
 from draftgraph.draft.proposal import failing
 from draftgraph.engine import chat, prompts
-from draftgraph.engine.assemble import make_drafter
+from draftgraph.engine.assemble import make_backend, make_drafter, with_drafter
 from draftgraph.engine.chat import Messages
 from draftgraph.engine.config import Config
 from draftgraph.engine.defaults import Defaults
 from draftgraph.engine.hints import Hints
 from draftgraph.engine.options import Asked, Params, read_options
 from draftgraph.engine.pair_costs import pair_costs
+from draftgraph.engine.prefill import prefill
 from draftgraph.engine.prompts import Prompt
 from draftgraph.engine.room import room
 from draftgraph.engine.round import decode_round
@@ -55,7 +58,7 @@ class Engine:
 
     def __init__(
         self,
-        target: HFModel,
+        target: CausalLM,
         drafter: Drafter,
         config: Config,
         tokenizer: Any | None,
@@ -96,19 +99,14 @@ class Engine:
         named = generation_config is None or isinstance(generation_config, GenerationConfig)
         require(named, "generation_config", generation_config, "a transformers GenerationConfig")
         chosen = (config or Config()).with_options(**options)
-        if draft_model is None and chosen.drafter is None:
-            chosen = chosen.with_options(drafter="lookup")
-        if draft_model is None and chosen.drafter == "model":
-            raise OptionError("drafter='model' needs a draft_model; write draft_model=..., or drafter='lookup'")
-        if draft_model is not None and chosen.drafter not in (None, "model"):
-            asked = chosen.own_drafter.name if chosen.own_drafter is not None else repr(chosen.drafter)
-            raise OptionError(f"drafter={asked} drafts without it; leave out draft_model, or write drafter='model'")
-        model = HFModel(load_model(target, dtype, device, trust_remote_code))
+        chosen = with_drafter(chosen, draft_model is not None)
+        model = make_backend(loaded := load_model(target, dtype, device, trust_remote_code))
         tokenizer = find_tokenizer(tokenizer, target, trust_remote_code)
         probe(model)
         drafter = make_drafter(model, draft_model, chosen, tokenizer, dtype, device, trust_remote_code)
-        own = copy.deepcopy(model.model.generation_config if generation_config is None else generation_config)
-        return cls(model, drafter, chosen, tokenizer, eos_ids(model.model, tokenizer, generation_config), own)
+        inside = opened(loaded).model
+        own = copy.deepcopy(inside.generation_config if generation_config is None else generation_config)
+        return cls(model, drafter, chosen, tokenizer, eos_ids(inside, tokenizer, generation_config), own)
 
     @overload
     def generate(self, prompt: Prompt | None = None, params: Params | None = None, **options: Any) -> Result: ...
@@ -193,16 +191,20 @@ class Engine:
     def _stream(self, request: Request) -> Stream:
         return Stream(self._run(request), partial(self._result, request), partial(self._free, request))
 
-    def _run(self, request: Request) -> Generator[Event, None, None]:
+    def _run(self, request: Request) -> Generator[Event | None, None, None]:
+        """A step at a time: the event of a round, or None after a piece of the text was read that a round could not read."""
         asked = self.config.budget, self.config.num_speculative_tokens
-        bounds = partial(limits, *asked, window=self.target.context_window)
         try:
             request.text = self.target.open(len(request.tokens) + MOST_NODES)
             request.begun = True
             with failing(self.drafter, "beginning"):
                 self.drafter.begin(request)
             while request.finish_reason is None:
-                yield decode_round([request], self.drafter, self.target, bounds)[0]
+                with request.clock("drafting"):
+                    bounds = limits(*asked, request, self.target.context_window)
+                while prefill(request, self.drafter, self.target, bounds):
+                    yield None
+                yield decode_round([request], self.drafter, self.target, [bounds])[0]
                 seen = self.drafter.overlap(request)
                 request.choice = reconsider(request.choice, self.config, request.params.temperature, seen)
         finally:

@@ -13,7 +13,10 @@ from draftgraph.lab.doctor.checks import Checkup, Side
 from draftgraph.lab.doctor.prompts import KINDS, MESSAGES, PROMPTS, encode_prompts
 from models import byte_tokenizer
 
-TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<answer>{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}<answer>{% endif %}"
+)
 
 
 def checkup(template: str | None = None, tokenizer: bool = True, window: int = 200) -> Checkup:
