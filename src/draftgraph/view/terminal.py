@@ -75,7 +75,9 @@ def round_tree(record: RoundRecord, number: int, decode: Decode) -> Tree:
         below = branch.add(_Run([_node(record, member, decode) for member in run]))
         pending += [(below, child) for child in children.get(run[-1], ())]
     refused = [node for node in children[end] if node != _BONUS_NODE]
-    if refused and record.masses:  # of the tokens that the path could have gone on with, the one that was hoped for most
+    if (
+        refused and record.masses
+    ):  # of the tokens that the path could have gone on with, the one that was hoped for most
         node = max(refused, key=lambda child: record.scores[child])
         tree.add(Text(f"why not {_quoted(decode(record.tokens[node]))}? {why(record, node)}", "dim"))
     return tree
