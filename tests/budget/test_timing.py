@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from draftgraph.backends.base import CacheHandle, Feed
+from draftgraph.backends.base import CacheHandle, Feed, Scored
 from draftgraph.budget import timing
 from draftgraph.budget.costs import Costs
 from draftgraph.request.record import RoundRecord
@@ -42,14 +42,15 @@ class SlowModel:
     seconds: float
     context_window: int | None = 512
     vocab_size: int = 16
+    most_rows: int = 1024
     device: torch.device = CPU
     rows: list[int] = field(default_factory=list)
 
     def open(self, capacity: int) -> CacheHandle:
         return CacheHandle()
 
-    def forward(self, batch: Sequence[Feed]) -> list[torch.Tensor]:
-        [feed] = batch
+    def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
+        [feed] = feeds
         self.rows.append(len(feed.committed) + len(feed.tokens))
         self.clock.now += self.seconds * (1.0 + 0.1 * (self.rows[-1] - 1))
         return []
