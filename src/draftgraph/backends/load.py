@@ -26,6 +26,7 @@ from draftgraph.backends.support import COMPUTED
 from draftgraph.backends.untrusted import refuse_kernels, refuse_sizes, told
 from draftgraph.backends.wrapped import is_compiled, opened
 from draftgraph.errors import ModelError, OptionError, PairError, brief, first_line, require
+from draftgraph.values import as_integer, as_list
 
 Source = str | Path | torch.nn.Module
 """A folder, a hub name, or a loaded model, which adapters may surround."""
@@ -254,9 +255,19 @@ def _is_padding(difference: int, size: int) -> bool:
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: Any | None, config: GenerationConfig | None = None) -> frozenset[int]:
-    """Ids that end a text: those of `config`, else the model's generation config's, its config's, or the tokenizer's."""
+    """Ids that end a text: those of `config`, else the model's generation config's, its config's, or the tokenizer's.
+
+    Negative ids are what some configurations write for none. Raises ModelError for anything that is no token id.
+    """
     for source in (config, model.generation_config, model.config.get_text_config(decoder=True), tokenizer):
-        ids = getattr(source, "eos_token_id", None)
-        if ids is not None:
-            return frozenset([ids] if isinstance(ids, int) else ids)
+        given = getattr(source, "eos_token_id", None)
+        if given is not None:
+            single = as_integer(given)
+            ids = [single] if single is not None else [as_integer(each) for each in as_list(given) or [None]]
+            if given != [] and None in ids:
+                raise ModelError(
+                    f"eos_token_id={brief(given)} of the {type(source).__name__} is no token id; write a whole number, or "
+                    "a list of them, into the model's generation_config.json"
+                )
+            return frozenset(each for each in ids if each is not None and each >= 0)
     return frozenset()
