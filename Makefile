@@ -1,16 +1,19 @@
 # `make demo` and `make test` are all that a fresh machine needs: they create .venv first.
 
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 EXTRAS := dev,bench,train,view,prove
 
-.PHONY: help demo test check pair clean
+.PHONY: help demo test oldest check pair clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    one prompt plain and drafted, greedy and sampled, with both speeds and a picture; a minute or two"
 	@echo "make test    run the tests"
+	@echo "make oldest  a short set of tests on the oldest versions that pyproject.toml promises"
 	@echo "make check   lint, formatting, types, house rules"
 	@echo "make pair    train the bundled pair again (an hour; ARGS=... goes to draftgraph.lab.train.pair)"
 	@echo "make clean   remove .venv and caches"
@@ -33,6 +36,16 @@ test: export OMP_NUM_THREADS ?= 1
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(ARGS)
 
+# The oldest versions that pyproject.toml promises, in an environment of their own: a short set of tests.
+OLDEST := .venv-oldest
+OLDEST_TESTS := tests/integrations tests/test_examples.py tests/test_greedy.py::test_families
+
+oldest: export OMP_NUM_THREADS ?= 1
+oldest:
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e '.[dev,view]'
+	$(OLDEST)/bin/python -m pytest -q -k "not test_families or llama or gpt2 or qwen3 or opt" $(OLDEST_TESTS)
+
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,5 +56,5 @@ pair: $(INSTALLED)
 	$(BIN)/python -m draftgraph.lab.train.pair --out src/draftgraph/data/pair $(ARGS)
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	rm -rf .venv .venv-oldest .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
 	find src tests tools experiments examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -21,9 +21,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import draftgraph as dg
 from draftgraph.backends.base import CausalLM, Feed
+from draftgraph.backends.prefill import read
 from draftgraph.lab.pair import Pair
 from draftgraph.lab.turns import Answer, take_turns
-from draftgraph.request.stats import Clock
+from draftgraph.request.clock import Clock
 from draftgraph.sampling.rng import Noise
 from draftgraph.sampling.warp import Prefixes, Warper
 from draftgraph.types import FIXED, TokenTree
@@ -122,16 +123,16 @@ class Verifying:
     def answer(self, prompt: Sequence[int], seed: int) -> Answer:
         """The steps of `engine/round.py`, behind a prompt that has been read before the clock starts."""
         tree, cache = self.tree, self.target.open(len(prompt) + 2 * len(self.tree))
-        self.target.forward([Feed(cache, prompt[:-1])])
+        read(self.target, cache, prompt[:-1])
         clock = Clock()
-        logits = self.target.forward([Feed(cache, prompt[-1:], tree.tokens, tree.parents)])[0]
-        clock.lap("target")
-        p = self.warper.shape_round(self.warper.scores(logits, Prefixes.of_tree(prompt, tree)))
-        clock.lap("warping")
-        verdict = dg.rules()[self.rule].verdict(tree, p, Noise(seed), len(prompt))
-        clock.lap("rule")
+        with clock("target"):
+            logits = self.target.forward([Feed(cache, prompt[-1:], tree.tokens, tree.parents)])[0].logits
+        with clock("warping"):
+            p = self.warper.shape_round(self.warper.scores(logits, Prefixes.of_tree(prompt, tree)))
+        with clock("rule"):
+            verdict = dg.rules()[self.rule].verdict(tree, p, Noise(seed), len(prompt))
         self.target.close(cache)
-        return Answer([*(tree.tokens[node] for node in verdict.path), verdict.token], 1, len(tree), clock.seconds)
+        return Answer([*(tree.tokens[node] for node in verdict.path), verdict.token], 1, len(tree), clock.take())
 
 
 def contenders(pair: Pair, context: Sequence[int]) -> Iterator[Verifying]:

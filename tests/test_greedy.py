@@ -92,7 +92,7 @@ def test_chain_rules(rule: str) -> None:
 @pytest.mark.parametrize("chunk", [1, 4, 16])
 @pytest.mark.parametrize("kind", ["perturbed", "lookup"])
 def test_prefill_in_pieces(chunk: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_model, "PREFILL_CHUNK", chunk)
+    monkeypatch.setattr(torch_model.TorchModel, "most_rows", chunk)
     check(target(), drafter(kind), PROMPTS[17], 20, budget=8)
     check(target(), drafter(kind), [5, 6] * 8, 20, budget=8)
 

@@ -41,7 +41,14 @@ def test_the_house_rules_hold(check):
         ("engine/round.py", "x = 1\n" * 81, "81 lines"),
         ("draft/model.py", "from draftgraph.engine.config import Config", "a layer above"),
         ("engine/engine.py", "if isinstance(drafter, ModelDrafter): pass", "the class ModelDrafter"),
-        ("lab/pair.py", "x = isinstance(model, (int, HFModel))", "the class HFModel"),
+        ("lab/pair.py", "x = isinstance(model, (int, TorchModel))", "the class TorchModel"),
+        ("draft/passes.py", "x = isinstance(model, CausalLM)", "the class CausalLM"),
+        ("engine/engine.py", "from draftgraph.backends.fast import Fast", "the backend draftgraph.backends.fast"),
+        (
+            "lab/pair.py",
+            "def f():\n    import draftgraph.backends.fast as fast",
+            "the backend draftgraph.backends.fast",
+        ),
         ("draft/model.py", "if self.structure == 'chain': pass", "the name 'chain'"),
     ],
 )
@@ -72,6 +79,8 @@ def test_a_model_in_disguise_is_seen(check, tmp_path):
         ("draft/edges/rows.py", "# opt-in tables; an optimal, philosophical option"),
         ("draft/model.py", "from draftgraph.backends.base import Feed"),
         ("lab/prove/controls.py", "source = 'EAGLE'"),
+        ("engine/assemble.py", "from draftgraph.backends.fast import Fast"),
+        ("backends/probe.py", "from draftgraph.backends.fast import Fast"),
         ("cli.py", "import draftgraph as dg"),
         ("engine/config.py", "x = structure == 'auto' or isinstance(drafter, str | Drafter | PreTrainedModel)"),
     ],
@@ -91,10 +100,14 @@ def _write(source: Path, file: str, code: str) -> None:
         "verification/__init__",
         "verification/layer",
         "backends/base",
+        "backends/fast",
         file.removesuffix(".py"),
     ):
         path = source / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.touch()
+    verbs = "\n".join(f"    def {verb}(self): ..." for verb in ("open", "forward", "keep", "close"))
+    (source / "backends" / "base.py").write_text(f"class CausalLM(Protocol):\n{verbs}")
+    (source / "backends" / "fast.py").write_text(f"class Fast:\n{verbs}")
     (source / file).write_text(code)

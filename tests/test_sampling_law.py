@@ -22,7 +22,7 @@ from transformers import (
 )
 
 import draftgraph as dg
-from draftgraph.backends.base import CacheHandle, Feed
+from draftgraph.backends.base import CacheHandle, Feed, Scored
 from draftgraph.draft import model
 from draftgraph.draft.edges.sources import edges_beside_model, edges_without_model
 from draftgraph.draft.lookup import LookupDrafter
@@ -64,9 +64,11 @@ def target() -> PreTrainedModel:
 
 
 class TableLM:
-    """A model whose rows are computed once per prefix: the seam of `target.base`, with tokens for slots."""
+    """A model whose rows are computed once per prefix: the seam of `backends.base`, with tokens for slots."""
 
-    vocab_size, context_window, device, name = VOCAB, None, torch.device("cpu"), "TableLM"
+    name = model_name = fingerprint = "TableLM"
+    vocab_size, context_window, most_rows = VOCAB, None, 1024
+    device, dtype = torch.device("cpu"), torch.float32
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.row = cache(lambda prefix: model(torch.tensor([prefix])).logits[0, -1])
@@ -77,8 +79,8 @@ class TableLM:
     def open(self, capacity: int) -> CacheHandle:
         return CacheHandle()
 
-    def forward(self, batch: Sequence[Feed]) -> list[torch.Tensor]:
-        return [torch.stack([self.row(prefix) for prefix in self._enter(rows)]) for rows in batch]
+    def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
+        return [Scored(torch.stack([self.row(prefix) for prefix in self._enter(feed)])) for feed in feeds]
 
     def _enter(self, rows: Feed) -> Iterator[tuple[int, ...]]:
         text = rows.text

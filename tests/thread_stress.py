@@ -71,7 +71,7 @@ class Stage:
         """Cells in use, over all pools."""
         gc.collect()
         models = [engine.target for engine in self.engines.values()]
-        models += [engine.drafter.model for engine in self.engines.values() if hasattr(engine.drafter, "model")]
+        models += [engine.drafter.model for engine in self.engines.values() if engine.drafter.model is not None]
         models += [engine.target for engine in self.loop._engines.values()]  # type: ignore[attr-defined]
         return sum(len(model.cache._used) for model in models)
 

@@ -42,7 +42,7 @@ PURE = (
     "budget/score_bins.py", "structures.py",
 )  # fmt: skip
 """Files that run without a model, whatever they import inside the package in turn."""
-NOT_PURE = ("transformers", "draftgraph.target", "draftgraph.engine.engine", "draftgraph.cli")
+NOT_PURE = ("transformers", "draftgraph.backends.torch_model", "draftgraph.engine.engine", "draftgraph.cli")
 
 NO_FAMILIES = ("engine/*.py", "verification/*.py", "lab/prove/*.py", "draft/*.py", "budget/*.py")
 FAMILIES = re.compile(
@@ -53,8 +53,13 @@ FAMILIES = re.compile(
 CITES = {"lab/prove/controls.py": "names who published the mistakes that it shows"}
 """Files that may name families, and why."""
 
-CONCRETE = re.compile(r"[A-Z]\w*Drafter|\w*Model")
+CONCRETE = re.compile(r"[A-Z]\w*Drafter|\w*Model|CausalLM")
 """Names of classes that nobody may test for: a drafter or a backend says what it is."""
+
+VERBS = {"open", "forward", "keep", "close"}
+"""A class in backends/ that has them all is a concrete backend, unless it is a Protocol."""
+ASSEMBLE = "engine/assemble.py"
+"""The file outside of backends/ that may import the module of a concrete backend."""
 
 MAX_LINES = 330
 LINES = {
@@ -152,6 +157,28 @@ def check_types(source: Path) -> Iterator[str]:
                         yield f"{path}:{node.lineno}: compares a structure with the name {value.value!r}; ask the object"
 
 
+def check_backends(source: Path) -> Iterator[str]:
+    """Only backends/ and engine/assemble name a concrete backend."""
+    known = modules(source)
+    concrete = {module for module, path in known.items() if _matches(path, source, ("backends/*.py",)) and _runs(path)}
+    for path in known.values():
+        if _matches(path, source, ("backends/*.py", ASSEMBLE)):
+            continue
+        for line, name in imports(path, set(known)):
+            if name in concrete:
+                yield f"{path}:{line}: names the backend {name}; take a CausalLM, or ask {ASSEMBLE} for one"
+
+
+def _runs(path: Path) -> bool:
+    """Whether a file defines a concrete backend."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef) and "Protocol" not in map(ast.unparse, node.bases):
+            verbs = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
+            if verbs >= VERBS:
+                return True
+    return False
+
+
 def check_lengths(source: Path) -> Iterator[str]:
     for path in modules(source).values():
         limit = LINES.get(path.relative_to(source).as_posix(), MAX_LINES)
@@ -166,7 +193,7 @@ def _matches(path: Path, source: Path, patterns: tuple[str, ...]) -> bool:
 
 def violations(source: Path) -> list[str]:
     """Every violation of the house rules in a source tree of the package."""
-    checks = (check_layers, check_pure, check_families, check_types, check_lengths)
+    checks = (check_layers, check_pure, check_families, check_types, check_backends, check_lengths)
     return [violation for check in checks for violation in check(source)]
 
 

@@ -74,3 +74,8 @@ def require(held: bool, name: str, value: object, possible: str) -> None:
     """Refuse an option's value. Raises OptionError unless `held`."""
     if not held:
         raise OptionError(f"{name}={brief(value)} is not possible; write {possible}")
+
+
+def first_line(error: BaseException) -> str:
+    """The class and the first line of an error, for a message about it."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"

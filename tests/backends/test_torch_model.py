@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from transformers.utils import ModelOutput
 
 import draftgraph as dg
-from draftgraph.backends import torch_model
 from draftgraph.backends.base import CacheHandle, Feed
 from draftgraph.backends.cache_argument import CACHE
-from draftgraph.backends.torch_model import HFModel
+from draftgraph.backends.probe import probe
+from draftgraph.backends.torch_model import TorchModel
 from draftgraph.budget.limits import limits
 from draftgraph.engine.round import decode_round
 from draftgraph.errors import LogitsError, ModelError
@@ -28,16 +28,16 @@ TREE = dg.TokenTree(TOKENS, PARENTS, [-1] * 6)
 
 
 @cache
-def model(family: str = "llama") -> HFModel:
-    return HFModel(tiny_lm(family))
+def model(family: str = "llama") -> TorchModel:
+    return TorchModel(tiny_lm(family))
 
 
-def plain(over: HFModel, tokens: list[int]) -> torch.Tensor:
+def plain(over: TorchModel, tokens: list[int]) -> torch.Tensor:
     with torch.inference_mode():
         return over.model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, -1].float()
 
 
-def expected(over: HFModel, text: list[int], tree: dg.TokenTree) -> torch.Tensor:
+def expected(over: TorchModel, text: list[int], tree: dg.TokenTree) -> torch.Tensor:
     return torch.stack([plain(over, [*text, *tree.path_tokens(node)]) for node in range(-1, len(tree))])
 
 
@@ -50,13 +50,13 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
 def test_a_tree_is_its_paths(family: str) -> None:
     over = model(family)
     text = over.open(4)  # too few on purpose: it grows
-    close(over.forward([Feed(text, PROMPT, TOKENS, PARENTS)])[0], expected(over, PROMPT, TREE))
+    close(over.forward([Feed(text, PROMPT, TOKENS, PARENTS)])[0].logits, expected(over, PROMPT, TREE))
     over.keep(text, [0, 2])
     assert len(text) == 6
     committed = [*PROMPT, 7, 7]
-    close(over.forward([Feed(text, [11], TOKENS, PARENTS)])[0], expected(over, [*committed, 11], TREE))
+    close(over.forward([Feed(text, [11], TOKENS, PARENTS)])[0].logits, expected(over, [*committed, 11], TREE))
     over.keep(text, ())
-    close(over.forward([Feed(text, [12])])[0], plain(over, [*committed, 11, 12])[None])
+    close(over.forward([Feed(text, [12])])[0].logits, plain(over, [*committed, 11, 12])[None])
     over.close(text)
     assert not over.cache._used
     assert len(text) == 0
@@ -74,9 +74,9 @@ def test_a_model_gets_its_cache_by_the_name_in_its_signature(name: str) -> None:
         "neither": lambda **inputs: theirs(**inputs),
     }
     lm.forward = forwards[name]
-    over = HFModel(lm)
+    over = TorchModel(lm)
     text = over.open(16)
-    close(over.forward([Feed(text, PROMPT, TOKENS, PARENTS)])[0], expected(over, PROMPT, TREE))
+    close(over.forward([Feed(text, PROMPT, TOKENS, PARENTS)])[0].logits, expected(over, PROMPT, TREE))
 
 
 @torch.inference_mode()
@@ -84,12 +84,12 @@ def test_nodes_over_several_passes() -> None:
     """As a drafter does: level by level, parents numbered over the whole round."""
     over = model()
     text = over.open(32)
-    first = over.forward([Feed(text, PROMPT)])[0]
-    second = over.forward([Feed(text, [], TOKENS[:2], PARENTS[:2])])[0]
-    third = over.forward([Feed(text, [], TOKENS[2:], PARENTS[2:])])[0]
+    first = over.forward([Feed(text, PROMPT)])[0].logits
+    second = over.forward([Feed(text, [], TOKENS[:2], PARENTS[:2])])[0].logits
+    third = over.forward([Feed(text, [], TOKENS[2:], PARENTS[2:])])[0].logits
     close(torch.cat((first, second, third)), expected(over, PROMPT, TREE))
     over.keep(text, [0, 2, 4])
-    close(over.forward([Feed(text, [3])])[0], plain(over, [*PROMPT, 7, 7, 1, 3])[None])
+    close(over.forward([Feed(text, [3])])[0].logits, plain(over, [*PROMPT, 7, 7, 1, 3])[None])
     over.close(text)
 
 
@@ -98,16 +98,16 @@ def test_nodes_over_several_passes() -> None:
 def test_two_requests_in_one_pass(family: str) -> None:
     over = model(family)
     a, b = over.open(16), over.open(16)
-    rows = over.forward([Feed(a, PROMPT, TOKENS, PARENTS), Feed(b, [2, 2], [3], [ROOT])])
+    rows = [scored.logits for scored in over.forward([Feed(a, PROMPT, TOKENS, PARENTS), Feed(b, [2, 2], [3], [ROOT])])]
     close(rows[0], expected(over, PROMPT, TREE))
     close(rows[1], torch.stack([plain(over, [2, 2]), plain(over, [2, 2, 3])]))
     over.keep(a, [1])
     over.keep(b, [0])
-    rows = over.forward([Feed(b, [9]), Feed(a, [4], [5], [ROOT])])
+    rows = [scored.logits for scored in over.forward([Feed(b, [9]), Feed(a, [4], [5], [ROOT])])]
     close(rows[0], plain(over, [2, 2, 3, 9])[None])
     close(rows[1], torch.stack([plain(over, [*PROMPT, 8, 4]), plain(over, [*PROMPT, 8, 4, 5])]))
     over.close(a)
-    close(over.forward([Feed(b, [1])])[0], plain(over, [2, 2, 3, 9, 1])[None])
+    close(over.forward([Feed(b, [1])])[0].logits, plain(over, [2, 2, 3, 9, 1])[None])
     over.close(b)
     assert not over.cache._used
 
@@ -124,7 +124,7 @@ def test_random_trees_and_rounds(nodes: list[tuple[int, int]], keep: int, rounds
     tree = dg.TokenTree([token for token, _ in nodes], parents, [-1] * len(nodes))
     text, committed, fed = over.open(8), [1], [1]
     for _ in range(rounds):
-        close(over.forward([Feed(text, fed, tree.tokens, tree.parents)])[0], expected(over, committed, tree))
+        close(over.forward([Feed(text, fed, tree.tokens, tree.parents)])[0].logits, expected(over, committed, tree))
         path = tree.path(keep % len(tree))
         over.keep(text, path)
         fed = [17]
@@ -136,10 +136,10 @@ def test_random_trees_and_rounds(nodes: list[tuple[int, int]], keep: int, rounds
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @torch.inference_mode()
 def test_other_precisions(dtype: torch.dtype) -> None:
-    over = HFModel(tiny_lm().to(dtype))
-    torch_model.probe(over)
+    over = TorchModel(tiny_lm().to(dtype))
+    probe(over)
     text = over.open(16)
-    rows = over.forward([Feed(text, PROMPT, TOKENS, PARENTS)])[0]
+    rows = over.forward([Feed(text, PROMPT, TOKENS, PARENTS)])[0].logits
     assert rows.dtype == dtype
     tolerance = 0.15 if dtype == torch.bfloat16 else 1e-9
     assert float((rows.float() - expected(over, PROMPT, TREE)).abs().max()) <= tolerance * float(rows.abs().max())
@@ -151,7 +151,7 @@ def _nan_logits(module: torch.nn.Module, args: object, output: ModelOutput) -> N
 
 @torch.inference_mode()
 def test_a_failed_pass_leaves_a_clean_pool() -> None:
-    over = HFModel(tiny_lm())
+    over = TorchModel(tiny_lm())
     good, bad = over.open(16), over.open(16)
     over.forward([Feed(good, PROMPT)])
     handle = over.model.register_forward_hook(_nan_logits)
@@ -160,21 +160,21 @@ def test_a_failed_pass_leaves_a_clean_pool() -> None:
     handle.remove()
     over.close(bad)
     assert len(over.cache._used) == len(PROMPT)
-    close(over.forward([Feed(good, [8])])[0], plain(over, [*PROMPT, 8])[None])
+    close(over.forward([Feed(good, [8])])[0].logits, plain(over, [*PROMPT, 8])[None])
 
 
 def test_the_probe_notices_a_model_that_ignores_its_mask() -> None:
-    broken = HFModel(tiny_lm())
+    broken = TorchModel(tiny_lm())
     forward = broken.model.model.forward
     broken.model.model.forward = lambda **kw: forward(**kw | {"attention_mask": None})
     with pytest.raises(ModelError, match="LlamaForCausalLM"):
-        torch_model.probe(broken)
+        probe(broken)
     assert not broken.cache._used
-    positions = HFModel(tiny_lm())
+    positions = TorchModel(tiny_lm())
     inner = positions.model.model.forward
     positions.model.model.forward = lambda **kw: inner(**kw | {"position_ids": None})
     with pytest.raises(ModelError, match="LlamaForCausalLM"):
-        torch_model.probe(positions)
+        probe(positions)
 
 
 # --- the round is flat over requests ----------------------------------------------------------------------------------
@@ -191,13 +191,14 @@ def test_rounds_of_several_requests(temperature: float, drafting: str) -> None:
     prompts = [PROMPT, [2, 3, 2, 3], [7]]
     alone = [engine.generate(prompt, its).token_ids for prompt, its in zip(prompts, params, strict=True)]
     requests = [engine._request(prompt, its) for prompt, its in zip(prompts, params, strict=True)]
-    bounds = partial(limits, engine.config, window=engine.target.context_window)
+    asked = engine.config.budget, engine.config.num_speculative_tokens
+    bounds = partial(limits, *asked, window=engine.target.context_window)
     for request in requests:
         request.text = engine.target.open(64)
         engine.drafter.begin(request)
     live: list[Request] = list(requests)
     while live:
-        events = decode_round(live, engine.drafter, engine.target, bounds)
+        events = decode_round(live, engine.drafter, engine.target, [bounds(request) for request in live])
         assert len(events) == len(live)
         live = [request for request in live if request.finish_reason is None]
     assert [request.output for request in requests] == alone

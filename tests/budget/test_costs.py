@@ -11,8 +11,9 @@ import torch
 
 import draftgraph as dg
 from cost_tables import cost, costs
+from draftgraph.backends.fingerprint import fingerprint
 from draftgraph.budget import cost_cache
-from draftgraph.budget.cost_cache import costs_of, fingerprint
+from draftgraph.budget.cost_cache import costs_of
 from draftgraph.budget.costs import Costs, Greedy, Level
 from draftgraph.budget.timing import levels
 from draftgraph.engine.pair_costs import pair_costs

@@ -141,3 +141,11 @@ def test_terminals_are_not_driven_by_tokens(tmp_path):
     trace = random_trace(6, 30)
     tracefile.save(replace(trace, words={token: f"\x1b[2J{token}" for token in trace.words}), tmp_path / "t.json")
     assert "\x1b" not in run("view", str(tmp_path / "t.json")).stdout
+
+
+def test_every_node_of_a_round_tells_why(traced):
+    shown = run("view", str(traced), "--round", "1", "--why")
+    assert shown.exit_code == 0
+    assert "what became of it, and why" in shown.output
+    assert "the target gives it p = " in shown.output
+    assert run("view", str(traced), "--why").exit_code == 2

@@ -86,6 +86,7 @@ def test_its_costs_are_measured_and_its_depth_is_decided() -> None:
     assert costs.drafter is None
     assert costs.levels
     assert costs.note == "measured now"
+    assert costs.widest == 2
     engine.__dict__["costs"] = costs
     result = engine.generate(PROMPT, dg.SamplingParams(max_new_tokens=40))
     assert result.token_ids == plain(target(), PROMPT, 40)
@@ -113,6 +114,10 @@ class Told(Line):
     def observe(self, *seen: Any) -> None:
         self.note("observe")
 
+    def overlap(self, request: Any) -> None:
+        if self.fails == "overlap":
+            self.note("overlap")
+
     def end(self, request: Any) -> None:
         self.note("end")
 
@@ -120,7 +125,9 @@ class Told(Line):
 def test_it_is_told_what_happens() -> None:
     drafter = Told()
     result = engine_of(drafter, budget=4).generate(PROMPT, dg.SamplingParams(max_new_tokens=12))
-    assert drafter.told == ["begin", *["propose", "observe"] * result.stats.num_rounds, "end"]
+    told = [what for record in result.rounds for what in (["propose"] if record.tokens else []) + ["observe"]]
+    assert drafter.told == ["begin", *told, "end"]
+    assert "propose" in told
     stream = engine_of(drafter, budget=4).stream(PROMPT)
     next(stream)
     drafter.told.clear()
@@ -128,11 +135,11 @@ def test_it_is_told_what_happens() -> None:
     assert drafter.told == ["end"]
 
 
-@pytest.mark.parametrize("fails", ["begin", "propose", "observe", "end"])
+@pytest.mark.parametrize("fails", ["begin", "propose", "observe", "overlap", "end"])
 def test_a_drafter_that_fails_is_named_and_the_engine_goes_on(fails: str) -> None:
     drafter = Told(fails)
     engine = engine_of(drafter, budget=4)
-    with pytest.raises(DrafterError, match=f"the drafter Told failed while {fails[:4]}.*ValueError: on purpose"):
+    with pytest.raises(DrafterError, match=f"the drafter Told failed while .*{fails[:4]}.*ValueError: on purpose"):
         engine.generate(PROMPT, dg.SamplingParams(max_new_tokens=12))
     assert drafter.told.count("begin") == drafter.told.count("end") == 1
     assert not engine.target.cache._used
@@ -160,9 +167,9 @@ def test_what_only_our_drafters_can_do(options: dict[str, Any], message: str) ->
 
 def test_hidden_states_are_not_given_yet() -> None:
     class Reads(Line):
-        taps = ("layer 3",)
+        taps = ("hidden:3",)
 
-    with pytest.raises(OptionError, match=r"Reads asks for taps=\('layer 3',\).*write taps = \(\)"):
+    with pytest.raises(OptionError, match=r"Reads asks for taps=\('hidden:3',\).*write taps = \(\)"):
         engine_of(Reads())
 
 

@@ -380,7 +380,7 @@ def decoded(
 
     for _ in range(count):
         if request.finish_reason is None:
-            decode_round([request], drafter, target, bounds)
+            decode_round([request], drafter, target, [bounds(request)])
             seen = drafter.overlap(request)
             if seen is not None and seen.mean < switch:
                 request.choice = replace(choice, sampled=False)

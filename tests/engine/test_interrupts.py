@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 
 import draftgraph as dg
+from draftgraph.backends.base import CacheHandle
+from draftgraph.backends.torch_model import TorchModel
 from draftgraph.request.result import Stream
 from models import perturbed, plain, tiny_lm
 
@@ -27,11 +29,12 @@ PARAMS = dg.SamplingParams(max_new_tokens=TOKENS, seed=3)
 EVERY = int(os.environ.get("INTERRUPT_EVERY", "23"))
 """Of the lines that a request runs through, one in so many is tried; 1 tries all, which takes minutes."""
 CLOSING = {
-    (str(Path(SOURCE) / "request" / "result.py"), first + line)
-    for lines, first in [inspect.getsourcelines(Stream.close)]
+    (inspect.getsourcefile(function), first + line)
+    for function in (Stream.close, TorchModel.close, CacheHandle.clear)
+    for lines, first in [inspect.getsourcelines(function)]
     for line in range(len(lines))
 }
-"""Where closing a stream is itself interrupted, its reader has to try again, or to forget it."""
+"""Where closing itself is struck, cells may be held for as long as the error is: by the frames that it came through."""
 ENGINES: dict[str, dict[str, Any]] = {
     "graph": {"budget": 6},
     "auto": {},

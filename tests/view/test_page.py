@@ -16,6 +16,7 @@ import pytest
 
 from draftgraph.view import page
 from draftgraph.view.tracefile import Trace
+from draftgraph.view.why import why
 from traces import NASTY, random_trace
 
 CHROMIUM = shutil.which("chromium")
@@ -134,10 +135,14 @@ def test_every_node_says_what_it_is_and_where_it_was_drafted(browse):
             "rejected": f"the round before, by the drafter, behind its node {at};",
             "table": f"copied from row {at} of the token table",
         }[origin]
-        verdict = "verdict: accepted" if node in record.path else "verdict: verified, not accepted"
+        verdict = f"verdict: {why(record, node).partition(';')[0]}"
         law = "law: SAMPLED" if record.sampled[node] else "law: FIXED"
         for words in (place, verdict, law, f"id {record.tokens[node]}", f"{record.scores[node]:.3g}"[:4]):
             assert words in label
+        told = re.search(r"why: the target gives it p = (\S+), .* probability (\S+)", label)
+        above = 1.0 if record.parents[node] == -1 else record.masses[record.parents[node]]
+        assert float(told.group(1)) == pytest.approx(record.p[node], rel=0.01)
+        assert float(told.group(2)) == pytest.approx(min(1.0, record.masses[node] / above), rel=0.01)
         assert place in shown
         assert lent == (at if origin in ("own", "context") else -1)
 

@@ -1,14 +1,14 @@
 """The seam between the engine and a model's forward pass: rows in, logits out, paths kept.
 
-`torch_model.HFModel` implements it for any causal LM of transformers; a faster forward implements the same four verbs.
-Target and drafter use the same seam.
+`torch_model.TorchModel` implements it for any causal LM of transformers; a faster forward implements the same verbs.
+Target and drafter use the same seam. Nobody reaches through it: a backend says itself what there is to know of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,7 @@ class CacheHandle:
     def cells(self) -> npt.NDArray[np.int64]:
         """i64[length + nodes] all slots that the request holds; may be asked by any thread."""
         nodes = self.nodes  # read before `slots`: whoever moves a slot from here to there writes in the other order
-        return np.concatenate((self.slots, np.array([path[-1] for path in nodes], dtype=np.int64)))
+        return np.append(self.slots, [path[-1] for path in nodes]) if nodes else self.slots
 
     def clear(self) -> None:
         """Let go of everything; a second time, nothing."""
@@ -58,6 +58,10 @@ class Feed:
     parents: Sequence[int] = ()
 
     @property
+    def num_rows(self) -> int:
+        return len(self.committed) + len(self.tokens)
+
+    @property
     def num_logits(self) -> int:
         """Logits come back for the last committed token (if any is fed) and for every drafted token."""
         return bool(self.committed) + len(self.tokens)
@@ -68,15 +72,46 @@ class Feed:
         return [] if parent == ROOT else self.text.nodes[parent]
 
 
-class CausalLM(Protocol):
-    """A causal language model that evaluates rows of many requests in one pass."""
+@dataclass(frozen=True)
+class Scored:
+    """What a pass gives to one request.
 
+    logits  f[num_logits, V] behind the last committed token, if any was fed, and behind every drafted token.
+    taps    f[num_rows, width] by name: hidden states of all rows that were fed, in the order of the feed.
+    """
+
+    logits: torch.Tensor
+    taps: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+class CausalLM(Protocol):
+    """A causal language model that evaluates rows of many requests in one pass.
+
+    name            of the backend.
+    model_name      of the model, for reports.
+    dtype           of its weights, and of its logits.
+    device          where its logits lie.
+    vocab_size      entries of a row of logits.
+    context_window  tokens that it can read at most; None if it does not say.
+    most_rows       rows of one pass at most. Longer texts are read piece by piece before a round (`prefill`).
+    fingerprint     tells its costs from those of other models: a hash of its weights, and how it computes.
+    """
+
+    name: ClassVar[str]
+    most_rows: int
+
+    @property
+    def model_name(self) -> str: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def device(self) -> torch.device: ...
     @property
     def vocab_size(self) -> int: ...
     @property
     def context_window(self) -> int | None: ...
     @property
-    def device(self) -> torch.device: ...
+    def fingerprint(self) -> str: ...
 
     def refuse_training(self) -> None:
         """Raise ModelError if every pass would be another law, as with dropout."""
@@ -86,8 +121,26 @@ class CausalLM(Protocol):
         """Begin a request that will soon cache `capacity` tokens: its prompt and a first draft."""
         ...
 
-    def forward(self, batch: Sequence[Feed]) -> list[torch.Tensor]:
-        """One pass over the rows of all requests; per request its logits, f[num_logits, V]."""
+    def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
+        """One pass over the rows of all requests; logits and taps of each.
+
+        taps  names of hidden states: "hidden:0" is what the first layer reads, "hidden:i" what layer i has put out, and
+              the last one, after the final norm, is what the head reads.
+
+        Raises LogitsError for logits that are not finite, OptionError for a tap that the model does not have, ModelError if
+        the backend gives none.
+        """
+        ...
+
+    def plain(self, ids: torch.Tensor, count: int) -> torch.Tensor:
+        """The last `count` rows of logits, f[b, count, V], of one forward over whole texts i64[b, n].
+
+        No cache, no masks, no positions: a second way to the same rows, which passes are checked against.
+        """
+        ...
+
+    def hold_weakly(self) -> None:
+        """Keep the model alive no longer, for engines that are kept only as long as their model."""
         ...
 
     def keep(self, text: CacheHandle, nodes: Sequence[int]) -> None:

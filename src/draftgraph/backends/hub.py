@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from draftgraph.errors import ModelError
+from draftgraph.errors import ModelError, first_line
 
 PATIENCE_SECONDS = 5.0
 """How long the hub may take to answer."""
@@ -55,6 +55,7 @@ def locate(source: str | Path) -> Place:
         raise ModelError(f"a model is a folder, a hub name or a transformers model, not {type(source).__name__}")
     name = str(source)
     if os.path.isdir(name):
+        _refuse_pipes(name)
         return Place(name, local=True)
     here = f"cannot load {name!r}: there is no such folder here"
     instead = "write the path of a folder that holds config.json"
@@ -70,16 +71,33 @@ def locate(source: str | Path) -> Place:
         raise ModelError(f"{here}, and {answer.refusal}; {instead}, or a hub name")
     if not answer.unreachable:
         return Place(name, local=False)
-    if is_kept(name, _ASKED_FOR):
+    if kept(name, _ASKED_FOR) is not None:
         return Place(name, local=True)
     raise ModelError(f"{here}, it was not downloaded before, and {answer.unreachable}; {instead}")
 
 
-def is_kept(name: str, file: str) -> bool:
-    """Whether a file of a model is here: in its folder, or in the hub's cache."""
+def kept(name: str, file: str) -> Path | None:
+    """A file of a model that is here: in its folder, or in the hub's cache. None if there is none."""
     if os.path.isdir(name):
-        return os.path.isfile(os.path.join(name, file))
-    return isinstance(try_to_load_from_cache(name, file), str)
+        path = os.path.join(name, file)
+        return Path(path) if os.path.lexists(path) else None
+    cached = try_to_load_from_cache(name, file)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _refuse_pipes(folder: str) -> None:
+    """Refuse what would be waited for without end where files are expected. Raises ModelError."""
+    try:
+        with os.scandir(folder) as entries:
+            odd = [
+                entry.name
+                for entry in entries
+                if os.path.exists(entry.path) and not (entry.is_file() or entry.is_dir())
+            ]
+    except OSError as error:
+        raise ModelError(f"cannot load {folder!r}: {error.strerror}") from None
+    if odd:
+        raise ModelError(f"cannot load {folder!r}: {odd[0]!r} in it is a pipe or a device, not a file")
 
 
 def _switched_off() -> str:
@@ -105,6 +123,5 @@ def _ask(name: str, minute: int) -> _Answer:
     except OfflineModeIsEnabled:
         return _Answer(unreachable="the hub is switched off (HF_HUB_OFFLINE)")
     except Exception as error:  # whatever the network, a proxy or a certificate say
-        first = (str(error).strip().splitlines() or ["no message"])[0]
-        return _Answer(unreachable=f"the hub cannot be reached ({type(error).__name__}: {first})")
+        return _Answer(unreachable=f"the hub cannot be reached ({first_line(error)})")
     return _Answer()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, overload
 
@@ -22,10 +21,11 @@ from transformers import (
 )
 
 from draftgraph.backends.check import Check
-from draftgraph.backends.hub import is_kept, locate
+from draftgraph.backends.hub import kept, locate
 from draftgraph.backends.support import COMPUTED
+from draftgraph.backends.untrusted import refuse_kernels, refuse_sizes, told
 from draftgraph.backends.wrapped import is_compiled, opened
-from draftgraph.errors import ModelError, OptionError, PairError, brief, require
+from draftgraph.errors import ModelError, OptionError, PairError, brief, first_line, require
 
 Source = str | Path | torch.nn.Module
 """A folder, a hub name, or a loaded model, which adapters may surround."""
@@ -65,11 +65,12 @@ def load_model(
             )
         return source
     place = locate(_folder_or_name(source))
-    where = _device(device)
+    where = as_device(device)
     wanted = _dtype(dtype) or (torch.float32 if where.type == "cpu" else "auto")
-    with _told(f"cannot load a causal language model from {place.name!r}"), _LOADING:
+    with told(f"cannot load a causal language model from {place.name!r}"), _LOADING:
+        refuse_sizes(place.name)
         if not trust_remote_code:
-            _refuse_kernels(
+            refuse_kernels(
                 AutoConfig.from_pretrained(place.name, trust_remote_code=False, local_files_only=place.local)
             )
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -107,11 +108,14 @@ def _folder_or_name(source: object) -> str:
     )
 
 
-def _device(device: str | None) -> torch.device:
+def as_device(device: str | None) -> torch.device:
     """The device that weights go to; None is the GPU if there is one. Raises OptionError if there is no such device."""
     try:
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=where)
+        require(where.type != "meta", "device", device, "a device that computes, such as 'cpu'")
+    except OptionError:
+        raise
     except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
         raise OptionError(
             f"device={device!r} is not possible here ({first_line(error)}); write 'cpu', or leave it out"
@@ -143,7 +147,7 @@ def load_tokenizer(source: Source, trust_remote_code: bool = False) -> Any | Non
     try:
         return read_tokenizer(name, trust_remote_code)
     except ModelError:
-        if not loaded and any(is_kept(name, file) for file in TOKENIZER_FILES):
+        if not loaded and any(kept(name, file) is not None for file in TOKENIZER_FILES):
             raise
         return None  # a model without tokenizer files is usable with token ids
 
@@ -168,43 +172,21 @@ def find_tokenizer(given: Any | None, source: Source, trust_remote_code: bool = 
 def read_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a folder or hub name. Raises ModelError if it is missing or corrupt."""
     place = locate(source)
-    with _told(f"cannot read a tokenizer from {place.name!r}"):
-        return AutoTokenizer.from_pretrained(
+    with told(f"cannot read a tokenizer from {place.name!r}"):
+        refuse_sizes(place.name)  # the tokenizer's class depends on the configuration
+        tokenizer = AutoTokenizer.from_pretrained(
             place.name, trust_remote_code=trust_remote_code, local_files_only=place.local
         )
+        tokenizer.decode(tokenizer("a b")["input_ids"])  # some faults show when it is used only
+        return tokenizer
 
 
 def read_config(source: str | Path, trust_remote_code: bool = False) -> PretrainedConfig:
     """The configuration of a folder or hub name. Raises ModelError if it is missing or corrupt."""
     place = locate(source)
-    with _told(f"cannot read a configuration from {place.name!r}"):
+    with told(f"cannot read a configuration from {place.name!r}"):
+        refuse_sizes(place.name)
         return AutoConfig.from_pretrained(place.name, trust_remote_code=trust_remote_code, local_files_only=place.local)
-
-
-def _refuse_kernels(config: PretrainedConfig) -> None:
-    """Refuse a configuration that names kernels of the hub: they are code. Raises ModelError."""
-    parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
-    fields = ("_attn_implementation", "_experts_implementation")
-    for kernel in (getattr(part, field, None) for part in parts for field in fields):
-        if isinstance(kernel, str) and "/" in kernel:
-            raise ModelError(
-                f"the configuration of {config.name_or_path!r} asks for {kernel!r} from the hub, which is code; write "
-                "trust_remote_code=True to run it, or take it out of config.json"
-            )
-
-
-@contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Whatever transformers, tokenizers or safetensors raise for files that they cannot use is a ModelError."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit, GeneratorExit, ModelError):
-        raise
-    except BaseException as error:  # the tokenizers library panics with a class of its own
-        told = first_line(error)
-        if "trust_remote_code" in str(error):
-            told = "it comes with code of its own, which is not run unless you write trust_remote_code=True (read it first)"
-        raise ModelError(f"{what}: {told}") from error
 
 
 def check_pair(target: Any, drafter: Any, tokenizer: Any | None, draft_tokenizer: Any | None) -> None:
@@ -278,8 +260,3 @@ def eos_ids(model: PreTrainedModel, tokenizer: Any | None, config: GenerationCon
         if ids is not None:
             return frozenset([ids] if isinstance(ids, int) else ids)
     return frozenset()
-
-
-def first_line(error: BaseException) -> str:
-    """The class and the first line of an error."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"

@@ -25,6 +25,12 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
         check.enforce()
 
 
+def context_window(model: PreTrainedModel) -> int | None:
+    """Tokens that the model can read at most; None if it does not say."""
+    window = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return int(window) if window else None
+
+
 def decoder_only(config: PretrainedConfig, name: str) -> Check:
     rule = "decoder-only"
     if getattr(config, "is_encoder_decoder", False):

@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
-from weakref import WeakKeyDictionary
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, cast
+from weakref import WeakKeyDictionary, proxy
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.backends.base import CacheHandle, Feed
+from draftgraph.backends.base import CacheHandle, Feed, Scored
 from draftgraph.backends.cache_argument import cache_argument
 from draftgraph.backends.cells import CellPool
-from draftgraph.backends.check import Check
-from draftgraph.backends.support import in_training, refuse_unsupported
+from draftgraph.backends.fingerprint import fingerprint
+from draftgraph.backends.support import context_window, in_training, refuse_unsupported
+from draftgraph.backends.taps import tapped
 from draftgraph.backends.wrapped import opened
 from draftgraph.errors import LogitsError, ModelError
-from draftgraph.types import ROOT
 
-PREFILL_CHUNK = 1024
-"""Rows per pass while a long prompt is read; bounds the mask's memory, which is rows × slots."""
-
-
-UNVERIFIABLE = (
-    "its drafts could not be verified exactly. Models with ALiBi, or with position biases computed from the order of the rows, "
-    "are of this kind; use another architecture"
-)
+MOST_ROWS = 1024
+"""Rows per pass while a long prompt is read; bounds the mask's memory, which is rows × cells."""
 _LOCKS: WeakKeyDictionary[PreTrainedModel, threading.RLock] = WeakKeyDictionary()
 _REGISTRY = threading.RLock()
 
@@ -40,7 +33,7 @@ def _lock_of(model: PreTrainedModel) -> threading.RLock:
         return _LOCKS.setdefault(model, threading.RLock())
 
 
-class HFModel:
+class TorchModel:
     """`CausalLM` for a transformers model, or for an adapter around one; the model itself is never changed.
 
     Threads may share it: their passes take turns, and a cached text is touched by its own request only.
@@ -49,16 +42,32 @@ class HFModel:
     model    says what there is to know of it. adapter  what is called in its place, if there is one.
     """
 
+    name: ClassVar[str] = "torch"
+    most_rows = MOST_ROWS
+
     def __init__(self, model: torch.nn.Module) -> None:
         inside = opened(model)
         refuse_unsupported(inside.model)
         self.model = inside.model
         self.adapter = None if inside.called is inside.model else inside.called
-        self.name, self.remedy = inside.name, inside.remedy
+        self.class_name, self.remedy = inside.name, inside.remedy
         self._lock = _lock_of(inside.model)
         self.config = self.model.config.get_text_config(decoder=True)
         self.cache = CellPool(self.config.num_hidden_layers)
         self.cache_argument = cache_argument(inside.called.forward, self.model.forward)
+
+    @property
+    def model_name(self) -> str:
+        """Its folder's name, or its class's."""
+        return Path(self.model.name_or_path).name or str(self.model.__class__.__name__)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return cast(torch.dtype, self.model.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.model.device)
 
     @property
     def vocab_size(self) -> int:
@@ -66,12 +75,11 @@ class HFModel:
 
     @property
     def context_window(self) -> int | None:
-        window = getattr(self.config, "max_position_embeddings", None)
-        return int(window) if window else None
+        return context_window(self.model)
 
     @property
-    def device(self) -> torch.device:
-        return torch.device(self.model.device)
+    def fingerprint(self) -> str:
+        return f"{fingerprint(self.model)} {self.dtype} {self.model.config._attn_implementation}"
 
     @property
     def called(self) -> torch.nn.Module:
@@ -79,23 +87,50 @@ class HFModel:
         return self.model if self.adapter is None else self.adapter
 
     def call(self, **inputs: Any) -> torch.Tensor:
-        """Logits f[rows, V] of one forward of the model, uncompiled: as many numbers of rows would be compiled apart."""
+        """Logits f[b, rows, V] of one forward of the model, uncompiled: as many numbers of rows would be compiled apart."""
         module = self.called
         run = module if module._compiled_call_impl is None else module._call_impl
-        logits: torch.Tensor = run(**inputs).logits[0]  # type: ignore[no-untyped-call]
+        logits: torch.Tensor = run(**inputs).logits  # type: ignore[no-untyped-call]
         return logits
 
     def refuse_training(self) -> None:
         """Raise ModelError if dropout would make every pass another law."""
         found = in_training(self.called)
         if found is not None:
-            raise ModelError(f"{self.name} is {found}: dropout would make every pass another law; write model.eval()")
+            raise ModelError(
+                f"{self.class_name} is {found}: dropout would make every pass another law; write model.eval()"
+            )
 
     def open(self, capacity: int) -> CacheHandle:
         return CacheHandle(capacity)
 
-    def forward(self, batch: Sequence[Feed]) -> list[torch.Tensor]:
-        return self._pass([self._read_ahead(rows) for rows in batch])
+    def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
+        with self._lock, tapped(self.model, taps) as states:
+            if self.model.training or self.called.training:
+                self.refuse_training()
+            tokens = [token for feed in feeds for token in (*feed.committed, *feed.tokens)]
+            slots = self.cache.find([feed.text for feed in feeds], len(tokens))
+            hidden = max(torch.finfo(self.model.dtype).min, torch.finfo(torch.float32).min)
+            mask, positions = _lay_out(feeds, slots, self.cache.high, hidden)
+            self.cache.begin(slots, self.device)
+            logits = self.call(
+                input_ids=torch.tensor([tokens], device=self.device),
+                attention_mask=torch.from_numpy(mask).to(self.device, self.model.dtype)[None, None],
+                position_ids=torch.tensor([positions], device=self.device),
+                use_cache=True,
+                logits_to_keep=_wanted(feeds),
+                **{self.cache_argument: self.cache},
+            )[0]
+            if not np.isfinite(logits.sum(dtype=torch.float32).item()):
+                raise LogitsError(
+                    f"{self.class_name} returned NaN or infinite logits; the request was stopped, the engine is usable"
+                )
+            self.cache.end()
+        return _apart(feeds, logits, states)
+
+    def plain(self, ids: torch.Tensor, count: int) -> torch.Tensor:
+        with self._lock:
+            return self.call(input_ids=ids.to(self.device), use_cache=False, logits_to_keep=count)
 
     def keep(self, text: CacheHandle, nodes: Sequence[int]) -> None:
         if len(nodes):
@@ -106,37 +141,8 @@ class HFModel:
         text.clear()
         self.cache.drop_unused()
 
-    def _read_ahead(self, rows: Feed) -> Feed:
-        """Read a long prompt in pieces; only its last piece needs logits."""
-        committed = rows.committed
-        while len(committed) > PREFILL_CHUNK:
-            self._pass([Feed(rows.text, committed[:PREFILL_CHUNK])])
-            committed = committed[PREFILL_CHUNK:]
-        return replace(rows, committed=committed)
-
-    def _pass(self, batch: Sequence[Feed]) -> list[torch.Tensor]:
-        with self._lock:
-            if self.model.training or self.called.training:
-                self.refuse_training()
-            tokens = [token for rows in batch for token in (*rows.committed, *rows.tokens)]
-            slots = self.cache.find([rows.text for rows in batch], len(tokens))
-            hidden = max(torch.finfo(self.model.dtype).min, torch.finfo(torch.float32).min)
-            mask, positions = _lay_out(batch, slots, self.cache.high, hidden)
-            self.cache.begin(slots, self.device)
-            logits = self.call(
-                input_ids=torch.tensor([tokens], device=self.device),
-                attention_mask=torch.from_numpy(mask).to(self.device, self.model.dtype)[None, None],
-                position_ids=torch.tensor([positions], device=self.device),
-                use_cache=True,
-                logits_to_keep=_wanted(batch),
-                **{self.cache_argument: self.cache},
-            )
-            if not np.isfinite(logits.sum(dtype=torch.float32).item()):
-                raise LogitsError(
-                    f"{self.name} returned NaN or infinite logits; the request was stopped, the engine is usable"
-                )
-            self.cache.end()
-        return list(torch.split(logits, [rows.num_logits for rows in batch]))
+    def hold_weakly(self) -> None:
+        self.model = cast(PreTrainedModel, proxy(self.model))
 
 
 def _lay_out(
@@ -181,66 +187,8 @@ def _wanted(batch: Sequence[Feed]) -> int | torch.Tensor:
     return torch.tensor(wanted)
 
 
-def probe(model: HFModel) -> None:
-    """Raise ModelError if the model does not honour masks, positions and slots; some architectures ignore them silently."""
-    honours_masks(model).enforce()
-
-
-@torch.inference_mode()
-def honours_masks(model: HFModel) -> Check:
-    """Check on six rows that the model honours masks, positions and slots.
-
-    A small draft tree behind three tokens, in two passes with a rejected branch between them, must give the logits of
-    plain forwards over its paths. A model in training mode is switched to eval for as long as that takes.
-    """
-    rule = "honours masks and positions"
-    advice = UNVERIFIABLE if model.adapter is None else model.remedy
-    try:
-        seen, expected = _probed(model)
-    except (LogitsError, ModelError):
-        raise
-    except Exception as error:
-        found = f"{model.name} cannot run with explicit masks, positions and slots ({type(error).__name__}: {error})"
-        return Check(rule, "fail", found, advice)
-    scale = float((expected - expected.mean(dim=1, keepdim=True)).abs().max()) + 1e-6
-    tolerance = 1e-3 if model.model.dtype in (torch.float32, torch.float64) else 0.1
-    change = float((seen - expected).abs().max())
-    if change > tolerance * scale:
-        found = f"{model.name} does not honour explicit masks and positions (a drafted branch changes its logits by"
-        return Check(rule, "fail", f"{found} {change:.2g})", advice)
-    return Check(rule, "pass", f"a draft tree gives the logits of plain forwards to {change:.1g}")
-
-
-def _probed(model: HFModel) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits f[2, V] of two nodes of a draft tree: by passes over rows, and by plain forwards over their paths."""
-    a, b, c, d = (token % model.vocab_size for token in (1, 2, 3, 5))
-    text = model.open(8)
-    try:
-        with _evaluating(model.called):
-            model.forward([Feed(text, [a, b, c], [d, a], [ROOT, ROOT])])
-            model.keep(text, [1])
-            seen = model.forward([Feed(text, [], [b, c, d], [ROOT, ROOT, 1])])[0][[0, 2]].float()
-            plain = [_plain(model, [a, b, c, a, b]), _plain(model, [a, b, c, a, c, d])]
-    finally:
-        model.close(text)
-    return seen, torch.stack(plain).float()
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Every module in eval mode for a while, then each in the mode that it had."""
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _plain(model: HFModel, tokens: list[int]) -> torch.Tensor:
-    """Logits f[V] after `tokens`, from a forward without cache or mask."""
-    with model._lock:
-        ids = torch.tensor([tokens], device=model.device)
-        return model.call(input_ids=ids, use_cache=False)[-1]
+def _apart(feeds: Sequence[Feed], logits: torch.Tensor, states: Mapping[str, torch.Tensor]) -> list[Scored]:
+    """To every request its rows of the logits f[rows, V] and of the hidden states f[1, rows, width]."""
+    taps = {name: torch.split(rows[0], [feed.num_rows for feed in feeds]) for name, rows in states.items()}
+    parts = torch.split(logits, [feed.num_logits for feed in feeds])
+    return [Scored(part, {name: tap[i] for name, tap in taps.items()}) for i, part in enumerate(parts)]

@@ -54,8 +54,10 @@ def _without_wrappers(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def is_compiled(module: torch.nn.Module) -> bool:
-    """Whether torch.compile was asked to make one graph of the model."""
-    return any(isinstance(part, OptimizedModule) or part._compiled_call_impl is not None for part in module.modules())
+    """Whether torch.compile was asked to compile a model as a whole, which is not done here."""
+    if isinstance(module, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+        return is_compiled(module.module)
+    return isinstance(module, OptimizedModule) or module._compiled_call_impl is not None
 
 
 def gives_logits(model: PreTrainedModel) -> bool:

@@ -30,7 +30,6 @@ VERSION = 3
 """To be raised when something else is measured, or the engine's own work per round has changed."""
 FOLDER = "DRAFTGRAPH_CACHE"
 """Environment variable that names the cache folder."""
-SAMPLED_WEIGHTS = 8
 MOST_BYTES = 1 << 20
 """A larger file is no table of costs."""
 _UNSAVED: dict[str, Costs] = {}
@@ -68,15 +67,6 @@ def machine(device: torch.device) -> dict[str, str]:
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
     libraries = {"torch": torch.__version__, "transformers": transformers.__version__}
     return {"cpu": _cpu(), "accelerator": accelerator, "system": platform.platform(), **libraries}
-
-
-def fingerprint(model: torch.nn.Module) -> str:
-    """A model's shape, type and (a few of) its weights, as a hash: another drafter of the same shape is another pair."""
-    known = hashlib.sha256(model.__class__.__name__.encode())  # a weak reference to a model has the model's class
-    for name, weight in model.named_parameters():
-        few = weight.detach().reshape(-1)[:SAMPLED_WEIGHTS].float().cpu()
-        known.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + few.numpy().tobytes())
-    return known.hexdigest()
 
 
 def file_of(subject: Sequence[str], device: torch.device) -> Path | None:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from draftgraph.backends.base import CausalLM, Feed
+from draftgraph.backends.prefill import read
 from draftgraph.budget.costs import Cost, Costs, Greedy, Level
 from draftgraph.request.record import RoundRecord
 from draftgraph.types import ROOT
@@ -150,7 +151,7 @@ class _Timed:
         self.turns, self.seconds = 0, 0.0
         self.text = model.open(len(prompt) + max(self.sizes))
         self.tokens = [token if token < model.vocab_size else 0 for token in prompt]
-        model.forward([Feed(self.text, self.tokens)])
+        read(model, self.text, self.tokens)
 
     def may_go_on(self, deadline: float) -> bool:
         return self.turns < REPEATS and time.perf_counter() < deadline

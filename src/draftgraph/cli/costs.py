@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from draftgraph.cli import options
-from draftgraph.cli.app import app
+from draftgraph.cli.commands import app
 
 
 @app.command()

@@ -9,7 +9,7 @@ import typer
 
 import draftgraph as dg
 from draftgraph.cli import options
-from draftgraph.cli.app import FAILED, app
+from draftgraph.cli.commands import FAILED, app
 
 TEXTS = options.TEXTS
 

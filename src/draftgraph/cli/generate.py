@@ -10,7 +10,7 @@ import typer
 
 import draftgraph as dg
 from draftgraph.cli import options
-from draftgraph.cli.app import app
+from draftgraph.cli.commands import app
 from draftgraph.errors import DraftgraphError, OptionError, PromptError
 from draftgraph.view import tracefile
 from draftgraph.view.printing import Printer, make_printer
@@ -40,7 +40,9 @@ def generate(
     top_k: options.TopK = 0,
     top_p: options.TopP = 1.0,
     min_p: options.MinP = 0.0,
-    repetition_penalty: Annotated[float, typer.Option(help="1 is none.", rich_help_panel=SAMPLING)] = 1.0,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="1 is none; the model's own without.", rich_help_panel=SAMPLING)
+    ] = None,
     stop: Annotated[
         list[str] | None,
         typer.Option(

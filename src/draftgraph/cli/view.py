@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from draftgraph.cli.app import app
+from draftgraph.cli.commands import app
 from draftgraph.errors import OptionError
 from draftgraph.view import page, terminal, tracefile
 from draftgraph.view.console import make_console
@@ -23,8 +23,11 @@ def view_command(
     round_number: Annotated[
         int | None, typer.Option("--round", help="Draw this round only; a page opens at it.")
     ] = None,
+    why: Annotated[bool, typer.Option("--why", help="List every node of --round: what became of it, and why.")] = False,
 ) -> None:
     """Draw a trace: every round's draft graph, where each node was drafted, what was accepted, where the time went."""
+    if why and (round_number is None or html is not None):
+        raise OptionError("--why lists the nodes of one round in the terminal; write --round N with it, and no --html")
     if html is not None:
         tracefile.refuse_unwritable(html)
     found = tracefile.load(trace)
@@ -36,16 +39,18 @@ def view_command(
         tracefile.write_report(html, page.html(found, round_number or 1))
         typer.echo(on_one_line(f"{html}: {len(found.rounds)} rounds; open it in a browser"))
     else:
-        _draw(found, round_number)
+        _draw(found, round_number, why)
 
 
-def _draw(trace: Trace, only: int | None) -> None:
+def _draw(trace: Trace, only: int | None, why: bool) -> None:
     """The legend, then one round, or all of them with the text and the summary."""
     console = make_console()
     console.print(terminal.legend(), "", sep="\n")
     for number, record in enumerate(trace.rounds, 1):
         if only in (None, number):
             console.print(terminal.round_tree(record, number, trace.words.__getitem__))
+        if only == number and why:
+            console.print("", terminal.nodes_table(record, trace.words.__getitem__), sep="\n")
     if only is None:
         text = Text(printable(trace.prompt), "dim").append(terminal.transcript(trace.rounds, trace.pieces))
         summary = terminal.summary(trace.stats, trace.choice["reason"], trace.rounds, trace.finish_reason, trace.seed)

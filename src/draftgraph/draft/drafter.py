@@ -25,9 +25,11 @@ class Drafter(ABC):
     structure  what its drafts look like, for rules and budgets: `dg.structures.Chain()` promises chains. None: it grows whatever
                structure the engine was given. By default any tree.
     model      the causal LM that it runs, if any: its passes are timed and its window bounds the text.
-    taps       hidden states of the target that it reads. No backend gives any yet.
+    taps       hidden states of the target that it reads. Backends give them, but no round hands them on yet.
     edges      names of the edge sources that it copies from. Copies may pay where drafts do not.
     identity   names it in tables of costs, which are then kept between processes. None: it is timed once per engine.
+    heeds_prices  True: it leaves out slots below `limits.floor` and passes below `limits.price_pass(…)`, so that the automatic
+               budget may leave the number of nodes to it.
     trusted    True leaves out the checks of every law that it states. The prover is the better place for them.
 
     What a drafter keeps of one request belongs into `request.drafting`, which is its own. An engine may serve several requests
@@ -40,18 +42,26 @@ class Drafter(ABC):
     taps: Sequence[str] = ()
     edges: Sequence[str] = ()
     identity: str | None = None
+    heeds_prices: bool = False
     trusted: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
         return type(self).__name__
 
+    def prefill(self, request: Request, limits: Limits) -> bool:
+        """Read one piece of a text that is too long for one pass, if the next draft needs it. Whether there was one.
+
+        Called before a round until it returns False, and after `begin`. limits  those of the round.
+        """
+        return False
+
     @abstractmethod
     def propose(self, request: Request, limits: Limits) -> Draft:
         """The draft of the next round, which continues `request.tokens`.
 
         limits  budget: nodes at most. reach: depth that no node may exceed. depth: levels that are worth drafting.
-                A budget or a reach of 0 asks for an empty draft.
+                All are at least 1, but for the depth of a drafter with `edges`: 0 asks it for copies alone.
 
         A SAMPLED slot states the exact law of its token given everything in upper levels and the slots drawn before it in its
         own. Whether a slot exists must not look at tokens that are drawn in its level or below (docs/layer_rule.md, A1 and A2).

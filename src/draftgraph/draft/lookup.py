@@ -28,6 +28,7 @@ class LookupDrafter(Drafter):
 
     draws = ("fixed",)
     structure = None
+    heeds_prices = True
     trusted = True
 
     def __init__(self, edges: Sequence[str], prediction: Sequence[int] = ()) -> None:
@@ -44,8 +45,6 @@ class LookupDrafter(Drafter):
 
     def propose(self, request: Request, limits: Limits) -> Draft:
         graph = DraftGraph()
-        if limits.budget == 0 or limits.reach == 0:
-            return Draft(graph)
         sources: Sources = request.drafting
         context = request.tokens[-TAIL:]
         width = request.choice.structure.width

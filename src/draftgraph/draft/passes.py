@@ -71,17 +71,17 @@ class DrafterPasses:
         """One drafter pass."""
         drafted = [path for path in paths if path]
         self._fed |= {path: len(self.text.nodes) + i for i, path in enumerate(drafted)}
-        rows = Feed(
+        vocab = self.model.vocab_size
+        feed = Feed(
             self.text,
-            self._known(self.request.tokens[len(self.text) :]) if len(drafted) < len(paths) else (),
-            self._known([path[-1] for path in drafted]),
+            readable(self.request.tokens[len(self.text) :], vocab) if len(drafted) < len(paths) else (),
+            readable([path[-1] for path in drafted], vocab),
             [self._fed[path[:-1]] for path in drafted],
         )
         self.passes += 1
         self.evaluations += len(paths)
-        self.request.clock.lap("drafting")
-        logits = self.model.forward([rows])[0]
-        self.request.clock.lap("drafter")
+        with self.request.clock("drafter"):
+            logits = self.model.forward([feed])[0].logits
         number = {path: row for row, path in enumerate(paths)}
         above = [number.get(path[:-1], -1) if path else -1 for path in paths]
         prefixes = Prefixes(self.request.tokens, lambda row: list(paths[row]), above)
@@ -92,13 +92,14 @@ class DrafterPasses:
             laws = sharpen(laws, 1.0 / self.temperature)
         self._rows.update(zip(paths, laws, strict=True))
 
-    def _known(self, tokens: Sequence[int]) -> list[int]:
-        """Tokens as the drafter can read them; what only the target has is padding, and any token stands for it."""
-        return [token if token < self.model.vocab_size else 0 for token in tokens]
-
     def _align(self, logits: torch.Tensor) -> torch.Tensor:
         """The drafter's logits over the target's vocabulary; what only one of them has is padding."""
         missing = self.vocab_size - logits.shape[1]
         if missing > 0:
             return torch.nn.functional.pad(logits, (0, missing), value=-torch.inf)
         return logits[:, : self.vocab_size]
+
+
+def readable(tokens: Sequence[int], vocab_size: int) -> list[int]:
+    """Tokens as the drafter can read them; what only the target has is padding, and any token stands for it."""
+    return [token if token < vocab_size else 0 for token in tokens]

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from draftgraph.draft.base import Draft, Limits
 from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.graph import DraftGraph
 from draftgraph.errors import DrafterError, DraftError, DraftgraphError
 from draftgraph.request.state import Request
 from draftgraph.types import TokenTree
@@ -14,10 +15,12 @@ from draftgraph.verification.check import check_draws, check_rows, check_slots
 
 
 def propose(drafter: Drafter, request: Request, limits: Limits) -> Draft:
-    """What a drafter proposes.
+    """What a drafter proposes; nothing, unasked, where nothing can be verified.
 
     Raises DrafterError if it fails, DraftError for a draft that cannot be verified.
     """
+    if limits.budget == 0 or limits.reach == 0:
+        return Draft(DraftGraph(), reason=limits.reason)
     with failing(drafter, "proposing"):
         draft = drafter.propose(request, limits)
         if not isinstance(draft, Draft):
@@ -64,10 +67,10 @@ def _check_laws(drafter: Drafter, draft: Draft, tree: TokenTree, request: Reques
 
 @contextmanager
 def failing(drafter: Drafter, doing: str) -> Iterator[None]:
-    """Whatever a drafter raises becomes a DrafterError that names it."""
+    """Whatever a drafter raises becomes a DrafterError that names it; want of memory is nobody's fault and stays itself."""
     try:
         yield
-    except DraftgraphError:
+    except (DraftgraphError, MemoryError):
         raise
     except Exception as error:
         raise DrafterError(

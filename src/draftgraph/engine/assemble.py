@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from draftgraph.backends.base import CausalLM
 from draftgraph.backends.load import check_pair, load_model, load_tokenizer
-from draftgraph.backends.torch_model import HFModel, probe
+from draftgraph.backends.probe import probe
+from draftgraph.backends.torch_model import TorchModel
 from draftgraph.draft.drafter import Drafter
 from draftgraph.draft.edges.sources import edges_beside_model, edges_without_model
 from draftgraph.draft.lookup import LookupDrafter
@@ -18,8 +20,25 @@ from draftgraph.engine.config import Config
 from draftgraph.errors import OptionError
 
 
+def with_drafter(config: Config, draft_model: bool) -> Config:
+    """The config with its drafter settled; without a draft model the default looks continuations up. Raises OptionError."""
+    if not draft_model and config.drafter is None:
+        config = config.with_options(drafter="lookup")
+    if not draft_model and config.drafter == "model":
+        raise OptionError("drafter='model' needs a draft_model; write draft_model=..., or drafter='lookup'")
+    if draft_model and config.drafter not in (None, "model"):
+        asked = config.own_drafter.name if config.own_drafter is not None else repr(config.drafter)
+        raise OptionError(f"drafter={asked} drafts without it; leave out draft_model, or write drafter='model'")
+    return config
+
+
+def make_backend(model: torch.nn.Module) -> TorchModel:
+    """What runs a loaded model. Raises ModelError, before any forward, if none can."""
+    return TorchModel(model)
+
+
 def make_drafter(
-    target: HFModel,
+    target: TorchModel,
     draft_model: str | Path | PreTrainedModel | None,
     config: Config,
     tokenizer: Any | None,
@@ -36,7 +55,7 @@ def make_drafter(
     if config.prediction is not None:
         raise OptionError("prediction is for drafter='text', which has no draft_model; leave out one of them")
     edges = edges_beside_model(config.edges, structure)
-    drafter = HFModel(load_model(draft_model, dtype, device, trust_remote_code))
+    drafter = make_backend(load_model(draft_model, dtype, device, trust_remote_code))
     check_pair(target, drafter, tokenizer, load_tokenizer(draft_model, trust_remote_code))
     if drafter.model is not target.model:
         probe(drafter)
@@ -46,12 +65,12 @@ def make_drafter(
 def _without_taps(own: Drafter) -> Drafter:
     if own.taps:
         raise OptionError(
-            f"{own.name} asks for taps={tuple(own.taps)}, and no backend gives hidden states yet; write taps = ()"
+            f"{own.name} asks for taps={tuple(own.taps)}, and no round hands hidden states to drafters yet; write taps = ()"
         )
     return own
 
 
-def _looking_up(target: HFModel, config: Config, tokenizer: Any | None) -> LookupDrafter:
+def _looking_up(target: CausalLM, config: Config, tokenizer: Any | None) -> LookupDrafter:
     """A drafter without a model; checks what it can do."""
     if config.resolved_structure.needs_model:
         raise OptionError(
@@ -62,7 +81,7 @@ def _looking_up(target: HFModel, config: Config, tokenizer: Any | None) -> Looku
     return LookupDrafter(edges_without_model(config.edges, bool(prediction)), prediction)
 
 
-def _prediction(target: HFModel, config: Config, tokenizer: Any | None) -> list[int]:
+def _prediction(target: CausalLM, config: Config, tokenizer: Any | None) -> list[int]:
     """Token ids of `config.prediction`."""
     prediction = config.prediction or ()
     if config.drafter == "text" and not prediction:

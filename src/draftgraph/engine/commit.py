@@ -103,7 +103,7 @@ def _record(
         emitted,
         draft.num_passes,
         draft.num_evaluations,
-        request.clock.seconds,
+        dict(request.clock.seconds),  # so far; the round adds the rest
         draft.reason,
         target_probabilities(tree, p),
         draft_probabilities(tree),

@@ -12,29 +12,32 @@ from typing import Any, overload
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from draftgraph.backends.base import CausalLM
 from draftgraph.backends.load import eos_ids, find_tokenizer, load_model
-from draftgraph.backends.torch_model import HFModel, probe
-from draftgraph.budget.automatic import DEPTH, MOST_NODES, AutoBudget
+from draftgraph.backends.probe import probe
+from draftgraph.backends.wrapped import opened
+from draftgraph.budget.automatic import MOST_NODES
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.limits import limits
 from draftgraph.draft.drafter import Drafter
 from draftgraph.draft.proposal import failing
 from draftgraph.engine import chat, prompts
-from draftgraph.engine.assemble import make_drafter
+from draftgraph.engine.assemble import make_backend, make_drafter, with_drafter
 from draftgraph.engine.chat import Messages
 from draftgraph.engine.config import Config
 from draftgraph.engine.defaults import Defaults
 from draftgraph.engine.hints import Hints
 from draftgraph.engine.options import Asked, Params, read_options
 from draftgraph.engine.pair_costs import pair_costs
+from draftgraph.engine.prefill import prefill
 from draftgraph.engine.prompts import Prompt
 from draftgraph.engine.room import room
 from draftgraph.engine.round import decode_round
-from draftgraph.engine.strategy import choose, reconsider
+from draftgraph.engine.strategy import choose, plan, reconsider
 from draftgraph.errors import DraftgraphError, OptionError, PromptError, require
 from draftgraph.request.record import RoundRecord
 from draftgraph.request.result import Event, Result, Stream
-from draftgraph.request.state import Plan, Request, Strategy
+from draftgraph.request.state import Request, Strategy
 from draftgraph.request.text import Detokenizer, whole_text
 from draftgraph.sampling.contract import check_functions
 from draftgraph.sampling.generation_config import fields_of
@@ -55,7 +58,7 @@ class Engine:
 
     def __init__(
         self,
-        target: HFModel,
+        target: CausalLM,
         drafter: Drafter,
         config: Config,
         tokenizer: Any | None,
@@ -87,7 +90,8 @@ class Engine:
         trust_remote_code  whether code that comes with the models may run. Without it such models are refused.
         generation_config  what to take for the model's own (`draftgraph.engine.defaults` says what becomes of it); an empty
                      GenerationConfig() leaves it aside.
-        options      fields of `Config`, e.g. budget=16, structure="tree", rule="agree", and the ecosystem's aliases.
+        options      fields of `Config`, e.g. budget=16, structure="tree", rule="agree", drafter=a `Drafter` of your own, and the
+                     ecosystem's aliases.
 
         Raises ModelError, PairError, OptionError before any token is generated.
         """
@@ -96,19 +100,14 @@ class Engine:
         named = generation_config is None or isinstance(generation_config, GenerationConfig)
         require(named, "generation_config", generation_config, "a transformers GenerationConfig")
         chosen = (config or Config()).with_options(**options)
-        if draft_model is None and chosen.drafter is None:
-            chosen = chosen.with_options(drafter="lookup")
-        if draft_model is None and chosen.drafter == "model":
-            raise OptionError("drafter='model' needs a draft_model; write draft_model=..., or drafter='lookup'")
-        if draft_model is not None and chosen.drafter not in (None, "model"):
-            asked = chosen.own_drafter.name if chosen.own_drafter is not None else repr(chosen.drafter)
-            raise OptionError(f"drafter={asked} drafts without it; leave out draft_model, or write drafter='model'")
-        model = HFModel(load_model(target, dtype, device, trust_remote_code))
+        chosen = with_drafter(chosen, draft_model is not None)
+        model = make_backend(loaded := load_model(target, dtype, device, trust_remote_code))
         tokenizer = find_tokenizer(tokenizer, target, trust_remote_code)
         probe(model)
         drafter = make_drafter(model, draft_model, chosen, tokenizer, dtype, device, trust_remote_code)
-        own = copy.deepcopy(model.model.generation_config if generation_config is None else generation_config)
-        return cls(model, drafter, chosen, tokenizer, eos_ids(model.model, tokenizer, generation_config), own)
+        inside = opened(loaded).model
+        own = copy.deepcopy(inside.generation_config if generation_config is None else generation_config)
+        return cls(model, drafter, chosen, tokenizer, eos_ids(inside, tokenizer, generation_config), own)
 
     @overload
     def generate(self, prompt: Prompt | None = None, params: Params | None = None, **options: Any) -> Result: ...
@@ -193,17 +192,22 @@ class Engine:
     def _stream(self, request: Request) -> Stream:
         return Stream(self._run(request), partial(self._result, request), partial(self._free, request))
 
-    def _run(self, request: Request) -> Generator[Event, None, None]:
+    def _run(self, request: Request) -> Generator[Event | None, None, None]:
+        """A step at a time: the event of a round, or None after a piece of the text was read that a round could not read."""
         asked = self.config.budget, self.config.num_speculative_tokens
-        bounds = partial(limits, *asked, window=self.target.context_window)
         try:
             request.text = self.target.open(len(request.tokens) + MOST_NODES)
             request.begun = True
             with failing(self.drafter, "beginning"):
                 self.drafter.begin(request)
             while request.finish_reason is None:
-                yield decode_round([request], self.drafter, self.target, bounds)[0]
-                seen = self.drafter.overlap(request)
+                with request.clock("drafting"):
+                    bounds = limits(*asked, request, self.target.context_window)
+                while prefill(request, self.drafter, self.target, bounds):
+                    yield None
+                yield decode_round([request], self.drafter, self.target, [bounds])[0]
+                with failing(self.drafter, "counting its overlap"):
+                    seen = self.drafter.overlap(request)
                 request.choice = reconsider(request.choice, self.config, request.params.temperature, seen)
         finally:
             self._free(request)
@@ -216,7 +220,7 @@ class Engine:
                     with failing(self.drafter, "ending"):
                         self.drafter.end(request)
                 except DraftgraphError:
-                    request.begun = False  # it was asked, and has failed
+                    request.begun, request.drafting = False, None  # it was asked, and has failed
                     raise
                 request.begun, request.drafting = False, None
         finally:
@@ -277,21 +281,13 @@ class Engine:
             Warper(params, len(ids), sorted(settled.eos), self.target.device, drafts),
             Detokenizer(self.tokenizer, ids, params.stop),
             self.target.vocab_size,
-            self._plan(params.temperature),
+            plan(self.config, self.drafter, params.temperature, lambda: self.costs),
         )
 
     @property
     def _defaults(self) -> Defaults:
         own = fields_of(self.generation_config)
         return Defaults(own, self.eos, self.target.vocab_size, self.target.device)
-
-    def _plan(self, temperature: float) -> Plan | None:
-        structure, copies = self.config.resolved_structure, bool(self.drafter.edges)
-        if self.config.budget != "auto" or structure.shape is not None:
-            return None
-        depth = self.config.num_speculative_tokens or DEPTH
-        computes = self.drafter.model is not None or not copies
-        return AutoBudget(self.costs.at(temperature), depth, computes, copies, structure.nodes_per_level).plan
 
     @cached_property
     def costs(self) -> Costs:

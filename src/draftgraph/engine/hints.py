@@ -13,7 +13,7 @@ from draftgraph.engine.chat import has_template, markers
 
 CHAT = (
     "the tokenizer has a chat template, and this prompt was not made by it. A model that was trained to chat answers better to "
-    "engine.chat(messages); to continue a plain text, go on as you do"
+    "engine.chat(messages), on the command line to --chat; to continue a plain text, go on as you do"
 )
 
 

@@ -6,10 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from draftgraph.backends.base import CausalLM
-from draftgraph.budget.cost_cache import announce, costs_of, file_of, fingerprint
+from draftgraph.budget.cost_cache import announce, costs_of, file_of
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.timing import measure
 from draftgraph.draft.drafter import Drafter
@@ -53,10 +51,5 @@ def _subject(target: CausalLM, drafter: Drafter, config: Config) -> list[str] | 
     if drafter.identity is None:
         return None
     models = [model for model in (target, drafter.model) if model is not None]
-    return [drafter.identity, *map(_described, models), repr(config.resolved_structure), config.resolved_rule.name]
-
-
-def _described(model: CausalLM) -> str:
-    """What tells a model's costs from another's: shapes, weights, dtype and attention."""
-    module: torch.nn.Module = model.model  # type: ignore[attr-defined]  # a backend does not yet say who it is
-    return f"{fingerprint(module)} {module.dtype} {module.config._attn_implementation}"  # type: ignore[union-attr]
+    names = [model.fingerprint for model in models]
+    return [drafter.identity, *names, repr(config.resolved_structure), config.resolved_rule.name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -11,50 +11,50 @@ from draftgraph.draft.base import Limits
 from draftgraph.draft.drafter import Drafter
 from draftgraph.draft.proposal import failing, propose
 from draftgraph.engine.commit import commit
+from draftgraph.request.clock import shared
 from draftgraph.request.result import Event
 from draftgraph.request.state import Request
-from draftgraph.request.stats import Clock
 from draftgraph.sampling.warp import Prefixes
 
 
 @torch.inference_mode()
 def decode_round(
-    requests: Sequence[Request],
-    drafter: Drafter,
-    target: CausalLM,
-    limits: Callable[[Request], Limits],
+    requests: Sequence[Request], drafter: Drafter, target: CausalLM, limits: Sequence[Limits]
 ) -> list[Event]:
-    """One round for every request; each emits at least one token. Returns their events, in order."""
-    clock = Clock()
-    for request in requests:
-        request.clock = clock
-    drafts = [propose(drafter, request, limits(request)) for request in requests]
-    trees = [draft.tree for draft in drafts]
-    clock.lap("drafting")
+    """One round for every request, within its own limits; each emits at least one token. Returns their events, in order.
 
-    logits = target.forward(
-        [
-            Feed(request.text, request.tokens[len(request.text) :], tree.tokens, tree.parents)
-            for request, tree in zip(requests, trees, strict=True)
-        ]
-    )
-    clock.lap("target")
+    What is left of a long text is read as well, in one pass: see `engine.prefill`.
+    """
+    drafts = []
+    for request, bounds in zip(requests, limits, strict=True):
+        with request.clock("drafting"):
+            drafts.append(propose(drafter, request, bounds))
+
+    feeds = [
+        Feed(request.text, request.tokens[len(request.text) :], draft.tree.tokens, draft.tree.parents)
+        for request, draft in zip(requests, drafts, strict=True)
+    ]
+    with shared("target", [request.clock for request in requests], [feed.num_rows for feed in feeds]):
+        scored = target.forward(feeds)
 
     events = []
-    for request, draft, tree, rows in zip(requests, drafts, trees, logits, strict=True):
-        scores = request.warper.scores(rows, Prefixes.of_tree(request.tokens, tree))
-        p = request.warper.shape_round(scores)
-        clock.lap("warping")
-        verdict = request.choice.rule.verdict(tree, p, request.noise, len(request.tokens))
-        clock.lap("rule")
-        request.warper.confirm(rows, scores, request.tokens, tree, verdict.path)
-        clock.lap("warping")
+    for request, draft, logits in zip(requests, drafts, (rows.logits for rows in scored), strict=True):
+        clock, tree = request.clock, draft.tree
+        with clock("warping"):
+            scores = request.warper.scores(logits, Prefixes.of_tree(request.tokens, tree))
+            p = request.warper.shape_round(scores)
+        with clock("rule"):
+            verdict = request.choice.rule.verdict(tree, p, request.noise, len(request.tokens))
+        with clock("warping"):
+            request.warper.confirm(logits, scores, request.tokens, tree, verdict.path)
         target.keep(request.text, verdict.path)
-        with failing(drafter, "observing"):
+        with clock("drafting"), failing(drafter, "observing"):
             drafter.observe(request, draft, verdict, scores, p)
-        clock.lap("drafting")
-        events.append(commit(request, draft, verdict, rows, scores, p))
-        clock.lap("commit")
+        with clock("commit"):
+            events.append(commit(request, draft, verdict, logits, scores, p))
+
     for request in requests:
-        request.tally.add_seconds(clock)
+        seconds = request.clock.take()
+        request.rounds[-1].seconds.update(seconds)
+        request.tally.add_seconds(seconds)
     return events

@@ -30,7 +30,7 @@ from transformers import (
 )
 from transformers.generation import GenerateDecoderOnlyOutput
 
-from draftgraph.backends.torch_model import HFModel
+from draftgraph.backends.support import context_window
 from draftgraph.engine.config import Config
 from draftgraph.engine.engine import Engine
 from draftgraph.errors import require
@@ -120,7 +120,7 @@ class _DecodingLoop:
         refuse_batch(len(input_ids), generation_config, stopping_criteria, streamer)
         refuse_training(model, self.draft_model)
         padding = left_padding(input_ids, inputs.get("attention_mask"), inputs.get("position_ids"))
-        refuse_length(HFModel(model).context_window, input_ids.shape[1] - min(padding), max_length - min(padding))
+        refuse_length(context_window(model), input_ids.shape[1] - min(padding), max_length - min(padding))
 
         kept = generation_config.return_dict_in_generate
         scores, logits = kept and generation_config.output_scores, kept and generation_config.output_logits
@@ -151,7 +151,7 @@ class _DecodingLoop:
                     model, draft_model=self.draft_model, generation_config=prepared, **self.options
                 )
                 engine.tokenizer = None  # no text is read here
-                engine.target.model = weakref.proxy(model)  # else the cache would keep its own key alive
+                engine.target.hold_weakly()  # else the cache would keep its own key alive
                 self._engines[model] = engine
             return engine
 

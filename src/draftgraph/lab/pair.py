@@ -11,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from draftgraph.engine.engine import Engine
 from draftgraph.errors import OptionError
+from draftgraph.lab.loading import load
 
 WINDOW = 256
 """Tokens of a window of natural text, and of prompt and continuation together, at most."""
@@ -41,19 +42,10 @@ class Pair:
 
         Raises ModelError or PairError if the engine could not run it.
         """
-        engine = Engine.from_pretrained(
-            target, draft_model=drafter, dtype=dtype, device=device, trust_remote_code=trusted, budget=0
-        )
-        theirs = engine.drafter.model
-        assert theirs is not None, "a draft model was given"
-        windows = [model.context_window for model in (engine.target, theirs) if model.context_window is not None]
-        return cls(
-            engine.target.model,
-            theirs.model,  # type: ignore[attr-defined]  # from_pretrained runs both through HFModel
-            engine.tokenizer,
-            engine.target.vocab_size,
-            min([WINDOW, *windows]),
-        )
+        models = load(target, drafter, dtype, device, trusted)
+        assert models.drafter is not None, "a draft model was given"
+        window = WINDOW if models.window is None else min(WINDOW, models.window)
+        return cls(models.target, models.drafter, models.tokenizer, models.vocab, window)
 
     def engine(self, **options: Any) -> Engine:
         """An engine for these weights, whatever their generation config says; `options` are those of `Config`."""

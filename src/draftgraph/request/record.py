@@ -23,7 +23,8 @@ class RoundRecord:
     path      accepted nodes from the root down. bonus  the token that follows them.
     emitted   how many of (path + bonus) were emitted before a stop or the length limit.
     num_passes, num_evaluations   drafter passes, and rows they computed.
-    seconds   wall seconds by part (`stats.PARTS`).
+    seconds   wall seconds of this request by part (`stats.PARTS`); of what requests share, its share by rows. The first round
+              has the prompt's as well.
     reason    why so much was drafted: "draft", "copies", "plain", "probe" or "fixed", a colon, and the figures.
     p, q, masses  per node: the target's probability of its token behind its parent; the probability under the law that it was
               drawn from, None for a FIXED slot; the probability with which the rule let the accepted path pass through it, given

@@ -47,23 +47,30 @@ class Result:
 class Stream(Iterator[Event]):
     """The events of one request, as they come. Closing it early frees what the request cached.
 
-    Threads may share it: each event goes to one of them, and `close` waits for the round that is under way.
+    Threads may share it: each event goes to one of them, and `close` waits for the round that is under way,
+    or for the piece of the prompt that is being read.
     """
 
     def __init__(
-        self, events: Generator[Event, None, None], result: Callable[[], Result], free: Callable[[], None]
+        self, events: Generator[Event | None, None, None], result: Callable[[], Result], free: Callable[[], None]
     ) -> None:
         self._events, self._result, self._free = events, result, free
         self._turn = threading.RLock()
         self._closed = False
 
     def __next__(self) -> Event:
+        while (event := self._step()) is None:
+            pass
+        return event
+
+    def _step(self) -> Event | None:
+        """A round; or a piece of the prompt, and None."""
         with self._turn:
             try:
                 if self._closed:
                     self._events.close()
                 event = next(self._events)
-                if self._closed:  # by the request's own callback, in the midst of the round
+                if self._closed:  # in the midst of the step: by another thread, or by the request's own callback
                     self._events.close()
                 return event
             except BaseException:  # an interrupt may also have struck while the request was freeing what it holds
@@ -71,9 +78,9 @@ class Stream(Iterator[Event]):
                 raise
 
     def close(self) -> None:
+        self._closed = True  # before its turn: whoever reads a long prompt stops at the next piece
         try:
             with self._turn:
-                self._closed = True
                 if not self._running:
                     self._events.close()
         finally:

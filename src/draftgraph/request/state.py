@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from draftgraph.backends.base import CacheHandle
+from draftgraph.request.clock import Clock
 from draftgraph.request.record import RoundRecord
-from draftgraph.request.stats import Clock, Tally
+from draftgraph.request.stats import Tally
 from draftgraph.request.text import Detokenizer
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.sampling.rng import Noise, Role

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ class Stats:
     accepted_by_source       accepted tokens by origin: "drafter", or the edge source that they were copied from.
     accepted_by_match_length the same per length of match: entry j of an origin counts copies whose last j tokens agreed with the
                              place that they were copied from; what the drafter proposed itself is entry 0.
-    seconds                  wall seconds per part of the rounds, see PARTS.
+    seconds                  wall seconds per part of the rounds, see PARTS; of a pass that requests share, this one's share.
     lossless                 whether the output has exactly the target's law.
     """
 
@@ -59,19 +59,6 @@ class Stats:
 
 
 @dataclass
-class Clock:
-    """Splits a round's wall time into parts: every lap goes to the part that just ended."""
-
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
-    _last: float = field(default_factory=time.perf_counter)
-
-    def lap(self, part: str) -> None:
-        now = time.perf_counter()
-        self.seconds[part] += now - self._last
-        self._last = now
-
-
-@dataclass
 class Tally:
     """Running counts of one request; the commit is their only writer."""
 
@@ -85,8 +72,8 @@ class Tally:
     by_match: Counter[tuple[str, int]] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
 
-    def add_seconds(self, clock: Clock) -> None:
-        for part, seconds in clock.seconds.items():
+    def add_seconds(self, parts: Mapping[str, float]) -> None:
+        for part, seconds in parts.items():
             self.seconds[part] += seconds
 
     def stats(self, *, rule: str, structure: str, lossless: bool, prompt: int, output: int) -> Stats:

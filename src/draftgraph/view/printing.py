@@ -43,18 +43,21 @@ class TextPrinter:
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self.written = 0
 
     def begin(self) -> None:
         pass
 
     def event(self, event: Event) -> None:
-        self._write(printable(event.text) if self.console.is_terminal else event.text)
+        self._write(event.text)
 
     def end(self, result: Result) -> None:
-        self._write("\n")
+        """Write what an interrupted request still held back, too."""
+        self._write(result.text[self.written :] + "\n")
 
     def _write(self, text: str) -> None:
-        self.console.file.write(text)
+        self.written += len(text)
+        self.console.file.write(printable(text) if self.console.is_terminal else text)
         self.console.file.flush()
 
 

@@ -17,6 +17,7 @@ from draftgraph.request.record import RoundRecord, decisions
 from draftgraph.request.stats import Stats
 from draftgraph.types import ROOT
 from draftgraph.view.printable import on_one_line, printable
+from draftgraph.view.why import why
 
 Decode = Callable[[int], str]
 """decode(token id) -> its text."""
@@ -73,7 +74,29 @@ def round_tree(record: RoundRecord, number: int, decode: Decode) -> Tree:
             run.append(children[run[-1]][0])
         below = branch.add(_Run([_node(record, member, decode) for member in run]))
         pending += [(below, child) for child in children.get(run[-1], ())]
+    refused = [node for node in children[end] if node != _BONUS_NODE]
+    if (
+        refused and record.masses
+    ):  # of the tokens that the path could have gone on with, the one that was hoped for most
+        node = max(refused, key=lambda child: record.scores[child])
+        tree.add(Text(f"why not {_quoted(decode(record.tokens[node]))}? {why(record, node)}", "dim"))
     return tree
+
+
+def nodes_table(record: RoundRecord, decode: Decode) -> Table:
+    """Every node of a round by its number: its token, what became of it, and why."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, justify in (
+        ("node", "right"),
+        ("behind", "right"),
+        ("token", "left"),
+        ("what became of it, and why", "left"),
+    ):
+        table.add_column(name, justify=justify, style="dim" if name in ("node", "behind") else "")  # type: ignore[arg-type]
+    for node, parent in enumerate(record.parents):
+        token = Text(_quoted(decode(record.tokens[node])), ACCEPTED if node in record.path else "")
+        table.add_row(str(node), "text" if parent == ROOT else str(parent), token, Text(why(record, node)))
+    return table
 
 
 @dataclass(frozen=True)

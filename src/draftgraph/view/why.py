@@ -35,5 +35,5 @@ def _figures(record: RoundRecord, node: int) -> str:
     drawn = "it was chosen, not drawn" if q is None else f"it was drawn with q = {q:.3g}"
     return (
         f"the target gives it p = {record.p[node]:.3g}, {drawn}; "
-        f"behind its parent the rule accepts it with probability {chance:.3g}"
+        f"given this draft, the rule accepts it behind its parent with probability {chance:.3g}"
     )

@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 import torch
 
+from draftgraph.backends.torch_model import TorchModel
 from draftgraph.lab.audit.evidence import CELLS, QUANTILES, SHARED_BY, Evidence, Sample
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.sampling.warp import Prefixes, Warper
@@ -25,7 +26,8 @@ def target():
 def collected(target, samples, drafter=None, length=2, **options) -> Evidence:
     params = SamplingParams(**{"temperature": 1.0, "max_new_tokens": length, **options})
     evidence = Evidence(length, drafter is not None, True, seed=7)
-    evidence.collect(target, drafter, Warper(params, len(PROMPT), [], CPU), PROMPT, samples)
+    backends = TorchModel(target), None if drafter is None else TorchModel(drafter)
+    evidence.collect(*backends, Warper(params, len(PROMPT), [], CPU), PROMPT, samples)
     return evidence
 
 

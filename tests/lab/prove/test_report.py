@@ -50,7 +50,7 @@ def test_rules_are_listed_with_what_they_claim_and_their_sources():
         assert rule.source in text
 
 
-def test_a_proof_is_cases_controls_an_explanation_and_a_sentence():
+def test_a_proof_is_a_sentence_an_explanation_cases_and_controls():
     text = draw(*proof_report(PROOF))
     for words in (
         "3 tokens, drafts 3 deep",
@@ -65,7 +65,7 @@ def test_a_proof_is_cases_controls_an_explanation_and_a_sentence():
         "Not proven:",
     ):
         assert words in text
-    assert text.rstrip().splitlines()[-1].startswith("rule 'mine' is lossless")
+    assert text.startswith("rule 'mine' is lossless")
 
 
 @pytest.mark.parametrize(
@@ -152,4 +152,4 @@ def test_markdown_keeps_every_cell():
     text = to_markdown(
         "proofs", [Sheet("t", ("a", "b"), [["x|y", Text("1\n2", "red")]], numbers=1), Text("words", "bold")]
     )
-    assert text == "# proofs\n\n**t**\n\n| a | b |\n| --- | ---: |\n| x\\|y | 1 2 |\n\nwords\n"
+    assert text == "# proofs\n\n**t**\n\n| a | b |\n| --- | ---: |\n| x\\|y | 1\\n2 |\n\nwords\n"

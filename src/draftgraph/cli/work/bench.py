@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 import draftgraph as dg
-from draftgraph.cli.app import FAILED, INTERRUPTED, tell
+from draftgraph.cli.commands import FAILED, INTERRUPTED, tell
 from draftgraph.cli.options import Chosen, Drafting
 from draftgraph.cli.work.engines import make_config, place
 from draftgraph.errors import DraftgraphError, OptionError

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from draftgraph.backends.load import as_device
 from draftgraph.cli.options import Chosen, Drafting, as_budget, as_prediction
 from draftgraph.engine.config import Config
 from draftgraph.engine.engine import Engine
@@ -28,12 +29,7 @@ def place(chosen: Chosen) -> None:
     dtype, device = chosen.dtype, chosen.device
     require(dtype is None or dtype in DTYPES, "dtype", dtype, f"one of {', '.join(DTYPES)}")
     if device is not None:
-        try:
-            possible = torch.empty(0, device=device).device.type != "meta"
-        except (RuntimeError, AssertionError, ValueError) as error:
-            why = (str(error).splitlines() or ["it is unknown"])[0]
-            raise OptionError(f"device={device!r} is not possible here ({why}); write cpu") from None
-        require(possible, "device", device, "a device that computes, such as cpu")
+        as_device(device)
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
 
@@ -63,13 +59,13 @@ def load_engine(chosen: Chosen, config: Config, quiet: bool) -> Engine:
         )
 
 
-def encoded(engine: Any, text: str, chat: bool, system: str | None) -> list[int]:
+def encoded(engine: Engine, text: str, chat: bool, system: str | None) -> list[int]:
     """Token ids of a prompt as it is, or of a chat of a system message and the prompt. Raises PromptError."""
     if not chat:
         return encode(text, engine.tokenizer, engine.target.vocab_size)
     messages = [{"role": "system", "content": system}] if system is not None else []
-    ids: list[int] = engine.chat_prompt([*messages, {"role": "user", "content": text}])
-    return ids
+    ids: Any = engine.chat_prompt([*messages, {"role": "user", "content": text}])  # one conversation, so one list
+    return list(ids)
 
 
 def find_rule(name: str) -> Rule:

@@ -171,8 +171,8 @@ def audit(
     caught = _run(control, texts, params, n, alpha, lambda done: progress and progress(total // 2 + done, total))
     verdict = "refuted" if findings.refuted else "held" if caught.refuted else "inconclusive"
     return Audit(
-        target=_name(engine.target.model),
-        drafter=engine.drafter.name if (likes := _draft_model(engine)) is None else _name(likes),
+        target=engine.target.model_name,
+        drafter=engine.drafter.name if engine.drafter.model is None else engine.drafter.model.model_name,
         rule=choice.rule.name,
         lossless=choice.rule.lossless,
         structure=choice.structure.name,
@@ -220,7 +220,7 @@ def _run(
     engine: Engine, prompts: Sequence[Prompt], params: SamplingParams, n: int, alpha: float, told: Callable[[int], object]
 ) -> Findings:  # fmt: skip
     """Sample, recompute, test."""
-    likes = _draft_model(engine)
+    likes = engine.drafter.model
     fresh = not engine.choice(params).rule.position_noise
     evidence = Evidence(params.max_new_tokens, likes is not None, fresh, int(params.seed or 0))
     eos = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else engine.eos)
@@ -235,17 +235,8 @@ def _run(
             samples.append(Sample(tuple(result.token_ids), starts))
             told(i + 1)
         warper = Warper(params, len(ids), sorted(eos), engine.target.device)
-        evidence.collect(engine.target.model, likes, warper, ids, samples)
-    return _judged(evidence, alpha, engine.target.model.dtype, rounds)
-
-
-def _draft_model(engine: Engine) -> PreTrainedModel | None:
-    """The transformers model that drafts, if one does."""
-    return getattr(engine.drafter.model, "model", None)
-
-
-def _name(model: PreTrainedModel) -> str:
-    return Path(model.name_or_path).name or type(model).__name__
+        evidence.collect(engine.target, likes, warper, ids, samples)
+    return _judged(evidence, alpha, engine.target.dtype, rounds)
 
 
 def _judged(evidence: Evidence, alpha: float, dtype: torch.dtype, rounds: int) -> Findings:

@@ -24,8 +24,8 @@ from itertools import groupby
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
+from draftgraph.backends.base import CausalLM
 from draftgraph.lab.audit.fit import Counts, Fit, fitted
 from draftgraph.sampling.warp import Prefixes, Warper
 
@@ -73,7 +73,7 @@ class Evidence:
         self._uniform = np.random.default_rng([seed % 2**64, 0x5EED])
 
     def collect(
-        self, model: PreTrainedModel, drafter: PreTrainedModel | None, warper: Warper, prompt: Sequence[int],
+        self, model: CausalLM, drafter: CausalLM | None, warper: Warper, prompt: Sequence[int],
         samples: Sequence[Sample],
     ) -> None:  # fmt: skip
         """Recompute the laws behind the samples of one prompt and count their tokens."""
@@ -154,11 +154,11 @@ def _shares(p: torch.Tensor, cell: torch.Tensor, cells: int) -> torch.Tensor:
 
 @torch.inference_mode()
 def _laws(
-    model: PreTrainedModel, drafter: PreTrainedModel | None, warper: Warper, prompt: Sequence[int],
+    model: CausalLM, drafter: CausalLM | None, warper: Warper, prompt: Sequence[int],
     texts: set[tuple[int, ...]],
 ) -> Iterator[tuple[list[tuple[int, ...]], torch.Tensor, torch.Tensor | None]]:  # fmt: skip
     """Every prefix of the texts once, in batches: prefixes, target laws f64[m, V], drafter laws f64[m, V] or None."""
-    vocab = int(model.config.get_text_config(decoder=True).vocab_size)
+    vocab = model.vocab_size
     done: set[tuple[int, ...]] = set()
     for length, group in groupby(sorted(texts, key=lambda text: (len(text), text)), key=len):
         same = list(group)
@@ -181,13 +181,13 @@ def _laws(
 
 
 def _shaped(
-    model: PreTrainedModel, ids: torch.Tensor, length: int, rows: Mapping[tuple[int, ...], int], vocab: int, warper: Warper,
+    model: CausalLM, ids: torch.Tensor, length: int, rows: Mapping[tuple[int, ...], int], vocab: int, warper: Warper,
     prompt: Sequence[int],
 ) -> torch.Tensor:  # fmt: skip
     """Laws f64[len(rows), vocab] behind the prefixes that `rows` names, by their rows in one plain forward over i64[b, n]."""
-    own = int(model.config.get_text_config(decoder=True).vocab_size)
+    own = model.vocab_size
     ids = torch.where(ids < own, ids, 0)  # what only the target has is padding
-    logits = model(input_ids=ids.to(model.device), use_cache=False, logits_to_keep=length).logits
+    logits = model.plain(ids, length)
     wanted = logits.flatten(0, 1)[list(rows.values()), :vocab]
     prefixes = list(rows)
     laws = warper.probabilities(

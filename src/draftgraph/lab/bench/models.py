@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.engine.engine import Engine
 from draftgraph.errors import OptionError
+from draftgraph.lab.loading import load
 
 
 @dataclass(frozen=True)
@@ -40,22 +40,11 @@ class Models:
 
         Raises ModelError or PairError if the engine could not run them, OptionError without a tokenizer.
         """
-        engine = Engine.from_pretrained(
-            target, draft_model=drafter, dtype=dtype, device=device, trust_remote_code=trusted, budget=0
-        )
-        if engine.tokenizer is None:
+        models = load(target, drafter, dtype, device, trusted)
+        if models.tokenizer is None:
             raise OptionError("the target has no tokenizer files, so no prompt can be read; add them to its folder")
-        theirs = engine.drafter.model
-        models = [model for model in (engine.target, theirs) if model is not None]
-        windows = [model.context_window for model in models if model.context_window is not None]
-        return cls(
-            str(target),
-            None if drafter is None else str(drafter),
-            engine.target.model,
-            theirs.model if theirs is not None else None,  # type: ignore[attr-defined]  # from_pretrained runs it through HFModel
-            engine.tokenizer,
-            min(windows, default=None),
-        )
+        sources = str(target), None if drafter is None else str(drafter)
+        return cls(*sources, models.target, models.drafter, models.tokenizer, models.window)
 
     @property
     def dtype(self) -> torch.dtype:

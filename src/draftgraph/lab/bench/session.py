@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from draftgraph.errors import ModelError
+from draftgraph.errors import ModelError, first_line
 from draftgraph.lab.bench.agreement import Departure, compare
 from draftgraph.lab.bench.contenders import PLAIN, Ours, Task
 from draftgraph.lab.bench.encode import Prompt
 from draftgraph.lab.bench.field import Spec, line_up
 from draftgraph.lab.bench.models import Models
-from draftgraph.lab.bench.peers import Absent, first_line
+from draftgraph.lab.bench.peers import Absent
 from draftgraph.lab.bench.peers.base import Peer
 from draftgraph.lab.bench.summary import Run
 from draftgraph.lab.turns import Contender, Turn, take_turns

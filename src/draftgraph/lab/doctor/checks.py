@@ -16,8 +16,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from draftgraph.backends.check import Check
 from draftgraph.backends.load import eos_ids, load_model, read_config, read_tokenizer, same_tokens
+from draftgraph.backends.probe import honours_masks
 from draftgraph.backends.support import decoder_only, support
-from draftgraph.backends.torch_model import HFModel, honours_masks
+from draftgraph.engine.assemble import make_backend
 from draftgraph.errors import DraftgraphError
 from draftgraph.lab.pair import WINDOW, Pair
 
@@ -80,7 +81,7 @@ class Checkup:
         assert self.drafter is not None
         assert self.drafter.model is not None
         windows = [side.window for side in (self.target, self.drafter) if side.window]
-        vocab = int(HFModel(self.target.model).vocab_size)
+        vocab = make_backend(self.target.model).vocab_size
         return Pair(self.target.model, self.drafter.model, self.target.tokenizer, vocab, min([WINDOW, *windows]))
 
     def to_dict(self) -> dict[str, Any]:
@@ -156,7 +157,7 @@ def _check_tokenizer(side: Side, trusted: bool) -> None:
 
 def _probe(model: PreTrainedModel) -> Check:
     try:
-        return honours_masks(HFModel(model))
+        return honours_masks(make_backend(model))
     except DraftgraphError as error:  # NaN logits, for example
         return Check("honours masks and positions", "fail", str(error), error=type(error))
 

@@ -43,6 +43,8 @@ UNREST = 1.5
 """If plain decoding of one prompt takes so many times longer in one turn than in another, others were using the machine."""
 SHARE_OF_CORE = 0.9
 """On a CPU, if this thread had a core for less of the time, others wanted it."""
+ASKED = "as asked"
+"""The way to draft that the user wrote."""
 WORTH = 1.05
 """Speed-ups below this are not worth a second model."""
 
@@ -140,7 +142,7 @@ class Own:
         engine = Engine.from_pretrained(
             _loaded(checkup), draft_model=drafter, tokenizer=checkup.target.tokenizer, **self.options
         )
-        return Way(", ".join(f"{name}={value}" for name, value in self.written.items()), engine, params, self.written)
+        return Way(ASKED, engine, params, self.written)
 
 
 def diagnose(

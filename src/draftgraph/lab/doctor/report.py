@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.text import Text
 
 from draftgraph.lab.doctor.checks import Checkup
-from draftgraph.lab.doctor.diagnosis import Diagnosis, Finding
-from draftgraph.lab.doctor.verdict import acceptance, advice, verdict
+from draftgraph.lab.doctor.diagnosis import ASKED, Diagnosis, Finding
+from draftgraph.lab.doctor.verdict import acceptance, advice, asked, verdict
 from draftgraph.lab.doctor.ways import Measured
 from draftgraph.view.sheet import Sheet
 
@@ -62,12 +62,15 @@ def what_next(checkup: Checkup) -> Text:
 def diagnosis_report(checkup: Checkup, diagnosis: Diagnosis) -> list[Sheet | Text]:
     """What was predicted and measured at every temperature, and the verdict with what to try."""
     parts: list[Sheet | Text] = [Text(f"measured on {diagnosis.prompts}")]
+    asked_ways = [way for way in diagnosis.findings[0].tried if way.name == ASKED]
+    parts += [Text(f"{ASKED}: {asked(way)}") for way in asked_ways]
     parts += [_ways(finding, diagnosis) for finding in diagnosis.findings]
     parts.append(
         Text(
-            "speed-up over plain decoding in the same turn: median (10–90 % over turns). break-even: tokens per target call at "
-            "which it would be 1, rounds costing what they cost here. again: the best way, on fresh turns; only this is the "
-            "verdict's figure, for the best of several noisy ones flatters",
+            "speed-up over plain decoding in the same turn: median (10–90 % over turns). tokens per target call, and in brackets "
+            "the break-even: with so many the speed-up would be 1, rounds costing what they cost here. ms of a round: drafter + "
+            "target + everything else. again: the best way, on fresh turns; only this is the verdict's figure, for the best of "
+            "several noisy ones flatters",
             FAINT,
         )
     )
@@ -86,8 +89,8 @@ def _ways(finding: Finding, diagnosis: Diagnosis) -> Sheet:
         f"{finding.tried[0].speedup.turns} turns of {diagnosis.tokens} tokens, plain decoding {plain:.1f} ms per token, "
         f"{diagnosis.dtype}, {diagnosis.threads} threads"
     )
-    columns = ("way", "predicted", "measured", "tokens/call", "break-even", "drafter ms", "target ms", "own ms")
-    return Sheet(title, columns, rows, numbers=7, keys=1)
+    columns = ("way", "predicted", "measured", "tokens/call", "ms of a round")
+    return Sheet(title, columns, rows, numbers=4, keys=1)
 
 
 def _way(name: str, one: Measured) -> tuple[str, ...]:
@@ -96,7 +99,6 @@ def _way(name: str, one: Measured) -> tuple[str, ...]:
         name,
         "–" if one.predicted is None else f"{one.predicted:.2f}x",
         f"{speed.median:.2f}x ({speed.low:.2f}–{speed.high:.2f})",
-        f"{one.tokens:.2f}",
-        f"{one.break_even:.2f}",
-        *(f"{1e3 * seconds:.1f}" for seconds in (one.drafter, one.target, one.own)),
+        f"{one.tokens:.2f} ({one.break_even:.2f})",
+        " + ".join(f"{1e3 * seconds:.1f}" for seconds in (one.drafter, one.target, one.own)),
     )

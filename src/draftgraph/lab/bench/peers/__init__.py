@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from draftgraph.errors import OptionError, unknown_name
+from draftgraph.errors import OptionError, first_line, unknown_name
 from draftgraph.lab.bench.models import Models
 from draftgraph.lab.bench.peers import llama_cpp, openvino, vllm
 from draftgraph.lab.bench.peers.base import Kind, Peer
@@ -74,8 +74,3 @@ def load(asked: Asked, models: Models, threads: int, drafted: int) -> Peer | Abs
         return asked.kind.load(models, asked.paths, threads, drafted)
     except Exception as error:  # whatever a foreign library says
         return Absent(asked.name, f"could not load its weights: {first_line(error)}")
-
-
-def first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 import draftgraph as dg
-from draftgraph.errors import DraftgraphError, OptionError, PairError, PromptError, unknown_name
+from draftgraph.errors import DraftgraphError, OptionError, PairError, PromptError, first_line, unknown_name
 from draftgraph.view.printable import on_one_line
 from draftgraph.view.status import quiet_libraries
 
@@ -36,15 +36,16 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         with quiet_libraries(), _warnings_told():
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except KeyboardInterrupt:
+                tell("interrupted")
+                raise typer.Exit(INTERRUPTED) from None
 
     def main(self, *arguments: Any, **extra: Any) -> Any:
         """Run, and exit with a code. An error that nobody foresaw is one line as well."""
         try:
             code = super().main(*arguments, **extra | {"standalone_mode": False})
-        except (KeyboardInterrupt, typer.Abort):
-            tell("interrupted")
-            code = INTERRUPTED
         except Exception as error:
             if TRACEBACK in os.environ:
                 raise
@@ -94,8 +95,7 @@ def _said(error: Exception) -> str:
         context = getattr(error, "ctx", None)
         where = "draftgraph" if context is None else context.command_path
         return f"{_usage(error)}; see {where} --help"
-    first = (str(error).strip().splitlines() or ["no message"])[0]
-    return f"unexpected {type(error).__name__}: {first}; set {TRACEBACK}=1 to see where it came from"
+    return f"unexpected {first_line(error)}; set {TRACEBACK}=1 to see where it came from"
 
 
 def _usage(error: Any) -> str:

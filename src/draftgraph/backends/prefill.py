@@ -1,0 +1,25 @@
+"""A long text is read piece by piece before a round: one piece a call, so that whoever decodes can do other things in between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from draftgraph.backends.base import CacheHandle, CausalLM, Feed, Scored
+
+
+def read_piece(model: CausalLM, text: CacheHandle, unread: Sequence[int], taps: Sequence[str] = ()) -> Scored | None:
+    """Read the next piece of a text, unless one pass can read the rest together with a draft. Then nothing is read: None.
+
+    text    what the model has cached.
+    unread  the tokens that follow it.
+    """
+    if len(unread) <= model.most_rows:
+        return None
+    return model.forward([Feed(text, unread[: model.most_rows])], taps)[0]
+
+
+def read(model: CausalLM, text: CacheHandle, unread: Sequence[int]) -> None:
+    """Read a text to its end, in pieces where it is long."""
+    while read_piece(model, text, unread) is not None:
+        unread = unread[model.most_rows :]
+    model.forward([Feed(text, unread)])

@@ -1,0 +1,73 @@
+"""Hidden states of a transformers model, taken while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from draftgraph.errors import ModelError, OptionError
+
+PREFIX = "hidden:"
+
+
+@contextmanager
+def tapped(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
+    """Hidden states f[1, rows, width] by name, of the forward that is run inside. For the names see `CausalLM.forward`.
+
+    Raises OptionError for a name that the model does not have, ModelError if its layers cannot be found.
+    """
+    states: dict[str, torch.Tensor] = {}
+    if not names:
+        yield states
+        return
+    decoder, layers = _decoder(model)
+    with ExitStack() as hooks:
+        for name in dict.fromkeys(names):
+            number = _number(name, len(layers))
+            if number < len(layers):
+                hook = layers[number].register_forward_pre_hook(_reads(name, states), with_kwargs=True)
+            else:
+                hook = decoder.register_forward_hook(_puts_out(name, states))
+            hooks.callback(hook.remove)
+        yield states
+
+
+def _decoder(model: PreTrainedModel) -> tuple[torch.nn.Module, torch.nn.ModuleList]:
+    """The part between embeddings and head, and its layers."""
+    decoder = model.get_decoder()
+    count = model.config.get_text_config(decoder=True).num_hidden_layers
+    lists = [part for part in decoder.children() if isinstance(part, torch.nn.ModuleList) and len(part) == count]
+    if len(lists) != 1 or decoder is model:
+        raise ModelError(
+            f"{model.__class__.__name__} has no list of {count} decoder layers that hidden states could be taken from; use a "
+            "drafter without taps"
+        )
+    return decoder, lists[0]
+
+
+def _number(name: str, layers: int) -> int:
+    number = name.removeprefix(PREFIX)
+    if not name.startswith(PREFIX) or not (number.isascii() and number.isdigit()) or int(number) > layers:
+        raise OptionError(
+            f"taps={name!r} is not possible; write '{PREFIX}0' (what the first layer reads) to '{PREFIX}{layers}' (what the "
+            "head reads)"
+        )
+    return int(number)
+
+
+def _reads(name: str, states: dict[str, torch.Tensor]) -> Callable[..., None]:
+    def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        states[name] = args[0] if args else kwargs["hidden_states"]
+
+    return hook
+
+
+def _puts_out(name: str, states: dict[str, torch.Tensor]) -> Callable[..., None]:
+    def hook(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        states[name] = output[0]
+
+    return hook

@@ -1,0 +1,25 @@
+"""The step before a round: long texts are read piece by piece, and whoever decodes sees every piece."""
+
+from __future__ import annotations
+
+import torch
+
+from draftgraph.backends.base import CausalLM
+from draftgraph.backends.prefill import read_piece
+from draftgraph.draft.base import Limits
+from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.proposal import failing
+from draftgraph.request.state import Request
+
+
+@torch.inference_mode()
+def prefill(request: Request, drafter: Drafter, target: CausalLM, limits: Limits) -> bool:
+    """Let target or drafter read one piece of a text that is too long for the next round. Whether there was one.
+
+    limits  those of the next round, which tell whether the drafter will have to read.
+    """
+    with request.clock("target"):
+        if read_piece(target, request.text, request.tokens[len(request.text) :]) is not None:
+            return True
+    with request.clock("drafting"), failing(drafter, "reading"):
+        return drafter.prefill(request, limits)

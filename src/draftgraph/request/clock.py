@@ -1,0 +1,52 @@
+"""The stopwatch: seconds of one request by part of its rounds.
+
+    with request.clock("drafting"):
+        draft = propose(...)
+
+Parts nest: a drafter's forward inside the drafting counts as "drafter" alone. What several requests share is charged to each
+of them by its share of the rows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+from draftgraph.request.stats import PARTS
+
+
+class Clock:
+    """seconds  by part, since they were last taken.
+    now      tells the time in seconds.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self.now = now
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self._nested: list[float] = []
+
+    def __call__(self, part: str) -> AbstractContextManager[None]:
+        """Charge what runs inside to one part."""
+        return shared(part, [self], [1])
+
+    def take(self) -> dict[str, float]:
+        """The seconds so far; from here on they are counted anew."""
+        seconds, self.seconds = self.seconds, dict.fromkeys(PARTS, 0.0)
+        return seconds
+
+
+@contextmanager
+def shared(part: str, clocks: Sequence[Clock], rows: Sequence[int]) -> Iterator[None]:
+    """Charge what runs inside to several requests, to each by its share of `rows`."""
+    for clock in clocks:
+        clock._nested.append(0.0)
+    begun = clocks[0].now()
+    try:
+        yield
+    finally:
+        seconds = clocks[0].now() - begun
+        for clock, own in zip(clocks, rows, strict=True):
+            clock.seconds[part] += (seconds - clock._nested.pop()) * own / sum(rows)
+            if clock._nested:
+                clock._nested[-1] += seconds
