@@ -47,10 +47,10 @@ def decode_round(
             verdict = request.choice.rule.verdict(tree, p, request.noise, len(request.tokens))
         with clock("warping"):
             request.warper.confirm(logits, scores, request.tokens, tree, verdict.path)
-        target.keep(request.text, verdict.path)
         with clock("drafting"), failing(drafter, "observing"):
             drafter.observe(request, draft, verdict, scores, p)
         with clock("commit"):
+            target.keep(request.text, verdict.path)
             events.append(commit(request, draft, verdict, logits, scores, p))
 
     for request in requests:
