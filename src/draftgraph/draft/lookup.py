@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from draftgraph.draft.base import Draft, Limits
-from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.base import Drafter
 from draftgraph.draft.edges.sources import TAIL, Sources
 from draftgraph.draft.edges.table import TokenTable
 from draftgraph.draft.graph import DraftGraph, Edge
+from draftgraph.draft.terms import Draft, Limits
 from draftgraph.draft.unroll import Unroller
 from draftgraph.draft.whole_sizes import cut
 from draftgraph.request.state import Request

@@ -10,14 +10,14 @@ import torch
 
 from draftgraph.backends.base import CacheHandle, CausalLM
 from draftgraph.backends.prefill import read_piece
-from draftgraph.draft.base import Draft, Draw, Limits, Overlap
-from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.base import Drafter
 from draftgraph.draft.edges.sources import TAIL, Sources
 from draftgraph.draft.edges.table import TokenTable
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.passes import Ahead, DrafterPasses, Path, Shape, readable
 from draftgraph.draft.structures.base import Growth
 from draftgraph.draft.structures.calibrate import Calibration
+from draftgraph.draft.terms import Draft, Draw, Limits, Overlap
 from draftgraph.draft.whole_sizes import cut
 from draftgraph.request.state import Request
 from draftgraph.sampling.rng import Role

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from draftgraph.draft.base import Draft, Limits
-from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.base import Drafter
 from draftgraph.draft.graph import DraftGraph
+from draftgraph.draft.terms import Draft, Limits
 from draftgraph.errors import DrafterError, DraftError, DraftgraphError
 from draftgraph.request.state import Request
 from draftgraph.types import TokenTree

@@ -19,7 +19,7 @@ from draftgraph.backends.wrapped import opened
 from draftgraph.budget.automatic import MOST_NODES
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.limits import limits
-from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.base import Drafter
 from draftgraph.draft.proposal import failing
 from draftgraph.engine import chat, prompts
 from draftgraph.engine.assemble import make_backend, make_drafter, with_drafter

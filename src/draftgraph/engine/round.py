@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from draftgraph.backends.base import CausalLM, Feed
-from draftgraph.draft.base import Limits
-from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.base import Drafter
 from draftgraph.draft.proposal import failing, propose
+from draftgraph.draft.terms import Limits
 from draftgraph.engine.commit import commit
 from draftgraph.request.clock import shared
 from draftgraph.request.result import Event

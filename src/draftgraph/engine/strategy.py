@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from draftgraph.budget.automatic import DEPTH, AutoBudget
 from draftgraph.budget.costs import Costs
-from draftgraph.draft.base import Overlap
-from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.base import Drafter
+from draftgraph.draft.terms import Overlap
 from draftgraph.engine.config import Config
 from draftgraph.request.state import Plan, Strategy
 from draftgraph.verification.registry import get_rule

@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 
 import draftgraph as dg
 from draftgraph import structures
-from draftgraph.draft.base import Limits
 from draftgraph.draft.structures.base import MIN_MASS
 from draftgraph.draft.structures.children import KINDS
 from draftgraph.draft.structures.registry import STRUCTURES, get_structure
+from draftgraph.draft.terms import Limits
 from draftgraph.errors import DrafterError, OptionError
 from draftgraph.lab.prove.law import output_law, random_tables, total_variation
 from draftgraph.structures import GSD, Chain, Comb, Graph, Growth, Paths, Structure, Tree

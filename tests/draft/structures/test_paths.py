@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from draft_tables import Drawn, Table, quantiles
-from draftgraph.draft.base import Limits
 from draftgraph.draft.structures.base import Growth
 from draftgraph.draft.structures.paths import Paths
+from draftgraph.draft.terms import Limits
 from draftgraph.errors import OptionError
 
 

@@ -9,7 +9,7 @@ import pytest
 from transformers import PreTrainedModel
 
 import draftgraph as dg
-from draftgraph.draft.base import Overlap
+from draftgraph.draft.terms import Overlap
 from draftgraph.engine.pair_costs import pair_costs
 from draftgraph.engine.strategy import ROUNDS
 from draftgraph.errors import DrafterError, OptionError, PromptError
