@@ -116,7 +116,7 @@ class Costs:
     @property
     def widest(self) -> int:
         """Nodes of the widest level of the drafts that were counted, at least 1."""
-        return max(1, *(math.ceil(level.nodes) for level in self.levels))
+        return max([1, *(math.ceil(level.nodes) for level in self.levels)])
 
     @property
     def busy(self) -> bool:
