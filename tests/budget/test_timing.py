@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from draftgraph.backends.base import CacheHandle, Feed, Scored
+from draftgraph.backends.base import CacheHandle, Feed
 from draftgraph.budget import timing
 from draftgraph.budget.costs import Costs
 from draftgraph.request.record import RoundRecord
@@ -42,24 +42,15 @@ class SlowModel:
     seconds: float
     context_window: int | None = 512
     vocab_size: int = 16
-<<<<<<< HEAD
-    most_rows: int = 1024
-=======
     most_rows: int = 512
->>>>>>> d-costs
     device: torch.device = CPU
     rows: list[int] = field(default_factory=list)
 
     def open(self, capacity: int) -> CacheHandle:
         return CacheHandle()
 
-<<<<<<< HEAD
-    def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
-        [feed] = feeds
-=======
     def forward(self, batch: Sequence[Feed], taps: Sequence[str] = ()) -> list[torch.Tensor]:
         [feed] = batch
->>>>>>> d-costs
         self.rows.append(len(feed.committed) + len(feed.tokens))
         self.clock.now += self.seconds * (1.0 + 0.1 * (self.rows[-1] - 1))
         return [torch.empty(0)]
