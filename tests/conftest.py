@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,11 +15,6 @@ settings.register_profile("default", deadline=None, derandomize=True, max_exampl
 settings.load_profile("default")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Tests have the same names in every process: an object's address is no part of them."""
-    item._nodeid = re.sub(r" at 0x[0-9a-f]+", "", item._nodeid)
 
 
 @pytest.fixture(autouse=True, scope="session")

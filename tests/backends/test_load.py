@@ -16,6 +16,7 @@ from draftgraph.backends.load import load_model, load_tokenizer, read_config, re
 from draftgraph.errors import DraftgraphError, ModelError, OptionError
 from draftgraph.lab.doctor.checks import check_up
 from hostile import SNIPPETS, places, planted, spoiled
+from ids import told
 from models import byte_tokenizer, tiny_lm
 from pairs import save_pair
 
@@ -165,7 +166,7 @@ def test_endless_configurations_are_refused(folder: Path, change_to: str, cause:
             action()
 
 
-@pytest.mark.parametrize("given", ["x", 1.5, True, [None], ["1"], [1, [2]], {"a": 1}, [True], float("inf")], ids=repr)
+@pytest.mark.parametrize("given", ["x", 1.5, True, [None], ["1"], [1, [2]], {"a": 1}, [True], float("inf")], ids=told)
 def test_ends_of_text_that_are_no_token_ids_are_refused(folder: Path, given: object):
     change(folder / "generation_config.json", eos_token_id=given)
     with pytest.raises(ModelError, match="eos_token_id="):

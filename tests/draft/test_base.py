@@ -13,6 +13,7 @@ from draftgraph.draft.terms import Overlap
 from draftgraph.engine.pair_costs import pair_costs
 from draftgraph.engine.strategy import ROUNDS
 from draftgraph.errors import DrafterError, OptionError, PromptError
+from ids import told
 from models import perturbed, plain, tiny_lm
 from own_drafters import Beside, Independent, Line, Same
 
@@ -158,7 +159,7 @@ def test_a_drafter_that_fails_is_named_and_the_engine_goes_on(fails: str) -> Non
         ({"drafter": Beside}, "drafter=<class .* is not possible; write 'model', 'lookup', 'text', or a dg.Drafter"),
         ({"drafter": 7}, "drafter=7 is not possible"),
     ],
-    ids=str,
+    ids=told,
 )
 def test_what_only_our_drafters_can_do(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):

@@ -10,6 +10,7 @@ import torch
 import draftgraph as dg
 from draftgraph.errors import OptionError
 from draftgraph.structures import GSD, Chain, Graph, Paths, Tree
+from ids import told
 from models import perturbed, plain, tiny_lm
 
 TRANSLATED: list[tuple[dict[str, Any], Any]] = [
@@ -32,7 +33,7 @@ TRANSLATED: list[tuple[dict[str, Any], Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "structure"), TRANSLATED, ids=str)
+@pytest.mark.parametrize(("options", "structure"), TRANSLATED, ids=told)
 def test_an_old_option_becomes_a_structure(options: dict[str, Any], structure: Any) -> None:
     instead = "leave it out" if structure == options.get("structure", "auto") else f"write structure={structure}"
     for make in (lambda: dg.Config(**options), lambda: dg.Config().with_options(**options)):
@@ -80,7 +81,7 @@ def test_old_options_change_the_structure_that_is_there() -> None:
         ({"read_ahead": -1}, "read_ahead=-1 is not possible"),
         ({"read_ahead": "some"}, "read_ahead='some' is not possible"),
     ],
-    ids=str,
+    ids=told,
 )
 @pytest.mark.filterwarnings("ignore:.*a parameter of structures now:DeprecationWarning")
 def test_what_was_refused_is_refused(options: dict[str, Any], message: str) -> None:
