@@ -288,3 +288,22 @@ def test_a_minimum_of_the_models_own_is_no_reason_to_refuse_a_short_answer() -> 
 def test_a_prompt_is_refused_before_its_config() -> None:
     with pytest.raises(PromptError):
         engine().generate([], GenerationConfig(num_beams=1))
+
+
+@pytest.mark.parametrize("field", ["suppress_tokens", "begin_suppress_tokens"])
+@pytest.mark.parametrize("ids", [[10**6], [3, -1]], ids=["beyond", "negative"])
+def test_tokens_that_cannot_be_suppressed_are_refused(field: str, ids: list[int]) -> None:
+    with pytest.raises(OptionError, match=rf"{field}=.*the vocabulary has 64 tokens"):
+        engine().generate(PROMPT, {field: ids, "do_sample": False}, max_new_tokens=3)
+
+
+def test_stop_strings_of_the_model_that_are_none_are_told_as_its_own() -> None:
+    spoiled = engine(with_own(stop_strings=[5]))
+    with pytest.raises(OptionError, match=r"the model's own generation_config says stop_strings=\[5\]"):
+        spoiled.generate(PROMPT, max_new_tokens=3)
+    assert spoiled.generate(PROMPT, max_new_tokens=3, stop=()).finish_reason == "length"
+
+
+def test_fields_of_the_model_that_nobody_knows_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    engine(with_own(chat_format="raw")).generate(PROMPT, max_new_tokens=3)
+    assert "chat_format='raw'" in caplog.text

@@ -18,6 +18,7 @@ import draftgraph as dg
 from cost_tables import costs
 from draftgraph.draft.edges.table import TokenTable
 from draftgraph.draft.graph import Row
+from draftgraph.errors import DraftgraphError
 from draftgraph.request.result import Stream
 from models import perturbed, plain, tiny_lm
 from pairs import save_pair
@@ -259,3 +260,21 @@ def test_a_table_is_learnt_and_read_by_threads() -> None:
 
     together(*(lambda seed=seed: work(seed) for seed in range(4)))
     assert len(table) <= 5
+
+
+def test_a_callback_that_asks_for_the_next_event_is_refused_and_harms_nobody() -> None:
+    engine = pair(budget=4)
+    alone = engine.generate([1, 2, 3], max_new_tokens=12).token_ids
+    refused: list[str] = []
+
+    def ask(*row: Any) -> bool:
+        try:
+            next(stream)
+        except DraftgraphError as error:
+            refused.append(str(error))
+        return False
+
+    stream = engine.stream([1, 2, 3], max_new_tokens=12, stop_when=ask)
+    assert [token for event in stream for token in event.token_ids] == alone
+    assert len(refused) == 12
+    assert "from outside" in refused[0]

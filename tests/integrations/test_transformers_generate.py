@@ -517,3 +517,12 @@ def test_the_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     monkeypatch.setattr(sys, "argv", ["inside_transformers.py"])
     runpy.run_path(str(Path(__file__).parents[2] / "examples" / "inside_transformers.py"))
     assert "same text: True" in capsys.readouterr().out
+
+
+def test_a_prompt_without_tokens_is_refused(pair: Any) -> None:
+    with pytest.raises(OptionError, match="a prompt without tokens; pass at least one"):
+        pair[0].generate(
+            input_ids=torch.zeros(1, 0, dtype=torch.long),
+            max_new_tokens=3,
+            custom_generate=dg.custom_generate(budget=4),
+        )

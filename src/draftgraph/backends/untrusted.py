@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -16,6 +17,7 @@ from draftgraph.files import read_text
 MOST_LAYERS = 10_000
 _COUNTED = ("layer", "layers", "block", "blocks", "experts")
 """Ends of the names of what is built one by one."""
+_MEND = "take the model's files from their source again"
 
 
 def refuse_sizes(name: str) -> None:
@@ -23,18 +25,32 @@ def refuse_sizes(name: str) -> None:
     file = kept(name, "config.json")
     if file is None:
         return
-    try:
-        values = json.loads(read_text(file))  # not strictly: infinite limits are usual in configurations
-    except (OSError, ValueError, RecursionError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise ModelError(f"cannot read {str(file)!r}: {why}") from None
-    pending: list[tuple[str, Any]] = [("", values)]
+    pending: list[tuple[str, Any]] = [("", _read(file))]
     while pending:
         key, value = pending.pop()
         if isinstance(value, (dict, list)):
             pending += value.items() if isinstance(value, dict) else [(key, each) for each in value]
         elif type(value) is int and not 0 <= value <= MOST_LAYERS and key.endswith(_COUNTED):
             raise ModelError(f"{str(file)!r} says {key}={str(value)[:20]}; possible are 0 to {MOST_LAYERS}")
+
+
+def refuse_broken_generation_config(name: str) -> None:
+    """Refuse a generation_config.json that is no object: transformers leaves some of them aside without a word.
+
+    Raises ModelError.
+    """
+    file = kept(name, "generation_config.json")
+    if file is not None and not isinstance(_read(file), dict):
+        raise ModelError(f"cannot read {str(file)!r}: it holds no object; {_MEND}")
+
+
+def _read(file: Path) -> Any:
+    """What a JSON file says; not strictly, for infinite limits are usual in configurations. Raises ModelError."""
+    try:
+        return json.loads(read_text(file))
+    except (OSError, ValueError, RecursionError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ModelError(f"cannot read {str(file)!r}: {why}; {_MEND}") from None
 
 
 def refuse_kernels(config: PretrainedConfig) -> None:

@@ -67,11 +67,21 @@ class Defaults:
         samples = self._samples(asked)
         params = asked.params if asked.config is None else self._from_config(asked, samples, len(prompt))
         if not params.stop and "stop" not in asked.named and "stop_strings" in self.own:
-            params = replace(params, stop=self.own["stop_strings"])
+            params = self._with_own_stops(params)
         params.refuse_beyond(self.vocab)
         ends = self._ends(config["eos_token_id"]) if "eos_token_id" in config else self.eos
         eos = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else ends)
         return Settled(self._shaped(params, config, prompt, eos), eos, self._hint(asked, samples))
+
+    def _with_own_stops(self, params: SamplingParams) -> SamplingParams:
+        try:
+            return replace(params, stop=self.own["stop_strings"])
+        except OptionError as error:
+            raise OptionError(
+                f"the model's own generation_config says stop_strings={brief(self.own['stop_strings'])}, which is not "
+                "possible; write stop=() or strings of your own, or Engine.from_pretrained(..., "
+                "generation_config=GenerationConfig()), which leaves the model's aside"
+            ) from error
 
     def _samples(self, asked: Asked) -> bool:
         """Whether tokens are sampled; a temperature that was named decides before do_sample does."""
@@ -136,6 +146,7 @@ class Defaults:
 
     def _hint(self, asked: Asked, samples: bool) -> str | None:
         own = [what for what, _ in gc.unsupported(self.own, (gc.OTHER_TEXTS, gc.NOT_IN_GENERATE), gc.WORDS)]
+        own += [f"{name}={brief(value)}" for name, value in self.own.items() if name not in gc.KNOWN]
         if asked.config is None:
             own += self._recommended(asked.named, samples)
         elif samples:

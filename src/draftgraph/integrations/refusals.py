@@ -24,6 +24,8 @@ _PREPARED = {"attention_mask", "position_ids", "cache_position", CACHE, "use_cac
 
 def left_padding(ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None) -> list[int]:
     """How many tokens of each row are left padding; refuses any other mask, and positions of the user's own."""
+    if ids.shape[1] == 0:
+        raise _refusal("a prompt without tokens", "pass at least one, e.g. the tokenizer's bos_token_id")
     mask = torch.ones_like(ids) if mask is None else mask.to(ids.device) != 0
     if mask.shape != ids.shape:
         raise _refusal(f"an attention_mask of shape {list(mask.shape)}", f"write one of shape {list(ids.shape)}")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from inspect import GEN_RUNNING, getgeneratorstate
 
+from draftgraph.errors import DraftgraphError
 from draftgraph.request.record import RoundRecord
 from draftgraph.request.state import Strategy
 from draftgraph.request.stats import Stats
@@ -66,6 +67,11 @@ class Stream(Iterator[Event]):
     def _step(self) -> Event | None:
         """A round; or a piece of the prompt, and None."""
         with self._turn:
+            if self._running:
+                raise DraftgraphError(
+                    "a stream was asked for its next event from within its own round, by stop_when or a logits processor; "
+                    "collect the tokens there, and ask from outside"
+                )
             try:
                 if self._closed:
                     self._events.close()

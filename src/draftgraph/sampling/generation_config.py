@@ -149,6 +149,16 @@ def _forced_bos(value: Any, start: Start) -> LogitsProcessor:
     return ForcedBOSTokenLogitsProcessor(value)
 
 
+def _suppressed(value: Any, start: Start) -> LogitsProcessor:
+    _refuse_beyond(value, start)
+    return SuppressTokensLogitsProcessor(value, start.device)
+
+
+def _suppressed_at_begin(value: Any, start: Start) -> LogitsProcessor:
+    _refuse_beyond(value, start)
+    return SuppressTokensAtBeginLogitsProcessor(value, start.begin, start.device)
+
+
 def _refuse_beyond(ids: Any, start: Start) -> None:
     if any(not 0 <= token < start.vocab for token in (ids if isinstance(ids, list | tuple) else [ids])):
         raise ValueError(f"the vocabulary has {start.vocab} tokens")
@@ -179,8 +189,8 @@ _SHAPERS = (
         lambda v, s: ExponentialDecayLengthPenalty(v, s.eos, s.length),
         needs_eos=True,
     ),
-    Shaper("suppress_tokens", (), lambda v, s: SuppressTokensLogitsProcessor(v, s.device)),
-    Shaper("begin_suppress_tokens", (), lambda v, s: SuppressTokensAtBeginLogitsProcessor(v, s.begin, s.device)),
+    Shaper("suppress_tokens", (), _suppressed),
+    Shaper("begin_suppress_tokens", (), _suppressed_at_begin),
     Shaper("renormalize_logits", (False,), lambda v, s: LogitNormalization(), is_last=True),
 )
 """In transformers' order."""
