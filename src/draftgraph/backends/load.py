@@ -258,7 +258,6 @@ def _is_padding(difference: int, size: int) -> bool:
 def eos_ids(model: PreTrainedModel, tokenizer: Any | None, config: GenerationConfig | None = None) -> frozenset[int]:
     """Ids that end a text: those of `config`, else the model's generation config's, its config's, or the tokenizer's.
 
-<<<<<<< HEAD
     Negative ids are what some configurations write for none. Raises ModelError for anything that is no token id.
     """
     for source in (config, model.generation_config, model.config.get_text_config(decoder=True), tokenizer):
@@ -272,25 +271,4 @@ def eos_ids(model: PreTrainedModel, tokenizer: Any | None, config: GenerationCon
                     "a list of them, into the model's generation_config.json"
                 )
             return frozenset(each for each in ids if each is not None and each >= 0)
-=======
-    Raises ModelError for what is no token id. Ids beyond the vocabulary stay: some configs say -1 for none.
-    """
-    sources = {
-        "the generation config": config,
-        "the model's generation_config": model.generation_config,
-        "the model's config": model.config.get_text_config(decoder=True),
-        "the tokenizer": tokenizer,
-    }
-    for where, source in sources.items():
-        given = getattr(source, "eos_token_id", None)
-        if given is None:
-            continue
-        items = as_list(given) if as_integer(given) is None else [given]
-        ids = [token for item in items or () if (token := as_integer(item)) is not None]
-        if items is None or len(ids) != len(items):
-            raise ModelError(
-                f"eos_token_id={brief(given)} of {where} is no token id; write an integer there, a list of integers, or None"
-            )
-        return frozenset(ids)
->>>>>>> d-breaker
     return frozenset()
