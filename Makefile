@@ -31,10 +31,10 @@ demo:
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e . | grep --line-buffered -E "^(Collecting|Installing|Successfully)" | cut -c1-100
 	$(BIN)/draftgraph demo
 
-# The tests' models are tiny: more threads only get in each other's way.
+# The tests' models are tiny: more threads only get in each other's way, so that every core runs tests of its own.
 test: export OMP_NUM_THREADS ?= 1
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 # The oldest versions that pyproject.toml promises, in an environment of their own: a short set of tests.
 OLDEST := .venv-oldest

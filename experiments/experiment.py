@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 import draftgraph as dg
 from draftgraph.lab.bench import machine
-from draftgraph.lab.bench.report import to_json
+from draftgraph.lab.bench.record import to_json
 from draftgraph.view.sheet import Cell, Sheet, to_markdown
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 import draftgraph as dg
-from draftgraph.draft.base import Draft, Limits
 from draftgraph.draft.model import ModelDrafter
+from draftgraph.draft.terms import Draft, Limits
 from draftgraph.lab.pair import Pair
 from draftgraph.request.state import Request
 from draftgraph.types import TokenTree, Verdict

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from draftgraph.draft.base import Limits
 from draftgraph.draft.graph import DraftGraph
+from draftgraph.draft.terms import Limits
 from draftgraph.types import FIXED, ROOT
 
 VOCAB = 5

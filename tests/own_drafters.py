@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import draftgraph as dg
-from draftgraph.draft.base import Limits
+from draftgraph.draft.terms import Limits
 
 
 def law_behind(request: Any, text: list[int]) -> torch.Tensor:

@@ -46,7 +46,7 @@ import json, sys
 import draftgraph, draftgraph.cli
 from typer.testing import CliRunner
 for arguments, code in json.loads(sys.argv[1]):
-    result = CliRunner().invoke(draftgraph.cli.commands, arguments)
+    result = CliRunner().invoke(draftgraph.cli.app, arguments)
     assert result.exit_code == code, (arguments, result.exit_code, result.output)
 heavy = {"torch", "transformers", "numpy", "huggingface_hub", "tokenizers"} & set(sys.modules)
 assert not heavy, heavy
@@ -60,7 +60,7 @@ def test_help_version_typos_and_view_import_no_torch(tmp_path):
     from traces import random_trace
 
     tracefile.save(random_trace(2, 5), tmp_path / "run.json")
-    commands = ("generate", "demo", "bench", "doctor", "pair-check", "predict", "prove", "rules", "view")
+    commands = ("generate", "demo", "costs", "bench", "doctor", "pair-check", "predict", "prove", "rules", "view")
     calls = [[[], 2], [["--version"], 0], [["-h"], 0], [["--help"], 0], [["genrate", "x"], 2], [["generate"], 2]]
     calls += [[[command, help_option], 0] for command in commands for help_option in ("-h", "--help")]
     calls += [

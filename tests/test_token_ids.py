@@ -13,6 +13,7 @@ from transformers import BatchEncoding
 
 from draftgraph.errors import PromptError
 from draftgraph.token_ids import rows_of, token_ids
+from ids import told
 from models import byte_tokenizer
 
 IDS = [4, 7, 1]
@@ -36,7 +37,7 @@ def test_padding_on_either_side_is_dropped(
         {"token_type_ids": [0, 0, 0]}, {"special_tokens_mask": [1, 0, 0]}, {"offset_mapping": [(0, 1)] * 3}, {"length": [3]},
         {"pixel_values": None}, {"attention_mask": None},
     ],
-    ids=str,
+    ids=told,
 )  # fmt: skip
 def test_what_tokenizers_add_does_no_harm(extra: dict[str, Any]) -> None:
     assert token_ids(BatchEncoding({"input_ids": IDS} | extra)) == IDS
@@ -63,7 +64,7 @@ def test_what_tokenizers_add_does_no_harm(extra: dict[str, Any]) -> None:
         ({"input_ids": IDS, "attention_mask": [[1, 1, 1]] * 2}, "another shape"),
         ({"input_ids": IDS, "attention_mask": "111"}, "write 0 and 1"),
     ],
-    ids=str,
+    ids=told,
 )
 def test_mappings_that_are_no_prompt(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(PromptError, match=message):

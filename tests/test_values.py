@@ -15,6 +15,7 @@ import torch
 
 from draftgraph.errors import brief
 from draftgraph.values import MOST_ITEMS, as_flag, as_integer, as_list, as_number, has_surrogates
+from ids import told
 
 
 class Word(IntEnum):
@@ -46,7 +47,7 @@ NO_NUMBERS = [
 ]
 
 
-@pytest.mark.parametrize("value", [7, np.int64(7), np.uint8(7), np.array(7), torch.tensor(7), Word.YES], ids=repr)
+@pytest.mark.parametrize("value", [7, np.int64(7), np.uint8(7), np.array(7), torch.tensor(7), Word.YES], ids=told)
 def test_whole_numbers_of_any_kind_become_ints(value: Any) -> None:
     assert as_integer(value) == 7
     assert type(as_integer(value)) is int
@@ -54,7 +55,7 @@ def test_whole_numbers_of_any_kind_become_ints(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [*NO_NUMBERS, 7.0, np.float32(7), torch.tensor(7.0), Decimal(7)], ids=lambda v: brief(v)
+    "value", [*NO_NUMBERS, 7.0, np.float32(7), torch.tensor(7.0), Decimal(7)], ids=lambda v: told(brief(v))
 )
 def test_what_is_no_whole_number_is_none(value: Any) -> None:
     assert as_integer(value) is None
@@ -69,7 +70,7 @@ def test_numbers_of_any_kind_become_floats(value: Any) -> None:
     assert type(as_number(value)) is float
 
 
-@pytest.mark.parametrize("value", [*NO_NUMBERS, 10**400, object()], ids=lambda v: brief(v))
+@pytest.mark.parametrize("value", [*NO_NUMBERS, 10**400, object()], ids=lambda v: told(brief(v)))
 def test_what_is_no_number_is_none(value: Any) -> None:
     assert as_number(value) is None
 
@@ -101,7 +102,7 @@ def test_items_are_read_from_anything_with_an_order(value: Any) -> None:
 @pytest.mark.parametrize(
     "value",
     ["12", b"12", {1: 2}, 5, None, torch.tensor(5), itertools.count(), torch.zeros(2, device="meta")],
-    ids=lambda v: brief(v),
+    ids=lambda v: told(brief(v)),
 )
 def test_texts_mappings_and_endless_iterators_have_no_items(value: Any) -> None:
     assert as_list(value) is None

@@ -42,7 +42,7 @@ PURE = (
     "budget/score_bins.py", "structures.py",
 )  # fmt: skip
 """Files that run without a model, whatever they import inside the package in turn."""
-NOT_PURE = ("transformers", "draftgraph.target", "draftgraph.engine.engine", "draftgraph.cli")
+NOT_PURE = ("transformers", "draftgraph.backends.torch_model", "draftgraph.engine.engine", "draftgraph.cli")
 
 NO_FAMILIES = ("engine/*.py", "verification/*.py", "lab/prove/*.py", "draft/*.py", "budget/*.py")
 FAMILIES = re.compile(

@@ -12,9 +12,9 @@ from draftgraph.errors import DraftgraphError
 
 if TYPE_CHECKING:
     from draftgraph import structures
-    from draftgraph.draft.base import Draft
-    from draftgraph.draft.drafter import Drafter
+    from draftgraph.draft.base import Drafter
     from draftgraph.draft.graph import DraftGraph
+    from draftgraph.draft.terms import Draft
     from draftgraph.engine.config import Config
     from draftgraph.engine.engine import Engine
     from draftgraph.integrations.transformers_generate import custom_generate
@@ -55,9 +55,9 @@ _HOMES = {
     "ROOT": "types",
     "Accepts": "verification.base",
     "Config": "engine.config",
-    "Draft": "draft.base",
+    "Draft": "draft.terms",
     "DraftGraph": "draft.graph",
-    "Drafter": "draft.drafter",
+    "Drafter": "draft.base",
     "Engine": "engine.engine",
     "Event": "request.result",
     "Outcome": "types",

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 import draftgraph as dg
 from draftgraph.backends.load import load_model, load_tokenizer, read_config, read_tokenizer
 from draftgraph.errors import DraftgraphError, ModelError, OptionError
+from draftgraph.lab.doctor.checks import check_up
 from hostile import SNIPPETS, places, planted, spoiled
+from ids import told
 from models import byte_tokenizer, tiny_lm
 from pairs import save_pair
 
@@ -106,6 +108,8 @@ def test_kernels_of_the_hub_are_code(folder: Path, field: str):
 
 
 def runs_or_is_refused(folder: Path) -> None:
+    """An engine runs, or says why not; a check-up only says."""
+    json.dumps(check_up(folder).to_dict())
     try:
         dg.Engine.from_pretrained(folder, budget=2).generate("ab", dg.SamplingParams(max_new_tokens=2))
     except DraftgraphError as error:
@@ -162,6 +166,19 @@ def test_endless_configurations_are_refused(folder: Path, change_to: str, cause:
             action()
 
 
+@pytest.mark.parametrize("given", ["x", 1.5, True, [None], ["1"], [1, [2]], {"a": 1}, [True], float("inf")], ids=told)
+def test_ends_of_text_that_are_no_token_ids_are_refused(folder: Path, given: object):
+    change(folder / "generation_config.json", eos_token_id=given)
+    with pytest.raises(ModelError, match="eos_token_id="):
+        dg.Engine.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(("given", "meant"), [(7, {7}), ([7, 9], {7, 9}), (-1, set()), ([], set()), ([-1, 7], {7})])
+def test_ends_of_text(folder: Path, given: object, meant: set[int]):
+    change(folder / "generation_config.json", eos_token_id=given)
+    assert dg.Engine.from_pretrained(folder).eos == meant
+
+
 @pytest.mark.parametrize("keep", [0, 1, 7, 100, 0.5, 0.99])
 def test_a_cut_checkpoint_is_refused(folder: Path, keep: float):
     file = folder / "model.safetensors"
@@ -207,13 +224,6 @@ def test_a_broken_generation_config_is_refused_by_name(folder: Path, content: st
     (folder / "generation_config.json").write_text(content)
     with pytest.raises(ModelError, match=r"cannot read .*generation_config\.json.*: .*from their source"):
         load_model(folder, None, "cpu")
-
-
-@pytest.mark.parametrize("ids", ["end", [None, 2], [[2]], 2.5, True, {"a": 1}], ids=str)
-def test_ends_of_text_that_are_no_token_ids_are_refused(folder: Path, ids: object):
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
-    with pytest.raises(ModelError, match=r"eos_token_id=.* of the model's generation_config is no token id; write"):
-        dg.Engine.from_pretrained(folder, drafter="lookup", budget=0)
 
 
 def test_ends_of_text_beyond_the_vocabulary_are_harmless(folder: Path):

@@ -178,6 +178,12 @@ def in_a_new_process() -> None:
     cost_cache._MEASURED.clear()
 
 
+@pytest.mark.parametrize(("nodes", "widest"), [((), 1), ((0.5,), 1), ((1.2, 2.5, 0.1), 3)])
+def test_the_widest_level_is_known_where_no_drafts_were_counted(nodes: tuple[float, ...], widest: int):
+    """As of a model so slow that nothing is drafted while it is timed."""
+    assert replace(costs(), levels=tuple(Level(0.5, 1.0, each, 0.4) for each in nodes)).widest == widest
+
+
 def test_costs_of_a_busy_machine_are_kept_and_measured_again_by_the_next_process(measured: Measured):
     first = costs_of(["a pair"], CPU, busy)
     assert "while others used the machine; a later process measures again" in first.note

@@ -16,7 +16,7 @@ from cost_tables import cost, costs
 from draftgraph.budget.automatic import MOST_COPIES, PROBE_DEPTH, PROBE_SHARE, AutoBudget
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.ledger import LEAST_GAIN, Ledger
-from draftgraph.draft.base import Limits
+from draftgraph.draft.terms import Limits
 from draftgraph.draft.whole_sizes import best_size
 from draftgraph.request.record import RoundRecord, decisions
 from draftgraph.request.stats import PARTS

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 import draftgraph as dg
 from draftgraph.backends import hub
 from draftgraph.cli import app
-from draftgraph.cli.commands import TRACEBACK
+from draftgraph.cli.program import TRACEBACK
 from draftgraph.errors import OptionError
 from pairs import save_pair
 

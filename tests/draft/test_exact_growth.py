@@ -21,9 +21,7 @@ from cost_tables import cost, costs
 from draftgraph.budget.automatic import AutoBudget
 from draftgraph.budget.costs import Costs
 from draftgraph.draft import model
-from draftgraph.draft.base import Draw as Draws
-from draftgraph.draft.base import Evaluate, Limits
-from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.base import Drafter
 from draftgraph.draft.edges.rows import PRIOR, DraftRows
 from draftgraph.draft.edges.sources import EDGES, TAIL, Sources, edges_beside_model, edges_without_model
 from draftgraph.draft.edges.table import TokenTable
@@ -33,6 +31,8 @@ from draftgraph.draft.structures.base import Growth, Structure
 from draftgraph.draft.structures.calibrate import BETA, GAMMA, TEMPERATURES, Calibration, sharpen
 from draftgraph.draft.structures.children import KINDS as KINDS_OF_CHILDREN
 from draftgraph.draft.structures.levels import grow_levels
+from draftgraph.draft.terms import Draw as Draws
+from draftgraph.draft.terms import Evaluate, Limits
 from draftgraph.engine.config import Config
 from draftgraph.engine.round import decode_round
 from draftgraph.lab.prove.law import (

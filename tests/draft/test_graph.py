@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from draft_tables import Drawn, Table, check
-from draftgraph.draft.base import Limits
 from draftgraph.draft.edges.rows import Discounts, DraftRows, TextRows
 from draftgraph.draft.graph import DRAFTED, DraftGraph, Edge, Row, RowKey
 from draftgraph.draft.structures.calibrate import Calibration
 from draftgraph.draft.structures.levels import grow_levels
+from draftgraph.draft.terms import Limits
 from draftgraph.draft.unroll import Unroller
 from draftgraph.types import FIXED, ROOT
 

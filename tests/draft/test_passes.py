@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 import draftgraph as dg
 from draft_tables import Table, brute_force, check
 from draftgraph import errors
-from draftgraph.draft.base import Limits
 from draftgraph.draft.edges.sources import TAIL, Sources
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.structures.best_first import grow_best_first
+from draftgraph.draft.terms import Limits
 from draftgraph.types import ROOT
 from models import perturbed, plain, tiny_lm
 

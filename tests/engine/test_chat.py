@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 import draftgraph as dg
 from draftgraph.errors import DraftgraphError, PromptError
+from ids import told
 from models import byte_tokenizer, tiny_lm
 
 TEMPLATE = (
@@ -48,7 +49,7 @@ def test_a_conversation_is_answered(engine: dg.Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    "talks", [[TALK, "Hi"], (TALK, QUESTION), iter([TALK, "Hi"]), ["Hi", "Ho"], [QUESTION]], ids=str
+    "talks", [[TALK, "Hi"], (TALK, QUESTION), iter([TALK, "Hi"]), ["Hi", "Ho"], [QUESTION]], ids=told
 )
 def test_a_list_of_conversations_is_a_batch(talks: Any, engine: dg.Engine) -> None:
     talks = list(talks)
@@ -94,7 +95,7 @@ def test_whatever_apply_chat_template_returns_is_that_prompt(options: dict[str, 
         ([QUESTION[0] | {"tool_calls": []}], "message 0 has 'tool_calls'"),
         ([{"role": "nobody", "content": "Hi"}], "the chat template refuses these messages: TemplateError: nobody speaks"),
     ],
-    ids=str,
+    ids=told,
 )  # fmt: skip
 def test_malformed_messages_are_refused_by_name(messages: Any, message: str, engine: dg.Engine) -> None:
     for ask in (engine.chat, engine.chat_prompt):
@@ -144,7 +145,7 @@ def test_a_text_that_no_template_made_is_told_so_once(engine: dg.Engine, caplog:
         [5, 9, 5],
         {"input_ids": [5, 9, 5]},
     ],
-    ids=str,
+    ids=told,
 )
 def test_prompts_that_may_well_be_right_are_left_alone(
     prompt: Any, engine: dg.Engine, caplog: pytest.LogCaptureFixture

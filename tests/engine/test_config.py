@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import draftgraph as dg
 from draftgraph.errors import OptionError
+from ids import told
 from models import byte_tokenizer, tiny_lm
 
 NAMES = [field.name for field in fields(dg.Config)]
@@ -59,7 +60,7 @@ def test_no_combination_fails_in_another_way(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", COUNTS)
-@pytest.mark.parametrize("value", [True, "3", 3.0, math.nan, None, [3], torch.tensor(3.0)], ids=str)
+@pytest.mark.parametrize("value", [True, "3", 3.0, math.nan, None, [3], torch.tensor(3.0)], ids=told)
 def test_counts_are_whole_numbers(name: str, value: Any) -> None:
     if name == "num_speculative_tokens" and value is None:
         return
@@ -92,7 +93,7 @@ def test_iterators_and_arrays_are_read_once() -> None:
         iter([4, 5]),
         {"input_ids": [4, 5]},
     ],
-    ids=str,
+    ids=told,
 )
 def test_predictions_come_in_any_form(prediction: Any) -> None:
     made = dg.Config(drafter="text", prediction=prediction)
@@ -102,7 +103,7 @@ def test_predictions_come_in_any_form(prediction: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "prediction", [[1.5], [True], ["a", 3], 5, b"ab", {"text": "a"}, itertools.count(), "a\ud800", [None]], ids=str
+    "prediction", [[1.5], [True], ["a", 3], 5, b"ab", {"text": "a"}, itertools.count(), "a\ud800", [None]], ids=told
 )
 def test_predictions_that_are_none(prediction: Any) -> None:
     with pytest.raises(OptionError, match=r"prediction=.* is not possible"):
@@ -130,7 +131,7 @@ def test_old_options_with_odd_values_are_possible_or_an_option_error(name: str, 
 
 
 @pytest.mark.parametrize("name", ["structure", "rule", "drafter", "edges"])
-@pytest.mark.parametrize("value", [5, ["layer", "x"], np.array(["a", "b"]), torch.tensor([1, 2]), b"layer"], ids=str)
+@pytest.mark.parametrize("value", [5, ["layer", "x"], np.array(["a", "b"]), torch.tensor([1, 2]), b"layer"], ids=told)
 def test_names_are_texts(name: str, value: Any) -> None:
     with pytest.raises(OptionError):
         dg.Config(**{name: value})

@@ -13,6 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 import draftgraph as dg
 from draftgraph.errors import OptionError, PromptError
+from ids import told
 from models import byte_tokenizer, perturbed, plain, tiny_lm
 
 PROMPT = [7, 3, 9, 7, 3]
@@ -49,7 +50,7 @@ def engine(target: PreTrainedModel | None = None, **options: Any) -> dg.Engine:
     return dg.Engine.from_pretrained(target or model(), **({"draft_model": drafter(), "budget": 8} | options))
 
 
-@pytest.mark.parametrize("fields", LAWS, ids=str)
+@pytest.mark.parametrize("fields", LAWS, ids=told)
 def test_the_models_own_config_shapes_greedy_text_as_in_transformers(fields: dict[str, Any]) -> None:
     expected = plain(model(), PROMPT, TOKENS, **fields)
     for options in ({}, {"draft_model": None}, {"budget": 0}):
@@ -59,7 +60,7 @@ def test_the_models_own_config_shapes_greedy_text_as_in_transformers(fields: dic
 
 
 @pytest.mark.parametrize(
-    "fields", [*LAWS, {"max_length": 11}, {"num_beams": 1, "return_dict_in_generate": True}], ids=str
+    "fields", [*LAWS, {"max_length": 11}, {"num_beams": 1, "return_dict_in_generate": True}], ids=told
 )
 def test_a_given_config_gives_what_transformers_gives(fields: dict[str, Any]) -> None:
     length = {} if "max_length" in fields else {"max_new_tokens": TOKENS}
@@ -210,7 +211,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
         ({"max_time": 3.0}, {}, "max_time=3.0"),
         ({}, {"params": GenerationConfig(temperature=0.7)}, "temperature, which do nothing without do_sample=True"),
     ],
-    ids=str,
+    ids=told,
 )  # fmt: skip
 def test_what_is_not_followed_is_said_once(
     own: dict[str, Any], asked: dict[str, Any], expected: str, caplog: pytest.LogCaptureFixture
@@ -237,7 +238,7 @@ def test_what_is_not_followed_is_said_once(
         ({"repetition_penalty": 1.2, "suppress_tokens": [3]}, {}),
         ({}, {"params": GenerationConfig(do_sample=False, temperature=0.7)}),
     ],
-    ids=str,
+    ids=told,
 )
 def test_what_is_followed_needs_no_word(
     own: dict[str, Any], asked: dict[str, Any], caplog: pytest.LogCaptureFixture

@@ -18,6 +18,7 @@ from draftgraph import errors
 from draftgraph.structures import Tree
 from draftgraph.verification.base import Accepts
 from draftgraph.verification.layer import LayerRule
+from ids import told
 from models import REFUSED, byte_tokenizer, perturbed, plain, tiny_lm
 
 PARAMS = dg.SamplingParams(max_new_tokens=20)
@@ -60,7 +61,7 @@ def check_usable(engine: dg.Engine) -> None:
         ([[1, 2], None], "token ids"),
         (["a", 3], "tokenizer"),
     ],
-    ids=str,
+    ids=told,
 )
 def test_impossible_prompts(prompt: Any, message: str, engine: dg.Engine) -> None:
     with pytest.raises(errors.PromptError, match=message):
@@ -119,7 +120,7 @@ def test_the_last_place_in_the_window(engine: dg.Engine) -> None:
         ({"structure": Tree((2, 1)), "num_speculative_tokens": 3}, "is 2 deep, not num_speculative_tokens=3"),
         ({"drafter": "lookup"}, "leave out draft_model"),
     ],
-    ids=str,
+    ids=told,
 )
 def test_impossible_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(errors.OptionError, match=message):
@@ -157,7 +158,7 @@ class Apart(LayerRule):
         ("multipath", {"drafter": "lookup"}, "without a draft model, there is nothing to sample"),
         ("greedy_block", {}, "re-targets later positions.*fewer tokens.*write rule='block'"),
     ],
-    ids=lambda value: str(getattr(value, "name", value)),
+    ids=lambda value: told(getattr(value, "name", value)),
 )
 def test_drafts_that_a_rule_does_not_verify(rule: Any, options: dict[str, Any], message: str) -> None:
     """Refused before a model is loaded; what the message offers instead is possible."""
@@ -180,7 +181,7 @@ def test_drafts_that_a_rule_does_not_verify(rule: Any, options: dict[str, Any], 
         ("agree", "auto", dg.structures.Graph()),
         ("agree", Tree((3, 1)), Tree((3, 1), "fixed")),
     ],
-    ids=str,
+    ids=told,
 )
 def test_what_suits_a_rule(rule: Any, asked: Any, structure: dg.structures.Structure) -> None:
     assert dg.Config(rule=rule, structure=asked).resolved_structure == structure
@@ -202,7 +203,7 @@ def test_rules_without_anything_to_sample() -> None:
         (Tree((2, 1)), True), ("comb", True), ("paths", True), ("gsd", True), (dg.structures.Chain(3), True),
         (dg.structures.Graph(read_ahead=2), True), ("tree", False), ("chain", False), (dg.structures.Graph(read_ahead=0), False),
     ],
-    ids=str,
+    ids=told,
 )  # fmt: skip
 def test_structures_that_only_a_draft_model_can_follow(structure: Any, asks: bool) -> None:
     if asks:

@@ -19,7 +19,7 @@ import pytest
 
 import draftgraph as dg
 from draftgraph.backends.base import CacheHandle
-from draftgraph.backends.torch_model import HFModel
+from draftgraph.backends.torch_model import TorchModel
 from draftgraph.request.result import Stream
 from models import perturbed, plain, tiny_lm
 
@@ -30,7 +30,7 @@ EVERY = int(os.environ.get("INTERRUPT_EVERY", "23"))
 """Of the lines that a request runs through, one in so many is tried; 1 tries all, which takes minutes."""
 CLOSING = {
     (inspect.getsourcefile(function), first + line)
-    for function in (Stream.close, HFModel.close, CacheHandle.clear)
+    for function in (Stream.close, TorchModel.close, CacheHandle.clear)
     for lines, first in [inspect.getsourcelines(function)]
     for line in range(len(lines))
 }

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 import draftgraph as dg
 from draftgraph.errors import OptionError
 from draftgraph.structures import GSD, Chain, Graph, Paths, Tree
+from ids import told
 from models import perturbed, plain, tiny_lm
 
 TRANSLATED: list[tuple[dict[str, Any], Any]] = [
@@ -31,7 +33,7 @@ TRANSLATED: list[tuple[dict[str, Any], Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "structure"), TRANSLATED, ids=str)
+@pytest.mark.parametrize(("options", "structure"), TRANSLATED, ids=told)
 def test_an_old_option_becomes_a_structure(options: dict[str, Any], structure: Any) -> None:
     instead = "leave it out" if structure == options.get("structure", "auto") else f"write structure={structure}"
     for make in (lambda: dg.Config(**options), lambda: dg.Config().with_options(**options)):
@@ -79,7 +81,7 @@ def test_old_options_change_the_structure_that_is_there() -> None:
         ({"read_ahead": -1}, "read_ahead=-1 is not possible"),
         ({"read_ahead": "some"}, "read_ahead='some' is not possible"),
     ],
-    ids=str,
+    ids=told,
 )
 @pytest.mark.filterwarnings("ignore:.*a parameter of structures now:DeprecationWarning")
 def test_what_was_refused_is_refused(options: dict[str, Any], message: str) -> None:
@@ -92,3 +94,13 @@ def test_engines_take_old_options() -> None:
     with pytest.warns(DeprecationWarning, match=r"write structure=dg.structures.Tree\(branching=\(2, 2, 1\)\)"):
         engine = dg.Engine.from_pretrained(target, draft_model=perturbed(target, 0.1), branching=(2, 2, 1))
     assert engine.generate([5, 9, 5], dg.SamplingParams(max_new_tokens=20)).token_ids == plain(target, [5, 9, 5], 20)
+
+
+def test_custom_generate_takes_old_options_and_warns_once() -> None:
+    target = tiny_lm()
+    with pytest.warns(DeprecationWarning, match=r"Tree\(branching=\(2, 1\)\)") as told:
+        loop = dg.custom_generate(draft_model=perturbed(target, 0.1), branching=(2, 1))
+    assert told[0].filename == __file__
+    ids = torch.tensor([[5, 9, 5]])
+    options = {"max_new_tokens": 8, "do_sample": False, "attention_mask": torch.ones_like(ids), "pad_token_id": 0}
+    assert target.generate(ids, custom_generate=loop, **options)[0, 3:].tolist() == plain(target, [5, 9, 5], 8)

@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 import draftgraph as dg
 from draftgraph.engine.options import read_options
 from draftgraph.errors import DraftgraphError, OptionError
+from ids import told
 from models import byte_tokenizer, tiny_lm
 
 PROMPT = [5, 9, 5]
@@ -34,7 +35,7 @@ def engine() -> dg.Engine:
         {"params": GenerationConfig(max_new_tokens=6, do_sample=True, temperature=0.7, top_k=0), "seed": 3},
         {"params": {"max_new_tokens": 6, "do_sample": True, "temperature": 0.7, "top_k": 0, "seed": 3}},
     ],
-    ids=str,
+    ids=told,
 )
 def test_the_same_options_in_every_form(asked: dict[str, Any]) -> None:
     exact = engine().generate(PROMPT, dg.SamplingParams(max_new_tokens=6, temperature=0.7, seed=3))
@@ -69,7 +70,7 @@ def test_the_same_options_in_every_form(asked: dict[str, Any]) -> None:
         ({"logit_bias": {256: 1}}, "logit_bias names token id 256, .* 256 tokens"),
         ({"stop_token_ids": [300]}, "stop_token_ids names token id 300"),
     ],
-    ids=str,
+    ids=told,
 )
 def test_options_that_are_not_possible(asked: dict[str, Any], message: str) -> None:
     for ask in (engine().generate, engine().stream):

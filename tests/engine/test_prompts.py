@@ -21,6 +21,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerFast
 import draftgraph as dg
 from draftgraph.engine.prompts import encode, split
 from draftgraph.errors import OptionError, PromptError
+from ids import told
 from models import byte_tokenizer, tiny_lm
 
 IDS = [72, 105, 33]
@@ -73,7 +74,9 @@ def test_batches_give_a_list_even_of_one(name: str) -> None:
     assert [result.token_ids for result in results] == [expected()] * len(results)
 
 
-@pytest.mark.parametrize("texts", [["Hi!", "ab"], ("Hi!", "ab"), np.array(["Hi!", "ab"]), iter(["Hi!", "ab"])], ids=str)
+@pytest.mark.parametrize(
+    "texts", [["Hi!", "ab"], ("Hi!", "ab"), np.array(["Hi!", "ab"]), iter(["Hi!", "ab"])], ids=told
+)
 def test_texts_in_any_container_are_a_batch(texts: Any) -> None:
     alone = [engine().generate(text, **LENGTH).text for text in ("Hi!", "ab")]
     assert [result.text for result in engine().generate(texts, **LENGTH)] == alone

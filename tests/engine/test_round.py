@@ -184,7 +184,7 @@ def test_a_piece_that_fails_frees_everything(engine: dg.Engine) -> None:
         raise MemoryError
 
     hook = engine.drafter.model.model.register_forward_pre_hook(fail)  # type: ignore[union-attr]
-    with pytest.raises(dg.errors.DrafterError, match="failed while reading: MemoryError"):
+    with pytest.raises(MemoryError):
         engine.generate(LONG, max_new_tokens=5)
     hook.remove()
     assert held(engine) == 0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 import draftgraph as dg
-from draftgraph.draft.base import Overlap
 from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
+from draftgraph.draft.terms import Overlap
 from draftgraph.engine.config import Config
 from draftgraph.engine.strategy import COLD, ROUNDS, WEAK, choose, reconsider
 from draftgraph.errors import OptionError

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from draftgraph.sampling.filters import HEAD, TIES, Filters
+from ids import told
 
 OPTIONS = [
     {"top_k": 1},
@@ -48,7 +49,7 @@ def random_scores(kind: str, rows: int, vocab: int, seed: int) -> torch.Tensor:
     return 3.0 * scores
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=told)
 @pytest.mark.parametrize("kind", ["usual", "peaked", "flat", "ruled out"])
 @pytest.mark.parametrize("vocab", [3, 40, 3000, 9000])
 def test_laws_are_those_of_transformers(options, kind, vocab):
@@ -58,7 +59,7 @@ def test_laws_are_those_of_transformers(options, kind, vocab):
     assert torch.equal(scores, before)
 
 
-@pytest.mark.parametrize("options", [{"top_k": 5}, {"top_k": 3, "min_p": 0.2}], ids=str)
+@pytest.mark.parametrize("options", [{"top_k": 5}, {"top_k": 3, "min_p": 0.2}], ids=told)
 def test_ties_at_the_last_place_stay_as_in_transformers(options):
     """Half precision makes ties common; more of them than the head holds make it look further."""
     for tied in (2, TIES - 4, TIES + 30):

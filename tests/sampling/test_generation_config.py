@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 
 from draftgraph.errors import OptionError
 from draftgraph.sampling import generation_config as gc
+from ids import told
 
 TABLES = (gc.OTHER_TEXTS, gc.OTHER_MEANS, gc.NOT_IN_GENERATE, gc.NOT_WHILE_SAMPLING)
 START = gc.Start(torch.tensor([[7, 3, 9]]), 3, 20, torch.tensor([5]), 64)
@@ -55,7 +56,7 @@ def test_unknown_fields_are_refused_with_the_nearest_one() -> None:
         {"suppress_tokens": "none"}, {"forced_bos_token_id": 64}, {"forced_eos_token_id": [5, 64]}, {"min_length": -1},
         {"exponential_decay_length_penalty": 3}, {"encoder_repetition_penalty": -1.0},
     ],
-    ids=str,
+    ids=told,
 )  # fmt: skip
 def test_values_of_which_transformers_makes_no_processor_are_refused_before_a_forward(fields: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=f"{next(iter(fields))}=.* of the generation config is not possible"):

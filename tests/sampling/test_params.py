@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 import draftgraph as dg
 from draftgraph.errors import OptionError
 from draftgraph.sampling.params import ELSEWHERE, SamplingParams
+from ids import told
 
 NAMES = [field.name for field in fields(SamplingParams)]
 ODD = [
@@ -130,7 +131,9 @@ def test_stop_strings_that_no_text_can_contain(stop: Any) -> None:
         SamplingParams(stop=stop)
 
 
-@pytest.mark.parametrize("ids", ["12", [1.0], [True], [-1], [None], [[1]], torch.tensor([1.0]), {1: 2}, b"12"], ids=str)
+@pytest.mark.parametrize(
+    "ids", ["12", [1.0], [True], [-1], [None], [[1]], torch.tensor([1.0]), {1: 2}, b"12"], ids=told
+)
 def test_stop_token_ids_that_are_none(ids: Any) -> None:
     with pytest.raises(OptionError, match=r"stop_token_ids.*write "):
         SamplingParams(stop_token_ids=ids)
@@ -163,7 +166,7 @@ def test_bias_keys_may_be_texts_as_json_has_them() -> None:
         (None, "a mapping"),
         (torch.zeros(5), "a mapping"), (5, "a mapping"),
     ],
-    ids=str,
+    ids=told,
 )  # fmt: skip
 def test_biases_that_are_not_possible(bias: Any, message: str) -> None:
     with pytest.raises(OptionError, match=f"logit_bias.*{message}.*"):

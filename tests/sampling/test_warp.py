@@ -16,6 +16,7 @@ import draftgraph as dg
 from draftgraph.errors import LogitsError, OptionError
 from draftgraph.sampling.warp import Prefixes, Warper
 from draftgraph.types import FIXED, ROOT
+from ids import told
 from models import perturbed, plain, tiny_lm
 
 VOCAB, EOS = 24, 3
@@ -231,7 +232,7 @@ BAD: list[tuple[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "value"), BAD, ids=[f"{n}={v}" for n, v in BAD])
+@pytest.mark.parametrize(("name", "value"), BAD, ids=[told(f"{n}={v}") for n, v in BAD])
 def test_impossible_parameters(name: str, value: Any) -> None:
     with pytest.raises(OptionError, match=rf"{name}=.*is not possible; write "):
         dg.SamplingParams(**{name: value})

@@ -36,7 +36,7 @@ class CacheHandle:
     def cells(self) -> npt.NDArray[np.int64]:
         """i64[length + nodes] all slots that the request holds; may be asked by any thread."""
         nodes = self.nodes  # read before `slots`: whoever moves a slot from here to there writes in the other order
-        return np.concatenate((self.slots, np.array([path[-1] for path in nodes], dtype=np.int64)))
+        return np.append(self.slots, [path[-1] for path in nodes]) if nodes else self.slots
 
     def clear(self) -> None:
         """Let go of everything; a second time, nothing."""

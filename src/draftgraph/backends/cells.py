@@ -98,17 +98,18 @@ class CellPool(Cache):  # type: ignore[misc]
         return {cell for handle in self.handles for cell in handle.cells().tolist()}
 
     def find(self, handles: Sequence[CacheHandle], count: int) -> list[int]:
-        """The `count` lowest free cells, for rows of these handles. A cell is in use as soon as a handle names it."""
+        """The `count` > 0 lowest free cells, for rows of these handles. A cell is in use as soon as a handle names it."""
         for handle in handles:
             self._handles[id(handle)] = handle
         held = [(handle.room, handle.cells()) for handle in self.handles]
-        used = np.concatenate([np.empty(0, dtype=np.int64), *(cells for _, cells in held)])
-        free = np.ones(int(used.max(initial=-1)) + 1 + count, dtype=bool)
+        used = np.concatenate([cells for _, cells in held])
+        end = int(used.max(initial=-1)) + 1
+        free = np.ones(end + count, dtype=bool)
         free[used] = False
-        found = np.flatnonzero(free)[:count]
-        self.high = max(int(used.max(initial=-1)), int(found.max(initial=-1))) + 1
+        found: list[int] = free.nonzero()[0][:count].tolist()
+        self.high = max(end, found[-1] + 1)
         self._fit(max(self.high, sum(max(room, len(cells)) for room, cells in held)))
-        return [int(cell) for cell in found]
+        return found
 
     def _fit(self, needed: int) -> None:
         """Grow by half at least, so that growing stays rare; halve what is mostly empty, down to KEPT_CELLS."""

@@ -258,23 +258,17 @@ def _is_padding(difference: int, size: int) -> bool:
 def eos_ids(model: PreTrainedModel, tokenizer: Any | None, config: GenerationConfig | None = None) -> frozenset[int]:
     """Ids that end a text: those of `config`, else the model's generation config's, its config's, or the tokenizer's.
 
-    Raises ModelError for what is no token id. Ids beyond the vocabulary stay: some configs say -1 for none.
+    Negative ids are what some configurations write for none. Raises ModelError for anything that is no token id.
     """
-    sources = {
-        "the generation config": config,
-        "the model's generation_config": model.generation_config,
-        "the model's config": model.config.get_text_config(decoder=True),
-        "the tokenizer": tokenizer,
-    }
-    for where, source in sources.items():
+    for source in (config, model.generation_config, model.config.get_text_config(decoder=True), tokenizer):
         given = getattr(source, "eos_token_id", None)
-        if given is None:
-            continue
-        items = as_list(given) if as_integer(given) is None else [given]
-        ids = [token for item in items or () if (token := as_integer(item)) is not None]
-        if items is None or len(ids) != len(items):
-            raise ModelError(
-                f"eos_token_id={brief(given)} of {where} is no token id; write an integer there, a list of integers, or None"
-            )
-        return frozenset(ids)
+        if given is not None:
+            single = as_integer(given)
+            ids = [single] if single is not None else [as_integer(each) for each in as_list(given) or [None]]
+            if given != [] and None in ids:
+                raise ModelError(
+                    f"eos_token_id={brief(given)} of the {type(source).__name__} is no token id; write a whole number, or "
+                    "a list of them, into the model's generation_config.json"
+                )
+            return frozenset(each for each in ids if each is not None and each >= 0)
     return frozenset()

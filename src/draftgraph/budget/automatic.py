@@ -18,8 +18,8 @@ from itertools import accumulate
 
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.ledger import Ledger
-from draftgraph.draft.base import Limits
 from draftgraph.draft.structures.base import MIN_MASS
+from draftgraph.draft.terms import Limits
 from draftgraph.request.record import RoundRecord
 
 MOST_NODES = 64

@@ -6,6 +6,7 @@ here looks at a clock, so that a decision is a function of a table and of what w
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -111,6 +112,11 @@ class Costs:
         if temperature > 0.0 or self.greedy is None:
             return self
         return replace(self, overhead=self.greedy.overhead, levels=self.greedy.levels, greedy=None)
+
+    @property
+    def widest(self) -> int:
+        """Nodes of the widest level of the drafts that were counted, at least 1."""
+        return max([1, *(math.ceil(level.nodes) for level in self.levels)])
 
     @property
     def busy(self) -> bool:

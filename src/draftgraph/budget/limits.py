@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from draftgraph.draft.base import Limits
+from draftgraph.draft.terms import Limits
 from draftgraph.request.state import Request
 
 

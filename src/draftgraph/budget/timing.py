@@ -1,7 +1,7 @@
 """Measuring costs on this machine: pass times by rows, and what the engine adds around the passes.
 
 A user waits for it, so that it is bounded: about PASSES_SECONDS and ROUNDS_SECONDS, and with a slow model a dozen passes.
-Models and numbers of rows take turns, so that a slow moment hits all of them, and medians are kept.
+Models and numbers of rows take turns, so that a slow moment hits all of them; models get the same time. Medians are kept.
 """
 
 from __future__ import annotations
@@ -134,11 +134,8 @@ def pass_costs(
     try:
         for name, model in models.items():
             timed.append(_Timed(model, prompt, needed[name], wanted[name]))
-        for _ in range(REPEATS):
-            for each in timed:
-                each.turn(deadline)
-            if time.perf_counter() > deadline:
-                break
+        while waiting := [each for each in timed if each.turns == 0 or each.may_go_on(deadline)]:
+            min(waiting, key=lambda each: each.seconds).turn(deadline)  # both get the same time
     finally:
         for each in timed:
             each.close()
@@ -151,22 +148,28 @@ class _Timed:
     def __init__(self, model: CausalLM, prompt: Sequence[int], needed: Sequence[int], wanted: Sequence[int]) -> None:
         self.model, self.sizes, self.needed = model, (*needed, *wanted), len(needed)
         self.times: dict[int, list[float]] = {}
+        self.turns, self.seconds = 0, 0.0
         self.text = model.open(len(prompt) + max(self.sizes))
         self.tokens = [token if token < model.vocab_size else 0 for token in prompt]
         read(model, self.text, self.tokens)
 
+    def may_go_on(self, deadline: float) -> bool:
+        return self.turns < REPEATS and time.perf_counter() < deadline
+
     def turn(self, deadline: float) -> None:
         """Time the numbers of rows once each. In the first turn those that are needed are timed after the deadline too."""
-        first = not self.times
+        first, begun = self.turns == 0, time.perf_counter()
+        self.turns += 1
         for place, size in enumerate(self.sizes):
             now = time.perf_counter()
             needed = first and place < self.needed and (len(self.times) < 2 or now < deadline + LONGEST_SECONDS)
             if now > deadline and not needed:
-                return
+                break
             if first or size in self.times:
                 fed = (self.tokens * size)[:size]
                 seconds = _one_pass(self.model, Feed(self.text, [], fed, range(ROOT, size - 1)))
                 self.times.setdefault(size, []).append(seconds)
+        self.seconds += time.perf_counter() - begun
 
     def cost(self) -> Cost:
         rows = sorted(self.times)

@@ -10,7 +10,7 @@ import os
 import sys
 
 from draftgraph.cli import bench, costs, demo, doctor, generate, predict, prove, view
-from draftgraph.cli.commands import app
+from draftgraph.cli.program import app
 
 __all__ = ["app", "bench", "costs", "demo", "doctor", "generate", "main", "predict", "prove", "view"]
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from draftgraph.cli import options
-from draftgraph.cli.commands import app
+from draftgraph.cli.program import app
 
 WORK, FIELD, OUTPUT = "What to generate", "Who is measured", options.OUTPUT
 

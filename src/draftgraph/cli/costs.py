@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from draftgraph.cli import options
-from draftgraph.cli.commands import app
+from draftgraph.cli.program import app
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from draftgraph.cli.commands import app
+from draftgraph.cli.program import app
 from draftgraph.data import bundled_pair
 
 

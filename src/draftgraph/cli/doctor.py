@@ -9,7 +9,7 @@ import typer
 
 import draftgraph as dg
 from draftgraph.cli import options
-from draftgraph.cli.commands import FAILED, app
+from draftgraph.cli.program import FAILED, app
 
 TEXTS = options.TEXTS
 

@@ -10,7 +10,7 @@ import typer
 
 import draftgraph as dg
 from draftgraph.cli import options
-from draftgraph.cli.commands import app
+from draftgraph.cli.program import app
 from draftgraph.errors import DraftgraphError, OptionError, PromptError
 from draftgraph.view import tracefile
 from draftgraph.view.printing import Printer, make_printer

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from draftgraph.cli import options
-from draftgraph.cli.commands import app
+from draftgraph.cli.program import app
 
 OWN_SAMPLES = 32
 TEXTS, SAMPLING = options.TEXTS, options.SAMPLING

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from draftgraph.cli import options
-from draftgraph.cli.commands import FAILED, app
+from draftgraph.cli.program import FAILED, app
 from draftgraph.errors import OptionError
 
 ALL = "all"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from draftgraph.cli.commands import app
+from draftgraph.cli.program import app
 from draftgraph.errors import OptionError
 from draftgraph.view import page, terminal, tracefile
 from draftgraph.view.console import make_console

@@ -1,83 +1,94 @@
-"""What drafting talks of: passes, draws, the limits of a round, and a draft."""
+"""What a drafter is: it proposes drafts, and says what rules, budgets and backends have to know of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from draftgraph.draft.graph import DraftGraph
-from draftgraph.types import TokenTree
+from draftgraph.backends.base import CausalLM
+from draftgraph.draft.structures.base import Structure
+from draftgraph.draft.structures.own import Own
+from draftgraph.draft.terms import Draft, Limits, Overlap
+from draftgraph.types import Verdict
 
-Evaluate = Callable[[DraftGraph, Sequence[int]], torch.Tensor]
-"""One drafter pass: evaluate(graph, nodes) -> rows f[len(nodes), V] of the laws (or candidate weights) behind those nodes.
-
-ROOT stands for the committed text. Every node is evaluated at most once, its parent before it.
-"""
-
-Known = Callable[[DraftGraph, int], bool]
-"""known(graph, node): whether the row behind a node is at hand, so that asking for it costs no drafter pass."""
-
-Draw = Callable[[torch.Tensor, int, Sequence[int]], list[int]]
-"""draw(laws f[k, V], depth, addresses) -> k tokens, one from each row; `addresses` are distinct within the layer."""
+if TYPE_CHECKING:
+    from draftgraph.request.state import Request
 
 
-@dataclass(frozen=True)
-class Overlap:
-    """Σ_x min(p(x), q(x)) where both laws are known without selection: at the root of every round."""
+class Drafter(ABC):
+    """Proposes a draft for every round. Subclass it and write `propose`; everything else has a default.
 
-    mean: float
-    rounds: int
+    draws      kinds of its slots above temperature 0, of "fixed" and "sampled".
+    structure  what its drafts look like, for rules and budgets: `dg.structures.Chain()` promises chains. None: it grows whatever
+               structure the engine was given. By default any tree.
+    model      the causal LM that it runs, if any: its passes are timed and its window bounds the text.
+    taps       hidden states of the target that it reads. Backends give them, but no round hands them on yet.
+    edges      names of the edge sources that it copies from. Copies may pay where drafts do not.
+    identity   names it in tables of costs, which are then kept between processes. None: it is timed once per engine.
+    heeds_prices  True: it leaves out slots below `limits.floor` and passes below `limits.price_pass(…)`, so that the automatic
+               budget may leave the number of nodes to it.
+    trusted    True leaves out the checks of every law that it states. The prover is the better place for them.
 
-
-@dataclass(frozen=True)
-class Limits:
-    """What a round may spend.
-
-    budget  nodes that the target verifies.
-    depth   drafter passes, and the depth to which nodes are drafted; 0: a draft of copies alone, where there are edge sources.
-    reach   depth that no node may exceed (what is left of the context window and of the output length).
-    floor   least score of a slot worth verifying.
-    price_passes  per pass, the least sum of the scores that it would go on from for it to be worth making; none without prices.
-    reason  why so much: "draft", "copies", "plain", "probe" or "fixed", a colon, and the figures.
-    spread  True: an equal share of the budget per level ("exact size"); False: the budget is a cap and prices decide.
-    seconds  of a round that verifies 0, 1, … nodes: a draft of copies alone is cut to the size that pays best. () keeps all.
-    worth   expected accepted tokens of a node by its score, which are weighed against `seconds`.
+    What a drafter keeps of one request belongs into `request.drafting`, which is its own. An engine may serve several requests
+    at once, so nothing of a request belongs into the drafter itself.
     """
 
-    budget: int
-    depth: int
-    reach: int
-    floor: float = 0.0
-    price_passes: Sequence[float] = ()
-    spread: bool = True
-    reason: str = "fixed: asked for"
-    seconds: Sequence[float] = ()
-    worth: Callable[[float], float] = float
+    draws: Sequence[str] = ("fixed", "sampled")
+    structure: Structure | None = Own()
+    model: CausalLM | None = None
+    taps: Sequence[str] = ()
+    edges: Sequence[str] = ()
+    identity: str | None = None
+    heeds_prices: bool = False
+    trusted: ClassVar[bool] = False
 
-    def price_pass(self, number: int) -> float:
-        """What the scores behind pass `number` (0 is the first) must sum up to."""
-        return self.price_passes[number] if number < len(self.price_passes) else 0.0
+    @property
+    def name(self) -> str:
+        return type(self).__name__
 
+    def prefill(self, request: Request, limits: Limits) -> bool:
+        """Read one piece of a text that is too long for one pass, if the next draft needs it. Whether there was one.
 
-@dataclass
-class Draft:
-    """What a drafter proposes for one request.
+        Called before a round until it returns False, and after `begin`. limits  those of the round.
+        """
+        return False
 
-    graph            the nodes.
-    num_evaluations  rows that a model computed for the draft; 0 without a model.
-    num_passes       forward passes in which it computed them.
-    reason           why so much was drafted; the engine writes it, from the limits.
-    """
+    @abstractmethod
+    def propose(self, request: Request, limits: Limits) -> Draft:
+        """The draft of the next round, which continues `request.tokens`.
 
-    graph: DraftGraph
-    num_evaluations: int = 0
-    num_passes: int = 0
-    reason: str = ""
+        limits  budget: nodes at most. reach: depth that no node may exceed. depth: levels that are worth drafting.
+                All are at least 1, but for the depth of a drafter with `edges`: 0 asks it for copies alone.
 
-    @cached_property
-    def tree(self) -> TokenTree:
-        """The draft as the target sees it. A graph that has been proposed no longer changes."""
-        return self.graph.tree()
+        A SAMPLED slot states the exact law of its token given everything in upper levels and the slots drawn before it in its
+        own. Whether a slot exists must not look at tokens that are drawn in its level or below (docs/layer_rule.md, A1 and A2).
+        `dg.prove(rule, drafter=...)` tells.
+        """
+
+    def begin(self, request: Request) -> None:  # noqa: B027
+        """A request begins; its prompt is `request.tokens`."""
+
+    def observe(  # noqa: B027
+        self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, p: torch.Tensor
+    ) -> None:
+        """The round is verified, and not yet committed: which path was accepted, and the target's rows.
+
+        scores  f[N + 1, V], the target's logits before the temperature: row 0 at the root, row i + 1 at node i.
+        p       f[N + 1, V], its laws.
+
+        Later drafts may look at all of it.
+        """
+
+    def overlap(self, request: Request) -> Overlap | None:
+        """What drafter and target had in common so far; None where the drafter does not count it."""
+        return None
+
+    def end(self, request: Request) -> None:  # noqa: B027
+        """A request is over, or has failed. Called once for every `begin`, whether or not that came to its end."""
+
+    def fresh(self) -> Drafter:
+        """A drafter of the same kind that has learnt from no request, to be timed. Itself, if it learns nothing."""
+        return self

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from draftgraph.draft.base import Draft, Limits
-from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.base import Drafter
 from draftgraph.draft.edges.sources import TAIL, Sources
 from draftgraph.draft.edges.table import TokenTable
 from draftgraph.draft.graph import DraftGraph, Edge
+from draftgraph.draft.terms import Draft, Limits
 from draftgraph.draft.unroll import Unroller
 from draftgraph.draft.whole_sizes import cut
 from draftgraph.request.state import Request
@@ -28,6 +28,7 @@ class LookupDrafter(Drafter):
 
     draws = ("fixed",)
     structure = None
+    heeds_prices = True
     trusted = True
 
     def __init__(self, edges: Sequence[str], prediction: Sequence[int] = ()) -> None:
@@ -44,8 +45,6 @@ class LookupDrafter(Drafter):
 
     def propose(self, request: Request, limits: Limits) -> Draft:
         graph = DraftGraph()
-        if limits.budget == 0 or limits.reach == 0:
-            return Draft(graph)
         sources: Sources = request.drafting
         context = request.tokens[-TAIL:]
         width = request.choice.structure.width

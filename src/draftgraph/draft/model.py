@@ -10,14 +10,14 @@ import torch
 
 from draftgraph.backends.base import CacheHandle, CausalLM
 from draftgraph.backends.prefill import read_piece
-from draftgraph.draft.base import Draft, Draw, Limits, Overlap
-from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.base import Drafter
 from draftgraph.draft.edges.sources import TAIL, Sources
 from draftgraph.draft.edges.table import TokenTable
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.passes import Ahead, DrafterPasses, Path, Shape, readable
 from draftgraph.draft.structures.base import Growth
 from draftgraph.draft.structures.calibrate import Calibration
+from draftgraph.draft.terms import Draft, Draw, Limits, Overlap
 from draftgraph.draft.whole_sizes import cut
 from draftgraph.request.state import Request
 from draftgraph.sampling.rng import Role
@@ -49,6 +49,7 @@ class ModelDrafter(Drafter):
     """
 
     structure = None
+    heeds_prices = True
     trusted = True
 
     def __init__(self, model: CausalLM, vocab_size: int, edges: Sequence[str] = ()) -> None:
@@ -74,8 +75,7 @@ class ModelDrafter(Drafter):
 
     def propose(self, request: Request, limits: Limits) -> Draft:
         state: _State = request.drafting
-        state.reader = None
-        if limits.budget == 0 or limits.reach == 0 or (limits.depth == 0 and not self.edges):
+        if limits.depth == 0 and not self.edges:
             return Draft(DraftGraph())
         sampled = request.choice.sampled
         reader = state.reader = self._reader(request, limits)
@@ -98,6 +98,7 @@ class ModelDrafter(Drafter):
         self.model.keep(state.text, [draft.graph.fed[node] for node in verdict.path if node in draft.graph.fed])
         token = draft.tree.tokens[verdict.path[0]] if verdict.path else verdict.token
         self._calibrate(request, draft, token, p[0])
+        state.reader = None
         if self.edges:
             state.sources.observe(request, draft.graph, draft.tree, verdict, scores)
 

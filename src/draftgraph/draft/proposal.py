@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from draftgraph.draft.base import Draft, Limits
-from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.base import Drafter
+from draftgraph.draft.graph import DraftGraph
+from draftgraph.draft.terms import Draft, Limits
 from draftgraph.errors import DrafterError, DraftError, DraftgraphError
 from draftgraph.request.state import Request
 from draftgraph.types import TokenTree
@@ -14,10 +15,12 @@ from draftgraph.verification.check import check_draws, check_rows, check_slots
 
 
 def propose(drafter: Drafter, request: Request, limits: Limits) -> Draft:
-    """What a drafter proposes.
+    """What a drafter proposes; nothing, unasked, where nothing can be verified.
 
     Raises DrafterError if it fails, DraftError for a draft that cannot be verified.
     """
+    if limits.budget == 0 or limits.reach == 0:
+        return Draft(DraftGraph(), reason=limits.reason)
     with failing(drafter, "proposing"):
         draft = drafter.propose(request, limits)
         if not isinstance(draft, Draft):

@@ -12,7 +12,7 @@ from draftgraph.backends.base import CausalLM
 from draftgraph.backends.load import check_pair, load_model, load_tokenizer
 from draftgraph.backends.probe import probe
 from draftgraph.backends.torch_model import TorchModel
-from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.base import Drafter
 from draftgraph.draft.edges.sources import edges_beside_model, edges_without_model
 from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter

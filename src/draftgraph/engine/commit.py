@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from draftgraph.draft.base import Draft
+from draftgraph.draft.terms import Draft
 from draftgraph.request.record import RoundRecord
 from draftgraph.request.result import Event
 from draftgraph.request.state import Request

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
-from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.base import Drafter
 from draftgraph.draft.edges.sources import EDGES
 from draftgraph.draft.structures.base import Structure
 from draftgraph.draft.structures.registry import SUITING, get_structure

@@ -16,10 +16,10 @@ from draftgraph.backends.base import CausalLM
 from draftgraph.backends.load import eos_ids, find_tokenizer, load_model
 from draftgraph.backends.probe import probe
 from draftgraph.backends.wrapped import opened
-from draftgraph.budget.automatic import DEPTH, MOST_NODES, AutoBudget
+from draftgraph.budget.automatic import MOST_NODES
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.limits import limits
-from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.base import Drafter
 from draftgraph.draft.proposal import failing
 from draftgraph.engine import chat, prompts
 from draftgraph.engine.assemble import make_backend, make_drafter, with_drafter
@@ -33,11 +33,11 @@ from draftgraph.engine.prefill import prefill
 from draftgraph.engine.prompts import Prompt
 from draftgraph.engine.room import room
 from draftgraph.engine.round import decode_round
-from draftgraph.engine.strategy import choose, reconsider
+from draftgraph.engine.strategy import choose, plan, reconsider
 from draftgraph.errors import DraftgraphError, OptionError, PromptError, require
 from draftgraph.request.record import RoundRecord
 from draftgraph.request.result import Event, Result, Stream
-from draftgraph.request.state import Plan, Request, Strategy
+from draftgraph.request.state import Request, Strategy
 from draftgraph.request.text import Detokenizer, whole_text
 from draftgraph.sampling.contract import check_functions
 from draftgraph.sampling.generation_config import fields_of
@@ -90,7 +90,8 @@ class Engine:
         trust_remote_code  whether code that comes with the models may run. Without it such models are refused.
         generation_config  what to take for the model's own (`draftgraph.engine.defaults` says what becomes of it); an empty
                      GenerationConfig() leaves it aside.
-        options      fields of `Config`, e.g. budget=16, structure="tree", rule="agree", and the ecosystem's aliases.
+        options      fields of `Config`, e.g. budget=16, structure="tree", rule="agree", drafter=a `Drafter` of your own, and the
+                     ecosystem's aliases.
 
         Raises ModelError, PairError, OptionError before any token is generated.
         """
@@ -205,7 +206,8 @@ class Engine:
                 while prefill(request, self.drafter, self.target, bounds):
                     yield None
                 yield decode_round([request], self.drafter, self.target, [bounds])[0]
-                seen = self.drafter.overlap(request)
+                with failing(self.drafter, "counting its overlap"):
+                    seen = self.drafter.overlap(request)
                 request.choice = reconsider(request.choice, self.config, request.params.temperature, seen)
         finally:
             self._free(request)
@@ -279,21 +281,13 @@ class Engine:
             Warper(params, len(ids), sorted(settled.eos), self.target.device, drafts),
             Detokenizer(self.tokenizer, ids, params.stop),
             self.target.vocab_size,
-            self._plan(params.temperature),
+            plan(self.config, self.drafter, params.temperature, lambda: self.costs),
         )
 
     @property
     def _defaults(self) -> Defaults:
         own = fields_of(self.generation_config)
         return Defaults(own, self.eos, self.target.vocab_size, self.target.device)
-
-    def _plan(self, temperature: float) -> Plan | None:
-        structure, copies = self.config.resolved_structure, bool(self.drafter.edges)
-        if self.config.budget != "auto" or structure.shape is not None:
-            return None
-        depth = self.config.num_speculative_tokens or DEPTH
-        computes = self.drafter.model is not None or not copies
-        return AutoBudget(self.costs.at(temperature), depth, computes, copies, structure.nodes_per_level).plan
 
     @cached_property
     def costs(self) -> Costs:

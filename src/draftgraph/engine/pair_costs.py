@@ -10,7 +10,7 @@ from draftgraph.backends.base import CausalLM
 from draftgraph.budget.cost_cache import announce, costs_of, file_of
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.timing import measure
-from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.base import Drafter
 from draftgraph.engine.config import Config
 from draftgraph.request.record import RoundRecord
 from draftgraph.sampling.params import SamplingParams

@@ -6,9 +6,9 @@ import torch
 
 from draftgraph.backends.base import CausalLM
 from draftgraph.backends.prefill import read_piece
-from draftgraph.draft.base import Limits
-from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.base import Drafter
 from draftgraph.draft.proposal import failing
+from draftgraph.draft.terms import Limits
 from draftgraph.request.state import Request
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from draftgraph.backends.base import CausalLM, Feed
-from draftgraph.draft.base import Limits
-from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.base import Drafter
 from draftgraph.draft.proposal import failing, propose
+from draftgraph.draft.terms import Limits
 from draftgraph.engine.commit import commit
 from draftgraph.request.clock import shared
 from draftgraph.request.result import Event
@@ -47,10 +47,10 @@ def decode_round(
             verdict = request.choice.rule.verdict(tree, p, request.noise, len(request.tokens))
         with clock("warping"):
             request.warper.confirm(logits, scores, request.tokens, tree, verdict.path)
-        target.keep(request.text, verdict.path)
         with clock("drafting"), failing(drafter, "observing"):
             drafter.observe(request, draft, verdict, scores, p)
         with clock("commit"):
+            target.keep(request.text, verdict.path)
             events.append(commit(request, draft, verdict, logits, scores, p))
 
     for request in requests:

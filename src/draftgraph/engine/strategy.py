@@ -1,4 +1,4 @@
-"""Which rule verifies a request, on which drafts, and why: from its options, the laws at hand, and what was measured.
+"""Which rule verifies a request, on which drafts, how many, and why: by its options, the laws at hand, and what was measured.
 
 At the start only the options are known; between rounds, what drafter and target had in common so far. Both belong to the
 request alone, so that a seed gives the same text whatever ran before.
@@ -6,12 +6,15 @@ request alone, so that a seed gives the same text whatever ran before.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from draftgraph.draft.base import Overlap
-from draftgraph.draft.drafter import Drafter
+from draftgraph.budget.automatic import DEPTH, AutoBudget
+from draftgraph.budget.costs import Costs
+from draftgraph.draft.base import Drafter
+from draftgraph.draft.terms import Overlap
 from draftgraph.engine.config import Config
-from draftgraph.request.state import Strategy
+from draftgraph.request.state import Plan, Strategy
 from draftgraph.verification.registry import get_rule
 
 COLD, WEAK, ROUNDS = 0.4, 0.4, 16
@@ -54,3 +57,15 @@ def reconsider(choice: Strategy, config: Config, temperature: float, overlap: Ov
         "drafts accept as much there, and the walk is optimal for them"
     )
     return replace(choice, rule=get_rule("walk"), sampled=False, reason=why)
+
+
+def plan(config: Config, drafter: Drafter, temperature: float, costs: Callable[[], Costs]) -> Plan | None:
+    """Who decides how much is drafted: the automatic budget, or None where the options say it. costs  asked for if needed."""
+    structure, copies = config.resolved_structure, bool(drafter.edges)
+    if config.budget != "auto" or structure.shape is not None:
+        return None
+    known, width = costs().at(temperature), structure.nodes_per_level
+    if width is None and not drafter.heeds_prices:
+        width = known.widest
+    computes = drafter.model is not None or not copies
+    return AutoBudget(known, config.num_speculative_tokens or DEPTH, computes, copies, width).plan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.base import Drafter
 from draftgraph.draft.structures.base import Structure
 from draftgraph.draft.structures.children import KINDS
 from draftgraph.draft.structures.registry import STRUCTURES

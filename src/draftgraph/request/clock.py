@@ -28,25 +28,48 @@ class Clock:
 
     def __call__(self, part: str) -> AbstractContextManager[None]:
         """Charge what runs inside to one part."""
-        return shared(part, [self], [1])
+        return _Part(self, part)
 
     def take(self) -> dict[str, float]:
         """The seconds so far; from here on they are counted anew."""
         seconds, self.seconds = self.seconds, dict.fromkeys(PARTS, 0.0)
         return seconds
 
+    def _begin(self) -> None:
+        self._nested.append(0.0)
+
+    def _end(self, part: str, seconds: float, share: float = 1.0) -> None:
+        """A part is over that took so long, what was nested in it included."""
+        self.seconds[part] += (seconds - self._nested.pop()) * share
+        if self._nested:
+            self._nested[-1] += seconds
+
+
+class _Part:
+    """A part of one request's round; a class, for a generator would take three times as long."""
+
+    __slots__ = ("begun", "clock", "part")
+
+    def __init__(self, clock: Clock, part: str) -> None:
+        self.clock, self.part = clock, part
+
+    def __enter__(self) -> None:
+        self.clock._begin()
+        self.begun = self.clock.now()
+
+    def __exit__(self, *error: object) -> None:
+        self.clock._end(self.part, self.clock.now() - self.begun)
+
 
 @contextmanager
 def shared(part: str, clocks: Sequence[Clock], rows: Sequence[int]) -> Iterator[None]:
     """Charge what runs inside to several requests, to each by its share of `rows`."""
     for clock in clocks:
-        clock._nested.append(0.0)
+        clock._begin()
     begun = clocks[0].now()
     try:
         yield
     finally:
         seconds = clocks[0].now() - begun
         for clock, own in zip(clocks, rows, strict=True):
-            clock.seconds[part] += (seconds - clock._nested.pop()) * own / sum(rows)
-            if clock._nested:
-                clock._nested[-1] += seconds
+            clock._end(part, seconds, own / sum(rows))

@@ -12,14 +12,15 @@ from transformers import PreTrainedModel
 
 import draftgraph as dg
 from draftgraph import structures
-from draftgraph.draft.base import Limits
 from draftgraph.draft.structures.base import MIN_MASS
 from draftgraph.draft.structures.children import KINDS
 from draftgraph.draft.structures.registry import STRUCTURES, get_structure
+from draftgraph.draft.terms import Limits
 from draftgraph.errors import DrafterError, OptionError
 from draftgraph.lab.prove.law import output_law, random_tables, total_variation
 from draftgraph.structures import GSD, Chain, Comb, Graph, Growth, Paths, Structure, Tree
 from draftgraph.verification.registry import RULES
+from ids import told
 from models import perturbed, plain, tiny_lm
 
 PROMPT = [5, 9, 5]
@@ -60,7 +61,7 @@ def test_the_public_module_has_what_it_names() -> None:
     )
 
 
-@pytest.mark.parametrize("structure", EVERY, ids=str)
+@pytest.mark.parametrize("structure", EVERY, ids=told)
 def test_a_structure_is_written_as_it_is_shown(structure: Structure) -> None:
     assert eval(repr(structure), {"dg": dg}) == structure
     shown = eval(str(structure), {"dg": dg})
@@ -68,7 +69,7 @@ def test_a_structure_is_written_as_it_is_shown(structure: Structure) -> None:
     assert hash(get_structure(shown)) == hash(structure)
 
 
-@pytest.mark.parametrize("structure", EVERY, ids=str)
+@pytest.mark.parametrize("structure", EVERY, ids=told)
 def test_an_example_has_the_slots_that_it_says(structure: Structure) -> None:
     """And is what growth makes: within its limits, FIXED at temperature 0, of one kind with the drafts of real rounds."""
     for sampled in (False, True):
@@ -89,7 +90,7 @@ def test_an_example_has_the_slots_that_it_says(structure: Structure) -> None:
         (GSD(), Limits(16, 8, 50, MIN_MASS)), (Chain(), Limits(16, 16, 50)), (Paths(), Limits(16, 5, 50)),
         (Fork(), Limits(16, 8, 50, MIN_MASS)),
     ],
-    ids=str,
+    ids=told,
 )  # fmt: skip
 def test_a_fixed_budget_becomes_nodes_and_depth(structure: Structure, limits: Limits) -> None:
     assert structure.limits(16, None, 50) == limits
@@ -193,7 +194,7 @@ def test_a_structure_that_goes_wrong_later_leaves_the_engine_usable(how: str) ->
         (["tree"], r"unknown structure \['tree'\]"),
         (None, "unknown structure None"),
     ],
-    ids=str,
+    ids=told,
 )
 def test_what_is_no_structure(structure: Any, message: str) -> None:
     with pytest.raises(OptionError, match=message):

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from draft_tables import Table, brute_force, check
-from draftgraph.draft.base import Limits
 from draftgraph.draft.edges.rows import Discounts, DraftRows, TextRows
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.structures.best_first import add_edges, grow_best_first
+from draftgraph.draft.terms import Limits
 
 
 def paths(graph: DraftGraph) -> dict[tuple[int, ...], float]:

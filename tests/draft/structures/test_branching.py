@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from draft_tables import Drawn, Table, Truncated, check, quantiles
-from draftgraph.draft.base import Limits
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.structures.branching import expanded, grow_branching
 from draftgraph.draft.structures.children import KINDS
+from draftgraph.draft.terms import Limits
 from draftgraph.lab.prove.law import Draw, enumerate_draws
 from draftgraph.types import FIXED, ROOT, TokenTree
 

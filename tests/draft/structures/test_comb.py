@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from draft_tables import Drawn, Table, check, quantiles
-from draftgraph.draft.base import Limits
 from draftgraph.draft.structures.comb import LEAVES, grow_comb
+from draftgraph.draft.terms import Limits
 from draftgraph.types import ROOT
 
 LIMITS = st.builds(Limits, st.integers(1, 24), st.integers(1, 5), st.integers(1, 6))

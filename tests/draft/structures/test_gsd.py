@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from draft_tables import Table, check
-from draftgraph.draft.base import Limits
 from draftgraph.draft.structures.gsd import grow_gsd
+from draftgraph.draft.terms import Limits
 
 SEEDS = st.integers(0, 10**6)
 

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from draft_tables import VOCAB, Drawn, Table, Truncated, check, quantiles
-from draftgraph.draft.base import Limits
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.isotonic import pooled
 from draftgraph.draft.structures.calibrate import Calibration
 from draftgraph.draft.structures.levels import grow_levels
+from draftgraph.draft.terms import Limits
 from draftgraph.types import FIXED
 
 SEEDS = st.integers(0, 10**6)

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from draft_tables import Drawn, Table, quantiles
-from draftgraph.draft.base import Limits
 from draftgraph.draft.structures.base import Growth
 from draftgraph.draft.structures.paths import Paths
+from draftgraph.draft.terms import Limits
 from draftgraph.errors import OptionError
+from ids import told
 
 
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 8))
@@ -41,7 +42,7 @@ def test_paths_have_one_length_and_equal_laws_after_equal_prefixes(seed: int, bu
         (16, Paths(2), (2, 1, 1, 1, 1)),
         (9, Paths(4), (4, 1)),
     ],
-    ids=str,
+    ids=told,
 )
 def test_paths_are_as_many_and_as_long_as_the_budget_allows(budget: int, paths: Paths, shape: tuple[int, ...]) -> None:
     depths = paths.grow(Growth(Limits(budget, 5, 9), Table(0), Drawn(quantiles(0)))).tree().depths

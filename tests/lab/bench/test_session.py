@@ -12,7 +12,7 @@ from draftgraph.lab.bench.contenders import AGAIN, PLAIN, Ours, Transformers, en
 from draftgraph.lab.bench.encode import Prompt
 from draftgraph.lab.bench.field import line_up, parse_spec
 from draftgraph.lab.bench.models import Models
-from draftgraph.lab.bench.report import refuse_unwritable, to_json
+from draftgraph.lab.bench.record import refuse_unwritable, to_json
 from draftgraph.lab.bench.session import Measured, Settings, measure
 from draftgraph.lab.turns import Answer
 from models import plain, tiny_lm

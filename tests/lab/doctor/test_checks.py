@@ -19,8 +19,8 @@ from models import REFUSED, byte_tokenizer, tiny_lm
 from pairs import save_pair
 
 SIDE = {
-    "configuration", "tokenizer", "decoder-only", "weights", "cache rolls back", "attention takes masks",
-    "honours masks and positions", "precision",
+    "configuration", "tokenizer", "decoder-only", "weights", "language-model head", "floating-point weights", "cache rolls back",
+    "attention takes masks", "honours masks and positions", "precision",
 }  # fmt: skip
 PAIR = {"same tokens", "context windows", "same end of text", "drafter is smaller", "threads"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from draftgraph.draft.base import Limits
+from draftgraph.draft.terms import Limits
 from draftgraph.lab.predict.acceptance import Plan, by_text, survival
 from draftgraph.lab.predict.rows import PairRows, Span
 from draftgraph.lab.predict.surrogate import (

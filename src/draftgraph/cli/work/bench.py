@@ -13,8 +13,8 @@ import typer
 from rich.text import Text
 
 import draftgraph as dg
-from draftgraph.cli.commands import FAILED, INTERRUPTED, tell
 from draftgraph.cli.options import Chosen, Drafting
+from draftgraph.cli.program import FAILED, INTERRUPTED, tell
 from draftgraph.cli.work.engines import make_config, place
 from draftgraph.errors import DraftgraphError, OptionError
 from draftgraph.lab.audit.report import progress_bar
@@ -25,9 +25,9 @@ from draftgraph.lab.bench.machine import environment, peer_versions
 from draftgraph.lab.bench.models import Models
 from draftgraph.lab.bench.peers import Absent, load, parse_peer
 from draftgraph.lab.bench.prompts import BUNDLED, Entry, PromptFile, read_prompts
-from draftgraph.lab.bench.report import Report, refuse_unwritable, to_json
+from draftgraph.lab.bench.record import Report, refuse_unwritable, to_json
+from draftgraph.lab.bench.report import MANY, bench_report
 from draftgraph.lab.bench.session import Measured, Settings, measure
-from draftgraph.lab.bench.tables import MANY, bench_report
 from draftgraph.lab.doctor.prompts import KINDS, MESSAGES, PROMPTS
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.view.console import print_report

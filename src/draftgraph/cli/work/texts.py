@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from draftgraph.cli.commands import tell
+from draftgraph.cli.program import tell
 from draftgraph.lab.bench.prompts import PromptFile, read_prompts
 
 

@@ -11,10 +11,10 @@ from typing import ClassVar
 
 import torch
 
-from draftgraph.draft.base import Draw, Evaluate, Known, Limits
 from draftgraph.draft.graph import DraftGraph, EdgeSource
 from draftgraph.draft.structures.calibrate import Calibration
 from draftgraph.draft.structures.children import expand
+from draftgraph.draft.terms import Draw, Evaluate, Known, Limits
 from draftgraph.errors import DraftError, DraftgraphError, OptionError
 from draftgraph.types import ROOT, TokenTree
 from draftgraph.verification.base import Rule

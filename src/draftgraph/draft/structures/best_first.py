@@ -9,9 +9,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from draftgraph.draft.base import Evaluate, Known, Limits
 from draftgraph.draft.graph import DraftGraph, EdgeSource, Expected
 from draftgraph.draft.structures.base import nothing
+from draftgraph.draft.terms import Evaluate, Known, Limits
 from draftgraph.draft.unroll import Unroller
 from draftgraph.types import ROOT
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from draftgraph.draft.base import Draw, Evaluate, Limits
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.structures.children import expand
+from draftgraph.draft.terms import Draw, Evaluate, Limits
 from draftgraph.types import ROOT
 
 

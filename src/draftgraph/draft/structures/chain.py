@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from draftgraph.draft.base import Limits
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.structures.base import Growth, Structure
 from draftgraph.draft.structures.best_first import grow_best_first
 from draftgraph.draft.structures.branching import grow_branching
 from draftgraph.draft.structures.sizes import size
+from draftgraph.draft.terms import Limits
 
 
 @dataclass(frozen=True, repr=False)

@@ -13,9 +13,9 @@ from itertools import pairwise
 
 import torch
 
-from draftgraph.draft.base import Draw, Evaluate
 from draftgraph.draft.graph import SHARED_ROW, DraftGraph, Row
 from draftgraph.draft.structures.calibrate import Calibration
+from draftgraph.draft.terms import Draw, Evaluate
 from draftgraph.types import FIXED
 
 NO_MASS = 1e-5

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from draftgraph.draft.base import Draw, Evaluate, Limits
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.structures.base import Growth, Structure
 from draftgraph.draft.structures.children import Level, fixed, spine
+from draftgraph.draft.terms import Draw, Evaluate, Limits
 from draftgraph.types import ROOT
 
 LEAVES = ((0.3, 7), (0.6, 5), (0.8, 3), (math.inf, 1))

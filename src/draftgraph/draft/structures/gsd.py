@@ -13,10 +13,10 @@ import heapq
 from dataclasses import dataclass
 from typing import ClassVar
 
-from draftgraph.draft.base import Evaluate, Limits
 from draftgraph.draft.graph import DRAFTED, MERGED, DraftGraph, Edge, Row
 from draftgraph.draft.structures.base import Growth, Structure
 from draftgraph.draft.structures.sizes import size
+from draftgraph.draft.terms import Evaluate, Limits
 from draftgraph.types import ROOT
 
 CHILDREN = 4

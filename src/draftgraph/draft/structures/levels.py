@@ -14,11 +14,11 @@ from itertools import pairwise
 
 import torch
 
-from draftgraph.draft.base import Draw, Evaluate, Limits
 from draftgraph.draft.graph import SHARED_ROW, DraftGraph, Row
 from draftgraph.draft.isotonic import pooled
 from draftgraph.draft.structures.calibrate import MAX_FIXED, Calibration
 from draftgraph.draft.structures.children import NO_MASS, without
+from draftgraph.draft.terms import Draw, Evaluate, Limits
 from draftgraph.types import ROOT
 
 LEAST_CAPACITY = 1e-3

@@ -12,17 +12,9 @@ from draftgraph.draft.structures.tree import grow_where_expected
 
 @dataclass(frozen=True, repr=False)
 class Own(Structure):
-    """Any tree, of FIXED and SAMPLED slots, whose shape may have looked anywhere above. Promises nothing else.
+    """Any tree, of FIXED and SAMPLED slots, whose shape may have looked anywhere above. Promises nothing else."""
 
-    nodes  per level, under the automatic budget.
-    """
-
-    nodes: int = 1
     name: ClassVar[str] = "own"
-
-    @property
-    def nodes_per_level(self) -> int:
-        return self.nodes
 
     def grow(self, growth: Growth) -> DraftGraph:
         """An example: what grows level by level promises as little."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from draftgraph.draft.base import Limits
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.structures.base import DEEPEST, Growth, Structure
 from draftgraph.draft.structures.branching import grow_branching
 from draftgraph.draft.structures.sizes import size
+from draftgraph.draft.terms import Limits
 from draftgraph.errors import OptionError
 
 USUAL = 3

@@ -1,173 +1,183 @@
-"""Everything that a session leaves: what was asked, where, on what, every run, and the rows made of them.
-
-The JSON object, version 1. Times are in seconds, `null` is "does not apply".
-
-    format, version    "draftgraph bench", 1
-    command            the command line that measures this again
-    complete           false if Ctrl-C ended it; every whole turn before that is in it
-    settings           max_new_tokens, temperatures, repeats, seed, ours, peers, drafted, threads
-    models             target, drafter (sources), their parameters, dtype, device, window
-    environment        machine, versions, load_before, load_after, share_of_core, peers {package: version}
-    prompts            files [{path, form, prompts, used, broken [{line, reason}]}], used [{name, task, turn, tokens}],
-                       skipped [{name, reason}], conversations (a sentence)
-    contenders         [{name, status "ran" | "absent", note}]; who failed midway is in it twice, with what was measured before
-    rows               [{temperature, task (null: all), contender, tokens_per_second, ratio {median, low, high, p10, p90,
-                       prompts}, verdict "wins" | "even" | "loses" | "unsure", acceptance, acceptance_error, target_calls,
-                       nodes, tokens, runs, prompts, same}]; ratio: times as fast as transformers plain, see `summary.Ratio`;
-                       acceptance: tokens per target call
-    differences        [{contender, prompt, task, ours, position, expected, got, gap, near_tie}] at temperature 0,
-                       see `agreement.Departure`
-    wrong              sentences: why the exit code is 1; empty otherwise
-    run_fields, runs   every run as a list, see `summary.Run`; prompt is an index into prompts.used
-"""
+"""A benchmark as a report for someone who has not read the code. Pure functions: nothing here prints."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
+from rich.text import Text
 
-from draftgraph.errors import OptionError
 from draftgraph.lab.bench.contenders import PLAIN
-from draftgraph.lab.bench.encode import Encoded
-from draftgraph.lab.bench.field import NOTES
-from draftgraph.lab.bench.machine import load_average
-from draftgraph.lab.bench.models import Models
-from draftgraph.lab.bench.peers import Asked
-from draftgraph.lab.bench.prompts import PromptFile
-from draftgraph.lab.bench.session import Measured, Settings
-from draftgraph.lab.bench.summary import Row, Run, summarise
-from draftgraph.lab.turns import share_of_core
+from draftgraph.lab.bench.peers import Absent
+from draftgraph.lab.bench.record import Report
+from draftgraph.lab.bench.summary import ENOUGH, Row
+from draftgraph.view.sheet import Cell, Sheet
 
-FORMAT, VERSION = "draftgraph bench", 1
-PROBE = 1 << 20
-"""Bytes that must fit on the disk before anything is measured; reports are smaller."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was asked and what came out."""
-
-    command: str
-    settings: Settings
-    peers: Sequence[Asked]
-    models: Models
-    environment: dict[str, Any]
-    files: Sequence[PromptFile]
-    encoded: Encoded
-    measured: Measured
-
-    def rows(self) -> list[Row]:
-        return summarise(self.measured.runs, [prompt.task for prompt in self.encoded.prompts])
-
-    @property
-    def exact(self) -> bool:
-        """Whether the arithmetic is fine enough for greedy differences to be mistakes."""
-        return self.models.dtype in (torch.float32, torch.float64)
-
-    @property
-    def wrong(self) -> list[str]:
-        return self.measured.wrong(self.exact)
-
-    def notes(self) -> dict[str, str]:
-        """What the names of contenders stand for."""
-        kinds = {asked.name: asked.kind.note for asked in self.peers}
-        return {
-            name: NOTES.get(name) or kinds.get(name.split(" ")[0], "")
-            for name in self.measured.ran
-            if name in NOTES or name.split(" ")[0] in kinds
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        done, used, notes = self.measured, self.encoded.prompts, self.notes()
-        plain = [run for run in done.runs if run.contender == PLAIN]
-        load = {"load_after": load_average(), "share_of_core": share_of_core(plain) if plain else None}
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "command": self.command,
-            "complete": done.complete,
-            "settings": _settings(self.settings, self.peers),
-            "models": self.models.to_dict(),
-            "environment": self.environment | load,
-            "prompts": {
-                "files": [_file(file, {prompt.name for prompt in used}) for file in self.files],
-                "used": [{"name": p.name, "task": p.task, "turn": p.turn, "tokens": len(p.ids)} for p in used],
-                "skipped": [{"name": name, "reason": reason} for name, reason in self.encoded.skipped],
-                "conversations": self.encoded.how,
-            },
-            "contenders": [
-                *({"name": name, "status": "ran", "note": notes.get(name, "")} for name in done.ran),
-                *({"name": one.name, "status": "absent", "note": one.reason} for one in done.absent),
-            ],
-            "rows": [asdict(row) | {"verdict": row.ratio.verdict} for row in self.rows()],
-            "differences": [
-                {
-                    "contender": one.contender,
-                    "prompt": used[one.prompt].name,
-                    "task": used[one.prompt].task,
-                    "ours": one.ours,
-                }
-                | asdict(one.departure)
-                for one in done.differences
-            ],
-            "wrong": self.wrong,
-            "run_fields": [one.name for one in fields(Run)],
-            "runs": [[round(v, 6) if isinstance(v, float) else v for v in vars(run).values()] for run in done.runs],
-        }
+GOOD, BAD, HONEST, FAINT = "bold green", "bold red", "bold yellow", "dim"
+_VERDICTS = {
+    "wins": ("wins", "green"),
+    "even": ("even", "yellow"),
+    "loses": ("LOSES", BAD),
+    "unsure": ("unsure", FAINT),
+}
+BUSY = 0.9
+"""If plain decoding had a core for less of its time, others wanted it."""
+MANY = 5
+"""Differences, broken lines and skipped prompts that are listed on a terminal; the JSON object has all."""
 
 
-def _settings(settings: Settings, peers: Sequence[Asked]) -> dict[str, Any]:
-    return {
-        "max_new_tokens": settings.max_new_tokens,
-        "temperatures": list(settings.temperatures),
-        "repeats": settings.repeats,
-        "seed": settings.seed,
-        "ours": [spec.text for spec in settings.specs],
-        "peers": [str(peer) for peer in peers],
-        "drafted": list(settings.drafted),
-        "threads": torch.get_num_threads(),
-    }
+def bench_report(report: Report, everything: bool = False) -> list[Sheet | Text]:
+    """Every table and sentence. everything  also a full table per task, and every name; for files rather than terminals."""
+    said, rows = report.to_dict(), report.rows()
+    parts: list[Sheet | Text] = [_state(said)]
+    tasks = list(dict.fromkeys(row.task for row in rows if row.task is not None))
+    for temperature in dict.fromkeys(row.temperature for row in rows):
+        mine = [row for row in rows if row.temperature == temperature]
+        everyone = [row for row in mine if row.task is None]
+        parts.append(_table(f"temperature {temperature:g}", everyone, report.measured.absent, everything))
+        if tasks:
+            parts.append(_by_task(f"times as fast, by task, temperature {temperature:g}", mine, tasks, _times))
+            parts.append(
+                _by_task(f"tokens per target call, by task, temperature {temperature:g}", mine, tasks, _length)
+            )
+        if everything:
+            titles = {task: f"temperature {temperature:g}, {task}" for task in tasks}
+            parts += [
+                _table(title, [row for row in mine if row.task == task], (), everything)
+                for task, title in titles.items()
+            ]
+    parts += [Text(line, FAINT) for line in _method(said, everything)]
+    parts += _agreement(said, report.exact, None if everything else MANY)
+    parts += [Text(f"{one.name}: {one.reason}", HONEST) for one in report.measured.absent]
+    return [*parts, *_left_out(said, None if everything else MANY), *_machine(said), Text(f"again: {said['command']}")]
 
 
-def _file(file: PromptFile, used: Set[str]) -> dict[str, Any]:
-    return {
-        "path": file.path,
-        "form": file.form,
-        "prompts": len(file.entries),
-        "used": sum(entry.name in used for entry in file.entries),
-        "broken": [{"line": one.line, "reason": one.reason} for one in file.broken],
-    }
+def _state(said: Mapping[str, Any]) -> Text:
+    models, prompts = said["models"], said["prompts"]["used"]
+    drafter = f" with {models['drafter']} ({models['drafter_parameters']:,})" if models["drafter"] else ", no drafter"
+    what = (
+        f"{models['target']} ({models['target_parameters']:,} parameters){drafter}, {models['dtype']}, {models['device']}; "
+        f"{len(prompts)} prompts, {said['settings']['max_new_tokens']} new tokens, {said['settings']['repeats']} turn(s) each"
+    )
+    return Text(what) if said["complete"] else Text(f"INCOMPLETE, interrupted. {what}", BAD)
 
 
-def to_json(report: Mapping[str, Any]) -> str:
-    """Readable JSON with one run per line."""
-    head = {name: value for name, value in report.items() if name != "runs"}
-    lines = ",\n".join(json.dumps(run) for run in report["runs"])
-    return f'{json.dumps(head, indent=1, ensure_ascii=False)[:-2]},\n "runs": [\n{lines}\n]\n}}\n'
+def _table(title: str, rows: Sequence[Row], absent: Sequence[Absent], everything: bool) -> Sheet:
+    """A line per contender; `everything` counts target calls and drafted rows as well."""
+    greedy = any(row.same is not None for row in rows)
+    columns = ["contender", "", "tokens/s", "times as fast", "tokens/call"]
+    columns += ["target calls", "nodes"] * everything + ["identical"] * greedy
+    lines: list[list[Cell]] = [[row.contender, _verdict(row), *_cells(row, greedy, everything)] for row in rows]
+    names = {row.contender for row in rows}
+    lines += [[one.name, Text("absent", FAINT), *["–"] * (len(columns) - 2)] for one in absent if one.name not in names]
+    return Sheet(title, columns, lines, numbers=len(columns) - 2, keys=1)
 
 
-def refuse_unwritable(folder: Path) -> None:
-    """Make the folder of a report, and refuse it before anything is measured. Raises OptionError.
+def _verdict(row: Row) -> Text:
+    return Text("is 1", FAINT) if row.contender == PLAIN else Text(*_VERDICTS[row.ratio.verdict])
 
-    A full disk lets files be created and not filled, so a file of PROBE bytes is written and removed.
-    """
-    probe = folder / f".{os.getpid()}.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with probe.open("xb") as out:
-                out.write(bytes(PROBE))
-                out.flush()
-                os.fsync(out.fileno())
-        finally:
-            probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise OptionError(
-            f"cannot write into {str(folder)!r} ({error.strerror}); give a folder with room, or leave out --out"
-        ) from None
+
+def _cells(row: Row, greedy: bool, everything: bool) -> list[str]:
+    ratio = row.ratio
+    return [
+        f"{row.tokens_per_second:.1f}",
+        f"{ratio.median:.2f}x ({ratio.low:.2f}–{ratio.high:.2f})",
+        f"{row.acceptance:.2f} ± {row.acceptance_error:.2f}",
+        *([f"{row.target_calls}", f"{row.nodes / row.target_calls:.1f}"] if everything else []),
+        *([f"{row.same}/{row.prompts}"] if greedy else []),
+    ]
+
+
+def _by_task(title: str, rows: Sequence[Row], tasks: Sequence[str], cell: Any) -> Sheet:
+    """A line per contender, a column per task."""
+    found = {(row.contender, row.task): row for row in rows}
+    names = list(dict.fromkeys(row.contender for row in rows))
+    lines = [[name, *(cell(found.get((name, task))) for task in tasks)] for name in names]
+    return Sheet(title, ["contender", *tasks], lines, numbers=len(tasks), keys=1)
+
+
+def _times(row: Row | None) -> Cell:
+    return "–" if row is None else Text(f"{row.ratio.median:.2f}x", _VERDICTS[row.ratio.verdict][1])
+
+
+def _length(row: Row | None) -> Cell:
+    return "–" if row is None else f"{row.acceptance:.2f}"
+
+
+def _method(said: Mapping[str, Any], everything: bool) -> list[str]:
+    """How it was measured; on a terminal only what is needed to read the tables."""
+    tokens = said["settings"]["max_new_tokens"]
+    lines = [
+        "times as fast: transformers plain's time per token over this one's, within a turn (one prompt, everybody one after the "
+        "other, the order rotating and turning around); median over prompts of the medians over their turns, and in brackets the "
+        "95 % bootstrap interval of that median, prompts resampled. wins, loses: the whole interval is on one side of 1; "
+        f"unsure: fewer than {ENOUGH} prompts.",
+        f"Everybody generates exactly {tokens} new ids per run and ignores end-of-sequence tokens, batch 1, full distribution "
+        "(no top-k, no top-p). Times are of the whole call, prompt included, draftgraph's also with detokenisation; "
+        "everybody ran once before, to warm up.",
+        "tokens/call: new tokens per target call, mean over prompts ± standard error; nodes: drafted rows per target call; "
+        "identical: prompts whose ids are those of transformers plain in every turn.",
+    ]
+    lines = lines if everything else lines[:1]
+    if any(temperature > 0 for temperature in said["settings"]["temperatures"]):
+        lines.append(
+            "At temperatures above 0 texts differ by their random numbers, so only counts and times are compared."
+        )
+    if said["prompts"]["conversations"]:
+        lines.append(said["prompts"]["conversations"])
+    if everything:
+        ran = [one for one in said["contenders"] if one["status"] == "ran" and one["note"]]
+        lines += [f"{one['name']}: {one['note']}." for one in ran]
+    return lines
+
+
+def _agreement(said: Mapping[str, Any], exact: bool, limit: int | None) -> list[Sheet | Text]:
+    found = said["differences"]
+    verdict = [Text(line, BAD) for line in said["wrong"]]
+    if not any(run[0] == 0 for run in said["runs"]):
+        return [*verdict]
+    if not found:
+        return [Text("at temperature 0 every text of everybody is token by token that of transformers plain", GOOD)]
+    rows = [
+        (
+            one["contender"], one["prompt"], str(one["position"]), "–" if one["gap"] is None else f"{one['gap']:.2g}",
+            Text("near tie", FAINT) if one["near_tie"] else Text("differs", BAD if exact else HONEST),
+        )
+        for one in found[:limit]
+    ]  # fmt: skip
+    more = f" (the first {limit} of {len(found)})" if limit is not None and len(found) > limit else ""
+    sheet = Sheet(
+        f"greedy texts that differ from transformers plain{more}", ("contender", "prompt", "at", "logit gap", ""), rows
+    )
+    coarse = [] if exact else [Text(f"{said['models']['dtype']} rounds coarsely: differences are expected", HONEST)]
+    return [sheet, *coarse, *verdict]
+
+
+def _left_out(said: Mapping[str, Any], limit: int | None) -> list[Sheet | Text]:
+    broken = [f"{f['path']}:{one['line']}: {one['reason']}" for f in said["prompts"]["files"] for one in f["broken"]]
+    skipped = [f"{one['name']}: {one['reason']}" for one in said["prompts"]["skipped"]]
+    parts: list[Sheet | Text] = []
+    for what, lines in (("broken lines, left out", broken), ("prompts left out", skipped)):
+        if lines:
+            rest = f"; and {len(lines) - limit} more" if limit is not None and len(lines) > limit else ""
+            parts.append(Text(f"{len(lines)} {what}: {'; '.join(lines[:limit])}{rest}", HONEST))
+    files = [f"{f['used']} of {f['prompts']} from {f['path']} ({f['form']})" for f in said["prompts"]["files"]]
+    return [*parts, Text(f"prompts: {'; '.join(files)}", FAINT)]
+
+
+def _machine(said: Mapping[str, Any]) -> list[Text]:
+    env = said["environment"]
+    peers = "".join(f", {name} {version}" for name, version in env["peers"].items())
+    lines = [
+        Text(
+            f"{env['cpu']} ({env['instructions']}), {env['cores']} cores, {env['threads']} threads, {env['system']}, "
+            f"load average {env['load_before']} before and {env['load_after']} after. Python {env['python']}, "
+            f"torch {env['torch']}, transformers {env['transformers']}, draftgraph {env['draftgraph']}{peers}. {env['date']}.",
+            FAINT,
+        )
+    ]
+    share = env["share_of_core"]
+    if said["models"]["device"] == "cpu" and share is not None and share < BUSY:
+        busy = f"the machine was busy: plain decoding had a core for {share:.0%} of its time; measure again when it is quiet"
+        lines.append(Text(busy, HONEST))
+    return lines

@@ -122,13 +122,16 @@ def _check_side(side: Side, dtype: str | None, device: str | None, trusted: bool
     names = (
         "decoder-only",
         "weights",
+        "language-model head",
+        "floating-point weights",
         "cache rolls back",
         "attention takes masks",
         "honours masks and positions",
         "precision",
     )
     if side.config is not None:
-        architecture = (getattr(side.config, "architectures", None) or [side.config.model_type])[0]
+        named = getattr(side.config, "architectures", None)
+        architecture = named[0] if isinstance(named, list) and named else side.config.model_type
         causal = decoder_only(side.config, architecture)
         add(causal)
         if not causal.failed:

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from draftgraph.draft.base import Evaluate, Limits
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.structures.base import Growth
 from draftgraph.draft.structures.calibrate import Calibration, sharpen
 from draftgraph.draft.structures.tree import Tree
+from draftgraph.draft.terms import Evaluate, Limits
 from draftgraph.lab.predict.acceptance import Plan, by_text, rounds, starts, survival
 from draftgraph.lab.predict.estimate import Estimate
 from draftgraph.lab.predict.rows import PairRows

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from draftgraph.draft.base import Limits
-from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.base import Drafter
 from draftgraph.draft.proposal import propose
 from draftgraph.draft.structures.own import Own
+from draftgraph.draft.terms import Limits
 from draftgraph.errors import DraftError
 from draftgraph.lab.prove.cases import Case
 from draftgraph.lab.prove.law import Draw, Laws, Program

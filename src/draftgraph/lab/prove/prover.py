@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from draftgraph.draft.drafter import Drafter
+from draftgraph.draft.base import Drafter
 from draftgraph.errors import OptionError
 from draftgraph.lab.prove.cases import CASES, Case
 from draftgraph.lab.prove.drafters import drafter_cases

@@ -18,10 +18,10 @@ from draftgraph.lab.bench.encode import Encoded, Prompt
 from draftgraph.lab.bench.machine import environment
 from draftgraph.lab.bench.peers import Absent
 from draftgraph.lab.bench.prompts import Broken, Entry, PromptFile
-from draftgraph.lab.bench.report import Report
+from draftgraph.lab.bench.record import Report
+from draftgraph.lab.bench.report import MANY, bench_report
 from draftgraph.lab.bench.session import Difference, Measured, Settings
 from draftgraph.lab.bench.summary import Run
-from draftgraph.lab.bench.tables import MANY, bench_report
 from draftgraph.view.sheet import Sheet, to_markdown
 
 COUNT = 12

@@ -9,10 +9,11 @@ import pytest
 from transformers import PreTrainedModel
 
 import draftgraph as dg
-from draftgraph.draft.base import Overlap
+from draftgraph.draft.terms import Overlap
 from draftgraph.engine.pair_costs import pair_costs
 from draftgraph.engine.strategy import ROUNDS
 from draftgraph.errors import DrafterError, OptionError, PromptError
+from ids import told
 from models import perturbed, plain, tiny_lm
 from own_drafters import Beside, Independent, Line, Same
 
@@ -86,6 +87,7 @@ def test_its_costs_are_measured_and_its_depth_is_decided() -> None:
     assert costs.drafter is None
     assert costs.levels
     assert costs.note == "measured now"
+    assert costs.widest == 2
     engine.__dict__["costs"] = costs
     result = engine.generate(PROMPT, dg.SamplingParams(max_new_tokens=40))
     assert result.token_ids == plain(target(), PROMPT, 40)
@@ -113,6 +115,10 @@ class Told(Line):
     def observe(self, *seen: Any) -> None:
         self.note("observe")
 
+    def overlap(self, request: Any) -> None:
+        if self.fails == "overlap":
+            self.note("overlap")
+
     def end(self, request: Any) -> None:
         self.note("end")
 
@@ -120,7 +126,9 @@ class Told(Line):
 def test_it_is_told_what_happens() -> None:
     drafter = Told()
     result = engine_of(drafter, budget=4).generate(PROMPT, dg.SamplingParams(max_new_tokens=12))
-    assert drafter.told == ["begin", *["propose", "observe"] * result.stats.num_rounds, "end"]
+    told = [what for record in result.rounds for what in (["propose"] if record.tokens else []) + ["observe"]]
+    assert drafter.told == ["begin", *told, "end"]
+    assert "propose" in told
     stream = engine_of(drafter, budget=4).stream(PROMPT)
     next(stream)
     drafter.told.clear()
@@ -128,11 +136,11 @@ def test_it_is_told_what_happens() -> None:
     assert drafter.told == ["end"]
 
 
-@pytest.mark.parametrize("fails", ["begin", "propose", "observe", "end"])
+@pytest.mark.parametrize("fails", ["begin", "propose", "observe", "overlap", "end"])
 def test_a_drafter_that_fails_is_named_and_the_engine_goes_on(fails: str) -> None:
     drafter = Told(fails)
     engine = engine_of(drafter, budget=4)
-    with pytest.raises(DrafterError, match=f"the drafter Told failed while {fails[:4]}.*ValueError: on purpose"):
+    with pytest.raises(DrafterError, match=f"the drafter Told failed while .*{fails[:4]}.*ValueError: on purpose"):
         engine.generate(PROMPT, dg.SamplingParams(max_new_tokens=12))
     assert drafter.told.count("begin") == drafter.told.count("end") == 1
     assert not engine.target.cache._used
@@ -151,7 +159,7 @@ def test_a_drafter_that_fails_is_named_and_the_engine_goes_on(fails: str) -> Non
         ({"drafter": Beside}, "drafter=<class .* is not possible; write 'model', 'lookup', 'text', or a dg.Drafter"),
         ({"drafter": 7}, "drafter=7 is not possible"),
     ],
-    ids=str,
+    ids=told,
 )
 def test_what_only_our_drafters_can_do(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):

@@ -1,0 +1,83 @@
+"""What drafting talks of: passes, draws, the limits of a round, and a draft."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from draftgraph.draft.graph import DraftGraph
+from draftgraph.types import TokenTree
+
+Evaluate = Callable[[DraftGraph, Sequence[int]], torch.Tensor]
+"""One drafter pass: evaluate(graph, nodes) -> rows f[len(nodes), V] of the laws (or candidate weights) behind those nodes.
+
+ROOT stands for the committed text. Every node is evaluated at most once, its parent before it.
+"""
+
+Known = Callable[[DraftGraph, int], bool]
+"""known(graph, node): whether the row behind a node is at hand, so that asking for it costs no drafter pass."""
+
+Draw = Callable[[torch.Tensor, int, Sequence[int]], list[int]]
+"""draw(laws f[k, V], depth, addresses) -> k tokens, one from each row; `addresses` are distinct within the layer."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Σ_x min(p(x), q(x)) where both laws are known without selection: at the root of every round."""
+
+    mean: float
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a round may spend.
+
+    budget  nodes that the target verifies.
+    depth   drafter passes, and the depth to which nodes are drafted; 0: a draft of copies alone, where there are edge sources.
+    reach   depth that no node may exceed (what is left of the context window and of the output length).
+    floor   least score of a slot worth verifying.
+    price_passes  per pass, the least sum of the scores that it would go on from for it to be worth making; none without prices.
+    reason  why so much: "draft", "copies", "plain", "probe" or "fixed", a colon, and the figures.
+    spread  True: an equal share of the budget per level ("exact size"); False: the budget is a cap and prices decide.
+    seconds  of a round that verifies 0, 1, … nodes: a draft of copies alone is cut to the size that pays best. () keeps all.
+    worth   expected accepted tokens of a node by its score, which are weighed against `seconds`.
+    """
+
+    budget: int
+    depth: int
+    reach: int
+    floor: float = 0.0
+    price_passes: Sequence[float] = ()
+    spread: bool = True
+    reason: str = "fixed: asked for"
+    seconds: Sequence[float] = ()
+    worth: Callable[[float], float] = float
+
+    def price_pass(self, number: int) -> float:
+        """What the scores behind pass `number` (0 is the first) must sum up to."""
+        return self.price_passes[number] if number < len(self.price_passes) else 0.0
+
+
+@dataclass
+class Draft:
+    """What a drafter proposes for one request.
+
+    graph            the nodes.
+    num_evaluations  rows that a model computed for the draft; 0 without a model.
+    num_passes       forward passes in which it computed them.
+    reason           why so much was drafted; the engine writes it, from the limits.
+    """
+
+    graph: DraftGraph
+    num_evaluations: int = 0
+    num_passes: int = 0
+    reason: str = ""
+
+    @cached_property
+    def tree(self) -> TokenTree:
+        """The draft as the target sees it. A graph that has been proposed no longer changes."""
+        return self.graph.tree()
