@@ -243,7 +243,19 @@ def test_a_failure_on_the_way_keeps_what_there_is(models, monkeypatch):
 
 def test_a_process_is_quiet_and_survives_a_poor_terminal(models):
     """No progress bars or log lines on stderr; characters that stdout cannot encode do not stop the text."""
-    command = [sys.executable, "-m", "draftgraph.cli", "generate", "-", *models, "--threads", "1", "--show"]
+    command = [
+        sys.executable,
+        "-m",
+        "draftgraph.cli",
+        "generate",
+        "-",
+        *models,
+        "--budget",
+        "8",
+        "--threads",
+        "1",
+        "--show",
+    ]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, input=PROMPT.encode(), capture_output=True, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, b"")
