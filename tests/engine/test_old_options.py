@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 import draftgraph as dg
 from draftgraph.errors import OptionError
@@ -92,3 +93,13 @@ def test_engines_take_old_options() -> None:
     with pytest.warns(DeprecationWarning, match=r"write structure=dg.structures.Tree\(branching=\(2, 2, 1\)\)"):
         engine = dg.Engine.from_pretrained(target, draft_model=perturbed(target, 0.1), branching=(2, 2, 1))
     assert engine.generate([5, 9, 5], dg.SamplingParams(max_new_tokens=20)).token_ids == plain(target, [5, 9, 5], 20)
+
+
+def test_custom_generate_takes_old_options_and_warns_once() -> None:
+    target = tiny_lm()
+    with pytest.warns(DeprecationWarning, match=r"Tree\(branching=\(2, 1\)\)") as told:
+        loop = dg.custom_generate(draft_model=perturbed(target, 0.1), branching=(2, 1))
+    assert told[0].filename == __file__
+    ids = torch.tensor([[5, 9, 5]])
+    options = {"max_new_tokens": 8, "do_sample": False, "attention_mask": torch.ones_like(ids), "pad_token_id": 0}
+    assert target.generate(ids, custom_generate=loop, **options)[0, 3:].tolist() == plain(target, [5, 9, 5], 8)

@@ -84,10 +84,9 @@ class _DecodingLoop:
     def __init__(self, draft_model: str | Path | PreTrainedModel | None, options: dict[str, Any]) -> None:
         chosen = options.get("config")
         require(chosen is None or isinstance(chosen, Config), "config", chosen, "a Config, or its fields by name")
-        chosen = (chosen or Config()).with_options(
-            **{name: value for name, value in options.items() if name not in _LOADING}
-        )
-        self.draft_model, self.options = draft_model, options
+        loading = {name: options.pop(name) for name in _LOADING if name in options}
+        chosen = (chosen or Config()).with_options(**options)
+        self.draft_model, self.options = draft_model, loading | {"config": chosen}
         self.plain = chosen.budget == 0
         self._engines: weakref.WeakKeyDictionary[PreTrainedModel, Engine] = weakref.WeakKeyDictionary()
         self._building = threading.RLock()
