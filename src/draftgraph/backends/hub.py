@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -20,6 +21,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from draftgraph.backends.gguf import GgufFile, is_gguf, only_gguf, read_header
 from draftgraph.errors import ModelError, first_line
 
 PATIENCE_SECONDS = 5.0
@@ -32,10 +34,21 @@ _ASKED_FOR = "config.json"
 
 @dataclass(frozen=True)
 class Place:
-    """A model's folder or hub name. local  whether nothing needs to be asked on the net."""
+    """A model's folder or hub name. local  whether nothing needs to be asked on the net. gguf  the file in it, if it is one."""
 
     name: str
     local: bool
+    gguf: GgufFile | None = None
+
+    @property
+    def title(self) -> str:
+        """Its name in messages."""
+        return self.name if self.gguf is None else self.gguf.path
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """How `from_pretrained` is told of it, beside the name."""
+        return {"local_files_only": self.local, **({} if self.gguf is None else self.gguf.named)}
 
 
 @dataclass(frozen=True)
@@ -49,16 +62,19 @@ class _Answer:
 def locate(source: str | Path) -> Place:
     """The place of a model, found within seconds.
 
-    Raises ModelError if it is neither a folder, nor a name that the hub knows, nor one that it has given before.
+    Raises ModelError if it is neither a folder, nor a GGUF file, nor a name that the hub knows or has given before.
     """
     if not isinstance(source, (str, Path)):
         raise ModelError(f"a model is a folder, a hub name or a transformers model, not {type(source).__name__}")
     name = str(source)
     if os.path.isdir(name):
         _refuse_pipes(name)
-        return Place(name, local=True)
-    here = f"cannot load {name!r}: there is no such folder here"
-    instead = "write the path of a folder that holds config.json"
+        file = only_gguf(name)
+        return Place(name, local=True, gguf=None if file is None else read_header(file))
+    if is_gguf(name) and os.path.isfile(name):
+        return Place(os.path.dirname(name) or os.curdir, local=True, gguf=read_header(name))
+    here = f"cannot load {name!r}: there is no such {'file' if is_gguf(name) else 'folder'} here"
+    instead = "write the path of a folder that holds config.json, or of a .gguf file"
     if os.path.lexists(name):
         raise ModelError(f"cannot load {name!r}: it is no folder; {instead}")
     try:

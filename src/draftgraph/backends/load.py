@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, overload
 
@@ -21,7 +22,7 @@ from transformers import (
 )
 
 from draftgraph.backends.check import Check
-from draftgraph.backends.hub import kept, locate
+from draftgraph.backends.hub import Place, kept, locate
 from draftgraph.backends.support import COMPUTED
 from draftgraph.backends.untrusted import refuse_broken_generation_config, refuse_kernels, refuse_sizes, told
 from draftgraph.backends.wrapped import is_compiled, opened
@@ -29,7 +30,7 @@ from draftgraph.errors import ModelError, OptionError, PairError, brief, first_l
 from draftgraph.values import as_integer, as_list
 
 Source = str | Path | torch.nn.Module
-"""A folder, a hub name, or a loaded model, which adapters may surround."""
+"""A folder, a GGUF file, a hub name, or a loaded model, which adapters may surround."""
 _LOADING = threading.Lock()
 """Loading sets torch's default type for a while, and more that threads share: one model at a time."""
 PADDING, PADDING_SHARE = 64, 0.01
@@ -51,7 +52,8 @@ def load_model(
 def load_model(
     source: Source, dtype: str | torch.dtype | None, device: str | None, trust_remote_code: bool = False
 ) -> torch.nn.Module:
-    """A causal LM from a folder or a hub name, in eval mode; a model that is loaded already comes back as it is.
+    """A causal LM from a folder, a GGUF file (dequantised) or a hub name, in eval mode. One that is loaded already comes back
+    as it is.
 
     dtype None means float32 on a CPU (the only one in which wide and narrow forwards agree on every greedy token) and the
     checkpoint's own elsewhere. trust_remote_code  whether code that comes with the model may run; nobody is asked.
@@ -68,26 +70,34 @@ def load_model(
     place = locate(_folder_or_name(source))
     where = as_device(device)
     wanted = _dtype(dtype) or (torch.float32 if where.type == "cpu" else "auto")
-    with told(f"cannot load a causal language model from {place.name!r}"), _LOADING:
-        refuse_sizes(place.name)
+    with _LOADING, _reading(place, "load a causal language model"):
         refuse_broken_generation_config(place.name)
         if not trust_remote_code:
-            refuse_kernels(
-                AutoConfig.from_pretrained(place.name, trust_remote_code=False, local_files_only=place.local)
-            )
+            refuse_kernels(AutoConfig.from_pretrained(place.name, trust_remote_code=False, **place.arguments))
         model, info = AutoModelForCausalLM.from_pretrained(
             place.name,
             dtype=wanted,
             output_loading_info=True,
             trust_remote_code=trust_remote_code,
-            local_files_only=place.local,
+            **place.arguments,
+            **({} if place.gguf is None else place.gguf.dense),
         )
     if info["missing_keys"] or info.get("mismatched_keys"):
         wrong = sorted(map(str, info["missing_keys"] or info["mismatched_keys"]))
         raise ModelError(
-            f"the checkpoint {place.name!r} lacks weights ({', '.join(wrong[:3])}, …); they would be random"
+            f"the checkpoint {place.title!r} lacks weights ({', '.join(wrong[:3])}, …); they would be random"
         )
+    model.name_or_path = place.title
     return model.to(where).eval()  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _reading(place: Place, what: str) -> Iterator[None]:
+    """transformers reads the files of a model. What is wrong with them is a ModelError that says what could not be done."""
+    with told(f"cannot {what} from {place.title!r}"):
+        refuse_sizes(place)
+        with nullcontext() if place.gguf is None else place.gguf.reading():
+            yield
 
 
 def _folder_or_name(source: object) -> str:
@@ -144,14 +154,20 @@ def load_tokenizer(source: Source, trust_remote_code: bool = False) -> Any | Non
     """
     loaded = isinstance(source, torch.nn.Module)
     name = opened(source).model.name_or_path if isinstance(source, torch.nn.Module) else str(source)
-    if not name or (loaded and not os.path.isdir(name)):
+    if not name or (loaded and not os.path.exists(name)):
         return None
     try:
         return read_tokenizer(name, trust_remote_code)
     except ModelError:
-        if not loaded and any(kept(name, file) is not None for file in TOKENIZER_FILES):
+        if not loaded and _has_tokenizer(name):
             raise
         return None  # a model without tokenizer files is usable with token ids
+
+
+def _has_tokenizer(name: str) -> bool:
+    place = locate(name)
+    named = any(kept(place.name, file) is not None for file in TOKENIZER_FILES)
+    return named or (place.gguf is not None and place.gguf.has_tokenizer)
 
 
 def find_tokenizer(given: Any | None, source: Source, trust_remote_code: bool = False) -> Any | None:
@@ -174,11 +190,8 @@ def find_tokenizer(given: Any | None, source: Source, trust_remote_code: bool = 
 def read_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a folder or hub name. Raises ModelError if it is missing or corrupt."""
     place = locate(source)
-    with told(f"cannot read a tokenizer from {place.name!r}"):
-        refuse_sizes(place.name)  # the tokenizer's class depends on the configuration
-        tokenizer = AutoTokenizer.from_pretrained(
-            place.name, trust_remote_code=trust_remote_code, local_files_only=place.local
-        )
+    with _reading(place, "read a tokenizer"):  # its class depends on the configuration
+        tokenizer = AutoTokenizer.from_pretrained(place.name, trust_remote_code=trust_remote_code, **place.arguments)
         tokenizer.decode(tokenizer("a b")["input_ids"])  # some faults show when it is used only
         return tokenizer
 
@@ -186,9 +199,8 @@ def read_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
 def read_config(source: str | Path, trust_remote_code: bool = False) -> PretrainedConfig:
     """The configuration of a folder or hub name. Raises ModelError if it is missing or corrupt."""
     place = locate(source)
-    with told(f"cannot read a configuration from {place.name!r}"):
-        refuse_sizes(place.name)
-        return AutoConfig.from_pretrained(place.name, trust_remote_code=trust_remote_code, local_files_only=place.local)
+    with _reading(place, "read a configuration"):
+        return AutoConfig.from_pretrained(place.name, trust_remote_code=trust_remote_code, **place.arguments)
 
 
 def check_pair(target: Any, drafter: Any, tokenizer: Any | None, draft_tokenizer: Any | None) -> None:

@@ -10,22 +10,23 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from draftgraph.backends.hub import kept
+from draftgraph.backends.hub import Place, kept
 from draftgraph.errors import ModelError, first_line
 from draftgraph.files import read_text
 
 MOST_LAYERS = 10_000
-_COUNTED = ("layer", "layers", "block", "blocks", "experts")
+_COUNTED = ("layer", "layers", "block", "blocks", "experts", ".block_count", ".expert_count")
 """Ends of the names of what is built one by one."""
 _MEND = "take the model's files from their source again"
 
 
-def refuse_sizes(name: str) -> None:
+def refuse_sizes(place: Place) -> None:
     """Refuse a configuration with so many layers that building them would not end, or fewer than none. Raises ModelError."""
-    file = kept(name, "config.json")
+    file = kept(place.name, "config.json") if place.gguf is None else place.gguf.path
     if file is None:
         return
-    pending: list[tuple[str, Any]] = [("", _read(file))]
+    said = place.gguf.fields if place.gguf is not None else _read(Path(file))
+    pending: list[tuple[str, Any]] = [("", said)]
     while pending:
         key, value = pending.pop()
         if isinstance(value, (dict, list)):

@@ -62,12 +62,16 @@ class Drafting:
         return {name: value for name, value in vars(self).items() if value not in ("auto", None)}
 
 
-Target = Annotated[str | None, typer.Argument(help="Target: a folder or hub name; the bundled pair without.")]
+Target = Annotated[
+    str | None, typer.Argument(help="Target: a folder, .gguf file or hub name; the bundled pair without.")
+]
 Drafter = Annotated[str | None, typer.Argument(help="Drafter with the target's tokenizer; lookup without.")]
 
 Model = Annotated[
     str | None,
-    typer.Option("--model", help="Target: a folder or hub name; the bundled pair without.", rich_help_panel=MODELS),
+    typer.Option(
+        "--model", help="Target: a folder, .gguf file or hub name; the bundled pair without.", rich_help_panel=MODELS
+    ),
 ]
 DraftModel = Annotated[
     str | None,

@@ -36,7 +36,10 @@ def prove_command(
     target: Annotated[
         str | None,
         typer.Option(
-            "--model", "--target", help="A folder or hub name; the bundled pair without.", rich_help_panel=PANEL
+            "--model",
+            "--target",
+            help="A folder, .gguf file or hub name; the bundled pair without.",
+            rich_help_panel=PANEL,
         ),
     ] = None,
     drafter: Annotated[

@@ -82,7 +82,7 @@ class Engine:
         generation_config: GenerationConfig | None = None,
         **options: Any,
     ) -> Engine:
-        """An engine from folders, hub names or loaded transformers models.
+        """An engine from folders, .gguf files, hub names or loaded transformers models.
 
         draft_model  the drafter (alias: assistant_model); without one, continuations are looked up in the text.
         tokenizer    needed for text prompts if `target` is a loaded model without a folder; itself, or its folder.

@@ -57,7 +57,7 @@ _FORGOTTEN = ("streamer", "synced_gpus", "assistant_model", "assistant_tokenizer
 def custom_generate(draft_model: str | Path | PreTrainedModel | None = None, **options: Any) -> Callable[..., Any]:
     """A decoding loop for `model.generate(**inputs, custom_generate=...)`; the output has the law of plain `generate`.
 
-    draft_model  the drafter: a folder, a hub name or a loaded model; None looks continuations up in the text.
+    draft_model  the drafter: a folder, a .gguf file, a hub name or a loaded model; None looks continuations up in the text.
     options      as for `Engine.from_pretrained`: budget=8, structure="tree", rule="agree", drafter="lookup", ...
 
     Logits processors, stopping criteria, streamer, seeds (`torch.manual_seed`), batches padded on the left and
