@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from draftgraph.backends.adapters import adapter_base
 from draftgraph.backends.gguf import GgufFile, is_gguf, only_gguf, read_header
 from draftgraph.errors import ModelError, first_line
 
@@ -34,11 +35,17 @@ _ASKED_FOR = "config.json"
 
 @dataclass(frozen=True)
 class Place:
-    """A model's folder or hub name. local  whether nothing needs to be asked on the net. gguf  the file in it, if it is one."""
+    """A model's folder or hub name.
+
+    local  whether nothing needs to be asked on the net.
+    gguf   the file in the folder, if that is the model.
+    base   the model that the adapter in the folder belongs to, if it holds one.
+    """
 
     name: str
     local: bool
     gguf: GgufFile | None = None
+    base: str | None = None
 
     @property
     def title(self) -> str:
@@ -70,7 +77,7 @@ def locate(source: str | Path) -> Place:
     if os.path.isdir(name):
         _refuse_pipes(name)
         file = only_gguf(name)
-        return Place(name, local=True, gguf=None if file is None else read_header(file))
+        return Place(name, True, None if file is None else read_header(file), adapter_base(name))
     if is_gguf(name) and os.path.isfile(name):
         return Place(os.path.dirname(name) or os.curdir, local=True, gguf=read_header(name))
     here = f"cannot load {name!r}: there is no such {'file' if is_gguf(name) else 'folder'} here"
@@ -135,7 +142,7 @@ def _ask(name: str, minute: int) -> _Answer:
     except RepositoryNotFoundError:
         return _Answer("the hub knows no such model (a private one needs `hf auth login`)")
     except EntryNotFoundError:
-        return _Answer("the hub's model of that name has no config.json")
+        return _Answer("the hub's model of that name has no config.json (an adapter is read from a folder: `hf download` it)")
     except OfflineModeIsEnabled:
         return _Answer(unreachable="the hub is switched off (HF_HUB_OFFLINE)")
     except Exception as error:  # whatever the network, a proxy or a certificate say

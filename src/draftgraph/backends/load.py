@@ -13,7 +13,6 @@ from typing import Any, overload
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
@@ -21,6 +20,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from draftgraph.backends.adapters import ADAPTER, refuse_without_peft, with_adapter
+from draftgraph.backends.auto_classes import auto_class
 from draftgraph.backends.check import Check
 from draftgraph.backends.hub import Place, kept, locate
 from draftgraph.backends.support import COMPUTED
@@ -53,7 +54,7 @@ def load_model(
     source: Source, dtype: str | torch.dtype | None, device: str | None, trust_remote_code: bool = False
 ) -> torch.nn.Module:
     """A causal LM from a folder, a GGUF file (dequantised) or a hub name, in eval mode. One that is loaded already comes back
-    as it is.
+    as it is. An adapter's folder gives its base model with the adapter in its weights.
 
     dtype None means float32 on a CPU (the only one in which wide and narrow forwards agree on every greedy token) and the
     checkpoint's own elsewhere. trust_remote_code  whether code that comes with the model may run; nobody is asked.
@@ -68,13 +69,16 @@ def load_model(
             )
         return source
     place = locate(_folder_or_name(source))
+    if place.base is not None:
+        return _load_adapted(place, dtype, device, trust_remote_code)
     where = as_device(device)
     wanted = _dtype(dtype) or (torch.float32 if where.type == "cpu" else "auto")
     with _LOADING, _reading(place, "load a causal language model"):
         refuse_broken_generation_config(place.name)
+        config = AutoConfig.from_pretrained(place.name, trust_remote_code=trust_remote_code, **place.arguments)
         if not trust_remote_code:
-            refuse_kernels(AutoConfig.from_pretrained(place.name, trust_remote_code=False, **place.arguments))
-        model, info = AutoModelForCausalLM.from_pretrained(
+            refuse_kernels(config)
+        model, info = auto_class(config).from_pretrained(
             place.name,
             dtype=wanted,
             output_loading_info=True,
@@ -89,6 +93,25 @@ def load_model(
         )
     model.name_or_path = place.title
     return model.to(where).eval()  # type: ignore[no-any-return]
+
+
+def _load_adapted(
+    place: Place, dtype: str | torch.dtype | None, device: str | None, trust_remote_code: bool
+) -> PreTrainedModel:
+    """The base model of an adapter, with the adapter in its weights."""
+    refuse_without_peft(place.name)
+    try:
+        if locate(place.base or "").base is not None:
+            raise ModelError(f"{place.base!r} is an adapter itself; merge it into its base model first")
+        base = load_model(place.base or "", dtype, device, trust_remote_code)
+    except ModelError as error:
+        raise ModelError(
+            f"the adapter {place.name!r} needs its base model {place.base!r}: {error}; or write where that is into its {ADAPTER}"
+        ) from error
+    with told(f"cannot load the adapter {place.name!r}"), _LOADING:
+        model = with_adapter(base, place.name)
+    model.name_or_path = place.name
+    return model.eval()
 
 
 @contextmanager
@@ -159,13 +182,12 @@ def load_tokenizer(source: Source, trust_remote_code: bool = False) -> Any | Non
     try:
         return read_tokenizer(name, trust_remote_code)
     except ModelError:
-        if not loaded and _has_tokenizer(name):
+        if not loaded and _has_tokenizer(locate(name)):
             raise
         return None  # a model without tokenizer files is usable with token ids
 
 
-def _has_tokenizer(name: str) -> bool:
-    place = locate(name)
+def _has_tokenizer(place: Place) -> bool:
     named = any(kept(place.name, file) is not None for file in TOKENIZER_FILES)
     return named or (place.gguf is not None and place.gguf.has_tokenizer)
 
@@ -190,6 +212,8 @@ def find_tokenizer(given: Any | None, source: Source, trust_remote_code: bool = 
 def read_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a folder or hub name. Raises ModelError if it is missing or corrupt."""
     place = locate(source)
+    if place.base is not None and not _has_tokenizer(place):
+        return read_tokenizer(place.base, trust_remote_code)
     with _reading(place, "read a tokenizer"):  # its class depends on the configuration
         tokenizer = AutoTokenizer.from_pretrained(place.name, trust_remote_code=trust_remote_code, **place.arguments)
         tokenizer.decode(tokenizer("a b")["input_ids"])  # some faults show when it is used only
@@ -199,6 +223,8 @@ def read_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
 def read_config(source: str | Path, trust_remote_code: bool = False) -> PretrainedConfig:
     """The configuration of a folder or hub name. Raises ModelError if it is missing or corrupt."""
     place = locate(source)
+    if place.base is not None:
+        return read_config(place.base, trust_remote_code)
     with _reading(place, "read a configuration"):
         return AutoConfig.from_pretrained(place.name, trust_remote_code=trust_remote_code, **place.arguments)
 

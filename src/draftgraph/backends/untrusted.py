@@ -15,7 +15,7 @@ from draftgraph.errors import ModelError, first_line
 from draftgraph.files import read_text
 
 MOST_LAYERS = 10_000
-_COUNTED = ("layer", "layers", "block", "blocks", "experts", ".block_count", ".expert_count")
+_COUNTED = ("n_layer", "num_layer", "layers", "block", "blocks", "experts", ".block_count", ".expert_count")
 """Ends of the names of what is built one by one."""
 _MEND = "take the model's files from their source again"
 

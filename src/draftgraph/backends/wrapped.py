@@ -8,6 +8,7 @@ import torch
 from torch._dynamo import OptimizedModule
 from transformers import PreTrainedModel
 
+from draftgraph.backends.adapters import refuse_unmergeable
 from draftgraph.errors import ModelError
 
 
@@ -32,8 +33,12 @@ class Opened:
 
 
 def opened(module: torch.nn.Module) -> Opened:
-    """Wrappers that only compile or distribute are taken off. Raises ModelError if there is no language model inside."""
+    """Wrappers that only compile or distribute are taken off.
+
+    Raises ModelError if there is no language model inside, or an adapter that depends on what a pass holds.
+    """
     called = _without_wrappers(module)
+    refuse_unmergeable(called)
     if isinstance(called, PreTrainedModel):
         return Opened(called, called)
     for inner in called.modules():  # the outermost first
