@@ -44,7 +44,7 @@ EDGE = 10.0
 class BestOfTwo(Rule):
     """A rule with a planted mistake: the bonus token is the likelier of two draws.
 
-    A selection treated as a sample is one of the published mistakes (`proof.controls`). Here it is made where even plain
+    A selection treated as a sample is one of the published mistakes (`lab.prove.controls`). Here it is made where even plain
     decoding shows it, and its size does not hang on the temperature: TV P(1 - P) at a token that splits the law into P and
     1 - P, about 1/4 unless the law is nearly a point.
     """
