@@ -18,8 +18,8 @@ from draftgraph.request.state import Plan, Strategy
 from draftgraph.verification.registry import get_rule
 
 FIXED_PAYS_UP_TO, WEAK, ROUNDS = 0.4, 0.4, 16
-"""A drafter is weak if its mean overlap Σ min(p, q) is below WEAK over ROUNDS rounds. Up to this temperature FIXED drafts of a weak
-drafter are accepted as often as SAMPLED ones (docs/decisions.md), and no law has to be drawn from or verified."""
+"""A drafter is weak if its mean overlap Σ min(p, q) is below WEAK over ROUNDS rounds. Up to this temperature FIXED drafts of a
+weak drafter are accepted as often as SAMPLED ones (docs/decisions.md), and no law has to be drawn from or verified."""
 
 
 def choose(config: Config, temperature: float, drafter: Drafter) -> Strategy:
