@@ -282,14 +282,36 @@ def test_vocabularies_padded_differently(vocab: int, structure: str, temperature
         assert result.token_ids == plain(TARGET(), [63, 60, 5], 30)
 
 
-def test_drafter_with_a_shorter_window() -> None:
-    engine = dg.Engine.from_pretrained(TARGET(), draft_model=tiny_lm(window=32), budget=4)
-    with pytest.raises(errors.PromptError, match=r"drafter's window is 32; write max_new_tokens=22.*, or .*lookup"):
-        engine.generate([5] * 10, dg.SamplingParams(max_new_tokens=40))
-    with pytest.raises(errors.PromptError, match="beyond the drafter's window of 32"):
-        engine.generate([5] * 40, dg.SamplingParams(max_new_tokens=40))
-    result = engine.generate([5] * 10, dg.SamplingParams(max_new_tokens=22))
-    assert result.token_ids == plain(TARGET(), [5] * 10, 22)
+SHAPED = (dg.structures.Chain(4), dg.structures.Tree((3, 2, 1)), dg.structures.Paths(3, 4))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("structure", ["graph", "tree", "chain", "comb", "paths", "gsd", *SHAPED], ids=str)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_beyond_the_drafters_window_drafts_are_copies_or_none(family: str, structure: Any, temperature: float) -> None:
+    drafter = tiny_lm(window=32) if family == "llama" else tiny_lm(family, window=32)
+    budget = "auto" if structure in SHAPED else 6
+    engine = dg.Engine.from_pretrained(TARGET(), draft_model=drafter, structure=structure, budget=budget)
+    prompt = [5, 6] * 8
+    stream = engine.stream(prompt, max_new_tokens=40, temperature=temperature, seed=1)
+    for event in stream:
+        late = event.record.length > 32 and event.finish_reason is None
+        why = "copies" if structure == "graph" else "plain"
+        assert not late or event.record.reason == f"{why}: the text is beyond the drafter's window of 32 tokens"
+        assert bool(engine.drafter.model.cache._used) == (event.record.length <= 32 and event.finish_reason is None)
+    result = stream.result()
+    assert len(result.token_ids) == 40
+    assert max(record.length for record in result.rounds if record.num_passes) > 24, "it drafts nearly to its window"
+    if temperature == 0:
+        assert result.token_ids == plain(TARGET(), prompt, 40)
+
+
+@pytest.mark.parametrize("structure", ["graph", "chain"])
+def test_the_automatic_budget_goes_on_beyond_the_drafters_window(structure: str) -> None:
+    engine = dg.Engine.from_pretrained(TARGET(), draft_model=tiny_lm(window=32), structure=structure)
+    result = engine.generate([5, 6] * 20, max_new_tokens=40)
+    assert result.token_ids == plain(TARGET(), [5, 6] * 20, 40)
+    assert all("beyond the drafter's window of 32" in record.reason for record in result.rounds[:-1])
 
 
 # --- models that are not possible -------------------------------------------------------------------------------------

@@ -73,11 +73,16 @@ class AutoBudget:
         probed = min(PROBE_DEPTH, self.deepest)
         self._probe_seconds = self.costs.round(probed, [1.0] * probed)
 
-    def plan(self, length: int, rounds: Sequence[RoundRecord], reach: int) -> Limits:
-        """The limits of the next round behind `length` committed tokens, after `rounds`."""
+    def plan(self, length: int, rounds: Sequence[RoundRecord], reach: int, unable: str = "") -> Limits:
+        """The limits of the next round behind `length` committed tokens, after `rounds`.
+
+        unable  why the drafter cannot draft, if so.
+        """
         self._learn(rounds)
         if reach == 0:
             return self._none(reach, "the next token is the last one")
+        if unable:
+            return self._none(reach, unable)
         if not self.computes:
             return self._none(reach, f"{self._plain:.0f} tokens/s without drafts")
         if self._hopeless:

@@ -67,6 +67,9 @@ class ModelDrafter(Drafter):
 
     def prefill(self, request: Request, limits: Limits) -> bool:
         state: _State = request.drafting
+        window = self.model.context_window
+        if window is not None and len(request.tokens) > window:
+            self.model.close(state.text)  # for good: texts only grow
         if limits.budget == 0 or limits.reach == 0 or limits.depth == 0:
             return False  # no pass: the text may never be read
         self.model.expect(state.text, len(request.tokens))

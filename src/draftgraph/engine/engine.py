@@ -18,7 +18,7 @@ from draftgraph.backends.probe import probe
 from draftgraph.backends.wrapped import opened
 from draftgraph.budget.automatic import MOST_DRAFTED
 from draftgraph.budget.costs import Costs
-from draftgraph.budget.limits import limits
+from draftgraph.budget.limits import Windows, limits
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.proposal import failing
 from draftgraph.engine import chat, prompts
@@ -195,6 +195,7 @@ class Engine:
     def _run(self, request: Request) -> Generator[Event | None, None, None]:
         """A step at a time: the event of a round, or None after a piece of the text was read that a round could not read."""
         asked = self.config.budget, self.config.num_speculative_tokens
+        windows = Windows.of(self.target, self.drafter)
         try:
             request.text = self.target.open(len(request.tokens) + MOST_DRAFTED)
             request.begun = True
@@ -202,7 +203,7 @@ class Engine:
                 self.drafter.begin(request)
             while request.finish_reason is None:
                 with request.clock("drafting"):
-                    bounds = limits(*asked, request, self.target.context_window, self.target.switch)
+                    bounds = limits(*asked, request, windows)
                 while prefill(request, self.drafter, self.target, bounds):
                     yield None
                 yield decode_round([request], self.drafter, self.target, [bounds])[0]
@@ -258,8 +259,7 @@ class Engine:
         settled = self._defaults.settle(read_options(params, {}, 1)[0], ids)
         params = settled.params
         choice = self.choice(params)
-        drafter_window = None if self.drafter.model is None else self.drafter.model.context_window
-        limit = room(len(ids), params.max_new_tokens, self.target.context_window, drafter_window)
+        limit = room(len(ids), params.max_new_tokens, self.target.context_window)
         if params.stop and self.tokenizer is None:
             raise OptionError(
                 "stop strings need a tokenizer; write Engine.from_pretrained(..., tokenizer=...) or stop_token_ids"

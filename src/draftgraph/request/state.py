@@ -21,8 +21,9 @@ from draftgraph.verification.base import Rule, sample
 if TYPE_CHECKING:
     from draftgraph.draft.structures.base import Structure
 
-Plan = Callable[[int, Sequence[RoundRecord], int], Any]
-"""plan(committed tokens, rounds so far, reach) -> the limits of the next round (`draft.terms.Limits`)."""
+Plan = Callable[[int, Sequence[RoundRecord], int, str], Any]
+"""plan(committed tokens, rounds so far, reach, why the drafter cannot draft or "") -> the limits of the next round
+(`draft.terms.Limits`)."""
 
 
 @dataclass(frozen=True)

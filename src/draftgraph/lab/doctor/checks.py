@@ -220,12 +220,10 @@ def _check_pair(target: Side, drafter: Side) -> list[Check]:
 
 
 def windows(target: int | None, drafter: int | None) -> Check:
-    """A drafter may have the shorter window; the engine refuses requests beyond it."""
+    """A drafter may have the shorter window; beyond it the engine drafts copies, or nothing."""
     found = f"the target reads {target or 'any number of'} tokens, the drafter {drafter or 'any number of'}"
     if drafter and (target is None or drafter < target):
-        advice = (
-            f"longer requests are refused: keep prompt and max_new_tokens within {drafter}, or use drafter='lookup'"
-        )
+        advice = f"beyond {drafter} tokens drafts are copies of the text, or none; use drafter='lookup' for longer texts"
         return Check("context windows", "warning", found, advice)
     return Check("context windows", "pass", found)
 
