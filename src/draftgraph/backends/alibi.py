@@ -34,9 +34,7 @@ def _takes_bias(module: type[torch.nn.Module]) -> bool:
 
 
 @contextmanager
-def biased(
-    layers: list[torch.nn.Module], cache: object, mask: torch.Tensor, positions: torch.Tensor
-) -> Iterator[None]:
+def biased(layers: list[torch.nn.Module], cache: object, mask: torch.Tensor, positions: torch.Tensor) -> Iterator[None]:
     """While a model runs inside, its layers receive `mask`, and the bias of every cell's own position.
 
     cache  that of the pass; calls with another cache, as by other threads, are left alone.

@@ -14,14 +14,14 @@ _WINDOWED, _CHUNKED, _ELSEWHERE = "sliding_attention", "chunked_attention", "dum
 READ = (FULL, _WINDOWED, _CHUNKED)
 """Kinds whose layers read keys and values of single tokens, so that a mask can hide rejected ones."""
 CAUSES = {
-    "linear_attention": "has a recurrent state, which cannot take back rejected tokens",
-    "conv": "has convolution states, which cannot take back rejected tokens",
-    "hybrid": "has a recurrent state beside its attention, which cannot take back rejected tokens",
-    "hybrid_sliding": "has a recurrent state beside its attention, which cannot take back rejected tokens",
+    "linear_attention": "has a recurrent state, which cannot roll back rejected tokens",
+    "conv": "has convolution states, which cannot roll back rejected tokens",
+    "hybrid": "has a recurrent state beside its attention, which cannot roll back rejected tokens",
+    "hybrid_sliding": "has a recurrent state beside its attention, which cannot roll back rejected tokens",
     "indexed_attention": "picks the tokens that it reads by an index of its own, which knows the order of the rows only",
     "minimax_m3_sparse": "picks the tokens that it reads by blocks of rows, and drafted rows are no blocks",
-    "compressed_sparse_attention": "compresses blocks of rows in its cache, which cannot take back rejected tokens",
-    "heavily_compressed_attention": "compresses blocks of rows in its cache, which cannot take back rejected tokens",
+    "compressed_sparse_attention": "compresses blocks of rows in its cache, which cannot roll back rejected tokens",
+    "heavily_compressed_attention": "compresses blocks of rows in its cache, which cannot roll back rejected tokens",
 }
 """Why layers of other kinds cannot read a draft."""
 _OTHER = "is not known here, and what its cache holds neither"

@@ -50,9 +50,7 @@ def cell_positions(batch: Sequence[Feed], width: int) -> npt.NDArray[np.int64]:
     return found
 
 
-def as_given(
-    kinds: Sequence[LayerKind], masks: Sequence[Mask], device: torch.device, dtype: torch.dtype
-) -> Given:
+def as_given(kinds: Sequence[LayerKind], masks: Sequence[Mask], device: torch.device, dtype: torch.dtype) -> Given:
     """The masks as the model takes them."""
     made: dict[int, torch.Tensor] = {}
     for mask in masks:

@@ -12,6 +12,8 @@ from draftgraph.errors import first_line
 
 COMPUTED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Types that torch's own layers compute in."""
+_MOST_READ = "keep_window_size"
+"""The field of configurations whose layers read the tokens of the largest bias only."""
 
 
 def support(model: PreTrainedModel) -> list[Check]:
@@ -83,16 +85,26 @@ def in_training(model: torch.nn.Module) -> str | None:
 def rolls_back(model: PreTrainedModel) -> Check:
     """Keys and values of rejected tokens can be hidden by a mask; recurrent states and compressed blocks cannot."""
     rule, name = "cache rolls back", type(model).__name__
+    config = model.config.get_text_config(decoder=True)
     try:
-        kinds = layer_kinds(model.config.get_text_config(decoder=True))
+        kinds = layer_kinds(config)
     except (AttributeError, TypeError, ValueError) as error:
         found = f"the configuration of {name} does not say which layers it has ({first_line(error)})"
         return Check(rule, "fail", found, "use a model whose layers lie in one list")
     why = unreadable(kinds)
     if why is None and getattr(model, "_is_stateful", False):
-        why = "it has a recurrent state, which cannot take back rejected tokens"
+        why = "it has a recurrent state, which cannot roll back rejected tokens"
     if why is not None:
         return Check(rule, "fail", f"{name} cannot verify drafts: {why}", "use a model with attention in every layer")
+    most, window = getattr(config, _MOST_READ, None), context_window(model)
+    if most is not None and (window is None or window > most):
+        found = (
+            f"{name} reads the {_MOST_READ}={most} tokens of the largest bias, and among equal ones the order of the rows "
+            "decides, which drafts change"
+        )
+        return Check(
+            rule, "fail", found, f"write max_position_embeddings={most} into its configuration, for shorter texts"
+        )
     spans = [f"{kind.name} over {kind.span} tokens" if kind.span else "full attention" for kind in kinds]
     return Check(rule, "pass", f"{' and '.join(spans)}, in every layer")
 

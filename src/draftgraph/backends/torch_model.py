@@ -127,7 +127,8 @@ class TorchModel:
             )
 
     def open(self, capacity: int) -> CacheHandle:
-        return CacheHandle(capacity)
+        kept = max(capacity if kind.span is None else kind.span for kind in self.kinds)
+        return CacheHandle(min(capacity, kept + self.most_rows))
 
     def expect(self, text: CacheHandle, length: int) -> None:
         if self._switch is not None and length > self._switch.length and not text.stretched:
@@ -141,7 +142,9 @@ class TorchModel:
                 self.refuse_training()
             sides = [[feed for feed in feeds if feed.text.stretched is side] for side in (False, True)]
             if all(sides):  # one pass would stretch both
-                scored = {id(feed): each for side in sides for feed, each in zip(side, self._pass(side, states))}
+                scored = {
+                    id(feed): each for side in sides for feed, each in zip(side, self._pass(side, states), strict=True)
+                }
                 return [scored[id(feed)] for feed in feeds]
             return self._pass(feeds, states)
 

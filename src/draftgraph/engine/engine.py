@@ -233,6 +233,7 @@ class Engine:
             rule=choice.rule.name,
             structure=choice.structure.name,
             lossless=choice.rule.lossless,
+            numerics=self.target.numerics,
             prompt=request.prompt_length,
             output=len(output),
         )
