@@ -1,4 +1,4 @@
-"""Folders of PEFT adapters run as their base model with the adapter in its weights; what is not a change of weights is refused."""
+"""Folders of PEFT adapters run as their base model with the adapter in its weights; what changes no weights is refused."""
 
 from __future__ import annotations
 
@@ -57,7 +57,11 @@ def lora(folder: Path) -> Path:
 def test_an_adapter_folder_is_its_base_model_with_the_adapter(lora: Path) -> None:
     engine = dg.Engine.from_pretrained(lora, budget=8)
     expected = plain(adapted(tiny_lm(vocab=256)), PROMPT, TOKENS)
-    assert engine.generate(PROMPT, max_new_tokens=TOKENS).token_ids == expected != plain(tiny_lm(vocab=256), PROMPT, TOKENS)
+    assert (
+        engine.generate(PROMPT, max_new_tokens=TOKENS).token_ids
+        == expected
+        != plain(tiny_lm(vocab=256), PROMPT, TOKENS)
+    )
     assert engine.target.model_name == "adapter"
     assert engine.tokenizer is not None, "the base model's"
     assert read_config(lora).num_hidden_layers == 2

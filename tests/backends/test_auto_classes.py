@@ -24,8 +24,20 @@ PROMPT, TOKENS = [5, 9, 5], 30
 
 def seeing() -> PreTrainedModel:
     """A Llava: a Llama that also reads pictures."""
-    text = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-    eyes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8}
+    text = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+    }
+    eyes = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 8,
+    }
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**eyes, patch_size=4, projection_dim=16),
         text_config=LlamaConfig(**text, eos_token_id=None, bos_token_id=None),

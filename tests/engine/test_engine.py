@@ -295,10 +295,10 @@ def test_beyond_the_drafters_window_drafts_are_copies_or_none(family: str, struc
     prompt = [5, 6] * 8
     stream = engine.stream(prompt, max_new_tokens=40, temperature=temperature, seed=1)
     for event in stream:
-        late = event.record.length > 32 and event.finish_reason is None
+        late = event.round.length > 32 and event.finish_reason is None
         why = "copies" if structure == "graph" else "plain"
-        assert not late or event.record.reason == f"{why}: the text is beyond the drafter's window of 32 tokens"
-        assert bool(engine.drafter.model.cache._used) == (event.record.length <= 32 and event.finish_reason is None)
+        assert not late or event.round.reason == f"{why}: the text is beyond the drafter's window of 32 tokens"
+        assert bool(engine.drafter.model.cache._used) == (event.round.length <= 32 and event.finish_reason is None)
     result = stream.result()
     assert len(result.token_ids) == 40
     assert max(record.length for record in result.rounds if record.num_passes) > 24, "it drafts nearly to its window"

@@ -54,7 +54,9 @@ def _read(path: str) -> dict[str, Any]:
 def refuse_without_peft(folder: str) -> None:
     """Raise ModelError where adapters cannot be read."""
     if find_spec("peft") is None:
-        raise ModelError(f"cannot load {folder!r}: it is an adapter, which needs the package peft; write pip install peft")
+        raise ModelError(
+            f"cannot load {folder!r}: it is an adapter, which needs the package peft; write pip install peft"
+        )
 
 
 def with_adapter(base: PreTrainedModel, folder: str) -> PreTrainedModel:
@@ -69,7 +71,9 @@ def with_adapter(base: PreTrainedModel, folder: str) -> PreTrainedModel:
         adapted = peft.PeftModel.from_pretrained(base, folder)
     lacking = next((str(warning.message) for warning in said if "missing adapter keys" in str(warning.message)), None)
     if lacking is not None:
-        raise ModelError(f"the adapter {folder!r} lacks weights; they would be random ({lacking.splitlines()[0][:120]})")
+        raise ModelError(
+            f"the adapter {folder!r} lacks weights; they would be random ({lacking.splitlines()[0][:120]})"
+        )
     refuse_unmergeable(adapted)
     try:
         merged: torch.nn.Module = adapted.merge_and_unload(safe_merge=True)

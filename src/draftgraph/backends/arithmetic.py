@@ -19,6 +19,7 @@ ROWS, LARGE = 4, 100.0
 NUDGE, EXACT = 1e-3, 1e-4
 """A layer rounds what it reads if the same small change of two rows changes their results otherwise: float32 by 1e-6 of the
 result's size, bfloat16 by 1e-3, eight bits by 1e-2."""
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 INSTEAD = (
     "quantise the weights alone (bitsandbytes in 4 bits, torchao's Int8WeightOnlyConfig), or load the model in bfloat16"
 )
@@ -33,9 +34,14 @@ class OwnArithmetic:
 
     @property
     def name(self) -> str:
+        kind = f"{type(self.layer).__module__.partition('.')[0]}'s {type(self.layer).__name__}"
         weight = type(getattr(self.layer, "weight", None))
-        kind = type(self.layer).__name__
-        return f"{self.path} ({kind} of {weight.__name__})" if issubclass(weight, torch.Tensor) else f"{self.path} ({kind})"
+        own = issubclass(weight, torch.Tensor) and weight not in _PLAIN
+        return f"{self.path} ({kind} of {weight.__name__})" if own else f"{self.path} ({kind})"
+
+    @property
+    def cause(self) -> str:
+        return f"the layer {self.name} rounds what it reads, and the last bits of that depend on the width of a pass"
 
 
 def own_arithmetic(model: torch.nn.Module) -> Iterator[OwnArithmetic]:
@@ -46,7 +52,7 @@ def own_arithmetic(model: torch.nn.Module) -> Iterator[OwnArithmetic]:
             continue  # also what only surrounds a layer
         weight = getattr(layer, "weight", None)
         plain = type(layer).__module__.startswith(("torch.nn.modules.", "transformers.models."))
-        if plain and type(weight) in (torch.Tensor, torch.nn.Parameter) and weight.is_floating_point():
+        if plain and isinstance(weight, torch.Tensor) and type(weight) in _PLAIN and weight.is_floating_point():
             continue
         kind = (type(layer), type(weight))
         if kind not in seen:

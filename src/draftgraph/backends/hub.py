@@ -142,7 +142,9 @@ def _ask(name: str, minute: int) -> _Answer:
     except RepositoryNotFoundError:
         return _Answer("the hub knows no such model (a private one needs `hf auth login`)")
     except EntryNotFoundError:
-        return _Answer("the hub's model of that name has no config.json (an adapter is read from a folder: `hf download` it)")
+        return _Answer(
+            "the hub's model of that name has no config.json (an adapter is read from a folder: `hf download` it)"
+        )
     except OfflineModeIsEnabled:
         return _Answer(unreachable="the hub is switched off (HF_HUB_OFFLINE)")
     except Exception as error:  # whatever the network, a proxy or a certificate say

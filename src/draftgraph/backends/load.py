@@ -111,7 +111,7 @@ def _load_adapted(
     with told(f"cannot load the adapter {place.name!r}"), _LOADING:
         model = with_adapter(base, place.name)
     model.name_or_path = place.name
-    return model.eval()
+    return model.eval()  # type: ignore[no-any-return]
 
 
 @contextmanager

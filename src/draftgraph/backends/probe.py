@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from draftgraph.backends.arithmetic import INSTEAD
 from draftgraph.backends.base import CacheHandle, CausalLM, Feed
 from draftgraph.backends.causes import ADVICE, cause_of
 from draftgraph.backends.check import Check
@@ -31,7 +32,8 @@ BEYOND, BEHIND, EARLY = 16, 8, 6
 
 
 def probe(model: TorchModel, backend: CausalLM | None = None) -> None:
-    """Raise ModelError if rows in passes are not the rows of plain forwards: see `honours_masks`."""
+    """Raise ModelError if rows in passes are not the rows of plain forwards: see `rows_alone` and `honours_masks`."""
+    model.rows_alone.enforce()
     honours_masks(model, backend).enforce()
 
 
@@ -56,9 +58,12 @@ def honours_masks(model: TorchModel, backend: CausalLM | None = None) -> Check:
         )
         return _failed(model, found)
     scale = float((expected - expected.mean(dim=1, keepdim=True)).abs().max()) + 1e-6
-    tolerance = 1e-3 if backend.dtype in (torch.float32, torch.float64) else 0.1
+    rounding = model.rounding
+    tolerance = 1e-3 if backend.dtype in (torch.float32, torch.float64) and rounding is None else 0.1
     change = float((seen - expected).abs().max())
     if not change <= tolerance * scale:
+        if rounding is not None:
+            return Check(RULE, "fail", f"{rounding.cause}: a draft changes the logits by {change:.2g}", INSTEAD)
         found = f"{model.class_name} does not honour explicit masks and positions (a draft changes its logits by {change:.2g})"
         return _failed(model, found)
     return Check(RULE, "pass", f"a draft tree gives the logits of plain forwards to {change:.1g}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
 from weakref import WeakKeyDictionary, proxy
@@ -14,9 +15,11 @@ import torch
 from transformers import PreTrainedModel
 
 from draftgraph.backends.alibi import biased, biased_layers
+from draftgraph.backends.arithmetic import OwnArithmetic, rounding, rows_alone
 from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, Feed, Scored
 from draftgraph.backends.cache_argument import cache_argument
 from draftgraph.backends.cells import CellPool
+from draftgraph.backends.check import Check
 from draftgraph.backends.fingerprint import fingerprint
 from draftgraph.backends.layer_kinds import layer_kinds
 from draftgraph.backends.masks import Given, Mask, as_given, cell_positions, for_kinds
@@ -104,7 +107,17 @@ class TorchModel:
         whole = self.dtype == torch.float64 or (
             self.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
         )
-        return EXACT if whole else NEAR_TIES
+        return EXACT if whole and self.rounding is None else NEAR_TIES
+
+    @property
+    def rows_alone(self) -> Check:
+        """Whether a row's result is its own in layers with arithmetic of their own."""
+        return rows_alone(self.model, self.dtype, self.device)
+
+    @cached_property
+    def rounding(self) -> OwnArithmetic | None:
+        """A layer that rounds what it reads to less than the model's own type, if there is one."""
+        return rounding(self.model, self.dtype, self.device)
 
     @property
     def called(self) -> torch.nn.Module:

@@ -20,7 +20,7 @@ from pairs import save_pair
 
 SIDE = {
     "configuration", "tokenizer", "decoder-only", "weights", "language-model head", "floating-point weights", "cache rolls back",
-    "attention takes masks", "honours masks and positions", "precision",
+    "attention takes masks", "rows are independent", "honours masks and positions", "precision",
 }  # fmt: skip
 PAIR = {"same tokens", "context windows", "same end of text", "drafter is smaller", "threads"}
 
@@ -173,7 +173,7 @@ def test_windows_and_half_precision_and_ends_are_warnings(pair, tmp_path):
     checkup = check_up(pair[0], short, dtype="bfloat16")
     assert checkup.ok
     assert found(checkup, "target", "precision").outcome == "warning"
-    assert "within 64" in found(checkup, "pair", "context windows").advice
+    assert "beyond 64 tokens drafts are copies" in found(checkup, "pair", "context windows").advice
     ends = found(checkup, "pair", "same end of text")
     assert (ends.outcome, "[3]" in ends.found) == ("warning", True)
     assert checks.windows(None, 64).outcome == "warning"

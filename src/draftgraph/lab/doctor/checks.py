@@ -126,6 +126,7 @@ def _check_side(side: Side, dtype: str | None, device: str | None, trusted: bool
         "floating-point weights",
         "cache rolls back",
         "attention takes masks",
+        "rows are independent",
         "honours masks and positions",
         "precision",
     )
@@ -140,6 +141,8 @@ def _check_side(side: Side, dtype: str | None, device: str | None, trusted: bool
     if side.model is not None:
         for check in support(side.model)[1:]:  # the first one was answered by the configuration already
             add(check)
+        if side.runs:
+            add(make_backend(side.model).rows_alone)
         if side.runs:
             add(_probe(side.model))
             add(precision(side.model.dtype))
@@ -223,7 +226,9 @@ def windows(target: int | None, drafter: int | None) -> Check:
     """A drafter may have the shorter window; beyond it the engine drafts copies, or nothing."""
     found = f"the target reads {target or 'any number of'} tokens, the drafter {drafter or 'any number of'}"
     if drafter and (target is None or drafter < target):
-        advice = f"beyond {drafter} tokens drafts are copies of the text, or none; use drafter='lookup' for longer texts"
+        advice = (
+            f"beyond {drafter} tokens drafts are copies of the text, or none; use drafter='lookup' for longer texts"
+        )
         return Check("context windows", "warning", found, advice)
     return Check("context windows", "pass", found)
 
