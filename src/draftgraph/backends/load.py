@@ -70,7 +70,7 @@ def load_model(
         return source
     place = locate(_folder_or_name(source))
     if place.base is not None:
-        return _load_adapted(place, dtype, device, trust_remote_code)
+        return _load_adapted(place, dtype, device, trust_remote_code)  # type: ignore[no-any-return]
     where = as_device(device)
     wanted = _dtype(dtype) or (torch.float32 if where.type == "cpu" else "auto")
     with _LOADING, _reading(place, "load a causal language model"):
@@ -111,7 +111,7 @@ def _load_adapted(
     with told(f"cannot load the adapter {place.name!r}"), _LOADING:
         model = with_adapter(base, place.name)
     model.name_or_path = place.name
-    return model.eval()  # type: ignore[no-any-return]
+    return model.eval()
 
 
 @contextmanager

@@ -26,7 +26,8 @@ def for_kinds(
 
     positions  i64[rows] of the rows. batch  was entered into its requests' state already.
     """
-    cut = [kind for kind in kinds if kind.first_read(max(positions)) > 0]
+    windowed = [kind for kind in kinds if kind.span is not None]
+    cut = [kind for kind in windowed if kind.first_read(max(positions)) > 0]
     if not cut:
         return [mask] * len(kinds)
     rows, cells = np.asarray(positions)[:, None], cell_positions(batch, mask.shape[1])[None]
@@ -52,9 +53,7 @@ def cell_positions(batch: Sequence[Feed], width: int) -> npt.NDArray[np.int64]:
 
 def as_given(kinds: Sequence[LayerKind], masks: Sequence[Mask], device: torch.device, dtype: torch.dtype) -> Given:
     """The masks as the model takes them."""
-    made: dict[int, torch.Tensor] = {}
-    for mask in masks:
-        if id(mask) not in made:
-            made[id(mask)] = torch.from_numpy(mask).to(device, dtype)[None, None]
-    tensors = [made[id(mask)] for mask in masks]
-    return tensors[0] if len(kinds) == 1 else {kind.name: tensor for kind, tensor in zip(kinds, tensors, strict=True)}
+    if len(kinds) == 1:
+        return torch.from_numpy(masks[0]).to(device, dtype)[None, None]
+    made = {id(mask): torch.from_numpy(mask).to(device, dtype)[None, None] for mask in masks}
+    return {kind.name: made[id(mask)] for kind, mask in zip(kinds, masks, strict=True)}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -62,6 +62,7 @@ class TorchModel:
         self._lock = _lock_of(inside.model)
         self.config = self.model.config.get_text_config(decoder=True)
         self.kinds = layer_kinds(self.config)
+        self._forgets = all(kind.span is not None for kind in self.kinds)
         self._switch = find_switch(self.model, self.context_window)
         self._biased = biased_layers(self.model)
         self.cache = CellPool(self.config.num_hidden_layers)
@@ -153,20 +154,20 @@ class TorchModel:
         with self._lock, tapped(self.model, taps) as states:
             if self.model.training or self.called.training:
                 self.refuse_training()
-            sides = [[feed for feed in feeds if feed.text.stretched is side] for side in (False, True)]
-            if all(sides):  # one pass would stretch both
-                scored = {
-                    id(feed): each for side in sides for feed, each in zip(side, self._pass(side, states), strict=True)
-                }
-                return [scored[id(feed)] for feed in feeds]
-            return self._pass(feeds, states)
+            if self._switch is None or len({feed.text.stretched for feed in feeds}) == 1:
+                return self._pass(feeds, states)
+            scored: dict[int, Scored] = {}
+            for side in (False, True):  # one pass would stretch both
+                some = [feed for feed in feeds if feed.text.stretched is side]
+                scored |= {id(feed): each for feed, each in zip(some, self._pass(some, states), strict=True)}
+            return [scored[id(feed)] for feed in feeds]
 
     def _pass(self, feeds: Sequence[Feed], states: Mapping[str, torch.Tensor]) -> list[Scored]:
         """One pass of the model. states  is filled with the taps while it runs."""
         tokens = [token for feed in feeds for token in (*feed.committed, *feed.tokens)]
-        lead = self._needs_lead(feeds)
-        for feed in feeds:
-            self._forget(feed.text)
+        lead = self._switch is not None and self._needs_lead(feeds)
+        for feed in feeds if self._forgets else ():
+            feed.text.forget(min(kind.first_read(len(feed.text)) for kind in self.kinds))
         slots = self.cache.find([feed.text for feed in feeds], len(tokens) + lead)
         hidden = max(torch.finfo(self.model.dtype).min, torch.finfo(torch.float32).min)
         mask, positions = _lay_out(feeds, slots[lead:], self.cache.high, hidden)
@@ -192,10 +193,6 @@ class TorchModel:
         self.cache.end()
         return _apart(feeds, logits, {name: rows[:, lead:] for name, rows in states.items()})
 
-    def _forget(self, text: CacheHandle) -> None:
-        """Free the cells that no layer reads any more; all rows to come stand behind the committed text."""
-        text.forget(min(kind.first_read(len(text)) for kind in self.kinds))
-
     def _needs_lead(self, feeds: Sequence[Feed]) -> bool:
         """Whether the first pieces of a long text are read, whose own positions would not tell that it is long.
 
@@ -206,16 +203,13 @@ class TorchModel:
             feed.text.stretched and len(feed.text) + len(feed.committed) <= length for feed in feeds
         )
 
-    @contextmanager
-    def _placing(self, feeds: Sequence[Feed], given: Given) -> Iterator[Given | None]:
-        """The attention mask that the model is called with; None where its layers are given theirs, with biases."""
+    def _placing(self, feeds: Sequence[Feed], given: Given) -> AbstractContextManager[Given | None]:
+        """Gives the attention mask that the model is called with; None where its layers receive theirs, with biases."""
         if not self._biased:
-            yield given
-            return
+            return nullcontext(given)
         assert isinstance(given, torch.Tensor)
         positions = torch.from_numpy(cell_positions(feeds, given.shape[-1])).to(self.device)
-        with biased(self._biased, self.cache, given, positions):
-            yield None
+        return biased(self._biased, self.cache, given, positions)
 
     def plain(self, ids: torch.Tensor, count: int) -> torch.Tensor:
         with self._lock:
