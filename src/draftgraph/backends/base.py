@@ -113,12 +113,14 @@ class CausalLM(Protocol):
     switch          tokens of the longest text that is read as short; longer texts are read with other positions (longrope).
                     No draft may reach over it. None if there is one way only.
     landmarks       lengths of text beyond which some layer begins to read otherwise: windows, chunks, the switch.
+    branches        whether drafts may branch; False: all are chains, since a recurrent state reads one path.
     numerics        what the width of a pass does to its logits: `EXACT` or `NEAR_TIES`.
     fingerprint     tells its costs from those of other models: a hash of its weights, and how it computes.
     """
 
     name: ClassVar[str]
     most_rows: int
+    branches: ClassVar[bool]
 
     @property
     def model_name(self) -> str: ...

@@ -10,14 +10,13 @@ from transformers import PretrainedConfig
 from transformers.cache_utils import get_layer_types_and_kwargs
 
 FULL = "full_attention"
-_WINDOWED, _CHUNKED, _ELSEWHERE = "sliding_attention", "chunked_attention", "dummy"
+_WINDOWED, _CHUNKED, ELSEWHERE = "sliding_attention", "chunked_attention", "dummy"
 READ = (FULL, _WINDOWED, _CHUNKED)
 """Kinds whose layers read keys and values of single tokens, so that a mask can hide rejected ones."""
+RECURRENT_ALONE = ("linear_attention", "conv")
+RECURRENT = (*RECURRENT_ALONE, "hybrid", "hybrid_sliding")
+"""Kinds whose layers have a recurrent state, without attention or beside it. They read one path."""
 CAUSES = {
-    "linear_attention": "has a recurrent state, which cannot roll back rejected tokens",
-    "conv": "has convolution states, which cannot roll back rejected tokens",
-    "hybrid": "has a recurrent state beside its attention, which cannot roll back rejected tokens",
-    "hybrid_sliding": "has a recurrent state beside its attention, which cannot roll back rejected tokens",
     "indexed_attention": "picks the tokens that it reads by an index of its own, which knows the order of the rows only",
     "minimax_m3_sparse": "picks the tokens that it reads by blocks of rows, and drafted rows are no blocks",
     "compressed_sparse_attention": "compresses blocks of rows in its cache, which cannot roll back rejected tokens",
@@ -56,7 +55,7 @@ def layer_kinds(config: PretrainedConfig) -> list[LayerKind]:
     own = getattr(config, "layer_types", None) or named
     kinds: dict[LayerKind, None] = {}
     for number, (name, its) in enumerate(zip(named, options, strict=True)):
-        if name != _ELSEWHERE:
+        if name != ELSEWHERE:
             kinds[_kind(name, its)] = None
         elif own[number] in READ:
             kinds[_shared(own[number], config, number)] = None
@@ -74,10 +73,15 @@ def _shared(name: str, config: PretrainedConfig, number: int) -> LayerKind:
     return LayerKind(name, getattr(its, spans[name]) if name in spans else None, name == _CHUNKED)
 
 
+def are_recurrent(kinds: Sequence[LayerKind]) -> bool:
+    """Whether layers of one of these kinds have a recurrent state."""
+    return any(kind.name in RECURRENT for kind in kinds)
+
+
 def unreadable(kinds: Sequence[LayerKind]) -> str | None:
     """Why layers of these kinds cannot read drafts, in words; None if they can."""
     for kind in kinds:
-        if kind.name not in READ:
+        if kind.name not in (*READ, *RECURRENT):
             return f"its {kind.name} {CAUSES.get(kind.name, _OTHER)}"
     if len({kind.name for kind in kinds}) < len(kinds):
         spans = sorted({kind.span for kind in kinds if kind.span is not None})

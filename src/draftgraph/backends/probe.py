@@ -6,9 +6,8 @@ leaves, nodes far below the text, several passes in a round, two requests in a p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 
@@ -17,6 +16,9 @@ from draftgraph.backends.base import CacheHandle, CausalLM, Feed
 from draftgraph.backends.causes import ADVICE, cause_of
 from draftgraph.backends.check import Check
 from draftgraph.backends.prefill import read_piece
+from draftgraph.backends.recurrent_model import RecurrentModel
+from draftgraph.backends.replay_probe import replays
+from draftgraph.backends.support import evaluating
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.errors import LogitsError, ModelError
 from draftgraph.types import ROOT
@@ -47,8 +49,10 @@ def honours_masks(model: TorchModel, backend: CausalLM | None = None) -> Check:
     A model in training mode is switched to eval for as long as that takes.
     """
     backend = model if backend is None else backend
+    if not backend.branches:
+        return replays(cast(RecurrentModel, model), RULE)
     try:
-        with _evaluating(model.called):
+        with evaluating(model.called):
             seen, expected = _both(model, backend, text_length(model))
     except (LogitsError, ModelError):
         raise
@@ -156,16 +160,3 @@ def _decode(late: _Text, early: _Text, length: int) -> None:
     late.rows += [a[0], a[1]]
     late.keep([1, 2, 3], [u[10], u[11], u[12]])
     late.rows.append(model.forward([late.feed([u[14]], [], [])])[0].logits[0])
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Every module in eval mode for a while, then each in the mode that it had."""
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        yield
-    finally:
-        for module in training:
-            module.training = True

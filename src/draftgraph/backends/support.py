@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from draftgraph.backends.check import Check
-from draftgraph.backends.layer_kinds import layer_kinds, unreadable
+from draftgraph.backends.layer_kinds import are_recurrent, layer_kinds, unreadable
 from draftgraph.backends.wrapped import gives_logits
 from draftgraph.errors import first_line
 
@@ -82,6 +85,19 @@ def in_training(model: torch.nn.Module) -> str | None:
     return None if found is None else f"in training mode in part (its module {found!r})"
 
 
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Every module in eval mode for a while, then each in the mode that it had."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def rolls_back(model: PreTrainedModel) -> Check:
     """Keys and values of rejected tokens can be hidden by a mask; recurrent states and compressed blocks cannot."""
     rule, name = "cache rolls back", type(model).__name__
@@ -92,8 +108,8 @@ def rolls_back(model: PreTrainedModel) -> Check:
         found = f"the configuration of {name} does not say which layers it has ({first_line(error)})"
         return Check(rule, "fail", found, "use a model whose layers lie in one list")
     why = unreadable(kinds)
-    if why is None and getattr(model, "_is_stateful", False):
-        why = "it has a recurrent state, which cannot roll back rejected tokens"
+    if why is None and getattr(model, "_is_stateful", False) and getattr(config, "layer_types", None) is None:
+        why = "it has recurrent states, and its configuration does not say in which layers"
     if why is not None:
         return Check(rule, "fail", f"{name} cannot verify drafts: {why}", "use a model with attention in every layer")
     most, window = getattr(config, _MOST_READ, None), context_window(model)
@@ -105,6 +121,8 @@ def rolls_back(model: PreTrainedModel) -> Check:
         return Check(
             rule, "fail", found, f"write max_position_embeddings={most} into its configuration, for shorter texts"
         )
+    if are_recurrent(kinds):
+        return Check(rule, "pass", "recurrent states, which are copied before drafts; drafts are chains")
     spans = [f"{kind.name} over {kind.span} tokens" if kind.span else "full attention" for kind in kinds]
     return Check(rule, "pass", f"{' and '.join(spans)}, in every layer")
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from draftgraph.backends.base import CausalLM
 from draftgraph.backends.load import check_pair, load_model, load_tokenizer
 from draftgraph.backends.probe import probe
+from draftgraph.backends.recurrent_model import torch_model
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.edges.sources import edges_beside_model, edges_without_model
@@ -34,7 +35,33 @@ def with_drafter(config: Config, draft_model: bool) -> Config:
 
 def make_backend(model: torch.nn.Module) -> TorchModel:
     """What runs a loaded model. Raises ModelError, before any forward, if none can."""
-    return TorchModel(model)
+    return torch_model(model)
+
+
+def why_one_path(*models: CausalLM | None) -> str:
+    """Why drafts cannot branch, in words; empty if they can. models  the target, and that of the drafter if it has one."""
+    bound = next((model for model in models if model is not None and not model.branches), None)
+    return "" if bound is None else f"{bound.model_name} has recurrent layers, which read one path: drafts are chains"
+
+
+def on_one_path(config: Config, *models: CausalLM | None) -> Config:
+    """The config for drafts that these models can read. Raises OptionError where drafts that branch were asked for."""
+    why = why_one_path(*models)
+    if not why or config.drafts_chains:
+        return config
+    own = config.own_drafter
+    if own is not None and own.structure is not None:
+        raise OptionError(
+            f"{why}, and {own.name} does not promise chains; write structure = dg.structures.Chain() into it"
+        )
+    if config.structure != "auto":
+        raise OptionError(f"{why}, and structure={config.resolved_structure} branches; leave it out, or write 'chain'")
+    if config.edges != "auto" and config.drafter == "model":
+        raise OptionError(f"{why}, which have no spare slots for edges={config.edges!r}; leave it out")
+    try:
+        return config.with_options(structure="chain")
+    except OptionError as error:
+        raise OptionError(f"{why}; {error}") from error
 
 
 def make_drafter(
@@ -47,15 +74,16 @@ def make_drafter(
     trust_remote_code: bool = False,
 ) -> Drafter:
     """The drafter that the config asks for."""
-    own, structure = config.own_drafter, config.resolved_structure
+    own, config = config.own_drafter, on_one_path(config, target)
     if own is not None:
         return _without_taps(own)
     if draft_model is None:
         return _looking_up(target, config, tokenizer)
     if config.prediction is not None:
         raise OptionError("prediction is for drafter='text', which has no draft_model; leave out one of them")
-    edges = edges_beside_model(config.edges, structure)
+    edges_beside_model(config.edges, config.resolved_structure)  # refused before anything is loaded
     drafter = make_backend(load_model(draft_model, dtype, device, trust_remote_code))
+    edges = edges_beside_model(config.edges, on_one_path(config, drafter).resolved_structure)
     check_pair(target, drafter, tokenizer, load_tokenizer(draft_model, trust_remote_code))
     if drafter.model is not target.model:
         probe(drafter)

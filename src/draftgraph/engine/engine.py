@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, overload
@@ -22,7 +23,7 @@ from draftgraph.budget.limits import Windows, limits
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.proposal import failing
 from draftgraph.engine import chat, prompts
-from draftgraph.engine.assemble import make_backend, make_drafter, with_drafter
+from draftgraph.engine.assemble import make_backend, make_drafter, on_one_path, why_one_path, with_drafter
 from draftgraph.engine.chat import Messages
 from draftgraph.engine.config import Config
 from draftgraph.engine.defaults import Defaults
@@ -105,6 +106,7 @@ class Engine:
         tokenizer = find_tokenizer(tokenizer, target, trust_remote_code)
         probe(model)
         drafter = make_drafter(model, draft_model, chosen, tokenizer, dtype, device, trust_remote_code)
+        chosen = on_one_path(chosen, model, drafter.model)
         inside = opened(loaded).model
         own = copy.deepcopy(inside.generation_config if generation_config is None else generation_config)
         return cls(model, drafter, chosen, tokenizer, eos_ids(inside, tokenizer, generation_config), own)
@@ -187,7 +189,11 @@ class Engine:
 
         Raises OptionError if the rule that was asked for does not verify the drafts that there would be.
         """
-        return choose(self.config, params.temperature, self.drafter)
+        choice, why = (
+            choose(self.config, params.temperature, self.drafter),
+            why_one_path(self.target, self.drafter.model),
+        )
+        return replace(choice, reason=f"{choice.reason}; {why}") if why else choice
 
     def _stream(self, request: Request) -> Stream:
         return Stream(self._run(request), partial(self._result, request), partial(self._free, request))
