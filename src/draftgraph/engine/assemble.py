@@ -56,7 +56,7 @@ def on_one_path(config: Config, *models: CausalLM | None) -> Config:
         )
     if config.structure != "auto":
         raise OptionError(f"{why}, and structure={config.resolved_structure} branches; leave it out, or write 'chain'")
-    if config.edges != "auto" and config.drafter == "model":
+    if config.edges != "auto" and config.drafter in (None, "model"):
         raise OptionError(f"{why}, which have no spare slots for edges={config.edges!r}; leave it out")
     try:
         return config.with_options(structure="chain")
