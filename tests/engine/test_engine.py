@@ -296,7 +296,6 @@ def test_drafter_with_a_shorter_window() -> None:
 
 
 PROBED = {
-    "gpt_neo": "causal buffer",
     "roberta": "numbers positions from its padding token",
     "bart": "numbers positions by the order of the rows",
 }
