@@ -35,7 +35,6 @@ REFUSED: dict[str, dict[str, Any]] = {
     "mamba": {"state_size": 4},
     "rwkv": {},
     "recurrent_gemma": {},
-    "gpt_neo": UNTIED | {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 4},
     "doge": GROUPED | {"keep_window_size": 8},
     "roberta": UNTIED | {"is_decoder": True},
     "bart": UNTIED | {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48},

@@ -67,7 +67,7 @@ class TableLM:
     """A model whose rows are computed once per prefix: the seam of `backends.base`, with tokens for slots."""
 
     name = model_name = fingerprint = "TableLM"
-    vocab_size, context_window, most_rows, switch, numerics = VOCAB, None, 1024, None, "exact"
+    vocab_size, context_window, most_rows, switch, numerics, branches = VOCAB, None, 1024, None, "exact", True
     device, dtype = torch.device("cpu"), torch.float32
 
     def __init__(self, model: PreTrainedModel) -> None:

@@ -14,6 +14,7 @@ from draftgraph.backends import torch_model
 from draftgraph.backends.base import Feed
 from draftgraph.backends.layer_kinds import LayerKind, unreadable
 from draftgraph.backends.probe import honours_masks
+from draftgraph.backends.row_masks import mask_holders
 from draftgraph.types import ROOT
 from models import perturbed, plain, tiny_lm
 
@@ -116,6 +117,23 @@ def test_biases_follow_positions_and_not_the_order_of_the_rows(
         assert result.token_ids == plain(lm, prompt, 40)
         assert result.stats.num_accepted_tokens > 0
     monkeypatch.setattr(torch_model, "cell_positions", lambda feeds, width: np.arange(width))  # the control
+    assert honours_masks(engine.target).failed
+
+
+@pytest.mark.parametrize("window", [8, 256])
+def test_layers_that_hold_a_mask_of_their_own_are_shown_that_of_the_draft(window: int) -> None:
+    options = {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 4, "window_size": window}
+    lm = tiny_lm("gpt_neo", window=360, **options, tie_word_embeddings=False)
+    buffers = [holder.bias.clone() for holder, _, _ in mask_holders(lm)]
+    for structure in ("graph", "chain"):
+        engine = dg.Engine.from_pretrained(lm, draft_model=perturbed(lm, 0.05), budget=12, structure=structure)
+        for prompt in (PROMPT, PROMPT[:3]):
+            result = engine.generate(prompt, max_new_tokens=40)
+            assert result.token_ids == plain(lm, prompt, 40)
+            assert result.stats.num_accepted_tokens > 0
+    assert [kind.span for _, _, kind in mask_holders(lm)] == [None, window]
+    assert all(torch.equal(holder.bias, kept) for (holder, _, _), kept in zip(mask_holders(lm), buffers, strict=True))
+    engine.target._holders = []  # the control
     assert honours_masks(engine.target).failed
 
 

@@ -318,7 +318,6 @@ def test_the_automatic_budget_goes_on_beyond_the_drafters_window(structure: str)
 
 
 PROBED = {
-    "gpt_neo": "causal buffer",
     "roberta": "numbers positions from its padding token",
     "bart": "numbers positions by the order of the rows",
 }

@@ -9,7 +9,6 @@ from transformers import PreTrainedModel
 ADVICE = "use another architecture"
 _OWN_INTERFACE = "its forward is older than transformers' caches and masks, and takes none of them for rows of a draft"
 _BY_MODEL_TYPE = {
-    "gpt_neo": "its layers hide tokens by the order of the rows (a causal buffer), whatever the mask says",
     "moshi": "its configuration names a window that its own masks leave out, so that what generate reads depends on the cache",
     "dory": "it runs layers in loops that read the cache past its interface",
     "cpmant": "it computes positions and segments of the whole text in every pass",

@@ -9,9 +9,9 @@ from typing import Any
 from transformers import PretrainedConfig
 from transformers.cache_utils import get_layer_types_and_kwargs
 
-FULL = "full_attention"
-_WINDOWED, _CHUNKED, ELSEWHERE = "sliding_attention", "chunked_attention", "dummy"
-READ = (FULL, _WINDOWED, _CHUNKED)
+FULL, WINDOWED = "full_attention", "sliding_attention"
+_CHUNKED, ELSEWHERE = "chunked_attention", "dummy"
+READ = (FULL, WINDOWED, _CHUNKED)
 """Kinds whose layers read keys and values of single tokens, so that a mask can hide rejected ones."""
 RECURRENT_ALONE = ("linear_attention", "conv")
 RECURRENT = (*RECURRENT_ALONE, "hybrid", "hybrid_sliding")
@@ -69,7 +69,7 @@ def _kind(name: str, options: dict[str, Any]) -> LayerKind:
 def _shared(name: str, config: PretrainedConfig, number: int) -> LayerKind:
     """The kind of a layer that has no cache of its own."""
     its = config.per_layer_config[number]
-    spans = {_WINDOWED: "sliding_window", _CHUNKED: "attention_chunk_size"}
+    spans = {WINDOWED: "sliding_window", _CHUNKED: "attention_chunk_size"}
     return LayerKind(name, getattr(its, spans[name]) if name in spans else None, name == _CHUNKED)
 
 

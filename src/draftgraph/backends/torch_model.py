@@ -24,6 +24,7 @@ from draftgraph.backends.fingerprint import fingerprint
 from draftgraph.backends.layer_kinds import layer_kinds
 from draftgraph.backends.masks import Given, Mask, as_given, cell_positions, for_kinds
 from draftgraph.backends.rope import find_switch
+from draftgraph.backends.row_masks import Shown, mask_holders
 from draftgraph.backends.support import context_window, in_training, refuse_unsupported
 from draftgraph.backends.taps import tapped
 from draftgraph.backends.wrapped import opened
@@ -65,7 +66,8 @@ class TorchModel:
         self.kinds = layer_kinds(self.config)
         self._forgets = all(kind.span is not None for kind in self.kinds)
         self._switch = find_switch(self.model, self.context_window)
-        self._biased = biased_layers(self.model)
+        self._biased, self._holders = biased_layers(self.model), mask_holders(self.model)
+        self._held_kinds = [kind for _, _, kind in self._holders]
         self.cache = CellPool(self.config.num_hidden_layers)
         self.cache_argument = cache_argument(inside.called.forward, self.model.forward)
 
@@ -101,7 +103,7 @@ class TorchModel:
     @property
     def landmarks(self) -> list[int]:
         """Lengths of text beyond which some layer begins to read otherwise."""
-        spans = [kind.span for kind in self.kinds if kind.span is not None]
+        spans = [kind.span for kind in (*self.kinds, *self._held_kinds) if kind.span is not None]
         return spans if self._switch is None else [*spans, self._switch.length]
 
     @property
@@ -172,16 +174,16 @@ class TorchModel:
         slots = self.cache.find([feed.text for feed in feeds], len(tokens) + lead)
         hidden = max(torch.finfo(self.model.dtype).min, torch.finfo(torch.float32).min)
         mask, positions = _lay_out(feeds, slots[lead:], self.cache.high, hidden)
-        masks = for_kinds(self.kinds, mask, hidden, positions, feeds)
+        masks = for_kinds([*self.kinds, *self._held_kinds], mask, hidden, positions, feeds)
         if lead:
             tokens, positions = [0, *tokens], [cast(int, self.switch), *positions]
             masks = [_led(mask, slots[0], hidden) for mask in masks]
         self.cache.begin(slots, self.device)
-        given = as_given(self.kinds, masks, self.device, self.model.dtype)
-        with self._placing(feeds, given) as attention_mask:
+        given = as_given(self.kinds, masks[: len(self.kinds)], self.device, self.model.dtype)
+        with self._placing(feeds, given, masks[len(self.kinds) :]):
             logits = self.call(
                 input_ids=torch.tensor([tokens], device=self.device),
-                attention_mask=attention_mask,
+                attention_mask=None if self._biased else given,
                 position_ids=torch.tensor([positions], device=self.device),
                 use_cache=True,
                 logits_to_keep=_wanted(feeds, lead),
@@ -204,10 +206,13 @@ class TorchModel:
             feed.text.stretched and len(feed.text) + len(feed.committed) <= length for feed in feeds
         )
 
-    def _placing(self, feeds: Sequence[Feed], given: Given) -> AbstractContextManager[Given | None]:
-        """Gives the attention mask that the model is called with; None where its layers receive theirs, with biases."""
+    def _placing(self, feeds: Sequence[Feed], given: Given, held: Sequence[Mask]) -> AbstractContextManager[Any]:
+        """Where layers do not take the mask from the model's argument, it reaches them inside. held  that of every holder."""
+        if self._holders:
+            visible = [torch.from_numpy(mask == 0).to(self.device)[None, None] for mask in held]
+            return Shown(self._holders, visible)
         if not self._biased:
-            return nullcontext(given)
+            return nullcontext()
         assert isinstance(given, torch.Tensor)
         positions = torch.from_numpy(cell_positions(feeds, given.shape[-1])).to(self.device)
         return biased(self._biased, self.cache, given, positions)
