@@ -32,9 +32,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 """Families that run, with what their configurations need beside the common fields."""
 REFUSED: dict[str, dict[str, Any]] = {
-    "mamba": {"state_size": 4},
     "rwkv": {},
-    "recurrent_gemma": {},
     "doge": GROUPED | {"keep_window_size": 8},
     "roberta": UNTIED | {"is_decoder": True},
     "bart": UNTIED | {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48},

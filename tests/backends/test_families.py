@@ -162,8 +162,8 @@ def test_requests_of_one_pass_do_not_see_each_other(family: str) -> None:
 def test_windows_of_several_lengths_in_one_kind_are_refused() -> None:
     kinds = [LayerKind(WINDOW, 8), LayerKind(WINDOW, 16)]
     assert unreadable(kinds) == "its layers of one kind have windows of several lengths (8, 16)"
-    assert unreadable([LayerKind("linear_attention")]) == (
-        "its linear_attention has a recurrent state, which cannot roll back rejected tokens"
+    assert unreadable([LayerKind("compressed_sparse_attention")]) == (
+        "its compressed_sparse_attention compresses blocks of rows in its cache, which cannot roll back rejected tokens"
     )
     assert unreadable([LayerKind(), LayerKind(WINDOW, 8)]) is None
 

@@ -211,7 +211,8 @@ def test_drafts_that_branch_are_refused(structure: Any, role: str) -> None:
     pair = [recurrent("lfm2"), tiny_lm(window=512)]
     target, drafter = pair if role == "target" else pair[::-1]
     with pytest.raises(
-        OptionError, match=r"Lfm2ForCausalLM has recurrent layers.*structure=.* branches; leave it out, or write 'chain'"
+        OptionError,
+        match=r"Lfm2ForCausalLM has recurrent layers.*structure=.* branches; leave it out, or write 'chain'",
     ):
         dg.Engine.from_pretrained(target, draft_model=drafter, structure=structure)
 
@@ -228,7 +229,9 @@ class Liar(Bushy):
 
 
 def test_drafters_that_do_not_promise_chains_are_refused_and_those_that_lie_are_caught() -> None:
-    with pytest.raises(OptionError, match=r"Bushy does not promise chains; write structure = dg\.structures\.Chain\(\)"):
+    with pytest.raises(
+        OptionError, match=r"Bushy does not promise chains; write structure = dg\.structures\.Chain\(\)"
+    ):
         dg.Engine.from_pretrained(recurrent("lfm2"), drafter=Bushy())
     engine = dg.Engine.from_pretrained(recurrent("lfm2"), drafter=Liar(), budget=4)
     with pytest.raises(DraftError, match="recurrent layers, which read one path; draft chains"):
@@ -237,13 +240,15 @@ def test_drafters_that_do_not_promise_chains_are_refused_and_those_that_lie_are_
 
 
 def test_copies_in_spare_slots_are_refused() -> None:
-    with pytest.raises(OptionError, match=r"drafts are chains, which have no spare slots for edges=\('own',\); leave it"):
+    with pytest.raises(
+        OptionError, match=r"drafts are chains, which have no spare slots for edges=\('own',\); leave it"
+    ):
         dg.Engine.from_pretrained(recurrent("lfm2"), draft_model=recurrent("lfm2"), edges=("own",))
 
 
 def test_models_whose_states_are_not_in_the_cache_are_refused() -> None:
     griffin = tiny_lm("recurrent_gemma", num_hidden_layers=3, attention_window_size=8, tie_word_embeddings=False)
-    with pytest.raises(ModelError, match="does not go on from states that were put back.*outside of its cache"):
+    with pytest.raises(ModelError, match=r"does not go on from states that were put back.*outside of its cache"):
         dg.Engine.from_pretrained(griffin)
 
 

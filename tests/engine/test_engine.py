@@ -324,9 +324,10 @@ PROBED = {
 """Models that ignore explicit positions or masks, and why."""
 
 
-@pytest.mark.parametrize("family", ["mamba", "rwkv", "recurrent_gemma"])
-def test_caches_that_cannot_roll_back(family: str) -> None:
-    refuse(tiny_lm(family, **REFUSED[family]), "cannot roll back")
+def test_recurrent_states_in_layers_that_nobody_names() -> None:
+    refuse(
+        tiny_lm("rwkv", **REFUSED["rwkv"]), "has recurrent states, and its configuration does not say in which layers"
+    )
 
 
 def test_encoder_decoders() -> None:
