@@ -31,7 +31,7 @@ from transformers import (
 
 import draftgraph as dg
 from draftgraph.backends.cache_argument import CACHE
-from draftgraph.errors import ModelError, OptionError
+from draftgraph.errors import OptionError
 from draftgraph.sampling.rng import Noise
 from draftgraph.verification.agree import choose
 from models import byte_tokenizer, perturbed, tiny_lm

@@ -60,7 +60,7 @@ def refuse_inputs(model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
             f"an encoder-decoder ({type(model).__name__})", "it decodes causal (decoder-only) language models"
         )
     cache = inputs.get(CACHE)
-    if cache is not None and (getattr(cache, "_is_user_defined", False) or cache.get_seq_length() > 0):
+    if cache is not None and (getattr(cache, "_is_user_defined", False) or _is_used(cache)):
         raise _refusal(CACHE, "it has a cache of its own; pass the whole text as input_ids")
     if inputs.get("assistant_model") is not None:
         raise _refusal("assistant_model beside a drafter of its own", _OURS)
@@ -93,3 +93,11 @@ def refuse_length(window: int | None, prompt: int, length: int) -> None:
             f"with a prompt of {prompt} tokens that is beyond the context window of {window}; "
             f"write max_new_tokens={window - prompt}",
         )
+
+
+def _is_used(cache: Any) -> bool:
+    """Whether a cache holds something already. One of recurrent layers alone has no length."""
+    try:
+        return bool(cache.get_seq_length() > 0)
+    except ValueError:
+        return bool(cache.has_previous_state())
