@@ -34,11 +34,15 @@ ALL_AT_ONCE = 1 << 20
 
 def torch_model(module: torch.nn.Module) -> TorchModel:
     """What runs a model of torch: by its layers. Raises ModelError, before any draft, if nothing can."""
+    return RecurrentModel(module) if reads_one_path(module) else TorchModel(module)
+
+
+def reads_one_path(module: torch.nn.Module) -> bool:
+    """Whether a model has recurrent layers, as its configuration says."""
     try:
-        kinds = layer_kinds(opened(module).model.config.get_text_config(decoder=True))
+        return are_recurrent(layer_kinds(opened(module).model.config.get_text_config(decoder=True)))
     except (AttributeError, TypeError, ValueError):
-        kinds = []  # what is wrong is told by the rules of the support
-    return RecurrentModel(module) if are_recurrent(kinds) else TorchModel(module)
+        return False  # what is wrong is told by the rules of the support
 
 
 class RecurrentModel(TorchModel):

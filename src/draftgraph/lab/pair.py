@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel
 
+from draftgraph.backends.recurrent_model import reads_one_path
 from draftgraph.engine.engine import Engine
 from draftgraph.errors import OptionError
 from draftgraph.lab.loading import load
@@ -28,6 +29,11 @@ class Pair:
     tokenizer: Any | None
     vocab: int
     window: int
+
+    @property
+    def branches(self) -> bool:
+        """Whether drafts may branch."""
+        return not (reads_one_path(self.target) or reads_one_path(self.drafter))
 
     @classmethod
     def load(

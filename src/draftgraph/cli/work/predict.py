@@ -86,7 +86,7 @@ def _predict(
     rows = read_rows(pair.target, pair.drafter, texts, params, pair.vocab)
     say("measuring what rounds cost, once per pair and machine")
     costs = pair.engine().costs.at(params.temperature) if speed else None
-    prediction = predict(rows, source, params.temperature, costs, say)
+    prediction = predict(rows, source, params.temperature, costs, say, pair.branches)
     if measured:
         again = replace(params, seed=(params.seed or 0) + 1)
         prediction = replace(prediction, rows=measure(prediction.rows, pair.engine, prompts[:MEASURED], again, say))

@@ -98,12 +98,15 @@ def written(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value if isinstance(value, str | int | None) else repr(value) for name, value in options.items()}
 
 
-def predict(rows: PairRows, source: str, temperature: float, costs: Costs | None, tell: Tell) -> Prediction:
-    """Predict from both models' laws along some texts. `tell` hears what is being done."""
+def predict(
+    rows: PairRows, source: str, temperature: float, costs: Costs | None, tell: Tell, branches: bool = True
+) -> Prediction:
+    """Predict from both models' laws along some texts. `tell` hears what is being done. branches  whether drafts may branch."""
     tell("profile")
     profile = make_profile(rows)
-    found = [_exact(rows, plan, options) for plan, options in exact_plans(rows.greedy)]
-    for plan, options in tree_plans(rows.greedy):
+    plans = [each for each in exact_plans(rows.greedy) if branches or each[1]["structure"] == "chain"]
+    found = [_exact(rows, plan, options) for plan, options in plans]
+    for plan, options in tree_plans(rows.greedy) if branches else ():
         tell(plan.name)
         found.append(_surrogate(rows, plan, options))
     if costs is not None:
