@@ -17,7 +17,7 @@ from draftgraph.backends.causes import ADVICE, cause_of
 from draftgraph.backends.check import Check
 from draftgraph.backends.prefill import read_piece
 from draftgraph.backends.torch_model import TorchModel
-from draftgraph.errors import LogitsError, ModelError
+from draftgraph.errors import LogitsError, ModelError, first_line
 from draftgraph.types import ROOT
 
 RULE = "honours masks and positions"
@@ -51,9 +51,7 @@ def honours_masks(model: TorchModel, backend: CausalLM | None = None) -> Check:
     except (LogitsError, ModelError):
         raise
     except Exception as error:
-        found = (
-            f"{model.class_name} cannot run with explicit masks, positions and slots ({type(error).__name__}: {error})"
-        )
+        found = f"{model.class_name} cannot run with explicit masks, positions and slots ({first_line(error)})"
         return _failed(model, found)
     scale = float((expected - expected.mean(dim=1, keepdim=True)).abs().max()) + 1e-6
     tolerance = 1e-3 if backend.dtype in (torch.float32, torch.float64) else 0.1
