@@ -15,7 +15,7 @@ from draftgraph.backends.base import CacheHandle, Feed
 from draftgraph.backends.cache_argument import CACHE
 from draftgraph.backends.probe import probe
 from draftgraph.backends.torch_model import TorchModel
-from draftgraph.budget.limits import limits
+from draftgraph.budget.limits import Windows, limits
 from draftgraph.engine.round import decode_round
 from draftgraph.errors import LogitsError, ModelError
 from draftgraph.request.state import Request
@@ -192,7 +192,7 @@ def test_rounds_of_several_requests(temperature: float, drafting: str) -> None:
     alone = [engine.generate(prompt, its).token_ids for prompt, its in zip(prompts, params, strict=True)]
     requests = [engine._request(prompt, its) for prompt, its in zip(prompts, params, strict=True)]
     asked = engine.config.budget, engine.config.num_speculative_tokens
-    bounds = partial(limits, *asked, window=engine.target.context_window)
+    bounds = partial(limits, *asked, windows=Windows.of(engine.target, engine.drafter))
     for request in requests:
         request.text = engine.target.open(64)
         engine.drafter.begin(request)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import draftgraph as dg
-from draftgraph.budget.limits import limits
+from draftgraph.budget.limits import Windows, limits
 from draftgraph.engine.prefill import prefill
 from draftgraph.engine.round import decode_round
 from draftgraph.request.clock import Clock
@@ -54,7 +54,7 @@ def begun(engine: dg.Engine, prompt: list[int], time: Callable[[], float], **opt
 
 
 def bounds(engine: dg.Engine, request: Request) -> Any:
-    return limits(engine.config.budget, None, request, engine.target.context_window)
+    return limits(engine.config.budget, None, request, Windows.of(engine.target, engine.drafter))
 
 
 def test_a_round_of_two_charges_each_its_share_and_all_of_its_time_once() -> None:

@@ -20,7 +20,7 @@ from draftgraph.backends.recurrent_model import RecurrentModel
 from draftgraph.backends.replay_probe import replays
 from draftgraph.backends.support import evaluating
 from draftgraph.backends.torch_model import TorchModel
-from draftgraph.errors import LogitsError, ModelError
+from draftgraph.errors import LogitsError, ModelError, first_line
 from draftgraph.types import ROOT
 
 RULE = "honours masks and positions"
@@ -57,10 +57,10 @@ def honours_masks(model: TorchModel, backend: CausalLM | None = None) -> Check:
     except (LogitsError, ModelError):
         raise
     except Exception as error:
-        found = (
-            f"{model.class_name} cannot run with explicit masks, positions and slots ({type(error).__name__}: {error})"
-        )
+        found = f"{model.class_name} cannot run with explicit masks, positions and slots ({first_line(error)})"
         return _failed(model, found)
+    finally:
+        model.release()
     scale = float((expected - expected.mean(dim=1, keepdim=True)).abs().max()) + 1e-6
     rounding = model.rounding
     tolerance = 1e-3 if backend.dtype in (torch.float32, torch.float64) and rounding is None else 0.1

@@ -131,7 +131,6 @@ def test_without_tokenizers_only_sizes_are_compared(tmp_path):
 
 RULE_OF = {
     "rwkv": "cache rolls back",
-    "doge": "cache rolls back",
     "bart": "honours masks and positions",
     "roberta": "honours masks and positions",
 }
