@@ -42,16 +42,16 @@ def decode_round(
         clock, tree = request.clock, draft.tree
         with clock("warping"):
             scores = request.warper.scores(logits, Prefixes.of_tree(request.tokens, tree))
-            p = request.warper.shape_round(scores)
+            laws = request.warper.shape_round(scores)
         with clock("rule"):
-            verdict = request.choice.rule.verdict(tree, p, request.noise, len(request.tokens))
+            verdict = request.choice.rule.decide(tree, laws, request.noise, len(request.tokens))
         with clock("warping"):
             request.warper.confirm(logits, scores, request.tokens, tree, verdict.path)
         with clock("drafting"), failing(drafter, "observing"):
-            drafter.observe(request, draft, verdict, scores, p)
+            drafter.observe(request, draft, verdict, scores, laws.p)
         with clock("commit"):
             target.keep(request.text, verdict.path)
-            events.append(commit(request, draft, verdict, logits, scores, p))
+            events.append(commit(request, draft, verdict, logits, scores, laws))
 
     for request in requests:
         seconds = request.clock.take()

@@ -19,6 +19,7 @@ from draftgraph.errors import LogitsError
 from draftgraph.sampling.contract import call, refusal, same, unknown
 from draftgraph.sampling.copies import copied
 from draftgraph.sampling.filters import Filters
+from draftgraph.sampling.laws import TargetLaws
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.types import TokenTree
 
@@ -64,6 +65,7 @@ class Warper:
         self._in_order = [*own, *map(copied, params.logits_processors)] if self._unknown else []
         self._filters = Filters(params.top_k, params.top_p, params.min_p)
         self._buffer = torch.empty(0)
+        self._chosen: torch.Tensor | None = None
 
     def probabilities(self, logits: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
         """f32[rows, V] laws (f64 for f64 logits) from raw logits f[rows, V]; one-hot at temperature 0."""
@@ -115,32 +117,49 @@ class Warper:
         """Temperature, top-k, top-p, min-p and softmax: rows of scores f[rows, V] to laws of the same shape."""
         return self._shape(scores, torch.empty_like(scores))
 
-    def shape_round(self, scores: torch.Tensor) -> torch.Tensor:
+    def shape_round(self, scores: torch.Tensor) -> TargetLaws:
         """`shape` for the rows of one round: the result is overwritten by the next call.
 
-        Tens of megabytes that are allocated anew in every round cost more in page faults than the softmax itself.
+        Tens of megabytes that are allocated anew in every round cost more in page faults than the softmax itself. Point masses
+        are moved to where this round's are, so that nothing V-long is written for them.
         """
         buffer = self._buffer
         if buffer.shape[1:] != scores.shape[1:] or len(buffer) < len(scores) or buffer.dtype != scores.dtype:
-            self._buffer = torch.empty_like(scores)
-        return self._shape(scores, self._buffer[: len(scores)])
+            self._buffer, self._chosen = torch.zeros_like(scores), None
+        out = self._buffer[: len(scores)]
+        if self.temperature > 0:
+            return TargetLaws(self._shape(scores, out))
+        if self._chosen is not None:
+            self._buffer.scatter_(1, self._chosen, 0.0)
+        self._chosen = self._choices(scores)
+        return TargetLaws(out.scatter_(1, self._chosen, 1.0), self._chosen[:, 0].tolist())
 
     def _shape(self, scores: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         if self.temperature == 0:
-            best = scores.max(dim=1, keepdim=True)
-            laws, checked = out.zero_().scatter_(1, best.indices, 1.0), best.values
-        else:
-            if self.temperature < COLD:  # in float32 dividing would overflow, and 1e-46 would be 0
-                behind = (scores - scores.amax(dim=1, keepdim=True)).double()
-                scores = (behind / self.temperature).to(scores)
-            elif self.temperature != 1.0:  # a float32 of 1e300 would be infinite, and -inf / inf no number
-                scores = torch.div(scores, min(self.temperature, torch.finfo(scores.dtype).max), out=out)
-            laws = checked = self._filters.laws(scores) if self._filters else torch.softmax(scores, dim=1, out=out)
-        if self._prefixed and not bool(torch.isfinite(checked).all()):  # models answer for their own logits
+            return out.zero_().scatter_(1, self._choices(scores), 1.0)
+        if self.temperature < COLD:  # in float32 dividing would overflow, and 1e-46 would be 0
+            behind = (scores - scores.amax(dim=1, keepdim=True)).double()
+            scores = (behind / self.temperature).to(scores)
+        elif self.temperature != 1.0:  # a float32 of 1e300 would be infinite, and -inf / inf no number
+            scores = torch.div(scores, min(self.temperature, torch.finfo(scores.dtype).max), out=out)
+        laws = self._filters.laws(scores) if self._filters else torch.softmax(scores, dim=1, out=out)
+        self._check(laws)
+        return laws
+
+    def _choices(self, scores: torch.Tensor) -> torch.Tensor:
+        """i64[rows, 1], the best token of every row; of equal ones the first."""
+        if self._prefixed:
+            self._check(scores.amax(dim=1))
+        if scores.is_cpu:  # on whole rows NumPy is several times as fast as torch
+            return torch.from_numpy(scores.numpy().argmax(axis=1, keepdims=True))
+        return scores.argmax(dim=1, keepdim=True)
+
+    def _check(self, values: torch.Tensor) -> None:
+        """Refuse what processors made of a row; models answer for their own logits."""
+        if self._prefixed and not bool(torch.isfinite(values).all()):
             raise LogitsError(
                 "the logits processors left a row that is not a distribution (NaN, +inf, or no token possible)"
             )
-        return laws
 
 
 class Prefixes:

@@ -16,6 +16,7 @@ import torch
 
 from draftgraph.types import FIXED, Outcome, TokenTree
 from draftgraph.verification.base import EVERY_LAW, EVERY_STRUCTURE, Accepts, Rule
+from draftgraph.verification.probabilities import draft_probabilities, target_probabilities
 
 
 class LayerRule(Rule):
@@ -23,6 +24,7 @@ class LayerRule(Rule):
     source: ClassVar[str] = "draftgraph (on a chain: Block Verification, arXiv 2403.10444)"
     lossless: ClassVar[bool] = True
     accepts: ClassVar[Accepts] = Accepts(EVERY_LAW, EVERY_STRUCTURE)
+    longest_match: ClassVar[bool] = True
 
     def outcome(self, tree: TokenTree, p: torch.Tensor) -> Outcome:
         layers = place(tree, p)
@@ -69,20 +71,57 @@ class _Layer:
     residuals: dict[int, torch.Tensor] = field(default_factory=dict)
     weights: dict[int, float] = field(default_factory=dict)
 
+    def share(self, row: int) -> float:
+        return self.shares[self.rows.index(row)]
+
+    @property
+    def capacity(self) -> float:
+        """c before any slot is placed: 1, but for rounding."""
+        return self.missing + sum(self.shares)
+
 
 def place(tree: TokenTree, p: torch.Tensor) -> list[_Layer]:
     """Top-down pass: how much target mass every node may carry (w), and what stays above it (R)."""
     layers: list[_Layer] = []
+    confirmed, drawn = target_probabilities(tree, p), draft_probabilities(tree)
+    single: list[tuple[_Layer, int]] = []
     rows, shares, missing = [0], [1.0], 0.0
     while rows:
         layer = _Layer(rows, shares, missing, list(shares))
-        keep = _place_draws(tree, p, layer)
-        _place_fixed(tree, p, layer, keep)
+        slots = [node for row in rows for node in tree.children[row]]
+        if len(slots) == 1 and (q := drawn[slots[0]]) is not None:
+            _place_single(tree, layer, slots[0], confirmed[slots[0]], q)
+            single.append((layer, slots[0]))
+        elif slots:
+            keep = _place_draws(tree, p, layer)
+            _place_fixed(tree, layer, confirmed, keep)
         layers.append(layer)
         live = sorted((child for child in layer.weights.items() if child[1] > 0.0), key=lambda child: -child[1])
         rows, shares = [row for row, _ in live], [share for _, share in live]
         missing = max(0.0, 1.0 - sum(shares))
+    if single:
+        _leave(tree, p, single)
     return layers
+
+
+def _place_single(tree: TokenTree, layer: _Layer, node: int, p: float, q: float) -> None:
+    """The only slot of a layer, SAMPLED: w = min(1, R(x) / c λ(x)) with R = w p, so that two numbers tell it."""
+    residual, offer = layer.share(tree.parents[node] + 1) * p, layer.capacity * q
+    layer.weights[node + 1] = min(1.0, residual / offer) if offer > 0.0 else 0.0
+
+
+def _leave(tree: TokenTree, p: torch.Tensor, single: Sequence[tuple[_Layer, int]]) -> None:
+    """R = (w p - c λ)+ of the layers with a single SAMPLED slot, all together."""
+    assert tree.laws is not None
+    rows = [tree.parents[node] + 1 for _, node in single]
+    scale = [[layer.share(row), layer.capacity] for row, (layer, _) in zip(rows, single, strict=True)]
+    shares, capacities = torch.tensor(scale, dtype=p.dtype, device=p.device).T[:, :, None]
+    offered = tree.laws[[tree.law_row[node] for _, node in single]] * capacities
+    residuals = (p[rows] * shares).sub_(offered).clamp_(min=0.0)
+    masses = residuals.sum(dim=1, dtype=torch.float64).tolist()
+    for (layer, _), row, residual, mass in zip(single, rows, residuals, masses, strict=True):
+        layer.residuals[row] = residual
+        layer.masses[layer.rows.index(row)] = mass
 
 
 def _place_draws(tree: TokenTree, p: torch.Tensor, layer: _Layer) -> float:
@@ -145,7 +184,7 @@ def _accept(draws: Sequence[Sequence[int]], readings: Sequence[Sequence[float]],
     return keep
 
 
-def _place_fixed(tree: TokenTree, p: torch.Tensor, layer: _Layer, keep: float) -> None:
+def _place_fixed(tree: TokenTree, layer: _Layer, p: Sequence[float], keep: float) -> None:
     """FIXED slots: w = m R(x) / c. One after the other m and c shrink by the same factor, so m / c stays."""
     slots: dict[tuple[int, int], int] = {}  # a repeated token finds R(x) = 0
     for row in layer.rows:
@@ -157,19 +196,19 @@ def _place_fixed(tree: TokenTree, p: torch.Tensor, layer: _Layer, keep: float) -
     capacity = layer.missing + sum(layer.masses)
     scale = keep / capacity if capacity > 0.0 else 0.0
     place_of = {row: i for i, row in enumerate(layer.rows)}
-    for (row, token), value in zip(slots, _residuals_at(list(slots), p, layer), strict=True):
-        mass = value if row in layer.residuals else value * layer.shares[place_of[row]]
-        layer.weights[slots[row, token] + 1] = min(1.0, scale * mass)
+    residuals_at = _take_out([slot for slot in slots if slot[0] in layer.residuals], layer)
+    for (row, token), node in slots.items():
+        residual = residuals_at.get((row, token))
+        mass = p[node] * layer.shares[place_of[row]] if residual is None else residual
+        layer.weights[node + 1] = min(1.0, scale * mass)
         layer.masses[place_of[row]] = max(0.0, layer.masses[place_of[row]] - mass)
 
 
-def _residuals_at(slots: list[tuple[int, int]], p: torch.Tensor, layer: _Layer) -> list[float]:
-    """R(x) of (row, token) slots, which is taken out of R; p(x) for rows without SAMPLED slots, whose R is not stored."""
-    index = torch.tensor(slots, device=p.device).T
-    values = p[index[0], index[1]]
-    for i, (row, token) in enumerate(slots):
-        if row in layer.residuals:
-            values[i] = layer.residuals[row][token]
-            layer.residuals[row][token] = 0.0
-    found: list[float] = values.tolist()
-    return found
+def _take_out(slots: Sequence[tuple[int, int]], layer: _Layer) -> dict[tuple[int, int], float]:
+    """R(x) of (row, token) slots, which is taken out of R, read together."""
+    if not slots:
+        return {}
+    values = torch.stack([layer.residuals[row][token] for row, token in slots]).tolist()
+    for row, token in slots:
+        layer.residuals[row][token] = 0.0
+    return dict(zip(slots, values, strict=True))
