@@ -99,6 +99,7 @@ class DraftGraph:
     edges: dict[int, Edge] = field(default_factory=dict)
     depths: list[int] = field(default_factory=list)
     across: bool = True
+    _num_laws: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -164,7 +165,7 @@ class DraftGraph:
 
     def add_laws(self, laws: torch.Tensor) -> int:
         """Store rows f[k, V] that tokens were drawn from; returns the index of the first."""
-        first = sum(len(block) for block in self.laws)
+        first, self._num_laws = self._num_laws, self._num_laws + len(laws)
         self.laws.append(laws)
         return first
 

@@ -165,19 +165,23 @@ class Warper:
 class Prefixes:
     """The prefix of every row: the committed text, then the row's own path of drafted tokens, `path(row)`.
 
-    parents  per row, the row of the node above it, or -1 if that is not among the rows.
+    parent  the row of the node above a row, or -1 if that is not among the rows.
     """
 
     def __init__(
-        self, committed: Sequence[int], path: Callable[[int], Sequence[int]], parents: Sequence[int] | None = None
+        self,
+        committed: Sequence[int],
+        path: Callable[[int], Sequence[int]],
+        parent: Callable[[int], int] = lambda row: -1,
     ) -> None:
-        self.committed, self.path, self.parents = committed, path, parents
+        self.committed, self.path, self.parent = committed, path, parent
 
     @classmethod
     def of_tree(cls, committed: Sequence[int], tree: TokenTree) -> Prefixes:
         """Of the root (row 0) and every node (row i + 1)."""
-        parents = [-1, *(parent + 1 for parent in tree.parents)]
-        return cls(committed, lambda row: tree.path_tokens(row - 1), parents)
+        return cls(
+            committed, lambda row: tree.path_tokens(row - 1), lambda row: tree.parents[row - 1] + 1 if row else -1
+        )
 
     def by_length(self, count: int) -> list[list[int]]:
         """Rows of equal prefix length together, as processors take them, the shortest first."""
@@ -189,9 +193,6 @@ class Prefixes:
     def ids(self, rows: Sequence[int], device: torch.device) -> torch.Tensor:
         """i64[rows, length], the prefixes of rows of equal length."""
         return torch.tensor([[*self.committed, *self.path(row)] for row in rows], device=device)
-
-    def parent(self, row: int) -> int:
-        return -1 if self.parents is None else self.parents[row]
 
     def impossible(self, rows: Sequence[int], scores: torch.Tensor) -> set[int]:
         """Those rows whose last token the row above rules out; `scores` f[count, V] holds the rows above."""
