@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
-from weakref import WeakKeyDictionary, proxy
+from weakref import WeakKeyDictionary, proxy, ref
 
 import numpy as np
 import torch
@@ -53,6 +54,8 @@ class TorchModel:
         self.class_name, self.remedy = inside.name, inside.remedy
         self._lock = _lock_of(inside.model)
         self.config = self.model.config.get_text_config(decoder=True)
+        self.vocab_size, self.context_window = int(self.config.vocab_size), context_window(self.model)
+        self._first: Callable[[], torch.Tensor | None] = lambda: None
         self.cache = CellPool(self.config.num_hidden_layers)
         self.cache_argument = cache_argument(inside.called.forward, self.model.forward)
 
@@ -63,19 +66,20 @@ class TorchModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        return cast(torch.dtype, self.model.dtype)
+        return self._weight.dtype
 
     @property
     def device(self) -> torch.device:
-        return torch.device(self.model.device)
+        return self._weight.device
 
     @property
-    def vocab_size(self) -> int:
-        return int(self.config.vocab_size)
-
-    @property
-    def context_window(self) -> int | None:
-        return context_window(self.model)
+    def _weight(self) -> torch.Tensor:
+        """The first weight, which tells type and device; finding it takes longer than the rest of a pass's preparations."""
+        weight = self._first()
+        if weight is None:  # not asked yet, or replaced
+            weight = next(each for each in self.model.parameters() if each.is_floating_point())
+            self._first = ref(weight)
+        return weight
 
     @property
     def fingerprint(self) -> str:
@@ -110,18 +114,18 @@ class TorchModel:
                 self.refuse_training()
             tokens = [token for feed in feeds for token in (*feed.committed, *feed.tokens)]
             slots = self.cache.find([feed.text for feed in feeds], len(tokens))
-            hidden = max(torch.finfo(self.model.dtype).min, torch.finfo(torch.float32).min)
+            hidden = max(torch.finfo(self.dtype).min, torch.finfo(torch.float32).min)
             mask, positions = _lay_out(feeds, slots, self.cache.high, hidden)
             self.cache.begin(slots, self.device)
             logits = self.call(
                 input_ids=torch.tensor([tokens], device=self.device),
-                attention_mask=torch.from_numpy(mask).to(self.device, self.model.dtype)[None, None],
+                attention_mask=torch.from_numpy(mask).to(self.device, self.dtype)[None, None],
                 position_ids=torch.tensor([positions], device=self.device),
                 use_cache=True,
                 logits_to_keep=_wanted(feeds),
                 **{self.cache_argument: self.cache},
             )[0]
-            if not np.isfinite(logits.sum(dtype=torch.float32).item()):
+            if not math.isfinite(logits.sum(dtype=torch.float32).item()):
                 raise LogitsError(
                     f"{self.class_name} returned NaN or infinite logits; the request was stopped, the engine is usable"
                 )

@@ -12,6 +12,7 @@ from draftgraph.backends.base import CausalLM
 from draftgraph.draft.structures.base import Structure
 from draftgraph.draft.structures.own import Own
 from draftgraph.draft.terms import Draft, Limits, Overlap
+from draftgraph.sampling.laws import TargetLaws
 from draftgraph.types import Verdict
 
 if TYPE_CHECKING:
@@ -81,6 +82,12 @@ class Drafter(ABC):
 
         Later drafts may look at all of it.
         """
+
+    def verified(
+        self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, laws: TargetLaws
+    ) -> None:
+        """What the engine calls: `observe`, for which laws that are point masses have to be spelt out."""
+        self.observe(request, draft, verdict, scores, laws.p)
 
     def overlap(self, request: Request) -> Overlap | None:
         """What drafter and target had in common so far; None where the drafter does not count it."""

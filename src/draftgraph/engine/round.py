@@ -48,7 +48,7 @@ def decode_round(
         with clock("warping"):
             request.warper.confirm(logits, scores, request.tokens, tree, verdict.path)
         with clock("drafting"), failing(drafter, "observing"):
-            drafter.observe(request, draft, verdict, scores, laws.p)
+            drafter.verified(request, draft, verdict, scores, laws)
         with clock("commit"):
             target.keep(request.text, verdict.path)
             events.append(commit(request, draft, verdict, logits, scores, laws))

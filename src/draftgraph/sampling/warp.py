@@ -65,7 +65,6 @@ class Warper:
         self._in_order = [*own, *map(copied, params.logits_processors)] if self._unknown else []
         self._filters = Filters(params.top_k, params.top_p, params.min_p)
         self._buffer = torch.empty(0)
-        self._chosen: torch.Tensor | None = None
 
     def probabilities(self, logits: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
         """f32[rows, V] laws (f64 for f64 logits) from raw logits f[rows, V]; one-hot at temperature 0."""
@@ -120,23 +119,23 @@ class Warper:
     def shape_round(self, scores: torch.Tensor) -> TargetLaws:
         """`shape` for the rows of one round: the result is overwritten by the next call.
 
-        Tens of megabytes that are allocated anew in every round cost more in page faults than the softmax itself. Point masses
-        are moved to where this round's are, so that nothing V-long is written for them.
+        Tens of megabytes that are allocated anew in every round cost more in page faults than the softmax itself.
         """
+        if self.temperature == 0:
+            chosen = self._choices(scores)
+            return TargetLaws(lambda: self._masses(chosen, self._buffer_for(scores)), chosen[:, 0].tolist())
+        laws = self._shape(scores, self._buffer_for(scores))
+        return TargetLaws(lambda: laws)
+
+    def _buffer_for(self, scores: torch.Tensor) -> torch.Tensor:
         buffer = self._buffer
         if buffer.shape[1:] != scores.shape[1:] or len(buffer) < len(scores) or buffer.dtype != scores.dtype:
-            self._buffer, self._chosen = torch.zeros_like(scores), None
-        out = self._buffer[: len(scores)]
-        if self.temperature > 0:
-            return TargetLaws(self._shape(scores, out))
-        if self._chosen is not None:
-            self._buffer.scatter_(1, self._chosen, 0.0)
-        self._chosen = self._choices(scores)
-        return TargetLaws(out.scatter_(1, self._chosen, 1.0), self._chosen[:, 0].tolist())
+            self._buffer = torch.empty_like(scores)
+        return self._buffer[: len(scores)]
 
     def _shape(self, scores: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         if self.temperature == 0:
-            return out.zero_().scatter_(1, self._choices(scores), 1.0)
+            return self._masses(self._choices(scores), out)
         if self.temperature < COLD:  # in float32 dividing would overflow, and 1e-46 would be 0
             behind = (scores - scores.amax(dim=1, keepdim=True)).double()
             scores = (behind / self.temperature).to(scores)
@@ -145,6 +144,11 @@ class Warper:
         laws = self._filters.laws(scores) if self._filters else torch.softmax(scores, dim=1, out=out)
         self._check(laws)
         return laws
+
+    @staticmethod
+    def _masses(choices: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Point masses f[rows, V] at the tokens i64[rows, 1]."""
+        return out.zero_().scatter_(1, choices, 1.0)
 
     def _choices(self, scores: torch.Tensor) -> torch.Tensor:
         """i64[rows, 1], the best token of every row; of equal ones the first."""

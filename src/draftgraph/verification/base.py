@@ -136,8 +136,8 @@ def sample_rows(laws: torch.Tensor, quantiles: Sequence[float]) -> list[int]:
     """One token from each row of laws f[k, V], at the row's quantile in [0, 1). Never a token of mass zero."""
     cumulative = laws.cumsum(dim=1, dtype=torch.float64)
     if cumulative.is_cpu:
-        sums = cumulative.numpy()
-        places = [int(row.searchsorted(u * row[-1], "right")) for row, u in zip(sums, quantiles, strict=True)]
+        sums = map(memoryview, cumulative.numpy())  # whose entries are read one by one without a call of NumPy's
+        places = [bisect_right(row, u * row[-1]) for row, u in zip(sums, quantiles, strict=True)]
     else:
         places = _places(cumulative, quantiles)
     return [t if t < laws.shape[1] else int(laws[i].nonzero()[-1]) for i, t in enumerate(places)]

@@ -37,9 +37,9 @@ def draft_probabilities(tree: TokenTree) -> list[float | None]:
 
 
 def _entries(rows: torch.Tensor, numbers: Sequence[int], tokens: Sequence[int]) -> list[float]:
-    """rows[numbers[i], tokens[i]] for every i, read together."""
-    if not len(tokens):
-        return []
+    """rows[numbers[i], tokens[i]] for every i. Read together where every reading would wait for the device."""
+    if rows.is_cpu:
+        return [rows[number, token].item() for number, token in zip(numbers, tokens, strict=True)]
     index = torch.from_numpy(np.array((numbers, tokens))).to(rows.device)
     values: list[float] = rows[index[0], index[1]].tolist()
     return values

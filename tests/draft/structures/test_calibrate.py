@@ -35,9 +35,9 @@ def test_what_a_sampled_child_keeps(seed: int) -> None:
     torch.manual_seed(seed)
     q, p = torch.softmax(torch.randn(2, 9, dtype=torch.float64), dim=1)
     calibration = Calibration()
-    only = q.topk(1).indices.tolist()
+    only = q.topk(1).indices
     for _ in range(600):
-        calibration._observe_sampled(q.numpy(), p.numpy(), only)
+        calibration._observe_sampled(q, p, q[only].tolist(), p[only].tolist())
     head = float(q.max())
     assert calibration.kept(head, 1.0) == pytest.approx(float(torch.minimum(q, p).sum()), abs=0.01)
     assert calibration.kept(head, 0.5) == pytest.approx(0.5 * calibration.kept(head, 1.0))

@@ -18,8 +18,6 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 MAX_FIXED = 4
@@ -41,9 +39,7 @@ ALWAYS, EVERY = 24, 4
 """Learn from the first rounds always, then from every fourth."""
 LEAST_LEFT = 1e-3
 """Mass outside the best tokens below which B says nothing."""
-_POWERS = 1.0 / np.array(TEMPERATURES)[:, None]
-Row = npt.NDArray[np.floating]
-"""f[V], a law."""
+_POWERS = [[1.0 / t] for t in TEMPERATURES]
 
 
 class Calibration:
@@ -91,11 +87,11 @@ class Calibration:
         self._seen += 1
         if self._seen > ALWAYS and self._seen % EVERY:
             return
-        top = q.topk(min(MAX_FIXED, len(q))).indices.tolist()
-        q_row, p_row = q.cpu().numpy(), p.cpu().numpy()
-        self.observe_fixed(q_row[top].tolist(), p_row[top].tolist())
-        self._observe_sampled(q_row, p_row, top)
-        self._observe_temperatures(q_row, p_row)
+        best = q.topk(min(MAX_FIXED, len(q)))
+        q_top, p_top = best.values.tolist(), p[best.indices].tolist()
+        self.observe_fixed(q_top, p_top)
+        self._observe_sampled(q, p, q_top, p_top)
+        self._observe_temperatures(q, p)
 
     def observe_fixed(self, promised: Sequence[float], confirmed: Sequence[float]) -> None:
         """Learn cal: what the drafter gave its best tokens, best first, and what the target gives them."""
@@ -104,23 +100,24 @@ class Calibration:
             self._promised[other][b] += q
             self._confirmed[other][b] += p
 
-    def _observe_sampled(self, q: Row, p: Row, top: Sequence[int]) -> None:
-        """B without the k best tokens of q, for every k; top  the best tokens.
+    def _observe_sampled(
+        self, q: torch.Tensor, p: torch.Tensor, q_top: Sequence[float], p_top: Sequence[float]
+    ) -> None:
+        """B without the k best tokens of q, for every k; q_top, p_top  what the laws give them.
 
         With a and b the masses of q and p that are left, min(s q / a, p / b) = (s / a) min(q, (a / s b) p).
         """
-        q_top, p_top = q[top].tolist(), p[top].tolist()
         left = [
             (1.0 - sum(q_top[:k]), 1.0 - sum(p_top[:k]))
             for k in range(len(q_top))
             if 1.0 - max(sum(q_top[:k]), sum(p_top[:k])) > LEAST_LEFT
         ]
-        scales = np.array([[a / b, a / (SLACK * b)] for a, b in left], dtype=q.dtype)
-        common = np.minimum(q, scales.reshape(-1, 1) * p).sum(axis=1).reshape(-1, 2).tolist()
-        for k, ((a, _), sums, (narrow, wide)) in enumerate(zip(left, common, scales.tolist(), strict=True)):
-            best = list(zip(q_top[:k], p_top[:k], strict=True))
-            taken = [sum(min(x, scale * y) for x, y in best) for scale in (narrow, wide)]
-            self._move(_bin(HEADS, q_top[k] / a), (sums[0] - taken[0]) / a, SLACK * (sums[1] - taken[1]) / a)
+        scales = [scale for a, b in left for scale in (a / b, a / (SLACK * b))]
+        common = torch.minimum(q, torch.tensor(scales, dtype=q.dtype, device=q.device)[:, None] * p).sum(dim=1).tolist()
+        for i, scale in enumerate(scales):
+            common[i] -= sum(min(x, scale * y) for x, y in zip(q_top[: i // 2], p_top[: i // 2], strict=True))
+        for k, (a, _) in enumerate(left):
+            self._move(_bin(HEADS, q_top[k] / a), common[2 * k] / a, SLACK * common[2 * k + 1] / a)
 
     def _move(self, b: int, narrow: float, wide: float) -> None:
         self._weight[b] = min(MEMORY, self._weight[b] + 1.0)
@@ -129,14 +126,13 @@ class Calibration:
         lost = max(1e-3, 1.0 - self._wide[b]) / max(1e-3, 1.0 - self.beta[b])
         self.gamma[b] = min(2.5, max(0.05, -math.log(min(1.0, lost)) / math.log(SLACK)))
 
-    def _observe_temperatures(self, q: Row, p: Row) -> None:
-        sharp = q ** _POWERS.astype(q.dtype)
-        sharp *= TYPICAL_SLACK / sharp.sum(axis=1, keepdims=True)
-        overlaps = np.minimum(sharp, p).sum(axis=1).tolist()
+    def _observe_temperatures(self, q: torch.Tensor, p: torch.Tensor) -> None:
+        sharp = sharpen(q[None], torch.tensor(_POWERS, device=q.device))
+        overlaps = torch.minimum(TYPICAL_SLACK * sharp, p).sum(dim=1).tolist()
         self._overlap = [0.98 * old + overlap for old, overlap in zip(self._overlap, overlaps, strict=True)]
 
 
-def sharpen(laws: torch.Tensor, power: float) -> torch.Tensor:
+def sharpen(laws: torch.Tensor, power: float | torch.Tensor) -> torch.Tensor:
     """laws f[n, V] raised to a power and normalised: their sampling temperature divided by `power`."""
     sharp = laws.pow(power)
     return sharp / sharp.sum(dim=1, keepdim=True)
