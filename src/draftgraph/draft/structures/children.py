@@ -59,7 +59,8 @@ class Level:
         depth = 1 + self.graph.depth(self.nodes[0])
         tokens = self.draw(laws, depth, [i + self._draws * len(self.nodes) for i in which])
         self._draws += 1
-        for row, (i, token, head) in enumerate(zip(which, tokens, laws.amax(dim=1).tolist(), strict=True), first):
+        heads = [self.rows[i].probs[0] for i in which] if laws is self.q else laws.amax(dim=1).tolist()
+        for row, (i, token, head) in enumerate(zip(which, tokens, heads, strict=True), first):
             left = self._left[i]
             self._add(i, token, left * _PRIORS.kept(head, 1.0 / left) if left > 0.0 else 0.0, row)
         return tokens
