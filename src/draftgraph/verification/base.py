@@ -102,7 +102,7 @@ _SHAPES = {
 
 def draw(tree: TokenTree, outcome: Outcome, noise: Noise, length: int) -> Verdict:
     """Draw the end of the accepted path, then the bonus token, by inversion of two fresh uniforms."""
-    end = _place(outcome.stop, noise.uniform(length, Role.ACCEPT))
+    end = place_of(outcome.stop, noise.uniform(length, Role.ACCEPT))
     token = sample(outcome.bonus(end), noise.uniform(length, Role.BONUS))
     return Verdict(tuple(tree.path(end - 1)), token, outcome.masses(tree))
 
@@ -120,7 +120,7 @@ def longest_match(tree: TokenTree, choices: Sequence[int]) -> Verdict:
     return Verdict(tuple(path), choices[last + 1], masses)
 
 
-def _place(masses: Sequence[float], quantile: float) -> int:
+def place_of(masses: Sequence[float], quantile: float) -> int:
     """The entry at a quantile of masses, which need not sum to one. Never one of mass zero."""
     cumulative = list(accumulate(masses))
     place = bisect_right(cumulative, quantile * cumulative[-1])
@@ -136,8 +136,7 @@ def sample_rows(laws: torch.Tensor, quantiles: Sequence[float]) -> list[int]:
     """One token from each row of laws f[k, V], at the row's quantile in [0, 1). Never a token of mass zero."""
     cumulative = laws.cumsum(dim=1, dtype=torch.float64)
     if cumulative.is_cpu:
-        sums = map(memoryview, cumulative.numpy())  # whose entries are read one by one without a call of NumPy's
-        places = [bisect_right(row, u * row[-1]) for row, u in zip(sums, quantiles, strict=True)]
+        places = [bisect_right(sums, u * sums[-1]) for sums, u in zip(cumulative.numpy(), quantiles, strict=True)]
     else:
         places = _places(cumulative, quantiles)
     return [t if t < laws.shape[1] else int(laws[i].nonzero()[-1]) for i, t in enumerate(places)]

@@ -71,67 +71,74 @@ class _Layer:
     residuals: dict[int, torch.Tensor] = field(default_factory=dict)
     weights: dict[int, float] = field(default_factory=dict)
 
-    def share(self, row: int) -> float:
-        return self.shares[self.rows.index(row)]
-
-    @property
-    def capacity(self) -> float:
-        """c before any slot is placed: 1, but for rounding."""
-        return self.missing + sum(self.shares)
-
 
 def place(tree: TokenTree, p: torch.Tensor) -> list[_Layer]:
     """Top-down pass: how much target mass every node may carry (w), and what stays above it (R)."""
     layers: list[_Layer] = []
-    confirmed, drawn = target_probabilities(tree, p), draft_probabilities(tree)
-    single: list[tuple[_Layer, int]] = []
+    known = _Known(target_probabilities(tree, p), draft_probabilities(tree))
     rows, shares, missing = [0], [1.0], 0.0
     while rows:
         layer = _Layer(rows, shares, missing, list(shares))
-        slots = [node for row in rows for node in tree.children[row]]
-        if len(slots) == 1 and (q := drawn[slots[0]]) is not None:
-            _place_single(tree, layer, slots[0], confirmed[slots[0]], q)
-            single.append((layer, slots[0]))
-        elif slots:
-            keep = _place_draws(tree, p, layer)
-            _place_fixed(tree, layer, confirmed, keep)
+        draws = _draws(tree, rows)
+        single = {tree.parents[nodes[0]] for nodes in draws if len(nodes) == 1}
+        if len(single) == len(draws):  # every draw at a row of its own
+            keep = _place_single(tree, p, layer, [node for (node,) in draws], known)
+        else:
+            keep = _place_draws(tree, p, layer, draws)
+        _place_fixed(tree, layer, known.p, keep)
         layers.append(layer)
         live = sorted((child for child in layer.weights.items() if child[1] > 0.0), key=lambda child: -child[1])
         rows, shares = [row for row, _ in live], [share for _, share in live]
         missing = max(0.0, 1.0 - sum(shares))
-    if single:
-        _leave(tree, p, single)
+    known.settle()
     return layers
 
 
-def _place_single(tree: TokenTree, layer: _Layer, node: int, p: float, q: float) -> None:
-    """The only slot of a layer, SAMPLED: w = min(1, R(x) / c λ(x)) with R = w p, so that two numbers tell it."""
-    residual, offer = layer.share(tree.parents[node] + 1) * p, layer.capacity * q
-    layer.weights[node + 1] = min(1.0, residual / offer) if offer > 0.0 else 0.0
+@dataclass
+class _Known:
+    """p(x) and λ(x) of every node; `unread` are masses |R| that nothing further down needs, which are read together."""
+
+    p: Sequence[float]
+    q: Sequence[float | None]
+    unread: list[tuple[_Layer, int, torch.Tensor]] = field(default_factory=list)
+
+    def settle(self) -> None:
+        if self.unread:
+            masses = torch.stack([mass for _, _, mass in self.unread]).tolist()
+            for (layer, place, _), mass in zip(self.unread, masses, strict=True):
+                layer.masses[place] = mass
 
 
-def _leave(tree: TokenTree, p: torch.Tensor, single: Sequence[tuple[_Layer, int]]) -> None:
-    """R = (w p - c λ)+ of the layers with a single SAMPLED slot, all together."""
-    assert tree.laws is not None
-    rows = [tree.parents[node] + 1 for _, node in single]
-    scale = [[layer.share(row), layer.capacity] for row, (layer, _) in zip(rows, single, strict=True)]
-    shares, capacities = torch.tensor(scale, dtype=p.dtype, device=p.device).T[:, :, None]
-    offered = tree.laws[[tree.law_row[node] for _, node in single]] * capacities
-    residuals = (p[rows] * shares).sub_(offered).clamp_(min=0.0)
-    masses = residuals.sum(dim=1, dtype=torch.float64).tolist()
-    for (layer, _), row, residual, mass in zip(single, rows, residuals, masses, strict=True):
-        layer.residuals[row] = residual
-        layer.masses[layer.rows.index(row)] = mass
+def _place_single(tree: TokenTree, p: torch.Tensor, layer: _Layer, nodes: Sequence[int], known: _Known) -> float:
+    """SAMPLED slots, one per row at most, those of the heaviest row first. Returns m.
+
+    R is w p before the slot is placed, so that w of the child needs two numbers: min(1, w p(x) / c λ(x)).
+    """
+    keep = 1.0
+    followed = any(tree.law_row[node] == FIXED for row in layer.rows for node in tree.children[row])
+    for node in nodes:
+        row, law = tree.parents[node] + 1, tree.laws[tree.law_row[node]]  # type: ignore[index]  # checked when built
+        place = layer.rows.index(row)
+        # c is recomputed from its parts, never by subtraction: small masses would drown in rounding
+        capacity, share = layer.missing + sum(layer.masses), layer.shares[place]
+        offer = capacity * (known.q[node] or 0.0)
+        accept = min(1.0, share * known.p[node] / offer) if offer > 0.0 else 0.0
+        layer.weights[node + 1] = keep * accept
+        keep *= 1.0 - accept
+        residual = layer.residuals[row] = (p[row] * share).sub_(law, alpha=capacity).clamp_(min=0.0)
+        mass = residual.sum(dtype=torch.float64)
+        if followed or node != nodes[-1]:
+            layer.masses[place] = float(mass)
+        else:
+            known.unread.append((layer, place, mass))
+    return keep
 
 
-def _place_draws(tree: TokenTree, p: torch.Tensor, layer: _Layer) -> float:
+def _place_draws(tree: TokenTree, p: torch.Tensor, layer: _Layer, draws: Sequence[Sequence[int]]) -> float:
     """SAMPLED slots, those of the heaviest row first. Returns m, the probability that none of them was accepted.
 
     A draw offers the capacity κ = c λ; each of its parents in turn takes min(κ, R) of it, which leaves κ and R.
     """
-    draws = _draws(tree, layer.rows)
-    if not draws:
-        return 1.0
     masses = torch.tensor([*layer.shares, layer.missing], dtype=torch.float64, device=p.device)
     place_of = {row: i for i, row in enumerate(layer.rows)}
     readings: list[torch.Tensor] = []  # κ(x) and R(x) of every slot, before it is placed

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-import numpy as np
 import torch
 
 from draftgraph.draft.graph import SHARED_ROW, DraftGraph, Row
@@ -187,8 +186,8 @@ def without(q: torch.Tensor, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
     if not out:
         return q
     rest = q.clone()
-    rows, columns = torch.from_numpy(np.array(out).T).to(q.device)
-    rest[rows, columns] = 0.0
+    for i, token in out:
+        rest[i, token] = 0.0
     rest /= rest.sum(dim=1, keepdim=True)
     return rest
 
