@@ -114,7 +114,7 @@ class Warper:
 
     def shape(self, scores: torch.Tensor) -> torch.Tensor:
         """Temperature, top-k, top-p, min-p and softmax: rows of scores f[rows, V] to laws of the same shape."""
-        return self._shape(scores, torch.empty_like(scores))
+        return self._shape(scores)
 
     def shape_round(self, scores: torch.Tensor) -> TargetLaws:
         """`shape` for the rows of one round: the result is overwritten by the next call.
@@ -133,9 +133,9 @@ class Warper:
             self._buffer = torch.empty_like(scores)
         return self._buffer[: len(scores)]
 
-    def _shape(self, scores: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    def _shape(self, scores: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         if self.temperature == 0:
-            return self._masses(self._choices(scores), out)
+            return self._masses(self._choices(scores), torch.empty_like(scores))
         if self.temperature < COLD:  # in float32 dividing would overflow, and 1e-46 would be 0
             behind = (scores - scores.amax(dim=1, keepdim=True)).double()
             scores = (behind / self.temperature).to(scores)

@@ -136,10 +136,12 @@ def sample_rows(laws: torch.Tensor, quantiles: Sequence[float]) -> list[int]:
     """One token from each row of laws f[k, V], at the row's quantile in [0, 1). Never a token of mass zero."""
     cumulative = laws.cumsum(dim=1, dtype=torch.float64)
     if cumulative.is_cpu:
-        places = [bisect_right(sums, u * sums[-1]) for sums, u in zip(cumulative.numpy(), quantiles, strict=True)]
+        rows = map(memoryview, cumulative.numpy())  # whose entries are read without a call of NumPy's each
+        places = [bisect_right(row, u * row[-1]) for row, u in zip(rows, quantiles, strict=True)]
     else:
         places = _places(cumulative, quantiles)
-    return [t if t < laws.shape[1] else int(laws[i].nonzero()[-1]) for i, t in enumerate(places)]
+    vocab = laws.shape[1]
+    return [t if t < vocab else int(laws[i].nonzero()[-1]) for i, t in enumerate(places)]
 
 
 def _places(cumulative: torch.Tensor, quantiles: Sequence[float]) -> list[int]:
