@@ -33,8 +33,10 @@ from draftgraph.view.sheet import Sheet
 from experiments.experiment import ROOT, Experiment, at_least, table
 from experiments.material import beginnings
 
-PARTS = ("drafting", "around drafter", "around target", "warping", "rule", "commit", "outside")
-"""Of the engine: what a forward does around the model's own call, the parts of `draftgraph.request.stats`, and what is in none."""
+ENGINE = ("drafting", "warping", "rule", "commit", "outside")
+"""Parts of `draftgraph.request.stats` that are no model's, and what is in none of them."""
+AROUND = ("around drafter", "around target")
+"""What the two forwards of the backend do around the models' own calls: cells, masks, checks."""
 MODELS = ("drafter", "target")
 WARM_ROUNDS = 2
 """First rounds of a request that are left out: they read the prompt."""
@@ -64,7 +66,7 @@ CASES = (
     Case("lookup of 8, T=1", {"budget": 8}, 1.0, model=False),
 )
 Round = dict[str, float]
-"""CPU seconds of one round by PARTS and MODELS."""
+"""CPU seconds of one round by ENGINE, AROUND and MODELS."""
 
 
 class Calls:
@@ -114,7 +116,7 @@ class Measured:
 
 def _parts(seconds: Mapping[str, float], called: Mapping[str, float], whole: float) -> Round:
     around = {f"around {name}": seconds[name] - called.get(name, 0.0) for name in MODELS}
-    own = {name: seconds[name] for name in PARTS if name in seconds}
+    own = {name: seconds[name] for name in ENGINE if name in seconds}
     models = {name: called.get(name, 0.0) for name in MODELS}
     return own | around | models | {"outside": whole - sum(seconds.values())}
 
@@ -145,7 +147,11 @@ def measured_in(checkout: Path, sizes: Sequence[int], threads: int) -> dict[str,
     path = os.pathsep.join([str(checkout / "src"), str(ROOT)])
     code = f"from experiments import round_cost as r; r.tell({sizes[0]}, {sizes[1]}, {threads})"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, cwd=ROOT, check=True, stdout=subprocess.PIPE
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": path},
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.PIPE,
     )
     found: dict[str, list[Round]] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -159,13 +165,14 @@ def tell(prompts: int, tokens: int, threads: int) -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """Milliseconds of CPU time per round, medians over rounds; `engine` is the median of the sum of PARTS."""
+    """Milliseconds of CPU time per round, medians over rounds; `engine` and `around` are medians of sums over their parts."""
 
     case: str
     checkout: str
     rounds: int
     engine: float
     quartiles: tuple[float, float]
+    around: float
     parts: Mapping[str, float]
     models: Mapping[str, float]
 
@@ -174,31 +181,53 @@ def row(case: str, checkout: str, rounds: Sequence[Round]) -> Row:
     def ms(values: Sequence[float]) -> float:
         return 1e3 * statistics.median(values)
 
-    sums = [sum(one[part] for part in PARTS) for one in rounds]
-    low, _, high = (1e3 * value for value in statistics.quantiles(sums, n=4))
-    parts, models = ({name: ms([one[name] for one in rounds]) for name in names} for names in (PARTS, MODELS))
-    return Row(case, checkout, len(rounds), ms(sums), (low, high), parts, models)
+    engine, around = ([sum(one[part] for part in names) for one in rounds] for names in (ENGINE, AROUND))
+    low, _, high = (1e3 * value for value in statistics.quantiles(engine, n=4))
+    parts, models = ({name: ms([one[name] for one in rounds]) for name in names} for names in (ENGINE + AROUND, MODELS))
+    return Row(case, checkout, len(rounds), ms(engine), (low, high), ms(around), parts, models)
 
 
 def blocks(rows: Sequence[Row]) -> Iterator[str | Sheet]:
     """The report."""
     yield (
-        "Milliseconds of CPU time per round (time.thread_time), medians over rounds; in brackets the quartiles. The engine is all "
-        "that is not one of the two models' own calls: the median of the sum, which is not the sum of the medians."
+        "Milliseconds of CPU time per round (time.thread_time), medians over rounds; in brackets the quartiles. The engine is "
+        "what is outside of the two forwards, with its parts behind it; around is what the forwards do besides calling the "
+        "models. Both are medians of sums, which are not sums of medians."
     )
-    columns = ["case", "checkout", "rounds", "engine", *PARTS, *(f"{name}'s calls" for name in MODELS)]
+    columns = [
+        "case",
+        "checkout",
+        "rounds",
+        "engine",
+        *ENGINE,
+        "around",
+        *AROUND,
+        *(f"{name}'s calls" for name in MODELS),
+    ]
     yield table(columns, map(_cells, rows))
 
 
 def _cells(row: Row) -> list[str]:
     low, high = row.quartiles
     engine = f"{row.engine:.2f} ({low:.2f}–{high:.2f})"
-    figures = [f"{value:.3f}" for value in (*row.parts.values(), *row.models.values())]
-    return [row.case, row.checkout, str(row.rounds), engine, *figures]
+    parts = [f"{row.parts[name]:.3f}" for name in ENGINE + AROUND]
+    models = [f"{value:.2f}" for value in row.models.values()]
+    return [
+        row.case,
+        row.checkout,
+        str(row.rounds),
+        engine,
+        *parts[: len(ENGINE)],
+        f"{row.around:.2f}",
+        *parts[len(ENGINE) :],
+        *models,
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    experiment = Experiment("round_cost", "What a round costs outside of the models", __doc__, "2 prompts, 12 tokens, 1 turn")
+    experiment = Experiment(
+        "round_cost", "What a round costs outside of the models", __doc__, "2 prompts, 12 tokens, 1 turn"
+    )
     add = experiment.parser.add_argument
     add("--against", type=Path, help="another checkout, which takes turns with this one")
     add("--prompts", type=at_least(1), default=8)

@@ -25,4 +25,4 @@ def test_the_parts_of_a_round_and_the_calls_of_its_models_are_the_whole_round():
     assert parts["around target"] == 0.5
     assert parts["outside"] == 1.0
     assert sum(parts.values()) == pytest.approx(11.0)
-    assert set(parts) == {*round_cost.PARTS, *round_cost.MODELS}
+    assert set(parts) == {*round_cost.ENGINE, *round_cost.AROUND, *round_cost.MODELS}

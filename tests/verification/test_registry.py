@@ -13,7 +13,7 @@ from draftgraph.lab.prove.law import Tables, output_law, random_tables
 from draftgraph.sampling.laws import TargetLaws
 from draftgraph.sampling.rng import Noise
 from draftgraph.types import FIXED, LAWS, ROOT, STRUCTURES, TokenTree
-from draftgraph.verification.base import Rule, place_of, sample
+from draftgraph.verification.base import Rule, place_of, places_of, sample, sample_rows
 from draftgraph.verification.check import verify
 from draftgraph.verification.registry import RULES, get_rule, rules
 from oracles import LiteralLayer, assert_same, drafts, recursive_rejection, rows
@@ -284,7 +284,9 @@ def test_point_masses_are_matched_as_the_stated_law_says(draft, seed):
     laws = TargetLaws(lambda: torch.nn.functional.one_hot(choices, p.shape[1]).to(p), choices.tolist())
     for rule in RULES.values():
         if rule.longest_match and verifies(rule, tree):
-            decided, drawn = (way(tree, law, Noise(seed), 7) for way, law in ((rule.decide, laws), (rule.verdict, laws.p)))
+            decided, drawn = (
+                way(tree, law, Noise(seed), 7) for way, law in ((rule.decide, laws), (rule.verdict, laws.p))
+            )
             assert (decided.path, decided.token) == (drawn.path, drawn.token)
             assert decided.masses == pytest.approx(drawn.masses, abs=1e-12)
     assert {name for name, rule in RULES.items() if rule.longest_match} == {"agree", "block", "layer", "walk"}
@@ -297,6 +299,14 @@ def test_point_masses_are_not_spelt_out_for_a_rule_that_follows_choices():
     tree = TokenTree([4, 2, 9], [ROOT, ROOT, 1], [FIXED] * 3)
     verdict = RULES["walk"].decide(tree, TargetLaws(never, [2, 0, 9, 5]), Noise(0), 0)
     assert (verdict.path, verdict.token, verdict.masses) == ((1, 2), 5, [0.0, 1.0, 1.0])
+
+
+def test_draws_on_a_device_are_those_on_the_host():
+    """The running sums stay where they are, and the places are the same."""
+    laws = rows(torch.Generator().manual_seed(4), 30, 7)
+    quantiles = torch.rand(30, generator=torch.Generator().manual_seed(5), dtype=torch.float64).tolist()
+    cumulative = laws.cumsum(dim=1, dtype=torch.float64)
+    assert places_of(cumulative, quantiles) == sample_rows(laws, quantiles)
 
 
 @quick

@@ -136,16 +136,17 @@ def sample_rows(laws: torch.Tensor, quantiles: Sequence[float]) -> list[int]:
     """One token from each row of laws f[k, V], at the row's quantile in [0, 1). Never a token of mass zero."""
     cumulative = laws.cumsum(dim=1, dtype=torch.float64)
     if cumulative.is_cpu:
-        rows = map(memoryview, cumulative.numpy())  # whose entries are read without a call of NumPy's each
-        places = [bisect_right(row, u * row[-1]) for row, u in zip(rows, quantiles, strict=True)]
+        # whose entries are read without a call of NumPy's each
+        views: list[Sequence[float]] = [memoryview(row) for row in cumulative.numpy()]
+        places = [bisect_right(row, u * row[-1]) for row, u in zip(views, quantiles, strict=True)]
     else:
-        places = _places(cumulative, quantiles)
+        places = places_of(cumulative, quantiles)
     vocab = laws.shape[1]
     return [t if t < vocab else int(laws[i].nonzero()[-1]) for i, t in enumerate(places)]
 
 
-def _places(cumulative: torch.Tensor, quantiles: Sequence[float]) -> list[int]:
+def places_of(cumulative: torch.Tensor, quantiles: Sequence[float]) -> list[int]:
     """The place of a quantile in each row of running sums f64[k, V], where they are; V if it is behind all of them."""
-    wanted = torch.tensor(quantiles, dtype=torch.float64, device=laws.device)[:, None] * cumulative[:, -1:]
+    wanted = torch.tensor(quantiles, dtype=torch.float64, device=cumulative.device)[:, None] * cumulative[:, -1:]
     places: list[int] = torch.searchsorted(cumulative, wanted, right=True)[:, 0].tolist()
     return places

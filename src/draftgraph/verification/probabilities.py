@@ -20,9 +20,7 @@ def confirmed(tree: TokenTree, laws: TargetLaws) -> list[float]:
     """`target_probabilities` under the laws of a round."""
     if laws.choices is None:
         return target_probabilities(tree, laws.p)
-    return [
-        float(laws.choices[parent + 1] == token) for parent, token in zip(tree.parents, tree.tokens, strict=True)
-    ]
+    return [float(laws.choices[parent + 1] == token) for parent, token in zip(tree.parents, tree.tokens, strict=True)]
 
 
 def draft_probabilities(tree: TokenTree) -> list[float | None]:
