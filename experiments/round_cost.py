@@ -157,6 +157,11 @@ def measured_in(checkout: Path, sizes: Sequence[int], threads: int) -> dict[str,
     return found
 
 
+def commit_of(checkout: Path) -> str:
+    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def tell(prompts: int, tokens: int, threads: int) -> None:
     """Print what was measured here as a line of JSON."""
     torch.set_num_threads(threads)
@@ -187,8 +192,13 @@ def row(case: str, checkout: str, rounds: Sequence[Round]) -> Row:
     return Row(case, checkout, len(rounds), ms(engine), (low, high), ms(around), parts, models)
 
 
-def blocks(rows: Sequence[Row]) -> Iterator[str | Sheet]:
+def blocks(rows: Sequence[Row], commits: Mapping[str, str]) -> Iterator[str | Sheet]:
     """The report."""
+    yield (
+        "Checkouts, which took turns: "
+        + ", ".join(f"{name} is commit {commit}" for name, commit in commits.items())
+        + "."
+    )
     yield (
         "Milliseconds of CPU time per round (time.thread_time), medians over rounds; in brackets the quartiles. The engine is "
         "what is outside of the two forwards, with its parts behind it; around is what the forwards do besides calling the "
@@ -242,7 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for case, rounds in measured_in(checkouts[name], sizes, options.threads).items():
                 found[case, name] += rounds
     rows = [row(case.name, name, found[case.name, name]) for case in CASES for name in checkouts]
-    print(experiment.save(blocks(rows), rows=[asdict(one) for one in rows]))
+    commits = {name: commit_of(checkout) for name, checkout in checkouts.items()}
+    print(experiment.save(blocks(rows, commits), commits=commits, rows=[asdict(one) for one in rows]))
 
 
 if __name__ == "__main__":
