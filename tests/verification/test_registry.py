@@ -12,7 +12,7 @@ from draftgraph.lab.prove.cases import by_depth, grow, replaced
 from draftgraph.lab.prove.law import Tables, output_law, random_tables
 from draftgraph.sampling.laws import TargetLaws
 from draftgraph.sampling.rng import Noise
-from draftgraph.types import FIXED, LAWS, ROOT, STRUCTURES, TokenTree
+from draftgraph.types import FIXED, LAWS, ROOT, STRUCTURES, Outcome, TokenTree
 from draftgraph.verification.base import Rule, place_of, places_of, sample, sample_rows
 from draftgraph.verification.check import verify
 from draftgraph.verification.registry import RULES, get_rule, rules
@@ -290,6 +290,17 @@ def test_point_masses_are_matched_as_the_stated_law_says(draft, seed):
             assert (decided.path, decided.token) == (drawn.path, drawn.token)
             assert decided.masses == pytest.approx(drawn.masses, abs=1e-12)
     assert {name for name, rule in RULES.items() if rule.longest_match} == {"agree", "block", "layer", "walk"}
+
+
+def test_a_rule_with_an_outcome_of_its_own_is_asked_for_it():
+    class Own(type(LAYER)):
+        def outcome(self, tree, p):
+            return Outcome([1.0] + [0.0] * len(tree), lambda row: p[row])
+
+    laws = TargetLaws(lambda: torch.eye(10)[[4, 0]], [4, 0])
+    tree = TokenTree([4], [ROOT], [FIXED])
+    assert Own().decide(tree, laws, Noise(0), 0).path == ()
+    assert LAYER.decide(tree, laws, Noise(0), 0).path == (0,)
 
 
 def test_point_masses_are_not_spelt_out_for_a_rule_that_follows_choices():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from draftgraph.backends.base import CacheHandle, CausalLM, Feed, Scored
 
 
@@ -17,8 +15,7 @@ def read_piece(model: CausalLM, text: CacheHandle, unread: Sequence[int], taps: 
     """
     if len(unread) <= model.most_rows:
         return None
-    with torch.inference_mode():
-        return model.forward([Feed(text, unread[: model.most_rows])], taps)[0]
+    return model.forward([Feed(text, unread[: model.most_rows])], taps)[0]
 
 
 def read(model: CausalLM, text: CacheHandle, unread: Sequence[int]) -> None:

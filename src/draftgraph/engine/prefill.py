@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from draftgraph.backends.base import CausalLM
 from draftgraph.backends.prefill import read_piece
 from draftgraph.draft.base import Drafter
@@ -10,6 +12,7 @@ from draftgraph.draft.terms import Limits
 from draftgraph.request.state import Request
 
 
+@torch.inference_mode()
 def prefill(request: Request, drafter: Drafter, target: CausalLM, limits: Limits) -> bool:
     """Let target or drafter read one piece of a text that is too long for the next round. Whether there was one.
 

@@ -55,7 +55,14 @@ class Rule(ABC):
     continues: ClassVar[bool] = False
     """True if the rule also sets the law of later positions, so that a round cannot start from the plain target."""
     longest_match: ClassVar[bool] = False
-    """True if the verdict is the longest match wherever the target's laws are point masses, whatever was drafted and how."""
+    """True if the verdict is the longest match wherever the target's laws are point masses, whatever was drafted and how.
+
+    A subclass with an outcome or a verdict of its own has to say so again."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "longest_match" not in vars(cls) and {"outcome", "verdict"} & vars(cls).keys():
+            cls.longest_match = False
 
     @abstractmethod
     def outcome(self, tree: TokenTree, p: torch.Tensor) -> Outcome:
@@ -136,9 +143,10 @@ def sample_rows(laws: torch.Tensor, quantiles: Sequence[float]) -> list[int]:
     """One token from each row of laws f[k, V], at the row's quantile in [0, 1). Never a token of mass zero."""
     cumulative = laws.cumsum(dim=1, dtype=torch.float64)
     if cumulative.is_cpu:
-        # whose entries are read without a call of NumPy's each
-        views: list[Sequence[float]] = [memoryview(row) for row in cumulative.numpy()]
-        places = [bisect_right(row, u * row[-1]) for row, u in zip(views, quantiles, strict=True)]
+        rows: list[Sequence[float]] = [
+            memoryview(row) for row in cumulative.numpy()
+        ]  # entries without calls of NumPy's
+        places = [bisect_right(row, u * row[-1]) for row, u in zip(rows, quantiles, strict=True)]
     else:
         places = places_of(cumulative, quantiles)
     vocab = laws.shape[1]
