@@ -115,7 +115,10 @@ def draw(tree: TokenTree, outcome: Outcome, noise: Noise, length: int) -> Verdic
 
 
 def longest_match(tree: TokenTree, choices: Sequence[int]) -> Verdict:
-    """Follow the target's choices down the tree, `choices[0]` at the root and `choices[i + 1]` at node i."""
+    """Follow the target's choices down the tree, `choices[0]` at the root and `choices[i + 1]` at node i.
+
+    Of siblings with the same token the first is followed.
+    """
     path: list[int] = []
     masses = [0.0] * len(tree)
     last = ROOT
