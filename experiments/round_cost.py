@@ -246,13 +246,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = experiment.start(arguments)
     sizes, turns = ((2, 12), 1) if options.quick else ((options.prompts, options.tokens), options.turns)
     checkouts = {"before": options.against, "after": ROOT} if options.against else {"this": ROOT}
+    commits = {name: commit_of(checkout) for name, checkout in checkouts.items()}
     found: dict[tuple[str, str], list[Round]] = defaultdict(list)
     for turn in range(turns):
         for name in [*checkouts][:: -1 if turn % 2 else 1]:
             for case, rounds in measured_in(checkouts[name], sizes, options.threads).items():
                 found[case, name] += rounds
     rows = [row(case.name, name, found[case.name, name]) for case in CASES for name in checkouts]
-    commits = {name: commit_of(checkout) for name, checkout in checkouts.items()}
     print(experiment.save(blocks(rows, commits), commits=commits, rows=[asdict(one) for one in rows]))
 
 
