@@ -52,7 +52,8 @@ class CellLayer(CacheLayerMixin):  # type: ignore[misc]
         return self.pool.high, 0
 
     def get_seq_length(self) -> int:
-        return self.pool.high
+        """Cells beside those that the pass writes; with these, as many as `get_mask_sizes` says."""
+        return self.pool.high - len(self.pool.written)
 
     def get_max_length(self) -> int:
         return -1
