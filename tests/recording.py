@@ -1,0 +1,56 @@
+"""What a CUDA graph does, on any device: operations are recorded once, and replayed over the same memory without Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from draftgraph.backends.cuda_graphs import CudaGraphModel, Recorded
+
+HOST_READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
+
+
+class Recording(TorchDispatchMode):
+    """Records every operation that runs inside. Raises RuntimeError for one whose result the host has to wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in HOST_READS:
+            raise RuntimeError(f"operation not permitted while recording: {func}")
+        out = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, out))
+        return out
+
+    def replay(self, out: torch.Tensor) -> None:
+        """Run everything again, and write what became of `out` into it."""
+        anew: dict[int, torch.Tensor] = {}
+
+        def current(value: Any) -> Any:
+            return anew.get(id(value), value) if isinstance(value, torch.Tensor) else value
+
+        for func, args, kwargs, before in self.calls:
+            after = func(*tree_map(current, args), **tree_map(current, kwargs))
+            anew.update((id(old), new) for old, new in zip(tree_leaves(before), tree_leaves(after), strict=True))
+        out.copy_(current(out))
+
+
+class RecordedModel(CudaGraphModel):
+    """`CudaGraphModel` as on a GPU. recordings  how many passes were recorded."""
+
+    records = True
+    recordings = 0
+
+    def _captured(self, run: Callable[[], torch.Tensor]) -> Recorded:
+        self.recordings += 1
+        with Recording() as recording:
+            logits = run()
+        logits = logits.clone()
+        ended = recording.calls[-1][3]
+        return Recorded(logits, lambda: (recording.replay(ended), logits.copy_(ended))[0])
