@@ -17,7 +17,7 @@ from draftgraph.backends.torch_model import Rows, wanted_rows
 SCRATCH_CELL = 0
 """The cell that padded rows write, and the only one that they read."""
 LEAST_CELLS = 256
-"""Cells of the smallest bucket; the buckets above it are 1.5, 2, 3, 4, 6, 8, … times as large."""
+"""Cells of the smallest bucket; between one and the bucket of twice its size there are three others."""
 LEAST_CAPACITY = 2048
 """Cells that get memory at first."""
 _WORDS = 4
@@ -30,11 +30,11 @@ def bucket_rows(rows: int) -> int:
 
 
 def bucket_cells(cells: int) -> int:
-    """The least bucket that holds so many cells: at most half of it is read in vain."""
-    size = LEAST_CELLS
-    while size < cells:
-        size += size // 2 if size & (size - 1) == 0 else size // 3
-    return size
+    """The least bucket that holds so many cells: of what is read, at most a fifth is read in vain."""
+    double = LEAST_CELLS
+    while 2 * double < cells:
+        double *= 2
+    return max(LEAST_CELLS, -(-cells // (double // 4)) * (double // 4))
 
 
 class StaticPool(CellPool):
