@@ -91,7 +91,9 @@ def _stopped(seconds: float) -> Iterator[None]:
 
 def main(arguments: Sequence[str] | None = None) -> list[Section]:
     begun = time.perf_counter()
-    experiment = Experiment("gpu", "On a GPU: eager passes and CUDA graphs", __doc__, "tiny models, a look at everything")
+    experiment = Experiment(
+        "gpu", "On a GPU: eager passes and CUDA graphs", __doc__, "tiny models, a look at everything"
+    )
     experiment.parser.add_argument("--minutes", type=float, default=8.0, help="of the whole run, at most")
     experiment.parser.add_argument("--cpu", action="store_true", help="run the same code on the CPU, without graphs")
     options = experiment.start(arguments)

@@ -136,7 +136,9 @@ def speeds(stage: Stage, size: str, until: float) -> Iterator[Row]:
 def _contenders(stage: Stage, pair: Size, agreement: float, temperature: float) -> list[Contender]:
     tokens = 16 if stage.quick else 96
     params = SamplingParams(max_new_tokens=tokens, temperature=temperature)
-    contenders: list[Contender] = [Ours(f"{way}, {GRAPHS}", pair.engine(GRAPHS, **how), params) for way, how in WAYS.items()]
+    contenders: list[Contender] = [
+        Ours(f"{way}, {GRAPHS}", pair.engine(GRAPHS, **how), params) for way, how in WAYS.items()
+    ]
     if agreement == AGREEMENTS[0]:
         contenders += [Ours(f"{way}, {EAGER}", pair.engine(EAGER, **WAYS[way]), params) for way in EAGER_WAYS]
         if temperature == 0.0:
@@ -151,7 +153,9 @@ def _summarised(turns: list[Turn], contenders: list[Contender]) -> Iterator[Row]
         if not runs:
             yield {"way": name, "error": next(iter(errors), "it did not run")}
             continue
-        tokens, seconds, rounds = (sum(each) for each in zip(*((len(r.answer.ids), r.seconds, r.answer.rounds) for r in runs)))
+        tokens, seconds, rounds = (
+            sum(each) for each in zip(*((len(r.answer.ids), r.seconds, r.answer.rounds) for r in runs))
+        )
         row: Row = {
             "way": name,
             "tokens_per_s": tokens / seconds,
@@ -218,4 +222,3 @@ def _divergence(pair: Size, prompt: list[int], reference: list[int], text: list[
     chosen = logits[[reference[first], text[first]]].tolist()
     gap = (best - min(chosen)) / spacing if spacing else math.inf
     return {"same_tokens": first, "equal": False, "gap_in_spacings": gap, "best_logit": best}
-

@@ -28,7 +28,9 @@ def blocks(found: Mapping[str, Sequence[Row]], errors: Mapping[str, str]) -> lis
         if rows:
             made += _TABLES[name.split()[0]](name, rows)
         if name in errors:
-            made.append(f"Section {name!r} failed: {errors[name].strip().splitlines()[-1]} (the traceback is in the JSON).")
+            made.append(
+                f"Section {name!r} failed: {errors[name].strip().splitlines()[-1]} (the traceback is in the JSON)."
+            )
     return made
 
 
@@ -42,7 +44,10 @@ def _passes(name: str, rows: Sequence[Row]) -> Iterator[str | Sheet]:
         for row in (row for row in rows if row["model"] == model):
             by_rows.setdefault(row["rows"], {})[row["backend"]] = row
         lines = [
-            [str(n), *(_cell(each.get(b), k) for b, k in ((EAGER, "wall_ms"), (GRAPHS, "wall_ms"), (GRAPHS, "device_ms")))]
+            [
+                str(n),
+                *(_cell(each.get(b), k) for b, k in ((EAGER, "wall_ms"), (GRAPHS, "wall_ms"), (GRAPHS, "device_ms"))),
+            ]
             for n, each in sorted(by_rows.items())
         ]
         floor = next((row["floor_ms"] for row in rows if row["model"] == model), math.nan)
@@ -55,21 +60,27 @@ def _contexts(name: str, rows: Sequence[Row]) -> Iterator[str | Sheet]:
         [str(row["context"]), row["backend"], str(row["rows"]), _cell(row, "wall_ms"), _cell(row, "device_ms")]
         for row in rows
     ]
-    yield Sheet(f"Longer texts, {rows[0]['size']} target", ["context", "backend", "n", "ms", "device ms"], lines, numbers=3)
+    yield Sheet(
+        f"Longer texts, {rows[0]['size']} target", ["context", "backend", "n", "ms", "device ms"], lines, numbers=3
+    )
 
 
 def _speeds(name: str, rows: Sequence[Row]) -> Iterator[str | Sheet]:
     columns = ["way", "tokens/s", "times plain", "tokens/round", "ms/round", *PARTS]
     for (agreement, temperature), group in groupby(rows, key=lambda row: (row["agreement"], row["temperature"])):
         lines, mine = [], list(group)
-        plain = next((row.get("tokens_per_s", math.nan) for row in mine if row["way"] == f"{PLAIN}, {GRAPHS}"), math.nan)
+        plain = next(
+            (row.get("tokens_per_s", math.nan) for row in mine if row["way"] == f"{PLAIN}, {GRAPHS}"), math.nan
+        )
         for row in mine:
             if "error" in row:
                 lines.append([f"{row['way']}: {row['error'][:60]}", *[""] * (len(columns) - 1)])
                 continue
             parts = row.get("parts_ms", {})
             told = [row["tokens_per_s"], row["tokens_per_s"] / plain]
-            told += [row["tokens_per_round"], row["ms_per_round"]] if row["way"] != GENERATE else [1.0, row["ms_per_round"]]
+            told += (
+                [row["tokens_per_round"], row["ms_per_round"]] if row["way"] != GENERATE else [1.0, row["ms_per_round"]]
+            )
             lines.append([row["way"], *map(_number, told), *(_cell(parts, part) for part in PARTS)])
         title = f"{rows[0]['size']} target, agreement {agreement}, temperature {temperature:g}; parts in ms per round"
         yield Sheet(title, columns, lines, numbers=len(columns) - 1)
@@ -77,7 +88,12 @@ def _speeds(name: str, rows: Sequence[Row]) -> Iterator[str | Sheet]:
 
 def _reads(name: str, rows: Sequence[Row]) -> Iterator[str | Sheet]:
     lines = [
-        [row["way"], f"{row['temperature']:g}", _number(row["reads_per_round"]), _number(row["drafter_passes_per_round"])]
+        [
+            row["way"],
+            f"{row['temperature']:g}",
+            _number(row["reads_per_round"]),
+            _number(row["drafter_passes_per_round"]),
+        ]
         for row in rows
     ]
     title = f"Times that the host waits for the device, per round, {rows[0]['size']}"
@@ -96,7 +112,9 @@ def _agreement(name: str, rows: Sequence[Row]) -> Iterator[str | Sheet]:
         equal = len(mine) - len(gaps)
         lines.append([way, f"{equal} of {len(mine)}", str(sum(row["same_tokens"] for row in mine)), *_classes(gaps)])
     columns = ["way", "equal texts", "tokens before", *(label for _, label in CLASSES)]
-    title = f"Greedy texts in bf16 against plain decoding with graphs, {rows[0]['size']}, where near-ties are everywhere"
+    title = (
+        f"Greedy texts in bf16 against plain decoding with graphs, {rows[0]['size']}, where near-ties are everywhere"
+    )
     yield Sheet(title, columns, lines, numbers=len(columns) - 1)
     yield (
         "First divergences by the gap of the two logits in one forward over the text before, in spacings of bf16 numbers at the "

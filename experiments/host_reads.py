@@ -38,7 +38,9 @@ def counted(device: torch.device) -> Iterator[Counter[str]]:
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        warnings.showwarning = lambda message, *args, **kw: found.update([_place()] if "synchroniz" in str(message) else [])
+        warnings.showwarning = lambda message, *args, **kw: found.update(
+            [_place()] if "synchroniz" in str(message) else []
+        )
         torch.cuda.set_sync_debug_mode("warn")
         try:
             yield found

@@ -85,7 +85,9 @@ def random_model(shape: Shape, dtype: torch.dtype, device: torch.device, seed: i
     with _default(dtype), torch.device(device):
         model = LlamaForCausalLM(shape.config()).eval().requires_grad_(False)
     model.get_input_embeddings().weight.normal_()
-    added = [weight for name, weight in model.named_parameters() if name.endswith(("o_proj.weight", "down_proj.weight"))]
+    added = [
+        weight for name, weight in model.named_parameters() if name.endswith(("o_proj.weight", "down_proj.weight"))
+    ]
     for _ in range(3):  # what layers add grows a little otherwise than linearly
         factor = NOISE / max(_noise(model), NOISE / 100)
         for weight in added:

@@ -6,24 +6,31 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from draftgraph.backends.cuda_graphs import CudaGraphModel, Recorded
+from fake_gpu import READS
 
-HOST_READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
+
+class _Unread(TorchFunctionMode):
+    """Raises RuntimeError where the host would wait for a result."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in READS:
+            raise RuntimeError(f"operation not permitted while recording: {func.__name__}")
+        return func(*args, **(kwargs or {}))
 
 
 class Recording(TorchDispatchMode):
-    """Records every operation that runs inside. Raises RuntimeError for one whose result the host has to wait for."""
+    """Records every operation that runs inside."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[Any, Any, Any, Any]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in HOST_READS:
-            raise RuntimeError(f"operation not permitted while recording: {func}")
         out = func(*args, **(kwargs or {}))
         self.calls.append((func, args, kwargs or {}, out))
         return out
@@ -49,7 +56,7 @@ class RecordedModel(CudaGraphModel):
 
     def _captured(self, run: Callable[[], torch.Tensor]) -> Recorded:
         self.recordings += 1
-        with Recording() as recording:
+        with Recording() as recording, _Unread():
             logits = run()
         logits = logits.clone()
         ended = recording.calls[-1][3]

@@ -150,7 +150,5 @@ class CudaGraphModel(TorchModel):
 def _recordable(model: torch.nn.Module) -> tuple[Any, ...]:
     """What a recorded pass depends on: where the weights lie, and which hooks run."""
     tensors = [*model.parameters(), *model.buffers()]
-    hooks = [
-        key for module in model.modules() for key in (*module._forward_pre_hooks, *module._forward_hooks)
-    ]
+    hooks = [key for module in model.modules() for key in (*module._forward_pre_hooks, *module._forward_hooks)]
     return (tuple(tensor.data_ptr() for tensor in tensors), tuple(hooks))
