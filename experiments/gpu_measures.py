@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from draftgraph.sampling.params import SamplingParams
 from draftgraph.lab.turns import Contender, Turn, take_turns
+from draftgraph.sampling.params import SamplingParams
 from experiments.gpu_stage import (
     EAGER,
     GRAPHS,
@@ -154,7 +154,7 @@ def _summarised(turns: list[Turn], contenders: list[Contender]) -> Iterator[Row]
             yield {"way": name, "error": next(iter(errors), "it did not run")}
             continue
         tokens, seconds, rounds = (
-            sum(each) for each in zip(*((len(r.answer.ids), r.seconds, r.answer.rounds) for r in runs))
+            sum(each) for each in zip(*((len(r.answer.ids), r.seconds, r.answer.rounds) for r in runs), strict=True)
         )
         row: Row = {
             "way": name,

@@ -7,14 +7,14 @@ import time
 
 import pytest
 import torch
-
-from draftgraph.draft.model import ModelDrafter
-from experiments import gpu, gpu_measures, gpu_stage
 from experiments.gpu import Section
 from experiments.gpu_report import blocks
 from experiments.gpu_stage import Stage
 from experiments.host_reads import counted
 from experiments.peaked import Shape
+
+from draftgraph.draft.model import ModelDrafter
+from experiments import gpu, gpu_measures, gpu_stage
 
 TINY = Shape(256, 32, 48, 1, 2, 2, 2048)
 CPU = torch.device("cpu")

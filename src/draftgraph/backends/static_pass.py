@@ -74,7 +74,7 @@ class StaticPass:
         on_gpu = device.type == "cuda"
         self._host = torch.zeros(words + rows * cells, dtype=torch.uint8, pin_memory=on_gpu)
         self._device = torch.zeros(words + rows * cells, dtype=torch.uint8, device=device)
-        self._copied = torch.cuda.Event() if on_gpu else None
+        self._copied = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
         self._words = self._host[:words].view(torch.int64).view(_WORDS, rows).numpy()
         self._hidden = self._host[words:].view(rows, cells).numpy()
         self.ids, self.positions, self.written, self.wanted = self._device[:words].view(torch.int64).view(_WORDS, rows)
