@@ -53,8 +53,9 @@ class FakeGpu(TorchFunctionMode):
         moved = not marked and GPU in (kwargs.get("device"), *(args[1:] if name == "to" else ()))
         if marked and name in READS:
             self.reads[name] += 1
-        self.writes += moved and name in ("tensor", "to", "as_tensor")
+        written = moved and name in ("tensor", "to", "as_tensor")
         out = func(*args, **kwargs)
+        self.writes += written and bool(torch.numel(out))
         if name != "cpu" and (marked or moved):
             for leaf in tree_leaves(out):
                 if isinstance(leaf, torch.Tensor):

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from draftgraph.backends.cuda_graphs import CudaGraphModel, Recorded
+from draftgraph.backends.cuda_graphs import CudaGraphModel, PutOut, Recorded
 from fake_gpu import READS
 
 
@@ -35,7 +35,7 @@ class Recording(TorchDispatchMode):
         self.calls.append((func, args, kwargs or {}, out))
         return out
 
-    def replay(self, out: torch.Tensor) -> None:
+    def replay(self, out: tuple[torch.Tensor, ...]) -> None:
         """Run everything again, and write what became of `out` into it."""
         anew: dict[int, torch.Tensor] = {}
 
@@ -45,7 +45,8 @@ class Recording(TorchDispatchMode):
         for func, args, kwargs, before in self.calls:
             after = func(*tree_map(current, args), **tree_map(current, kwargs))
             anew.update((id(old), new) for old, new in zip(tree_leaves(before), tree_leaves(after), strict=True))
-        out.copy_(current(out))
+        for tensor in out:
+            tensor.copy_(current(tensor))
 
 
 class RecordedModel(CudaGraphModel):
@@ -54,10 +55,8 @@ class RecordedModel(CudaGraphModel):
     records = True
     recordings = 0
 
-    def _captured(self, run: Callable[[], torch.Tensor]) -> Recorded:
+    def _captured(self, run: Callable[[], PutOut]) -> Recorded:
         self.recordings += 1
         with Recording() as recording, _Unread():
-            logits = run()
-        logits = logits.clone()
-        ended = recording.calls[-1][3]
-        return Recorded(logits, lambda: (recording.replay(ended), logits.copy_(ended))[0])
+            out = run()
+        return Recorded(out, lambda: recording.replay(out))

@@ -14,6 +14,7 @@ from draftgraph.backends.base import CacheHandle
 from draftgraph.backends.cells import KEPT_CELLS, CellPool
 
 HEADS, SIZE = 2, 3
+CPU = torch.device("cpu")
 
 
 def states(cells: list[int], stamp: int) -> torch.Tensor:
@@ -26,7 +27,7 @@ def write(pool: CellPool, handle: CacheHandle, count: int, stamp: int = 1) -> li
     """A pass over `count` committed rows: the cells that they were written to."""
     cells = pool.find([handle], count)
     handle.slots = np.append(handle.slots, cells)
-    pool.begin(torch.tensor(cells))
+    pool.begin(cells, CPU)
     for layer in pool.layers:
         keys, values = layer.update(states(cells, stamp), -states(cells, stamp))
         assert keys.shape == values.shape == (1, HEADS, pool.high, SIZE)
@@ -145,7 +146,7 @@ def test_what_a_failed_pass_wrote_is_zeroed_before_the_next(spoilt: float) -> No
     write(pool, good, 2)
     cells = pool.find([bad], 2)
     bad.slots = np.array(cells)
-    pool.begin(torch.tensor(cells))
+    pool.begin(cells, CPU)
     pool.layers[0].update(states(cells, 1) * spoilt, states(cells, 1) * spoilt)
     bad.clear()  # without `end`: it came to nothing
     write(pool, good, 1, stamp=4)

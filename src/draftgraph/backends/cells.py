@@ -118,12 +118,12 @@ class CellPool(Cache):  # type: ignore[misc]
         elif self.capacity > max(KEPT_CELLS, 4 * needed):
             self.capacity = max(KEPT_CELLS, 2 * needed)
 
-    def begin(self, written: torch.Tensor) -> None:
-        """A pass begins that writes these cells, i64[rows]. Zero those that a failed pass has written: they may hold NaN."""
+    def begin(self, cells: Sequence[int], device: torch.device) -> None:
+        """A pass begins that writes these cells. Zero those that a failed pass has written: they may hold NaN."""
         if self._doubtful:
             for held in (held for layer in self.memory.tensors for held in layer if held is not None):
                 held.index_fill_(2, self.written[self.written < held.shape[2]], 0.0)
-        self.written = written
+        self.written = torch.tensor(cells, device=device)
         self._doubtful = True
         # From here on nobody else drops the memory: `drop` either sees the cells of this pass, or has looked at the old one.
         self.memory = Memory(self.memory.tensors)

@@ -6,6 +6,7 @@ at once. The model's own code runs when a graph is recorded; a replay runs what 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -14,10 +15,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from draftgraph.backends.base import CacheHandle
+from draftgraph.backends.base import CacheHandle, Feed, Scored
 from draftgraph.backends.static_pass import StaticPass, StaticPool, bucket_rows
-from draftgraph.backends.torch_model import Rows, TorchModel
-from draftgraph.errors import ModelError, first_line
+from draftgraph.backends.torch_model import TorchModel, _apart, _lay_out
+from draftgraph.errors import LogitsError, ModelError, first_line
 
 MOST_RECORDED_ROWS = 256
 """Passes of more rows, as of long prompts, are arithmetic: nothing is gained by recording them."""
@@ -27,11 +28,15 @@ _RECORDING = threading.Lock()
 """One recording at a time in a process. Whoever holds it waits for nothing else."""
 
 
+PutOut = tuple[torch.Tensor, torch.Tensor]
+"""Logits f[rows, V], the wanted rows first, and their sum f32[], which is not finite if one of them is not."""
+
+
 @dataclass(frozen=True)
 class Recorded:
-    """logits  f[rows, V] what the last replay has put out. replay  runs the pass again over its buffers."""
+    """out  what the last replay has put out. replay  runs the pass again over its buffers."""
 
-    logits: torch.Tensor
+    out: PutOut
     replay: Callable[[], None]
 
 
@@ -58,6 +63,7 @@ class CudaGraphModel(TorchModel):
         self._passes: OrderedDict[tuple[int, int], tuple[StaticPass, Recorded | None]] = OrderedDict()
         self._graphs: Any = None  # the memory that all graphs share
         self._recorded_with: tuple[Any, ...] = ()
+        self._recorded_in = (0, 0)
 
     @property
     def fingerprint(self) -> str:
@@ -74,25 +80,40 @@ class CudaGraphModel(TorchModel):
                 self._forget()
         return super().open(capacity)
 
-    def _logits(self, rows: Rows, taps: Sequence[str]) -> torch.Tensor:
-        if self.cache.capacity != self._held_cells():
-            self._forget()  # this pass moves the cells to other memory
-        if taps or len(rows.tokens) > MOST_RECORDED_ROWS:
-            return super()._logits(rows, taps)
-        with torch.inference_mode():
-            static, recorded = self._pass(bucket_rows(len(rows.tokens)))
-            self.cache.begin(static.written)
-            count = static.load(rows)
-            if not self.records:
-                return self._run(static)[:count]
-            if recorded is None:
-                recorded = self._record(lambda: self._run(static))
-                self._passes[static.rows, static.cells] = static, recorded
-            recorded.replay()
-            return recorded.logits[:count].clone()  # the next replay writes there
+    @torch.inference_mode()
+    def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
+        rows = sum(feed.num_rows for feed in feeds)
+        if taps or rows > MOST_RECORDED_ROWS:
+            return super().forward(feeds, taps)
+        with self._lock:
+            if self.model.training or self.called.training:
+                self.refuse_training()
+            cells = self.cache.find([feed.text for feed in feeds], rows)
+            static, recorded = self._pass(bucket_rows(rows))
+            mask, positions = _lay_out(feeds, cells, self.cache.high, 1.0)
+            self.cache.begin_at(static.written)
+            count = static.load(feeds, cells, positions, mask)
+            logits, total = self._put_out(static, recorded)
+            if not math.isfinite(total.item()):
+                raise LogitsError(
+                    f"{self.class_name} returned NaN or infinite logits; the request was stopped, the engine is usable"
+                )
+            self.cache.end()
+            return _apart(feeds, logits[:count].clone(), {})  # the next replay writes there
+
+    def _put_out(self, static: StaticPass, recorded: Recorded | None) -> PutOut:
+        if not self.records:
+            return self._run(static)
+        if recorded is None:
+            recorded = self._record(lambda: self._run(static))
+            self._passes[static.rows, static.cells] = static, recorded
+        recorded.replay()
+        return recorded.out
 
     def _pass(self, rows: int) -> tuple[StaticPass, Recorded | None]:
         """The pass of a bucket of rows over the cells that are read now."""
+        if self._passes and self._recorded_in != self._memory():
+            self._forget()
         key = rows, self.cache.high
         if key not in self._passes:
             while len(self._passes) >= MOST_GRAPHS:
@@ -101,20 +122,20 @@ class CudaGraphModel(TorchModel):
         self._passes.move_to_end(key)
         return self._passes[key]
 
-    def _held_cells(self) -> int:
-        """Cells that have memory; graphs point into it."""
+    def _memory(self) -> tuple[int, int]:
+        """Where the cells lie, and how many there are: graphs point there."""
         first = self.cache.memory.tensors[0][0]
-        return 0 if first is None else first.shape[2]
+        return 0 if first is None else first.data_ptr(), self.cache.capacity
 
     def _forget(self) -> None:
         """Drop all graphs."""
         self._passes.clear()
-        self._graphs, self._recorded_with = None, ()
+        self._graphs, self._recorded_with, self._recorded_in = None, (), (0, 0)
 
-    def _run(self, static: StaticPass) -> torch.Tensor:
-        """Logits f[rows, V] of a pass over its buffers, the wanted rows first."""
+    def _run(self, static: StaticPass) -> PutOut:
+        """A pass over its buffers."""
         hidden = max(torch.finfo(self.dtype).min, torch.finfo(torch.float32).min)
-        return self.call(
+        logits = self.call(
             input_ids=static.ids[None],
             attention_mask=static.hidden.to(self.dtype).mul_(hidden)[None, None],
             position_ids=static.positions[None],
@@ -122,11 +143,12 @@ class CudaGraphModel(TorchModel):
             logits_to_keep=static.wanted,
             **{self.cache_argument: self.cache},
         )[0]
+        return logits, logits.sum(dtype=torch.float32)
 
-    def _record(self, run: Callable[[], torch.Tensor]) -> Recorded:
+    def _record(self, run: Callable[[], PutOut]) -> Recorded:
         """Record a pass. It runs once before: libraries choose their kernels then, and the pool gets its memory."""
         run()
-        self._recorded_with = _recordable(self.model)
+        self._recorded_with, self._recorded_in = _recordable(self.model), self._memory()
         try:
             with _RECORDING:
                 return self._captured(run)
@@ -136,15 +158,15 @@ class CudaGraphModel(TorchModel):
                 f"{self.class_name} cannot be recorded in a CUDA graph ({first_line(error)}); write backend='torch'"
             ) from error
 
-    def _captured(self, run: Callable[[], torch.Tensor]) -> Recorded:
+    def _captured(self, run: Callable[[], PutOut]) -> Recorded:
         self._graphs = self._graphs or torch.cuda.graph_pool_handle()
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph, pool=self._graphs, capture_error_mode="thread_local"):
-                logits = run()
+                out = run()
         finally:
             torch.cuda.set_stream(stream)  # which a recording that fails does not
-        return Recorded(logits, graph.replay)
+        return Recorded(out, graph.replay)
 
 
 def _recordable(model: torch.nn.Module) -> tuple[Any, ...]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from draftgraph.backends.base import CacheHandle
+from draftgraph.backends.base import CacheHandle, Feed
 from draftgraph.backends.cells import CellPool
-from draftgraph.backends.torch_model import Rows, wanted_rows
 
 SCRATCH_CELL = 0
 """The cell that padded rows write, and the only one that they read."""
@@ -52,6 +52,11 @@ class StaticPool(CellPool):
         self.high = bucket_cells(self.high)
         return found
 
+    def begin_at(self, written: torch.Tensor) -> None:
+        """A pass begins that writes the cells which stand in i64[rows] `written` when it runs."""
+        self.begin((), written.device)
+        self.written = written
+
     def _fit(self, needed: int) -> None:
         """At least double, for everything is recorded again when the memory moves."""
         if bucket_cells(needed) > self.capacity:
@@ -80,20 +85,36 @@ class StaticPass:
         self.ids, self.positions, self.written, self.wanted = self._device[:words].view(torch.int64).view(_WORDS, rows)
         self.hidden = self._device[words:].view(rows, cells)
 
-    def load(self, rows: Rows) -> int:
-        """Write the rows of a pass into the buffers; returns how many of them need logits."""
+    def load(
+        self, feeds: Sequence[Feed], cells: Sequence[int], positions: Sequence[int], mask: npt.NDArray[np.float32]
+    ) -> int:
+        """Write a pass into the buffers; returns how many of its rows need logits.
+
+        cells, positions  of every row. mask  f32[rows, cells] 0 where a row may read a cell.
+        """
         if self._copied is not None:
             self._copied.synchronize()  # the pass before has been read, even if it was interrupted
-        count, wanted = len(rows.tokens), wanted_rows(rows.feeds)
+        tokens = [token for feed in feeds for token in (*feed.committed, *feed.tokens)]
+        wanted, count = wanted_rows(feeds), len(tokens)
         words, hidden = self._words, self._hidden
-        words[0, :count], words[1, :count], words[2, :count] = rows.tokens, rows.positions, rows.cells
+        words[0, :count], words[1, :count], words[2, :count] = tokens, positions, cells
         words[3, : len(wanted)] = wanted
-        words[:3, count:] = SCRATCH_CELL
+        words[:3, count:] = SCRATCH_CELL  # which is 0, as are their token and position
         words[3, len(wanted) :] = 0
-        np.copyto(hidden[:count], rows.mask != 0.0)
+        np.copyto(hidden[:count], mask != 0.0)
         hidden[count:] = 1
         hidden[count:, SCRATCH_CELL] = 0
         self._device.copy_(self._host, non_blocking=True)
         if self._copied is not None:
             self._copied.record()
         return len(wanted)
+
+
+def wanted_rows(feeds: Sequence[Feed]) -> list[int]:
+    """Rows of a pass that need logits: per request the last committed one and the drafted ones."""
+    wanted: list[int] = []
+    end = 0
+    for feed in feeds:
+        end += feed.num_rows
+        wanted.extend(range(end - feed.num_logits, end))
+    return wanted

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
 from weakref import WeakKeyDictionary, proxy
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
@@ -33,22 +31,6 @@ def _lock_of(model: PreTrainedModel) -> threading.RLock:
     """One lock for a model, however many engines use it. Whoever holds it waits for nothing else."""
     with _REGISTRY:
         return _LOCKS.setdefault(model, threading.RLock())
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of one pass, of all feeds one after the other.
-
-    tokens, positions, cells  of every row: what it reads, where in its text it stands, and which cell it writes.
-    mask   f32[rows, cells] additive: 0 where a row may read a cell.
-    feeds  where the rows come from.
-    """
-
-    tokens: list[int]
-    positions: list[int]
-    cells: list[int]
-    mask: npt.NDArray[np.float32]
-    feeds: Sequence[Feed]
 
 
 class TorchModel:
@@ -130,25 +112,21 @@ class TorchModel:
             slots = self.cache.find([feed.text for feed in feeds], len(tokens))
             hidden = max(torch.finfo(self.model.dtype).min, torch.finfo(torch.float32).min)
             mask, positions = _lay_out(feeds, slots, self.cache.high, hidden)
-            logits = self._logits(Rows(tokens, positions, slots, mask, feeds), taps)
+            self.cache.begin(slots, self.device)
+            logits = self.call(
+                input_ids=torch.tensor([tokens], device=self.device),
+                attention_mask=torch.from_numpy(mask).to(self.device, self.model.dtype)[None, None],
+                position_ids=torch.tensor([positions], device=self.device),
+                use_cache=True,
+                logits_to_keep=_wanted(feeds),
+                **{self.cache_argument: self.cache},
+            )[0]
             if not np.isfinite(logits.sum(dtype=torch.float32).item()):
                 raise LogitsError(
                     f"{self.class_name} returned NaN or infinite logits; the request was stopped, the engine is usable"
                 )
             self.cache.end()
         return _apart(feeds, logits, states)
-
-    def _logits(self, rows: Rows, taps: Sequence[str]) -> torch.Tensor:
-        """Logits f[k, V] of one pass: of the rows that the feeds want, in order. It writes the rows' cells."""
-        self.cache.begin(torch.tensor(rows.cells, device=self.device))
-        return self.call(
-            input_ids=torch.tensor([rows.tokens], device=self.device),
-            attention_mask=torch.from_numpy(rows.mask).to(self.device, self.model.dtype)[None, None],
-            position_ids=torch.tensor([rows.positions], device=self.device),
-            use_cache=True,
-            logits_to_keep=_wanted(rows.feeds),
-            **{self.cache_argument: self.cache},
-        )[0]
 
     def plain(self, ids: torch.Tensor, count: int) -> torch.Tensor:
         with self._lock:
@@ -198,18 +176,15 @@ def _lay_out(
 
 
 def _wanted(batch: Sequence[Feed]) -> int | torch.Tensor:
-    """Which rows need logits, as `logits_to_keep`."""
-    return batch[0].num_logits if len(batch) == 1 else torch.tensor(wanted_rows(batch))
-
-
-def wanted_rows(batch: Sequence[Feed]) -> list[int]:
-    """Rows of a pass that need logits: per request the last committed one and the drafted ones."""
+    """Which rows need logits: per request the last committed one and the drafted ones."""
+    if len(batch) == 1:
+        return batch[0].num_logits
     wanted: list[int] = []
     end = 0
     for rows in batch:
         end += len(rows.committed) + len(rows.tokens)
         wanted.extend(range(end - rows.num_logits, end))
-    return wanted
+    return torch.tensor(wanted)
 
 
 def _apart(feeds: Sequence[Feed], logits: torch.Tensor, states: Mapping[str, torch.Tensor]) -> list[Scored]:
