@@ -46,6 +46,7 @@ def sections() -> list[Section]:
     """In the order of what one wants to know first."""
     return [
         Section("machine", measures.machine, 0.03),
+        Section("checks", measures.checks, 0.04),
         Section("passes 1B", partial(_of, measures.passes, "1B"), 0.10),
         Section("speeds 1B", partial(_of, measures.speeds, "1B"), 0.24),
         Section("reads 1B", partial(_of, measures.reads, "1B"), 0.04),

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+import draftgraph as dg
+from draftgraph.backends.base import Feed
+from draftgraph.backends.cuda_graphs import CudaGraphModel
+from draftgraph.backends.torch_model import TorchModel
 from draftgraph.lab.turns import Contender, Turn, take_turns
 from draftgraph.sampling.params import SamplingParams
 from experiments.gpu_stage import (
     EAGER,
     GRAPHS,
+    TINY,
     Ours,
     Size,
     Stage,
@@ -25,6 +31,7 @@ from experiments.gpu_stage import (
     warm,
 )
 from experiments.host_reads import counted
+from experiments.peaked import Language, random_model, teach
 
 Row = dict[str, Any]
 ROWS = (1, 2, 4, 5, 8, 16, 32, 64, 128, 256)
@@ -74,6 +81,49 @@ def machine(stage: Stage, until: float) -> list[Row]:
             "cuda": torch.version.cuda,
         }  # fmt: skip
     return [row]
+
+
+@torch.inference_mode()
+def checks(stage: Stage, until: float) -> Iterator[Row]:
+    """Logits of both backends over random trees of two requests in one pass, against plain forwards over the paths."""
+    for dtype in (torch.float32, torch.bfloat16):
+        model = random_model(TINY["1B"], dtype, stage.device)
+        teach(model, Language.random(TINY["1B"].vocab, stage.device))
+        for backend in (CudaGraphModel(model), TorchModel(model)):
+            for seed in range(3):
+                if time.perf_counter() > until:
+                    return
+                seen, expected = _over_trees(backend, seed)
+                row = {"backend": backend.name, "dtype": str(dtype).removeprefix("torch."), "rows": len(seen)}
+                differing = int((seen.argmax(dim=1) != expected.argmax(dim=1)).sum())
+                yield row | {"largest_difference": float((seen - expected).abs().max()), "argmax_differs": differing}
+
+
+def _over_trees(model: TorchModel, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits f32[rows, V] of two rounds of two requests, and those of a forward over every path."""
+    draw = random.Random(seed)
+    committed = [[draw.randrange(model.vocab_size) for _ in range(draw.randrange(3, 90))] for _ in range(2)]
+    texts = [model.open(8) for _ in committed]
+    fed, seen, expected = [list(ids) for ids in committed], [], []
+    for _ in range(2):
+        nodes = draw.randrange(1, 20)
+        tree = dg.TokenTree(
+            [draw.randrange(model.vocab_size) for _ in range(nodes)],
+            [draw.randrange(-1, i) for i in range(nodes)],
+            [-1] * nodes,
+        )
+        feeds = [Feed(text, new, tree.tokens, tree.parents) for text, new in zip(texts, fed, strict=True)]
+        seen += [scored.logits for scored in model.forward(feeds)]
+        for ids, text in zip(committed, texts, strict=True):
+            whole = [[*ids, *tree.path_tokens(node)] for node in range(-1, nodes)]
+            expected += [model.plain(torch.tensor([each]), 1)[0] for each in whole]
+            path = tree.path(draw.randrange(nodes))
+            model.keep(text, path)
+            ids += [*(tree.tokens[node] for node in path), 7]
+        fed = [[7], [7]]
+    for text in texts:
+        model.close(text)
+    return torch.cat(seen).float(), torch.cat(expected).float()
 
 
 def passes(stage: Stage, size: str, until: float) -> Iterator[Row]:

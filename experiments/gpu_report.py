@@ -18,6 +18,11 @@ LEGEND = (
     "a copy. Agreement is the share of tokens for which drafter and target have the same likeliest successor. All runs of a "
     "table take turns in one process. Python's share of every part is included."
 )
+_PASS_COLUMNS = {
+    "eager": (EAGER, "wall_ms"), "graphs": (GRAPHS, "wall_ms"), "graphs, device": (GRAPHS, "device_ms"),
+    "graphs, first": (GRAPHS, "first_ms"),
+}  # fmt: skip
+"""Backend and figure of every column; the first pass of a bucket records it."""
 CLASSES = ((0.0, "exact tie"), (1.0, "within 1 spacing"), (2.0, "within 2"), (4.0, "within 4"), (math.inf, "more"))
 
 
@@ -38,6 +43,15 @@ def _machine(name: str, rows: Sequence[Row]) -> Iterator[str | Sheet]:
     yield Sheet("The machine", ["what", "value"], [[key, _number(value)] for key, value in rows[0].items()], numbers=1)
 
 
+def _checks(name: str, rows: Sequence[Row]) -> Iterator[str | Sheet]:
+    lines = [
+        [row["backend"], row["dtype"], *(_number(row[key]) for key in ("rows", "largest_difference", "argmax_differs"))]
+        for row in rows
+    ]
+    title = "Logits of random trees, two requests a pass, against plain forwards over their paths"
+    yield Sheet(title, ["backend", "dtype", "rows", "largest difference", "other argmax"], lines, numbers=3)
+
+
 def _passes(name: str, rows: Sequence[Row]) -> Iterator[str | Sheet]:
     for model in ("target", "drafter"):
         by_rows: dict[int, dict[str, Row]] = {}
@@ -46,13 +60,13 @@ def _passes(name: str, rows: Sequence[Row]) -> Iterator[str | Sheet]:
         lines = [
             [
                 str(n),
-                *(_cell(each.get(b), k) for b, k in ((EAGER, "wall_ms"), (GRAPHS, "wall_ms"), (GRAPHS, "device_ms"))),
+                *(_cell(each.get(backend), key) for backend, key in _PASS_COLUMNS.values()),
             ]
             for n, each in sorted(by_rows.items())
         ]
         floor = next((row["floor_ms"] for row in rows if row["model"] == model), math.nan)
         title = f"T(n) of the {model}, {rows[0]['size']}, ms; floor {_number(floor)}"
-        yield Sheet(title, ["n", "eager", "graphs", "graphs, device"], lines, numbers=3)
+        yield Sheet(title, ["n", *_PASS_COLUMNS], lines, numbers=len(_PASS_COLUMNS))
 
 
 def _contexts(name: str, rows: Sequence[Row]) -> Iterator[str | Sheet]:
@@ -141,5 +155,11 @@ def _number(value: Any) -> str:
 
 
 _TABLES: dict[str, Callable[[str, Sequence[Row]], Iterator[str | Sheet]]] = {
-    "machine": _machine, "passes": _passes, "contexts": _contexts, "speeds": _speeds, "reads": _reads, "agreement": _agreement,
-}  # fmt: skip
+    "machine": _machine,
+    "checks": _checks,
+    "passes": _passes,
+    "contexts": _contexts,
+    "speeds": _speeds,
+    "reads": _reads,
+    "agreement": _agreement,
+}
