@@ -49,7 +49,9 @@ def test_a_request_that_looks_up_on_another_device_gives_the_same_text() -> None
     target = tiny_lm()
 
     def generate() -> dg.Result:
-        engine = dg.Engine(CudaGraphModel(target), LookupDrafter(("context", "own")), dg.Config(budget=4), None, frozenset())
+        engine = dg.Engine(
+            CudaGraphModel(target), LookupDrafter(("context", "own")), dg.Config(budget=4), None, frozenset()
+        )
         return engine.generate(PROMPT, max_new_tokens=12, seed=3)
 
     here = generate()
