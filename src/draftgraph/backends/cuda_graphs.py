@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from draftgraph.backends.base import CacheHandle, Feed, Scored
 from draftgraph.backends.static_pass import StaticPass, StaticPool, bucket_rows
@@ -59,6 +61,11 @@ class CudaGraphModel(TorchModel):
                 f"backend='cuda_graphs' replays recorded passes and would not notice an adapter that is switched; {self.remedy}, "
                 "or write backend='torch'"
             )
+        if {type(layer) for layer in DynamicCache(config=self.model.config).layers} != {DynamicLayer}:
+            raise ModelError(
+                f"backend='cuda_graphs' records one mask for all layers, and {self.class_name} has layers that read windows; "
+                "write backend='torch'"
+            )
         self.cache = StaticPool(self.config.num_hidden_layers)
         self._passes: OrderedDict[tuple[int, int], tuple[StaticPass, Recorded | None]] = OrderedDict()
         self._graphs: Any = None  # the memory that all graphs share
@@ -89,7 +96,7 @@ class CudaGraphModel(TorchModel):
             if self.model.training or self.called.training:
                 self.refuse_training()
             cells = self.cache.find([feed.text for feed in feeds], rows)
-            static, recorded = self._pass(bucket_rows(rows))
+            static, recorded = self._bucket(bucket_rows(rows))
             mask, positions = _lay_out(feeds, cells, self.cache.high, 1.0)
             self.cache.begin_at(static.written)
             count = static.load(feeds, cells, positions, mask)
@@ -103,14 +110,14 @@ class CudaGraphModel(TorchModel):
 
     def _put_out(self, static: StaticPass, recorded: Recorded | None) -> PutOut:
         if not self.records:
-            return self._run(static)
+            return self._run_static(static)
         if recorded is None:
-            recorded = self._record(lambda: self._run(static))
+            recorded = self._record(lambda: self._run_static(static))
             self._passes[static.rows, static.cells] = static, recorded
         recorded.replay()
         return recorded.out
 
-    def _pass(self, rows: int) -> tuple[StaticPass, Recorded | None]:
+    def _bucket(self, rows: int) -> tuple[StaticPass, Recorded | None]:
         """The pass of a bucket of rows over the cells that are read now."""
         if self._passes and self._recorded_in != self._memory():
             self._forget()
@@ -132,7 +139,7 @@ class CudaGraphModel(TorchModel):
         self._passes.clear()
         self._graphs, self._recorded_with, self._recorded_in = None, (), (0, 0)
 
-    def _run(self, static: StaticPass) -> PutOut:
+    def _run_static(self, static: StaticPass) -> PutOut:
         """A pass over its buffers."""
         hidden = max(torch.finfo(self.dtype).min, torch.finfo(torch.float32).min)
         logits = self.call(
