@@ -142,9 +142,9 @@ def pass_ms(stage: Stage, model: TorchModel, text: CacheHandle, rows: int, secon
     once()
     first = time.perf_counter() - begun
     found = {"first_ms": 1e3 * first, "wall_ms": 1e3 * median_seconds(stage, once, seconds)}
-    recorded = [each for static, each in getattr(model, "_passes", {}).values() if each and static.rows == rows][-1:]
-    for each in recorded:
-        found["device_ms"] = 1e3 * _burst(stage, each.replay)
+    recorded = model.recorded(rows) if isinstance(model, CudaGraphModel) else None
+    if recorded is not None:
+        found["device_ms"] = 1e3 * _burst(stage, recorded.replay)
     return found
 
 

@@ -121,6 +121,8 @@ def test_a_bucket_is_recorded_once() -> None:
     model.forward([Feed(text, [1], [2, 3], [ROOT, ROOT])])
     model.forward([Feed(text, (), [2, 3, 4, 5], [ROOT] * 4)])
     assert model.recordings == 2, "three rows and four share a bucket"
+    assert model.recorded(3) is model.recorded(4)
+    assert model.recorded(5) is None
 
 
 @torch.inference_mode()

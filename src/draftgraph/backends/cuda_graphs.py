@@ -81,6 +81,11 @@ class CudaGraphModel(TorchModel):
         """Whether passes are recorded, or only shaped as if they were."""
         return self.device.type == "cuda"
 
+    def recorded(self, rows: int) -> Recorded | None:
+        """What was recorded for passes of so many rows and replayed last, for measurements; None if nothing was."""
+        found = [recorded for static, recorded in self._passes.values() if static.rows == bucket_rows(rows)]
+        return found[-1] if found else None
+
     def open(self, capacity: int) -> CacheHandle:
         with self._lock:
             if self._recorded_with and self._recorded_with != _recordable(self.model):
