@@ -20,7 +20,7 @@ from transformers.cache_utils import DynamicLayer
 from draftgraph.backends.base import CacheHandle, Feed, Scored
 from draftgraph.backends.static_pass import StaticPass, StaticPool, bucket_rows
 from draftgraph.backends.torch_model import TorchModel, _apart, _lay_out
-from draftgraph.errors import LogitsError, ModelError, first_line
+from draftgraph.errors import LogitsError, ModelError, OptionError, first_line
 
 MOST_RECORDED_ROWS = 256
 """Passes of more rows, as of long prompts, are arithmetic: nothing is gained by recording them."""
@@ -179,6 +179,17 @@ class CudaGraphModel(TorchModel):
         finally:
             torch.cuda.set_stream(stream)  # which a recording that fails does not
         return Recorded(out, graph.replay)
+
+
+def on_gpu(model: torch.nn.Module) -> CudaGraphModel:
+    """The model behind recorded passes. Raises OptionError if it is not on a CUDA device, ModelError as the class does."""
+    recording = CudaGraphModel(model)
+    if not recording.records:
+        raise OptionError(
+            f"backend='cuda_graphs' records passes on a CUDA device, and {recording.model_name} is on {str(recording.device)!r}; "
+            "write device='cuda', or backend='torch'"
+        )
+    return recording
 
 
 def _recordable(model: torch.nn.Module) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from draftgraph.backends.base import CausalLM
-from draftgraph.backends.cuda_graphs import CudaGraphModel
+from draftgraph.backends.cuda_graphs import CudaGraphModel, on_gpu
 from draftgraph.backends.load import check_pair, load_model, load_tokenizer
 from draftgraph.backends.probe import probe
 from draftgraph.backends.torch_model import TorchModel
@@ -38,15 +38,7 @@ def with_drafter(config: Config, draft_model: bool) -> Config:
 def make_backend(model: torch.nn.Module, backend: str = "auto") -> TorchModel:
     """What runs a loaded model. Raises ModelError, before any forward, if none can, OptionError if the one asked for cannot."""
     require(backend in BACKENDS, "backend", backend, "'auto', 'torch' or 'cuda_graphs'")
-    if backend != CudaGraphModel.name:
-        return TorchModel(model)
-    recording = CudaGraphModel(model)
-    if not recording.records:
-        raise OptionError(
-            f"backend='cuda_graphs' records passes on a CUDA device, and {recording.model_name} is on {str(recording.device)!r}; "
-            "write device='cuda', or backend='torch'"
-        )
-    return recording
+    return on_gpu(model) if backend == CudaGraphModel.name else TorchModel(model)
 
 
 def make_drafter(
