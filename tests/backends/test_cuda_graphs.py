@@ -254,3 +254,16 @@ def test_an_engine_on_it_decodes_as_on_torch(kind: type[CudaGraphModel], structu
         texts.append([engine.generate(PROMPT, max_new_tokens=24, temperature=t, seed=5).token_ids for t in (0.0, 0.9)])
     assert texts[0] == texts[1]
     assert texts[1][0] == plain(lm, PROMPT, 24)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("structure", ["chain", "tree"])
+def test_on_a_gpu_replays_decode_as_torch_does(structure: str) -> None:
+    lm = tiny_lm().to("cuda", torch.float64)  # no near-ties
+    small = perturbed(lm, 0.1)
+    texts = []
+    for backend in ("torch", "cuda_graphs"):
+        options = {"structure": structure, "budget": 6, "rule": "agree", "backend": backend}
+        engine = dg.Engine.from_pretrained(lm, draft_model=small, **options)
+        texts.append([engine.generate(PROMPT, max_new_tokens=48, temperature=t, seed=5).token_ids for t in (0.0, 0.9)])
+    assert texts[0] == texts[1]
