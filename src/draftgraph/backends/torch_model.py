@@ -231,13 +231,15 @@ def _lay_out(
 
     Returns an additive mask f32[rows, width] (0 visible, `hidden` not) and the positions.
     """
-    mask = np.full((len(slots), width), hidden, dtype=np.float32)
+    mask = np.empty((len(slots), width), dtype=np.float32)
     positions: list[int] = []
     start = 0
     for rows in batch:
         text, fed = rows.text, len(rows.committed)
         mine = np.array(slots[start : start + fed + len(rows.tokens)], dtype=np.int64)
-        mask[start : start + len(mine), text.slots] = 0.0
+        committed = np.full(width, hidden, dtype=np.float32)  # once for all rows: they are many in a tree
+        committed[text.slots] = 0.0
+        mask[start : start + len(mine)] = committed
         positions.extend(range(len(text), len(text) + fed))
         if fed:
             mask[start : start + fed, mine[:fed]] = np.where(

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from draftgraph.backends.base import CausalLM
+from draftgraph.backends.cuda_graphs import CudaGraphModel, on_gpu
 from draftgraph.backends.load import check_pair, load_model, load_tokenizer
 from draftgraph.backends.probe import probe
 from draftgraph.backends.torch_model import TorchModel
@@ -17,7 +18,9 @@ from draftgraph.draft.edges.sources import edges_beside_model, edges_without_mod
 from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
 from draftgraph.engine.config import Config
-from draftgraph.errors import OptionError
+from draftgraph.errors import OptionError, require
+
+BACKENDS = ("auto", "torch", "cuda_graphs")
 
 
 def with_drafter(config: Config, draft_model: bool) -> Config:
@@ -32,9 +35,10 @@ def with_drafter(config: Config, draft_model: bool) -> Config:
     return config
 
 
-def make_backend(model: torch.nn.Module) -> TorchModel:
-    """What runs a loaded model. Raises ModelError, before any forward, if none can."""
-    return TorchModel(model)
+def make_backend(model: torch.nn.Module, backend: str = "auto") -> TorchModel:
+    """What runs a loaded model. Raises ModelError, before any forward, if none can, OptionError if the one asked for cannot."""
+    require(backend in BACKENDS, "backend", backend, "'auto', 'torch' or 'cuda_graphs'")
+    return on_gpu(model) if backend == CudaGraphModel.name else TorchModel(model)
 
 
 def make_drafter(
@@ -45,6 +49,7 @@ def make_drafter(
     dtype: str | torch.dtype | None,
     device: str | None,
     trust_remote_code: bool = False,
+    backend: str = "auto",
 ) -> Drafter:
     """The drafter that the config asks for."""
     own, structure = config.own_drafter, config.resolved_structure
@@ -55,7 +60,7 @@ def make_drafter(
     if config.prediction is not None:
         raise OptionError("prediction is for drafter='text', which has no draft_model; leave out one of them")
     edges = edges_beside_model(config.edges, structure)
-    drafter = make_backend(load_model(draft_model, dtype, device, trust_remote_code))
+    drafter = make_backend(load_model(draft_model, dtype, device, trust_remote_code), backend)
     check_pair(target, drafter, tokenizer, load_tokenizer(draft_model, trust_remote_code))
     if drafter.model is not target.model:
         probe(drafter)

@@ -78,6 +78,7 @@ class Engine:
         dtype: str | torch.dtype | None = None,
         device: str | None = None,
         config: Config | None = None,
+        backend: str = "auto",
         trust_remote_code: bool = False,
         generation_config: GenerationConfig | None = None,
         **options: Any,
@@ -87,6 +88,8 @@ class Engine:
         draft_model  the drafter (alias: assistant_model); without one, continuations are looked up in the text.
         tokenizer    needed for text prompts if `target` is a loaded model without a folder; itself, or its folder.
         dtype        of weights loaded here; None is float32 on a CPU. device  None is the GPU if there is one.
+        backend      what runs the models: "torch", or "cuda_graphs", which records passes on a GPU and replays them (see
+                     `draftgraph.backends.cuda_graphs`). "auto" is "torch".
         trust_remote_code  whether code that comes with the models may run. Without it such models are refused.
         generation_config  what to take for the model's own (`draftgraph.engine.defaults` says what becomes of it); an empty
                      GenerationConfig() leaves it aside.
@@ -101,10 +104,10 @@ class Engine:
         require(named, "generation_config", generation_config, "a transformers GenerationConfig")
         chosen = (config or Config()).with_options(**options)
         chosen = with_drafter(chosen, draft_model is not None)
-        model = make_backend(loaded := load_model(target, dtype, device, trust_remote_code))
+        model = make_backend(loaded := load_model(target, dtype, device, trust_remote_code), backend)
         tokenizer = find_tokenizer(tokenizer, target, trust_remote_code)
         probe(model)
-        drafter = make_drafter(model, draft_model, chosen, tokenizer, dtype, device, trust_remote_code)
+        drafter = make_drafter(model, draft_model, chosen, tokenizer, dtype, device, trust_remote_code, backend)
         inside = opened(loaded).model
         own = copy.deepcopy(inside.generation_config if generation_config is None else generation_config)
         return cls(model, drafter, chosen, tokenizer, eos_ids(inside, tokenizer, generation_config), own)

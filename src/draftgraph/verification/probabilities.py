@@ -38,6 +38,6 @@ def _entries(rows: torch.Tensor, numbers: Sequence[int], tokens: Sequence[int]) 
     """rows[numbers[i], tokens[i]] for every i. Read together where every reading would wait for the device."""
     if rows.is_cpu:
         return [rows[number, token].item() for number, token in zip(numbers, tokens, strict=True)]
-    index = torch.from_numpy(np.array((numbers, tokens))).to(rows.device)
+    index = torch.from_numpy(np.array((numbers, tokens), dtype=np.int64)).to(rows.device)
     values: list[float] = rows[index[0], index[1]].tolist()
     return values
