@@ -139,3 +139,9 @@ class CellPool(Cache):  # type: ignore[misc]
         memory = self.memory
         if self.capacity > KEPT_CELLS and not any(len(handle.cells()) for handle in self.handles):
             memory.tensors = [[None, None] for _ in self.layers]
+
+    def release(self) -> None:
+        """Give all memory back if no request holds a cell. To be called between passes."""
+        if not any(len(handle.cells()) for handle in self.handles):
+            self.capacity = 0
+            self.memory = Memory([[None, None] for _ in self.layers])

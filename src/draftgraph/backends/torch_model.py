@@ -220,6 +220,11 @@ class TorchModel:
         text.clear()
         self.cache.drop_unused()
 
+    def release(self) -> None:
+        """Give all memory back if no request is open."""
+        with self._lock:
+            self.cache.release()
+
     def hold_weakly(self) -> None:
         self.model = cast(PreTrainedModel, proxy(self.model))
 
