@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from draftgraph.backends.base import Feed
+from draftgraph.backends.base import CausalLM, Feed
 from draftgraph.backends.check import Check
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.errors import LogitsError, ModelError
@@ -25,16 +25,18 @@ def probe(model: TorchModel) -> None:
 
 
 @torch.inference_mode()
-def honours_masks(model: TorchModel) -> Check:
+def honours_masks(model: TorchModel, backend: CausalLM | None = None) -> Check:
     """Check on six rows that the model honours masks, positions and slots.
 
     A small draft tree behind three tokens, in two passes with a rejected branch between them, must give the logits of
     plain forwards over its paths. A model in training mode is switched to eval for as long as that takes.
+
+    backend  what is checked: another backend with the same weights; None is the model's own passes.
     """
     rule = "honours masks and positions"
     advice = UNVERIFIABLE if model.adapter is None else model.remedy
     try:
-        seen, expected = _probed(model)
+        seen, expected = _probed(model, model if backend is None else backend)
     except (LogitsError, ModelError):
         raise
     except Exception as error:
@@ -53,18 +55,18 @@ def honours_masks(model: TorchModel) -> Check:
     return Check(rule, "pass", f"a draft tree gives the logits of plain forwards to {change:.1g}")
 
 
-def _probed(model: TorchModel) -> tuple[torch.Tensor, torch.Tensor]:
+def _probed(model: TorchModel, backend: CausalLM) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits f[2, V] of two nodes of a draft tree: by passes over rows, and by plain forwards over their paths."""
     a, b, c, d = (token % model.vocab_size for token in (1, 2, 3, 5))
-    text = model.open(8)
+    text = backend.open(8)
     try:
         with _evaluating(model.called):
-            model.forward([Feed(text, [a, b, c], [d, a], [ROOT, ROOT])])
-            model.keep(text, [1])
-            seen = model.forward([Feed(text, [], [b, c, d], [ROOT, ROOT, 1])])[0].logits[[0, 2]].float()
+            backend.forward([Feed(text, [a, b, c], [d, a], [ROOT, ROOT])])
+            backend.keep(text, [1])
+            seen = backend.forward([Feed(text, [], [b, c, d], [ROOT, ROOT, 1])])[0].logits[[0, 2]].float()
             plain = [model.plain(torch.tensor([ids]), 1)[0, 0] for ids in ([a, b, c, a, b], [a, b, c, a, c, d])]
     finally:
-        model.close(text)
+        backend.close(text)
     return seen, torch.stack(plain).float()
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from draftgraph.backends.openvino.convert import LOGITS
 from draftgraph.backends.openvino.layout import Inputs
-from draftgraph.backends.openvino.numerics import Numerics
+from draftgraph.backends.openvino.precision import Precision
 from draftgraph.backends.openvino.pool import CELLS, Shape
 from draftgraph.errors import ModelError
 
@@ -24,18 +24,18 @@ class Compiled:
     shapes  of its keys and values. kind  of their elements.
     """
 
-    def __init__(self, graph: Any, numerics: Numerics, threads: int) -> None:
+    def __init__(self, graph: Any, precision: Precision, threads: int) -> None:
         """Raises whatever OpenVINO raises where it cannot run the graph on paged attention. The graph is used up."""
         import openvino as ov
         from openvino._offline_transformations import paged_attention_transformation
 
         with_bias = (False, False, False, False, False, False, True)
         paged_attention_transformation(graph, *with_bias)
-        compiled = ov.Core().compile_model(graph, "CPU", numerics.hints(threads))
+        compiled = ov.Core().compile_model(graph, "CPU", precision.hints(threads))
         self._request = compiled.create_infer_request()
         self._held: dict[str, npt.NDArray[np.generic]] = {}
-        self.kind = _KINDS[numerics.precision]
-        self._element = ov.Type.f32 if numerics.precision == "f32" else ov.Type.bf16
+        self.kind = _KINDS[precision.activations]
+        self._element = ov.Type.f32 if precision.activations == "f32" else ov.Type.bf16
         self.outputs = [port.get_any_name() for port in compiled.outputs]
         self.shapes = [_shape(port, self._element) for port in compiled.inputs if "_cache." in port.get_any_name()]
 

@@ -10,11 +10,11 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 
-from draftgraph.backends.base import CacheHandle, CausalLM, Feed, Scored
+from draftgraph.backends.base import CacheHandle, Feed, Scored
 from draftgraph.backends.openvino.buckets import Buckets
 from draftgraph.backends.openvino.compiled import Compiled
 from draftgraph.backends.openvino.layout import lay_out
-from draftgraph.backends.openvino.numerics import Numerics
+from draftgraph.backends.openvino.precision import Precision
 from draftgraph.backends.openvino.pool import CELLS, BlockPool
 from draftgraph.backends.openvino.text import PagedText, Rows, enter
 from draftgraph.errors import LogitsError, ModelError
@@ -33,6 +33,7 @@ class About:
     window      tokens that it can read.
     weights     a hash of its weights.
     version     of OpenVINO.
+    checked     what a comparison with transformers found.
     """
 
     name: str
@@ -41,24 +42,24 @@ class About:
     window: int | None
     weights: str
     version: str
+    checked: str = ""
 
 
 class OpenVinoModel:
     """`CausalLM` on OpenVINO. Passes of threads that share it take turns; a cached text is touched by its own request only.
 
-    reference  the transformers model that the graph was made from, while it is there.
+    about  what there is to know beside the graph. precision  in which it computes.
     """
 
     name: ClassVar[str] = "openvino"
     most_rows = MOST_ROWS
 
-    def __init__(self, graph: Any, about: About, numerics: Numerics, threads: int) -> None:
+    def __init__(self, graph: Any, about: About, precision: Precision, threads: int) -> None:
         """Compiles the graph, which is used up. Raises whatever OpenVINO raises where it cannot."""
-        self.about, self.numerics = about, numerics
-        self._compiled = Compiled(graph, numerics, threads)
+        self.about, self.precision = about, precision
+        self._compiled = Compiled(graph, precision, threads)
         self.pool = BlockPool(self._compiled.shapes, self._compiled.kind, self._compiled.attach)
         self._buckets, self._turn = Buckets(), threading.Lock()
-        self.reference: CausalLM | None = None
 
     @property
     def model_name(self) -> str:
@@ -67,7 +68,7 @@ class OpenVinoModel:
     @property
     def dtype(self) -> torch.dtype:
         """In which it computes; its logits are float32."""
-        return self.numerics.dtype
+        return self.precision.dtype
 
     @property
     def device(self) -> torch.device:
@@ -83,7 +84,7 @@ class OpenVinoModel:
 
     @property
     def fingerprint(self) -> str:
-        return f"{self.about.weights} openvino {self.about.version} {self.numerics}"
+        return f"{self.about.weights} openvino {self.about.version} {self.precision}"
 
     def refuse_training(self) -> None:
         """Nothing: a graph has no training mode."""
@@ -138,9 +139,7 @@ class OpenVinoModel:
 
     @torch.inference_mode()
     def plain(self, ids: torch.Tensor, count: int) -> torch.Tensor:
-        """By the transformers model while it is there, else by texts that are read from their beginning, without drafts."""
-        if self.reference is not None:
-            return self.reference.plain(ids, count)
+        """By texts that are read from their beginning, without drafts."""
         return torch.stack([self._read(text, count) for text in ids.tolist()])
 
     def _read(self, ids: Sequence[int], count: int) -> torch.Tensor:
