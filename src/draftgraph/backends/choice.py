@@ -61,19 +61,18 @@ def load_backend(source: Source, loading: Loading, probed: torch.nn.Module | Non
 
     Raises ModelError for what cannot be loaded or run exactly, and OptionError for an impossible dtype or device.
     """
-    reason = "backend='torch' was asked for"
     if loading.backend == OPENVINO:
         return _on_openvino(source, loading, "backend='openvino' was asked for")
-    if loading.backend == AUTO:
-        reason = _not_tried(source, loading)
-        if not reason:
-            try:
-                return _on_openvino(source, loading, "the fastest backend on this CPU")
-            except ModelError as error:  # where the model is to blame, torch says so as well
-                reason = str(error)
-    loaded = _on_torch(source, loading, reason, probed)
-    if loading.backend == AUTO and reason.endswith("'torch'"):
-        _say_once(loaded)
+    if loading.backend == TORCH:
+        return _on_torch(source, loading, "backend='torch' was asked for", probed)
+    why_not = _not_tried(source, loading)
+    if why_not:
+        return _on_torch(source, loading, why_not, probed)
+    try:
+        return _on_openvino(source, loading, "the fastest backend on this CPU")
+    except ModelError as error:  # where the model is to blame, torch says so as well
+        loaded = _on_torch(source, loading, str(error), probed)
+    _say_once(f"{loaded.model.model_name} runs on torch: {loaded.reason}")
     return loaded
 
 
@@ -116,8 +115,7 @@ def _generation_config(name: str, config: PretrainedConfig) -> GenerationConfig:
         return GenerationConfig.from_pretrained(Path(file).parent, local_files_only=True)
 
 
-def _say_once(loaded: Loaded) -> None:
-    told = f"{loaded.model.model_name} runs on torch: {loaded.reason}"
-    if told not in _TOLD:
-        _TOLD.add(told)
-        logging.getLogger("draftgraph").warning("draftgraph: %s", told)
+def _say_once(fact: str) -> None:
+    if fact not in _TOLD:
+        _TOLD.add(fact)
+        logging.getLogger("draftgraph").warning("draftgraph: %s", fact)

@@ -240,6 +240,7 @@ class Engine:
             lossless=choice.rule.lossless,
             prompt=request.prompt_length,
             output=len(output),
+            backend=self.target.name,
         )
         text = "".join(request.pieces)
         if request.finish_reason is None:  # interrupted, with text held back that might have become a stop string

@@ -27,6 +27,7 @@ class Stats:
                              place that they were copied from; what the drafter proposed itself is entry 0.
     seconds                  wall seconds per part of the rounds, see PARTS; of a pass that requests share, this one's share.
     lossless                 whether the output has exactly the target's law.
+    backend                  what ran the target.
     """
 
     rule: str
@@ -47,6 +48,7 @@ class Stats:
     accepted_by_source: dict[str, int]
     accepted_by_match_length: dict[str, list[int]]
     seconds: dict[str, float]
+    backend: str = "torch"
 
     def __getitem__(self, name: str) -> Any:
         """Fields by their JSON names."""
@@ -76,7 +78,7 @@ class Tally:
         for part, seconds in parts.items():
             self.seconds[part] += seconds
 
-    def stats(self, *, rule: str, structure: str, lossless: bool, prompt: int, output: int) -> Stats:
+    def stats(self, *, rule: str, structure: str, lossless: bool, prompt: int, output: int, backend: str) -> Stats:
         longest = max(self.histogram, default=0)
         return Stats(
             rule=rule,
@@ -97,6 +99,7 @@ class Tally:
             accepted_by_source={source: sum(counts) for source, counts in self._by_match_length().items()},
             accepted_by_match_length=self._by_match_length(),
             seconds=dict(self.seconds),
+            backend=backend,
         )
 
     def _by_match_length(self) -> dict[str, list[int]]:

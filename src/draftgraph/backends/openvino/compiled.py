@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from draftgraph.backends.openvino.convert import LOGITS
 from draftgraph.backends.openvino.layout import Inputs
-from draftgraph.backends.openvino.precision import Precision
 from draftgraph.backends.openvino.pool import CELLS, Shape
+from draftgraph.backends.openvino.precision import Precision
+from draftgraph.backends.openvino.runtime import runtime
 from draftgraph.errors import ModelError
 
 _KINDS = {"f32": np.dtype(np.float32), "bf16": np.dtype(np.uint16)}
@@ -26,7 +27,7 @@ class Compiled:
 
     def __init__(self, graph: Any, precision: Precision, threads: int) -> None:
         """Raises whatever OpenVINO raises where it cannot run the graph on paged attention. The graph is used up."""
-        import openvino as ov
+        ov = runtime()
         from openvino._offline_transformations import paged_attention_transformation
 
         with_bias = (False, False, False, False, False, False, True)
@@ -41,7 +42,7 @@ class Compiled:
 
     def attach(self, name: str, memory: npt.NDArray[np.generic]) -> None:
         """Let the graph keep keys or values in this memory."""
-        import openvino as ov
+        ov = runtime()
 
         self._request.set_tensor(name, ov.Tensor(memory, memory.shape, self._element))
 
@@ -57,7 +58,7 @@ class Compiled:
 
     def _hold(self, name: str, values: npt.NDArray[np.generic]) -> None:
         """Values in memory that the graph reads at every pass from now on."""
-        import openvino as ov
+        ov = runtime()
 
         held = self._held[name] = values.copy()
         self._request.set_tensor(name, ov.Tensor(held, shared_memory=True))

@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from draftgraph.backends.cache_argument import cache_argument
 from draftgraph.backends.openvino.rotary import exact_rotary
+from draftgraph.backends.openvino.runtime import runtime
 from draftgraph.backends.taps import tapped
 from draftgraph.errors import ModelError
 
@@ -90,8 +91,6 @@ def convert(model: PreTrainedModel, positions: int, taps: Sequence[str] = ()) ->
 
     Raises whatever torch or OpenVINO raise where they cannot trace the model.
     """
-    import openvino as ov
-
     shapes = _state_shapes(model)
     example = (
         torch.zeros(1, _FED, dtype=torch.long),
@@ -100,10 +99,24 @@ def convert(model: PreTrainedModel, positions: int, taps: Sequence[str] = ()) ->
         *(torch.zeros(1, heads, _PAST, width) for heads, width in shapes),
     )
     with torch.inference_mode(False), torch.no_grad(), exact_rotary(model, positions), _quiet():
-        graph = ov.convert_model(_Traced(model, taps), example_input=example)
+        graph = _trace(_Traced(model, taps), example)
     _name(graph, shapes, taps)
     _remember(graph, shapes)
     _pick_rows(graph)
+    return graph
+
+
+def _trace(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> Any:
+    """What `openvino.convert_model` does, without its telemetry, and without its hands on the root logger."""
+    runtime()
+    from openvino._offline_transformations import apply_moc_transformations
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    decoder = TorchScriptPythonDecoder(module, example_input=example)  # must live until the graph is there
+    graph = frontend.convert(frontend.load(decoder))
+    apply_moc_transformations(graph, cf=False, smart_reshape=False)
     return graph
 
 
@@ -125,7 +138,7 @@ def _quiet() -> Iterator[None]:
 
 def _name(graph: Any, shapes: Sequence[tuple[int, int]], taps: Sequence[str]) -> None:
     """Give inputs and outputs their names, and free their sizes."""
-    import openvino as ov
+    ov = runtime()
 
     free: dict[str, list[int]] = {"input_ids": [-1, -1], "attention_mask": [-1, 1, -1, -1], "position_ids": [-1, -1]}
     free |= {past: [-1, heads, -1, width] for past, (heads, width) in zip(_pasts(shapes), shapes, strict=True)}
@@ -149,7 +162,7 @@ def _present(past: str) -> str:
 
 def _remember(graph: Any, shapes: Sequence[tuple[int, int]]) -> None:
     """Make keys and values states of the graph, in the form in which the paged step looks for them."""
-    import openvino as ov
+    ov = runtime()
     from openvino import opset13 as op
     from openvino._offline_transformations import apply_make_stateful_transformation
 
@@ -179,7 +192,7 @@ def _remember(graph: Any, shapes: Sequence[tuple[int, int]]) -> None:
 
 def _pick_rows(graph: Any) -> None:
     """Let only the wanted rows through the head: a prompt's other rows need no logits. Rows are the first axis in the paged step."""
-    import openvino as ov
+    ov = runtime()
     from openvino import opset13 as op
 
     rows = op.parameter([-1], ov.Type.i64)

@@ -22,9 +22,11 @@ from draftgraph.backends.openvino import refusals
 from draftgraph.backends.openvino.convert import convert
 from draftgraph.backends.openvino.model import About, OpenVinoModel
 from draftgraph.backends.openvino.precision import Precision
+from draftgraph.backends.openvino.runtime import runtime
 from draftgraph.backends.openvino.store import GRAPH, Entry, place_of, read_entry, update_entry, write_entry
 from draftgraph.backends.openvino.trial import alike, trial
-from draftgraph.backends.openvino.weights import digest, fingerprint as fingerprint_of_files, stamps, weight_files
+from draftgraph.backends.openvino.weights import digest, stamps, weight_files
+from draftgraph.backends.openvino.weights import fingerprint as fingerprint_of_files
 from draftgraph.backends.probe import honours_masks
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.backends.wrapped import opened
@@ -36,6 +38,9 @@ NOTES = "draftgraph.converting"
 """The logger that says when someone waits for a conversion."""
 POSITIONS = 1 << 17
 """Positions that rotary tables hold at most, for models that do not say how much they can read."""
+EXACT = Precision()
+ROUNDED = 0.5
+"""How far logits of coarser precisions may be from those in float32, as a share of their scale. Further, they say nothing."""
 _ONE = threading.RLock()
 """Models are converted and started one at a time: a second thread that wants the same one finds it running."""
 _RUNNING: WeakValueDictionary[tuple[str, int], OpenVinoModel] = WeakValueDictionary()
@@ -162,7 +167,7 @@ def _kept(source: _Source) -> OpenVinoModel | None:
 
 def _started(place: Path, entry: Entry, source: _Source) -> OpenVinoModel:
     """Raises RuntimeError, as OpenVINO does, or BrokenFileError if the graph does not compute what it did."""
-    import openvino as ov
+    ov = runtime()
 
     about = About(
         Path(source.name).name,
@@ -233,18 +238,33 @@ def _graph(model: PreTrainedModel) -> Any:
 
 
 def _probed(graph: Any, reference: TorchModel, about: About, precision: Precision) -> OpenVinoModel:
-    """Compile a graph and compare it with the model that it was made from. Raises ModelError if it is another."""
+    """Compile a graph in float32 and compare it with the model that it was made from; then in the precision that was asked for.
+
+    Rounding hides mistakes, so that the comparison is strict where nothing is rounded. The graph is used up.
+
+    Raises ModelError if it is another model.
+    """
+    spare = None if precision == EXACT else graph.clone()
+    exact = _compiled(graph, about, EXACT)
+    check = honours_masks(reference, exact)
+    if check.failed:
+        raise _unfit(about.class_name, f"passes give other logits than transformers does ({check.found})")
+    about = exact.about = replace(about, checked=check.found)
+    if spare is None:
+        return exact
+    model, expected = _compiled(spare, about, precision), trial(exact)
+    if not alike(trial(model), expected, ROUNDED):
+        raise _unfit(about.class_name, f"{precision} is too coarse for it")
+    return model
+
+
+def _compiled(graph: Any, about: About, precision: Precision) -> OpenVinoModel:
     try:
-        model = OpenVinoModel(graph, about, precision, torch.get_num_threads())
+        return OpenVinoModel(graph, about, precision, torch.get_num_threads())
     except (ModelError, MemoryError, OSError):
         raise
     except Exception as error:
         raise _unfit(about.class_name, f"it does not run on paged attention ({_cause(error)})") from error
-    check = honours_masks(reference, model)
-    if check.failed:
-        raise _unfit(about.class_name, f"passes give other logits than transformers does ({check.found})")
-    model.about = replace(about, checked=check.found)
-    return model
 
 
 def _unfit(class_name: str, why: str) -> ModelError:

@@ -14,8 +14,8 @@ from draftgraph.backends.base import CacheHandle, Feed, Scored
 from draftgraph.backends.openvino.buckets import Buckets
 from draftgraph.backends.openvino.compiled import Compiled
 from draftgraph.backends.openvino.layout import lay_out
-from draftgraph.backends.openvino.precision import Precision
 from draftgraph.backends.openvino.pool import CELLS, BlockPool
+from draftgraph.backends.openvino.precision import Precision
 from draftgraph.backends.openvino.text import PagedText, Rows, enter
 from draftgraph.errors import LogitsError, ModelError
 from draftgraph.types import ROOT

@@ -31,7 +31,7 @@ class Precision:
 
     @property
     def tolerance(self) -> float:
-        """How far logits may be from those of transformers in float32, as a share of their scale."""
+        """How far logits of one graph may be apart on two machines, as a share of their scale."""
         return 1e-3 if self.exact else 0.1
 
     def __str__(self) -> str:

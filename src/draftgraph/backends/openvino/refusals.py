@@ -12,6 +12,7 @@ from transformers.cache_utils import DynamicLayer
 
 from draftgraph.backends.hub import kept
 from draftgraph.backends.openvino.precision import Precision, of_dtype
+from draftgraph.backends.openvino.runtime import runtime
 from draftgraph.errors import ModelError
 
 PACKAGE = "openvino"
@@ -48,7 +49,7 @@ def precision_of(dtype: str | torch.dtype | None, config: PretrainedConfig) -> P
             f"dtype='float32', or {INSTEAD}"
         )
     if not found.exact:
-        import openvino as ov
+        ov = runtime()
 
         if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise ModelError(f"this CPU does not compute in bfloat16; write dtype='float32', or {INSTEAD}")

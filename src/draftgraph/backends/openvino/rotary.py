@@ -6,40 +6,46 @@ computes, whatever the precision of the graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 
 class _Tables(torch.nn.Module):
-    """What a rotary embedding gives, looked up by position."""
+    """What a rotary embedding gives, looked up by position; by kind of layer, where it differs between them."""
 
-    def __init__(self, rotary: torch.nn.Module, positions: int) -> None:
+    def __init__(self, rotary: torch.nn.Module, positions: int, kinds: Iterable[str | None]) -> None:
         super().__init__()
-        where = torch.arange(positions)[None]
-        cos, sin = rotary(torch.zeros(1, 1, 1), where)
-        self.register_buffer("cos", cos[0].float().contiguous(), persistent=False)
-        self.register_buffer("sin", sin[0].float().contiguous(), persistent=False)
+        every = torch.arange(positions)[None]
+        for kind in kinds:
+            named = {} if kind is None else {"layer_type": kind}
+            cos, sin = rotary(torch.zeros(1, 1, 1), every, **named)
+            self.register_buffer(f"{kind}_cos", cos[0].float().contiguous(), persistent=False)
+            self.register_buffer(f"{kind}_sin", sin[0].float().contiguous(), persistent=False)
 
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.cos[position_ids], self.sin[position_ids]
+    def forward(
+        self, x: torch.Tensor, position_ids: torch.Tensor, layer_type: str | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return getattr(self, f"{layer_type}_cos")[position_ids], getattr(self, f"{layer_type}_sin")[position_ids]
 
 
 @contextmanager
-def exact_rotary(model: torch.nn.Module, positions: int) -> Iterator[None]:
+def exact_rotary(model: PreTrainedModel, positions: int) -> Iterator[None]:
     """While a model is traced, every rotary embedding of it looks its results up; afterwards it is as it was."""
     found = [
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if hasattr(child, "inv_freq") and hasattr(child, "rope_init_fn" if hasattr(child, "rope_init_fn") else "inv_freq")
+        if any(buffer.endswith("inv_freq") for buffer, _ in child.named_buffers(recurse=False))
     ]
+    layers = getattr(model.config.get_text_config(decoder=True), "layer_types", None) or ()
     try:
         for parent, name, child in found:
-            with torch.no_grad():
-                setattr(parent, name, _Tables(child, positions))
+            by_layer = "layer_type" in inspect.signature(child.forward).parameters
+            setattr(parent, name, _Tables(child, positions, sorted(set(layers)) if by_layer else (None,)))
         yield
     finally:
         for parent, name, child in found:

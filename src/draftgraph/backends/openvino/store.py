@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from draftgraph.backends.openvino.runtime import runtime
 from draftgraph.files import BrokenFileError, read_text, write_whole
 from draftgraph.strictjson import build, parse, seen
 
@@ -76,7 +77,7 @@ def read_entry(place: Path, made_with: dict[str, str]) -> Entry:
         raise BrokenFileError(f"it was made with {seen(dict(entry.made_with))}")
     if not entry.refused:
         for name in (GRAPH, WEIGHTS):
-            if list(entry.files.get(name, ())) != list(_checked(place / name)):
+            if not (place / name).is_file() or list(entry.files.get(name, ())) != list(_checked(place / name)):
                 raise BrokenFileError(f"{name} is not what was written")
     return entry
 
@@ -111,7 +112,7 @@ def _text(entry: Entry) -> str:
 
 def _save(graph: Any, folder: Path) -> None:
     """Raises OSError where there is no room: OpenVINO would write half of a file, and say nothing."""
-    import openvino as ov
+    ov = runtime()
 
     size = sum(node.get_byte_size() for node in graph.get_ops() if node.get_type_name() == "Constant")
     if shutil.disk_usage(folder).free < size + _MOST_BYTES:

@@ -31,7 +31,9 @@ def weight_files(name: str) -> list[Path]:
     try:
         named = sorted({str(file) for file in json.loads(read_text(index))["weight_map"].values()})
     except (OSError, BrokenFileError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"cannot read {str(index)!r}: {error}; take the model's files from their source again") from None
+        raise ModelError(
+            f"cannot read {str(index)!r}: {error}; take the model's files from their source again"
+        ) from None
     found = [kept(name, file) for file in named]
     if None in found:
         raise ModelError(f"{str(index)!r} names {named[found.index(None)]!r}, which is not there")
