@@ -22,6 +22,7 @@ from draftgraph.errors import ModelError, require
 
 AUTO, TORCH, OPENVINO = "auto", "torch", "openvino"
 NAMES = (AUTO, TORCH, OPENVINO)
+FASTEST = "the fastest backend on this CPU"
 _TOLD: set[str] = set()
 """Reasons for another backend that were logged in this process."""
 
@@ -61,19 +62,27 @@ def load_backend(source: Source, loading: Loading, probed: torch.nn.Module | Non
 
     Raises ModelError for what cannot be loaded or run exactly, and OptionError for an impossible dtype or device.
     """
+    faster, reason = off_torch(source, loading)
+    return _on_torch(source, loading, reason, probed) if faster is None else faster
+
+
+def off_torch(source: Source, loading: Loading) -> tuple[Loaded | None, str]:
+    """The model on another backend than torch, or None; and why, in words.
+
+    Raises ModelError where another backend was asked for and cannot run it exactly.
+    """
     if loading.backend == OPENVINO:
-        return _on_openvino(source, loading, "backend='openvino' was asked for")
+        reason = "backend='openvino' was asked for"
+        return _on_openvino(source, loading, reason), reason
     if loading.backend == TORCH:
-        return _on_torch(source, loading, "backend='torch' was asked for", probed)
-    why_not = _not_tried(source, loading)
-    if why_not:
-        return _on_torch(source, loading, why_not, probed)
+        return None, "backend='torch' was asked for"
+    if why_not := _not_tried(source, loading):
+        return None, why_not
     try:
-        return _on_openvino(source, loading, "the fastest backend on this CPU")
-    except ModelError as error:  # where the model is to blame, torch says so as well
-        loaded = _on_torch(source, loading, str(error), probed)
-    _say_once(f"{loaded.model.model_name} runs on torch: {loaded.reason}")
-    return loaded
+        return _on_openvino(source, loading, FASTEST), FASTEST
+    except ModelError as error:  # where the model itself is to blame, torch says so as well
+        _say_once(f"{str(source)!r} is left to torch: {error}")
+        return None, str(error)
 
 
 def _not_tried(source: Source, loading: Loading) -> str:

@@ -38,7 +38,11 @@ def make_backend(model: torch.nn.Module) -> TorchModel:
 
 
 def make_drafter(
-    target: Loaded, draft_model: str | Path | PreTrainedModel | None, config: Config, tokenizer: Any | None, loading: Loading
+    target: Loaded,
+    draft_model: str | Path | PreTrainedModel | None,
+    config: Config,
+    tokenizer: Any | None,
+    loading: Loading,
 ) -> tuple[Drafter, str]:
     """The drafter that the config asks for, and why its model runs on its backend, in words."""
     own, structure = config.own_drafter, config.resolved_structure

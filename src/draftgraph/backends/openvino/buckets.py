@@ -1,4 +1,4 @@
-"""How many rows a pass gets: a pass with another number of rows than the last one costs extra, and a few more rows hardly anything."""
+"""How many rows a pass gets. Another number than last time costs extra, and a few rows more cost hardly anything."""
 
 from __future__ import annotations
 

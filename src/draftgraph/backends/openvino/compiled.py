@@ -15,7 +15,7 @@ from draftgraph.backends.openvino.precision import Precision
 from draftgraph.backends.openvino.runtime import runtime
 from draftgraph.errors import ModelError
 
-_KINDS = {"f32": np.dtype(np.float32), "bf16": np.dtype(np.uint16)}
+_KINDS: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "bf16": np.dtype(np.uint16)}
 """NumPy has no bfloat16; its bits are moved about as whole numbers."""
 
 

@@ -32,6 +32,9 @@ _PAST, _FED = 5, 3
 class _Past(CacheLayerMixin):  # type: ignore[misc]
     """Keys and values of one layer, which come in as inputs and go out as outputs."""
 
+    keys: torch.Tensor
+    values: torch.Tensor
+
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Nothing: the tensors are given."""
 
@@ -191,7 +194,7 @@ def _remember(graph: Any, shapes: Sequence[tuple[int, int]]) -> None:
 
 
 def _pick_rows(graph: Any) -> None:
-    """Let only the wanted rows through the head: a prompt's other rows need no logits. Rows are the first axis in the paged step."""
+    """Let only the wanted rows through the head. After the paged step, rows are the first axis."""
     ov = runtime()
     from openvino import opset13 as op
 

@@ -1,4 +1,4 @@
-"""From a folder, a hub name or a loaded model to a model on OpenVINO: converted and probed once, then read from the user's cache."""
+"""From a folder, a hub name or a loaded model to a model on OpenVINO: converted once, then read from the user's cache."""
 
 from __future__ import annotations
 
@@ -108,9 +108,9 @@ def from_loaded(
     if inside.called is not model:
         raise ModelError(f"OpenVINO converts models of transformers, not {inside.name}; {inside.remedy}")
     TorchModel(model).refuse_training()
-    refusals.refuse_device(as_device(device) if device is not None else model.device)
+    refusals.refuse_device(as_device(device) if device is not None else torch.device(str(model.device)))
     refusals.refuse_config(model.config)
-    precision = refusals.precision_of(model.dtype if dtype is None else dtype, model.config)
+    precision = refusals.precision_of(TorchModel(model).dtype if dtype is None else dtype, model.config)
     if model.dtype != torch.float32:
         model = cast(PreTrainedModel, copy.deepcopy(model).float())
     with _ONE:
