@@ -14,7 +14,7 @@ from draftgraph.backends.base import CausalLM
 from draftgraph.backends.hub import kept
 from draftgraph.backends.load import Source, load_model, read_config
 from draftgraph.backends.openvino import load as openvino
-from draftgraph.backends.openvino.refusals import is_installed
+from draftgraph.backends.openvino.refusals import UnfitError, is_installed
 from draftgraph.backends.probe import probe
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.backends.untrusted import refuse_broken_generation_config, told
@@ -80,8 +80,10 @@ def off_torch(source: Source, loading: Loading) -> tuple[Loaded | None, str]:
         return None, why_not
     try:
         return _on_openvino(source, loading, FASTEST), FASTEST
-    except ModelError as error:  # where the model itself is to blame, torch says so as well
-        _say_once(f"{str(source)!r} is left to torch: {error}")
+    except UnfitError as error:
+        _say_once(f"{str(source)!r} runs on torch: {error}")
+        return None, str(error)
+    except ModelError as error:  # the model itself is to blame, and torch says so in its own words
         return None, str(error)
 
 

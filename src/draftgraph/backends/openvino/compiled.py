@@ -12,8 +12,8 @@ from draftgraph.backends.openvino.convert import LOGITS
 from draftgraph.backends.openvino.layout import Inputs
 from draftgraph.backends.openvino.pool import CELLS, Shape
 from draftgraph.backends.openvino.precision import Precision
+from draftgraph.backends.openvino.refusals import UnfitError
 from draftgraph.backends.openvino.runtime import runtime
-from draftgraph.errors import ModelError
 
 _KINDS: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "bf16": np.dtype(np.uint16)}
 """NumPy has no bfloat16; its bits are moved about as whole numbers."""
@@ -73,10 +73,10 @@ class Compiled:
 
 
 def _shape(port: Any, element: Any) -> Shape:
-    """Raises ModelError for a cache of another layout."""
+    """Raises UnfitError for a cache of another layout."""
     sizes = port.partial_shape
     if len(sizes) != 4 or any(sizes[i].is_dynamic for i in (1, 2, 3)) or port.element_type != element:
-        raise ModelError(f"OpenVINO lays its cache out as {sizes} {port.element_type}, which is not known here")
+        raise UnfitError(f"OpenVINO lays its cache out as {sizes} {port.element_type}, which is not known here")
     if sizes[2].get_length() != CELLS:
-        raise ModelError(f"OpenVINO wants blocks of {sizes[2].get_length()} cells here, not {CELLS}")
+        raise UnfitError(f"OpenVINO wants blocks of {sizes[2].get_length()} cells here, not {CELLS}")
     return Shape(port.get_any_name(), sizes[1].get_length(), sizes[3].get_length())

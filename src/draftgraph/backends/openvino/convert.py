@@ -17,10 +17,10 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from draftgraph.backends.cache_argument import cache_argument
+from draftgraph.backends.openvino.refusals import UnfitError
 from draftgraph.backends.openvino.rotary import exact_rotary
 from draftgraph.backends.openvino.runtime import runtime
 from draftgraph.backends.taps import tapped
-from draftgraph.errors import ModelError
 
 LOGITS, ROWS = "logits", "rows"
 """Names in a graph: its first output, and the input i64[n] that says of which rows logits are wanted."""
@@ -209,12 +209,12 @@ def _pick_rows(graph: Any) -> None:
 
 
 def _head(graph: Any) -> Any:
-    """The multiplication that gives the logits; behind it a bias, a scale or a cap may follow. Raises ModelError."""
+    """The multiplication that gives the logits; behind it a bias, a scale or a cap may follow. Raises UnfitError."""
     node = graph.outputs[0].get_node().input_value(0).get_node()
     while node.get_type_name() != "MatMul":
         before = [source.get_node() for source in node.input_values() if not _is_constant(source.get_node())]
         if len(before) != 1:
-            raise ModelError("its logits do not come from one matrix, so that rows cannot be picked before it")
+            raise UnfitError("its logits do not come from one matrix, so that rows cannot be picked before it")
         node = before[0]
     return node
 

@@ -22,6 +22,7 @@ from draftgraph.backends.openvino import refusals
 from draftgraph.backends.openvino.convert import convert
 from draftgraph.backends.openvino.model import About, OpenVinoModel
 from draftgraph.backends.openvino.precision import Precision
+from draftgraph.backends.openvino.refusals import UnfitError
 from draftgraph.backends.openvino.runtime import runtime
 from draftgraph.backends.openvino.store import GRAPH, Entry, place_of, read_entry, update_entry, write_entry
 from draftgraph.backends.openvino.trial import alike, trial
@@ -106,7 +107,7 @@ def from_loaded(
     inside = opened(module)
     model = inside.model
     if inside.called is not model:
-        raise ModelError(f"OpenVINO converts models of transformers, not {inside.name}; {inside.remedy}")
+        raise UnfitError(f"OpenVINO converts models of transformers, not {inside.name}; {inside.remedy}")
     TorchModel(model).refuse_training()
     refusals.refuse_device(as_device(device) if device is not None else torch.device(str(model.device)))
     refusals.refuse_config(model.config)
@@ -125,7 +126,7 @@ def _look(name: str, version: str, precision: Precision) -> _Source:
         load_model(name, torch.float32, "cpu")  # which downloads it, or says what is wrong
         files = weight_files(name)
     if not files:
-        raise ModelError(
+        raise UnfitError(
             f"the weights of {name!r} are not in safetensors files, by which converted models are told apart; save the model "
             f"again with save_pretrained, or {refusals.INSTEAD}"
         )
@@ -155,7 +156,7 @@ def _kept(source: _Source) -> OpenVinoModel | None:
             entry = replace(entry, stamps=[*entry.stamps, stamps(source.files)])
             update_entry(place, entry)
         if entry.refused:
-            raise ModelError(entry.refused)
+            raise UnfitError(entry.refused)
         return _started(place, entry, source)
     except FileNotFoundError:
         return None
@@ -199,7 +200,7 @@ def _converted(source: _Source) -> OpenVinoModel:
     try:
         graph = _graph(reference.model)
         model = _probed(graph.clone(), reference, about, source.precision)
-    except ModelError as error:
+    except UnfitError as error:
         _write(place, replace(entry, refused=str(error)), None)
         raise
     sample = trial(model).tolist()
@@ -267,8 +268,8 @@ def _compiled(graph: Any, about: About, precision: Precision) -> OpenVinoModel:
         raise _unfit(about.class_name, f"it does not run on paged attention ({_cause(error)})") from error
 
 
-def _unfit(class_name: str, why: str) -> ModelError:
-    return ModelError(f"{class_name} cannot run on OpenVINO exactly: {why}; {refusals.INSTEAD}")
+def _unfit(class_name: str, why: str) -> UnfitError:
+    return UnfitError(f"{class_name} cannot run on OpenVINO exactly: {why}; {refusals.INSTEAD}")
 
 
 def _cause(error: Exception) -> str:

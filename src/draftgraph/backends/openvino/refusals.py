@@ -15,6 +15,11 @@ from draftgraph.backends.openvino.precision import Precision, of_dtype
 from draftgraph.backends.openvino.runtime import runtime
 from draftgraph.errors import ModelError
 
+
+class UnfitError(ModelError):
+    """OpenVINO cannot run this model exactly here; torch may."""
+
+
 PACKAGE = "openvino"
 INSTEAD = "write backend='torch'"
 _BY_LENGTH = ("longrope", "dynamic")
@@ -26,16 +31,16 @@ def is_installed() -> bool:
 
 
 def version() -> str:
-    """The version of OpenVINO. Raises ModelError if it is not installed."""
+    """The version of OpenVINO. Raises UnfitError if it is not installed."""
     if not is_installed():
-        raise ModelError(f"OpenVINO is not installed; pip install 'draftgraph[openvino]', or {INSTEAD}")
+        raise UnfitError(f"OpenVINO is not installed; pip install 'draftgraph[openvino]', or {INSTEAD}")
     return importlib.metadata.version(PACKAGE)
 
 
 def precision_of(dtype: str | torch.dtype | None, config: PretrainedConfig) -> Precision:
     """The precision that `dtype` asks for; None is float32, "auto" is the checkpoint's own.
 
-    Raises ModelError for what OpenVINO does not compute in here.
+    Raises UnfitError for what OpenVINO does not compute in here.
     """
     wanted: Any = torch.float32 if dtype is None else dtype
     if wanted == "auto":
@@ -44,7 +49,7 @@ def precision_of(dtype: str | torch.dtype | None, config: PretrainedConfig) -> P
         wanted = getattr(torch, wanted.removeprefix("torch."), None)
     found = of_dtype(wanted)
     if found is None:
-        raise ModelError(
+        raise UnfitError(
             f"OpenVINO computes in float32 or bfloat16 here, not in {str(wanted).removeprefix('torch.')}; write "
             f"dtype='float32', or {INSTEAD}"
         )
@@ -52,26 +57,26 @@ def precision_of(dtype: str | torch.dtype | None, config: PretrainedConfig) -> P
         ov = runtime()
 
         if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise ModelError(f"this CPU does not compute in bfloat16; write dtype='float32', or {INSTEAD}")
+            raise UnfitError(f"this CPU does not compute in bfloat16; write dtype='float32', or {INSTEAD}")
     return found
 
 
 def refuse_device(where: torch.device) -> None:
     if where.type != "cpu":
-        raise ModelError(f"OpenVINO runs on the CPU here, not on {where}; write device='cpu', or {INSTEAD}")
+        raise UnfitError(f"OpenVINO runs on the CPU here, not on {where}; write device='cpu', or {INSTEAD}")
 
 
 def refuse_folder(name: str) -> None:
     """Refuse folders whose files say too little about the model that transformers makes of them. Raises ModelError."""
     if kept(name, "adapter_config.json") is not None:
-        raise ModelError(
+        raise UnfitError(
             f"{name!r} holds an adapter, and OpenVINO wants whole weights; save what model.merge_and_unload() returns, "
             f"or {INSTEAD}"
         )
 
 
 def refuse_config(config: PretrainedConfig) -> None:
-    """Refuse architectures that paged attention computes otherwise. Raises ModelError."""
+    """Refuse architectures that paged attention computes otherwise. Raises UnfitError."""
     text, why = config.get_text_config(decoder=True), ""
     if getattr(config, "auto_map", None):
         why = "it comes with code of its own, which may change while its files stay"
@@ -82,7 +87,7 @@ def refuse_config(config: PretrainedConfig) -> None:
     elif kind := _rope_by_length(text):
         why = f"its rotary positions ({kind}) depend on the length of the text"
     if why:
-        raise ModelError(f"{config.model_type} cannot run on OpenVINO exactly: {why}; {INSTEAD}")
+        raise UnfitError(f"{config.model_type} cannot run on OpenVINO exactly: {why}; {INSTEAD}")
 
 
 def _layers(config: PretrainedConfig) -> list[Any]:
