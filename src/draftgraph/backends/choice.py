@@ -29,12 +29,16 @@ _TOLD: set[str] = set()
 
 @dataclass(frozen=True)
 class Loading:
-    """How models are loaded: options of `Engine.from_pretrained`. trusted  whether code that comes with them may run."""
+    """How models are loaded: options of `Engine.from_pretrained`.
+
+    trusted  whether code that comes with them may run. taps  hidden states that will be asked for.
+    """
 
     dtype: str | torch.dtype | None = None
     device: str | None = None
     trusted: bool = False
     backend: str = AUTO
+    taps: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(self.backend in NAMES, "backend", self.backend, "'auto', 'torch' or 'openvino'")
@@ -102,9 +106,9 @@ def _not_tried(source: Source, loading: Loading) -> str:
 
 def _on_openvino(source: Source, loading: Loading, reason: str) -> Loaded:
     if isinstance(source, torch.nn.Module):
-        model, said = openvino.from_loaded(source, loading.dtype, loading.device)
+        model, said = openvino.from_loaded(source, loading.dtype, loading.device, loading.taps)
         return Loaded(model, said.config, said.generation_config, reason)
-    model = openvino.from_folder(source, loading.dtype, loading.device)
+    model = openvino.from_folder(source, loading.dtype, loading.device, loading.taps)
     config = read_config(source)
     return Loaded(model, config, _generation_config(os.fspath(source), config), reason)
 

@@ -18,7 +18,7 @@ from converted import FAMILIES, Text, converted, decode, lm
 from draftgraph.backends.base import Feed
 from draftgraph.backends.openvino import load
 from draftgraph.backends.openvino.pool import KEPT_BLOCKS
-from draftgraph.errors import LogitsError, ModelError
+from draftgraph.errors import LogitsError, ModelError, OptionError
 from draftgraph.types import ROOT
 
 CLOSE = 2e-5
@@ -144,7 +144,29 @@ def test_two_threads_share_a_model() -> None:
     assert len(found) == 2
 
 
-def test_taps_are_refused() -> None:
+@torch.inference_mode()
+def test_taps_that_were_asked_for_are_the_hidden_states_of_plain_forwards() -> None:
+    names = ["hidden:1", "hidden:2"]
+    model = load.from_loaded(lm(), None, None, names)[0]
+    text, other = model.open(8), model.open(8)
+    model.forward([Feed(text, [5, 9, 3, 40])])
+    fed = [Feed(other, [1, 2, 3]), Feed(text, [7], [8, 9, 6], [ROOT, ROOT, 1])]
+    theirs, ours = model.forward(fed, names)
+    again = model.forward([Feed(text, [], [2], [2])], names)[0]  # whose ancestors are fed again
+    for seen, ids, rows in (
+        (theirs, [1, 2, 3], slice(0, 3)),
+        (ours, [5, 9, 3, 40, 7, 9, 6], [0, 2, 3]),
+        (again, [5, 9, 3, 40, 7, 9, 6, 2], slice(0, 1)),
+    ):
+        plain = lm()(torch.tensor([ids]), output_hidden_states=True).hidden_states
+        for number, name in enumerate(names, 1):
+            rows_seen = seen.taps[name][rows]
+            torch.testing.assert_close(rows_seen, plain[number][0, -len(rows_seen) :], atol=1e-4, rtol=1e-4)
+
+
+def test_taps_that_were_not_asked_for_are_refused() -> None:
     model = converted()
-    with pytest.raises(ModelError, match="gives no hidden states"):
+    with pytest.raises(ModelError, match="was converted for OpenVINO without hidden states"):
         model.forward([Feed(model.open(2), [1, 2])], ["hidden:1"])
+    with pytest.raises(OptionError, match="taps='hidden:9' is not possible"):
+        load.from_loaded(lm(), None, None, ["hidden:9"])

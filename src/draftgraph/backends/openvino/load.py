@@ -6,6 +6,7 @@ import copy
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -31,7 +32,7 @@ from draftgraph.backends.openvino.weights import fingerprint as fingerprint_of_f
 from draftgraph.backends.probe import honours_masks
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.backends.wrapped import opened
-from draftgraph.errors import LogitsError, ModelError, first_line
+from draftgraph.errors import DraftgraphError, LogitsError, ModelError, first_line
 from draftgraph.files import BrokenFileError, read_text
 from draftgraph.user_cache import FOLDER, folder
 
@@ -63,6 +64,7 @@ class _Source:
     fingerprint: str
     made_with: dict[str, str]
     precision: Precision
+    taps: tuple[str, ...]
 
     @property
     def place(self) -> Path | None:
@@ -74,8 +76,12 @@ class _Source:
         return repr(said), torch.get_num_threads()
 
 
-def from_folder(source: str | Path, dtype: str | torch.dtype | None, device: str | None) -> OpenVinoModel:
+def from_folder(
+    source: str | Path, dtype: str | torch.dtype | None, device: str | None, taps: Sequence[str] = ()
+) -> OpenVinoModel:
     """The model of a folder or hub name.
+
+    taps  names of the hidden states that its graph gives as well.
 
     Raises ModelError, with the cause and what to write instead, if OpenVINO cannot run it exactly here.
     """
@@ -87,7 +93,7 @@ def from_folder(source: str | Path, dtype: str | torch.dtype | None, device: str
     refusals.refuse_config(config)
     precision = refusals.precision_of(dtype, config)
     with _ONE:
-        found = _look(name, version, precision)
+        found = _look(name, version, precision, tuple(taps))
         running = _RUNNING.get(found.key)
         if running is None:
             running = _RUNNING[found.key] = _kept(found) or _converted(found)
@@ -95,7 +101,7 @@ def from_folder(source: str | Path, dtype: str | torch.dtype | None, device: str
 
 
 def from_loaded(
-    module: torch.nn.Module, dtype: str | torch.dtype | None, device: str | None
+    module: torch.nn.Module, dtype: str | torch.dtype | None, device: str | None, taps: Sequence[str] = ()
 ) -> tuple[OpenVinoModel, PreTrainedModel]:
     """A loaded model as it is now, and the transformers model in it.
 
@@ -116,10 +122,10 @@ def from_loaded(
         model = cast(PreTrainedModel, copy.deepcopy(model).float())
     with _ONE:
         about = _about(TorchModel(model), fingerprint(model), version)
-        return _probed(_graph(model), TorchModel(model), about, precision), inside.model
+        return _probed(_graph(model, taps), TorchModel(model), about, precision), inside.model
 
 
-def _look(name: str, version: str, precision: Precision) -> _Source:
+def _look(name: str, version: str, precision: Precision, taps: tuple[str, ...] = ()) -> _Source:
     """Raises ModelError for weights in another format."""
     files = weight_files(name)
     if not files:
@@ -136,8 +142,9 @@ def _look(name: str, version: str, precision: Precision) -> _Source:
     except (OSError, ValueError, KeyError, TypeError) as error:
         load_model(name, torch.float32, "cpu")  # says what is wrong in the words that are used elsewhere
         raise ModelError(f"cannot read the weights of {name!r}: {first_line(error)}") from error
-    versions = {"openvino": version, "transformers": transformers.__version__, "torch": torch.__version__}
-    return _Source(name, files, known, {**versions, "precision": str(precision)}, precision)
+    made_with = {"openvino": version, "transformers": transformers.__version__, "torch": torch.__version__}
+    made_with |= {"precision": str(precision), "taps": " ".join(taps)}
+    return _Source(name, files, known, made_with, precision, taps)
 
 
 def _kept(source: _Source) -> OpenVinoModel | None:
@@ -198,7 +205,7 @@ def _converted(source: _Source) -> OpenVinoModel:
         source.made_with, digest(source.files), [before], about.class_name, about.vocab_size, window=about.window
     )
     try:
-        graph = _graph(reference.model)
+        graph = _graph(reference.model, source.taps)
         model = _probed(graph.clone(), reference, about, source.precision)
     except UnfitError as error:
         _write(place, replace(entry, refused=str(error)), None)
@@ -227,14 +234,16 @@ def _about(model: TorchModel, weights: str, version: str) -> About:
     return About(model.model_name, model.class_name, model.vocab_size, model.context_window, weights, version)
 
 
-def _graph(model: PreTrainedModel) -> Any:
-    """Raises ModelError for a model that cannot be traced."""
+def _graph(model: PreTrainedModel, taps: Sequence[str]) -> Any:
+    """Raises ModelError for a model that cannot be traced, OptionError for taps that it does not have."""
     window = TorchModel(model).context_window
     try:
-        return convert(model, min(window or POSITIONS, POSITIONS))
-    except (ModelError, MemoryError, OSError):
+        return convert(model, min(window or POSITIONS, POSITIONS), taps)
+    except (DraftgraphError, MemoryError, OSError):
         raise
     except Exception as error:
+        if isinstance(error.__cause__, DraftgraphError):  # the tracer wraps what is raised inside
+            raise error.__cause__ from None
         raise _unfit(type(model).__name__, f"it cannot be converted ({_cause(error)})") from error
 
 

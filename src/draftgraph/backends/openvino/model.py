@@ -95,7 +95,7 @@ class OpenVinoModel:
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
         if not self._compiled.has(taps):
             raise ModelError(
-                f"{self.about.class_name} gives no hidden states {tuple(taps)} on OpenVINO; write backend='torch'"
+                f"{self.about.class_name} was converted for OpenVINO without hidden states {tuple(taps)}; write backend='torch'"
             )
         with self._turn:
             texts = [cast(PagedText, feed.text) for feed in feeds]
