@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +29,7 @@ def lay_out(batch: Sequence[tuple[Rows, Sequence[int]]], size: int) -> Inputs:
     ends = [rows.past + count for (rows, _), count in zip(batch, counts, strict=True)]
     blocks = [_padded(held, blocks_for(end)) for (_, held), end in zip(batch, ends, strict=True)]
     masks = [_mask(rows.visible, count) for (rows, _), count in zip(batch, counts, strict=True)]
-    starts = [0]
-    for count in counts:
-        starts.append(starts[-1] + count)
+    starts = list(accumulate(counts, initial=0))
     asked = [start + row for (rows, _), start in zip(batch, starts, strict=False) for row in rows.asked]
     return {
         "input_ids": _i64(tokens + tokens[-1:] * spare),
@@ -64,8 +63,8 @@ def _mask(visible: npt.NDArray[np.uint8] | None, count: int) -> npt.NDArray[np.u
 _CAUSAL = np.zeros(0, dtype=np.uint8)
 
 
-def _begins(sizes: Sequence[int] | map[int]) -> npt.NDArray[np.int32]:
-    return np.cumsum([0, *sizes], dtype=np.int32)
+def _begins(sizes: Iterable[int]) -> npt.NDArray[np.int32]:
+    return _i32(list(accumulate(sizes, initial=0)))
 
 
 def _i64(values: Sequence[int]) -> npt.NDArray[np.int64]:

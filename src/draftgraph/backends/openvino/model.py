@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from draftgraph.backends.base import CacheHandle, Feed, Scored
 from draftgraph.backends.openvino.buckets import Buckets
 from draftgraph.backends.openvino.compiled import Compiled
 from draftgraph.backends.openvino.layout import lay_out
-from draftgraph.backends.openvino.pool import CELLS, BlockPool
+from draftgraph.backends.openvino.pool import BlockPool
 from draftgraph.backends.openvino.precision import Precision
 from draftgraph.backends.openvino.text import PagedText, Rows, enter
 from draftgraph.errors import LogitsError, ModelError
@@ -93,7 +94,7 @@ class OpenVinoModel:
         return PagedText(capacity)
 
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
-        if not self._compiled.has(taps):
+        if taps and not self._compiled.has(taps):
             raise ModelError(
                 f"{self.about.class_name} was converted for OpenVINO without hidden states {tuple(taps)}; write backend='torch'"
             )
@@ -103,16 +104,18 @@ class OpenVinoModel:
             try:
                 self._compiled.run(lay_out(batch, self._buckets.size(sum(len(rows.tokens) for rows, _ in batch))))
                 logits = torch.from_numpy(self._compiled.output()[: sum(len(rows.asked) for rows, _ in batch)])
-                if not np.isfinite(logits.sum().item()):
+                if not math.isfinite(logits.sum().item()):
                     raise LogitsError(
                         f"{self.about.class_name} returned NaN or infinite logits; the request was stopped, the engine is "
                         "usable"
                     )
             except BaseException:
-                for rows, blocks in batch:
-                    self.pool.zero(blocks[rows.past // CELLS :])
+                for text, (rows, _) in zip(texts, batch, strict=True):
+                    self.pool.zero(text, rows.past)
                 raise
             parts = torch.split(logits.clone(), [len(rows.asked) for rows, _ in batch])
+            if not taps:
+                return [Scored(part) for part in parts]
             states = self._states([rows for rows, _ in batch], taps)
         return [Scored(part, state) for part, state in zip(parts, states, strict=True)]
 

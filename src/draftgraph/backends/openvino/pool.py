@@ -5,7 +5,7 @@ As in `backends.cells`, the requests' own handles say which blocks are in use, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
@@ -105,10 +105,13 @@ class BlockPool:
             held = memory[:, blocks[source // CELLS], :, source % CELLS]
             memory[:, blocks[target // CELLS], :, target % CELLS] = held
 
-    def zero(self, blocks: Iterable[int]) -> None:
-        """Forget what these blocks and the scratch block hold: a masked NaN would still poison an attention sum."""
+    def zero(self, handle: PagedText, begin: int) -> None:
+        """Forget what a request has in its cells from `begin` on, and rows that only fill passes: a masked NaN would still
+        poison an attention sum."""
+        blocks, cells = np.array(handle.blocks), np.arange(begin, len(handle.blocks) * CELLS)
         for memory in self._memory:
-            memory[:, [*blocks, SCRATCH]] = 0
+            memory[:, blocks[cells // CELLS], :, cells % CELLS] = 0
+            memory[:, SCRATCH] = 0
 
     def drop_unused(self) -> None:
         """Give memory back if no request holds a block, and it is more than KEPT_BLOCKS."""
