@@ -11,7 +11,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 
-from draftgraph.backends.base import CacheHandle, Feed, Scored
+from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, Feed, Scored
 from draftgraph.backends.openvino.buckets import Buckets
 from draftgraph.backends.openvino.compiled import Compiled
 from draftgraph.backends.openvino.layout import lay_out
@@ -87,11 +87,28 @@ class OpenVinoModel:
     def fingerprint(self) -> str:
         return f"{self.about.weights} openvino {self.about.version} {self.precision}"
 
+    @property
+    def switch(self) -> int | None:
+        """None: models that read long texts otherwise are refused."""
+        return None
+
+    @property
+    def landmarks(self) -> Sequence[int]:
+        """None: models with windows are refused."""
+        return ()
+
+    @property
+    def numerics(self) -> str:
+        return EXACT if self.precision.exact else NEAR_TIES
+
     def refuse_training(self) -> None:
         """Nothing: a graph has no training mode."""
 
     def open(self, capacity: int) -> PagedText:
         return PagedText(capacity)
+
+    def expect(self, text: CacheHandle, length: int) -> None:
+        """Nothing: a text of any length is read in one way."""
 
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
         if taps and not self._compiled.has(taps):
