@@ -9,18 +9,15 @@ import torch
 from transformers import PreTrainedModel
 
 from draftgraph.backends.base import CausalLM
-from draftgraph.backends.cuda_graphs import CudaGraphModel, on_gpu
-from draftgraph.backends.load import check_pair, load_model, load_tokenizer
-from draftgraph.backends.probe import probe
+from draftgraph.backends.choice import Loaded, Loading, load_backend
+from draftgraph.backends.load import check_pair, load_tokenizer
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.edges.sources import edges_beside_model, edges_without_model
 from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
 from draftgraph.engine.config import Config
-from draftgraph.errors import OptionError, require
-
-BACKENDS = ("auto", "torch", "cuda_graphs")
+from draftgraph.errors import OptionError
 
 
 def with_drafter(config: Config, draft_model: bool) -> Config:
@@ -35,36 +32,30 @@ def with_drafter(config: Config, draft_model: bool) -> Config:
     return config
 
 
-def make_backend(model: torch.nn.Module, backend: str = "auto") -> TorchModel:
-    """What runs a loaded model. Raises ModelError, before any forward, if none can, OptionError if the one asked for cannot."""
-    require(backend in BACKENDS, "backend", backend, "'auto', 'torch' or 'cuda_graphs'")
-    return on_gpu(model) if backend == CudaGraphModel.name else TorchModel(model)
+def make_backend(model: torch.nn.Module) -> TorchModel:
+    """What runs a loaded model where nothing else is asked for. Raises ModelError, before any forward, if it cannot."""
+    return TorchModel(model)
 
 
 def make_drafter(
-    target: TorchModel,
+    target: Loaded,
     draft_model: str | Path | PreTrainedModel | None,
     config: Config,
     tokenizer: Any | None,
-    dtype: str | torch.dtype | None,
-    device: str | None,
-    trust_remote_code: bool = False,
-    backend: str = "auto",
-) -> Drafter:
-    """The drafter that the config asks for."""
+    loading: Loading,
+) -> tuple[Drafter, str]:
+    """The drafter that the config asks for, and why its model runs on its backend, in words."""
     own, structure = config.own_drafter, config.resolved_structure
     if own is not None:
-        return _without_taps(own)
+        return _without_taps(own), ""
     if draft_model is None:
-        return _looking_up(target, config, tokenizer)
+        return _looking_up(target.model, config, tokenizer), ""
     if config.prediction is not None:
         raise OptionError("prediction is for drafter='text', which has no draft_model; leave out one of them")
     edges = edges_beside_model(config.edges, structure)
-    drafter = make_backend(load_model(draft_model, dtype, device, trust_remote_code), backend)
-    check_pair(target, drafter, tokenizer, load_tokenizer(draft_model, trust_remote_code))
-    if drafter.model is not target.model:
-        probe(drafter)
-    return ModelDrafter(drafter, target.vocab_size, edges)
+    drafter = load_backend(draft_model, loading, probed=target.inside)
+    check_pair(target.model, drafter.model, tokenizer, load_tokenizer(draft_model, loading.trusted))
+    return ModelDrafter(drafter.model, target.model.vocab_size, edges), drafter.reason
 
 
 def _without_taps(own: Drafter) -> Drafter:
