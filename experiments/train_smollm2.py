@@ -98,6 +98,7 @@ def main() -> None:
     options = parse()
     device = torch.device("cpu" if options.cpu or not torch.cuda.is_available() else "cuda")
     torch.manual_seed(options.seed)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it builds a plan for every shape
     run = Run(options, device, began)
     run.report["machine"] = machine(device)
     target = None

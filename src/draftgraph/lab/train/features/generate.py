@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -60,6 +61,8 @@ def answer_all(
         return [_answer(given, row, set(eos)) for given, row in zip(asked, drawn.cpu().numpy(), strict=True)]
     finally:
         model.config._attn_implementation = usual
+        if captured:
+            torch.cuda.empty_cache()  # a graph's memory is its own until then
 
 
 def _answer(asked: Asked, drawn: np.ndarray[Any, Any], eos: set[int]) -> Answer:
@@ -81,8 +84,9 @@ def _grouped_attention(
     """Attention of one query per row: heads that share keys become rows of one head, so that no key is copied."""
     if query.shape[2] != 1:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
-    shared = query.view(query.shape[0], key.shape[1], -1, query.shape[3])
-    out = torch.nn.functional.scaled_dot_product_attention(shared, key, value, attention_mask, scale=scaling)
+    shared = query.reshape(query.shape[0], key.shape[1], -1, query.shape[3])
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):  # what takes a mask, and can be captured
+        out = torch.nn.functional.scaled_dot_product_attention(shared, key, value, attention_mask, scale=scaling)
     return out.reshape(query.shape[0], 1, query.shape[1], -1), None
 
 
