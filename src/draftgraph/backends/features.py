@@ -3,7 +3,7 @@
 Row t of a text reads the token at t, and the hidden states ("taps") that the target had at t − 1:
 
     g = F · concat(norm(tap))            committed rows; row 0 has no taps, so that g = 0
-    g = B · (own output of the row above)     drafted rows
+    g = B · norm(own output of the row above)   drafted rows
     r = g + W (l ⊙ norm(embedding of the token))
     output = final norm(block(r));  logits = head(output), over a part of the vocabulary
 
@@ -56,6 +56,7 @@ class FeatureNet(nn.Module):
         self.fuse = nn.Linear(shape.features, d, bias=False)
         self.token_norm = nn.RMSNorm(d, eps=1e-6)
         self.token = nn.Linear(d, d, bias=False)
+        self.back_norm = nn.RMSNorm(d, eps=1e-6)
         self.back = nn.Linear(d, d, bias=False)
         self.core = _one_block(config, shape.tokens)
 
@@ -71,7 +72,7 @@ class FeatureNet(nn.Module):
 
     def drafted(self, outputs: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
         """Residuals f[…, d] of rows whose row above put out `outputs` f[…, d]."""
-        return self._with_token(self.back(outputs), embedded)
+        return self._with_token(self.back(self.back_norm(outputs)), embedded)
 
     def _with_token(self, carried: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
         return cast(torch.Tensor, carried + self.token(self.token_norm(embedded.to(self.back.weight.dtype))))
@@ -97,7 +98,7 @@ class FeatureNet(nn.Module):
         """Copy the rows of the target's head for `tokens` i64[K], and freeze them."""
         whole = target.get_output_embeddings()
         self.core.set_output_embeddings(part_of_head(whole, tokens).to(self.back.weight.device, self.back.weight.dtype))
-        self.head.requires_grad_(False)
+        self.head.requires_grad_(False).train(self.training)
 
 
 def part_of_head(head: nn.Module, tokens: torch.Tensor) -> nn.Linear:

@@ -108,13 +108,13 @@ class TorchModel:
         with self._lock, tapped(self.model, taps) as states:
             if self.model.training or self.called.training:
                 self.refuse_training()
-            tokens = [token for feed in feeds for token in (*feed.committed, *feed.tokens)]
-            slots = self.cache.find([feed.text for feed in feeds], len(tokens))
+            inputs = self.inputs(feeds)
+            slots = self.cache.find([feed.text for feed in feeds], sum(feed.num_rows for feed in feeds))
             hidden = max(torch.finfo(self.model.dtype).min, torch.finfo(torch.float32).min)
             mask, positions = _lay_out(feeds, slots, self.cache.high, hidden)
             self.cache.begin(slots, self.device)
             logits = self.call(
-                input_ids=torch.tensor([tokens], device=self.device),
+                **inputs,
                 attention_mask=torch.from_numpy(mask).to(self.device, self.model.dtype)[None, None],
                 position_ids=torch.tensor([positions], device=self.device),
                 use_cache=True,
@@ -127,6 +127,11 @@ class TorchModel:
                 )
             self.cache.end()
         return _apart(feeds, logits, states)
+
+    def inputs(self, feeds: Sequence[Feed]) -> dict[str, torch.Tensor]:
+        """What the model reads, by the name of its argument: rows of all feeds behind each other."""
+        tokens = [token for feed in feeds for token in (*feed.committed, *feed.tokens)]
+        return {"input_ids": torch.tensor([tokens], device=self.device)}
 
     def plain(self, ids: torch.Tensor, count: int) -> torch.Tensor:
         with self._lock:

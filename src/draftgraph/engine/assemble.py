@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.backends.base import CausalLM
+from draftgraph.backends.base import CausalLM, Feed
+from draftgraph.backends.feature_files import holds_features, read_features
+from draftgraph.backends.feature_model import FeatureModel
 from draftgraph.backends.load import check_pair, load_model, load_tokenizer
 from draftgraph.backends.probe import probe
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.edges.sources import edges_beside_model, edges_without_model
+from draftgraph.draft.hidden import HiddenDrafter
 from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
 from draftgraph.engine.config import Config
@@ -49,12 +52,16 @@ def make_drafter(
     """The drafter that the config asks for."""
     own, structure = config.own_drafter, config.resolved_structure
     if own is not None:
-        return _without_taps(own)
+        _refuse_missing_taps(target, own)
+        return own
     if draft_model is None:
         return _looking_up(target, config, tokenizer)
     if config.prediction is not None:
         raise OptionError("prediction is for drafter='text', which has no draft_model; leave out one of them")
     edges = edges_beside_model(config.edges, structure)
+    if holds_features(draft_model):
+        features = FeatureModel(*read_features(Path(str(draft_model)), target.model), target)
+        return HiddenDrafter(features, target.vocab_size, edges)
     drafter = make_backend(load_model(draft_model, dtype, device, trust_remote_code))
     check_pair(target, drafter, tokenizer, load_tokenizer(draft_model, trust_remote_code))
     if drafter.model is not target.model:
@@ -62,12 +69,15 @@ def make_drafter(
     return ModelDrafter(drafter, target.vocab_size, edges)
 
 
-def _without_taps(own: Drafter) -> Drafter:
+@torch.inference_mode()
+def _refuse_missing_taps(target: TorchModel, own: Drafter) -> None:
+    """Raise OptionError for taps that the target does not have, ModelError if it gives none."""
     if own.taps:
-        raise OptionError(
-            f"{own.name} asks for taps={tuple(own.taps)}, and no round hands hidden states to drafters yet; write taps = ()"
-        )
-    return own
+        text = target.open(1)
+        try:
+            target.forward([Feed(text, [0])], own.taps)
+        finally:
+            target.close(text)
 
 
 def _looking_up(target: CausalLM, config: Config, tokenizer: Any | None) -> LookupDrafter:

@@ -19,7 +19,9 @@ def prefill(request: Request, drafter: Drafter, target: CausalLM, limits: Limits
     limits  those of the next round, which tell whether the drafter will have to read.
     """
     with request.clock("target"):
-        if read_piece(target, request.text, request.tokens[len(request.text) :]) is not None:
-            return True
+        piece = read_piece(target, request.text, request.tokens[len(request.text) :], drafter.taps)
     with request.clock("drafting"), failing(drafter, "reading"):
-        return drafter.prefill(request, limits)
+        if piece is None:
+            return drafter.prefill(request, limits)
+        drafter.read(request, piece.taps, ())
+        return True
