@@ -260,7 +260,7 @@ def train_once(
     options = run.options
     ids, covered = frequent_tokens(answers, target.config.vocab_size, options.head)
     tokens = torch.tensor(ids, device=run.device)
-    recipe = Recipe(head=options.head, rows=options.rows, peak=options.peak, seed=options.seed, patience=1000)
+    recipe = Recipe(head=options.head, rows=options.rows, peak=options.peak, seed=options.seed, measured=14, patience=1000)
     shape = FeatureShape(target.config.hidden_size, default_taps(target.config.num_hidden_layers), options.head)
     net = FeatureNet(shape, target.config).to(run.device)
     net.start_from(target, tokens)
@@ -272,7 +272,7 @@ def train_once(
             span = Span(seconds=max(1.0, until - time.monotonic()))
             training = Training(
                 net, target, tokens, answers, few_of(parts.new_prompts), recipe, span, Path(work) / "training.pt",
-                every=max(4.0, seconds / 12), report=reporter(losses),
+                report=reporter(losses),
             )  # fmt: skip
             try:
                 training.run()

@@ -31,6 +31,7 @@ class Position:
     stage    number of the stage that is trained; updates, seconds  in it.
     batches  that were taken in all stages.
     best     score of the best weights of the stage; waited  measurements since.
+    measured  how many parts of the whole training had passed at the last measurement.
     """
 
     stage: int = 0
@@ -39,6 +40,7 @@ class Position:
     batches: int = 0
     best: float = 0.0
     waited: int = 0
+    measured: int = 0
 
 
 @dataclass
@@ -47,7 +49,6 @@ class Training:
 
     tokens    i64[K] of the head, on the target's device.
     report    told after every update: training, loss.
-    every     seconds between measurements.
     history   one entry per measurement.
     """
 
@@ -59,7 +60,6 @@ class Training:
     recipe: Recipe
     span: Span
     checkpoint: Path
-    every: float
     report: Callable[[Training, torch.Tensor], None] = lambda training, loss: None
     position: Position = field(default_factory=Position)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -107,15 +107,16 @@ class Training:
 
     def _run_stage(self) -> None:
         groups = endless(self.train, self.recipe.rows, self.recipe.seed, self.position.batches)
-        measured = saved = time.monotonic()
-        began = measured - self.position.seconds
+        saved = time.monotonic()
+        began = saved - self.position.seconds
         while self.stage_progress < 1.0 and self.position.waited < self.recipe.patience:
             self.report(self, self._update(groups))
             now = time.monotonic()
             self.position.seconds = now - began
-            if now - measured > self.every or self.stage_progress >= 1.0:
+            parts = int(self.progress * self.recipe.measured)
+            if parts > self.position.measured or self.stage_progress >= 1.0:
+                self.position.measured = parts
                 self._measure()
-                measured = time.monotonic()
             if now - saved > CHECKPOINT_SECONDS:
                 self.save()
                 saved = time.monotonic()

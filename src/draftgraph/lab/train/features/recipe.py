@@ -21,6 +21,7 @@ class Recipe:
     rows     padded rows per update.
     peak     learning rate at its highest; it rises for `warmup` updates and falls as a cosine to `floor` of it.
     decay    of matrices. clip  of the gradient's norm.
+    measured  how often the drafter is measured.
     patience  measurements in a row without a better one, after which a stage ends.
     """
 
@@ -31,6 +32,7 @@ class Recipe:
     floor: float = 0.05
     decay: float = 0.05
     clip: float = 1.0
+    measured: int = 24
     patience: int = 4
     seed: int = 0
     stages: tuple[Stage, ...] = (Stage("one step", 1, 0.67), Stage("three steps", 3, 0.33))
