@@ -95,10 +95,10 @@ def test_greedy_texts_are_exact(structure: str, folder: Path) -> None:
     plain = dg.Engine.from_pretrained(over, budget=0)
     drafted = dg.Engine.from_pretrained(over, draft_model=folder, structure=STRUCTURES[structure], budget=7)
     drafted.target.most_rows = drafted.drafter.model.most_rows = 5  # type: ignore[union-attr]
-    for seed in range(3):
+    for seed in range(2):
         prompt = torch.randint(1, 64, (4 + 5 * seed,), generator=torch.Generator().manual_seed(seed)).tolist()
-        result = drafted.generate(prompt, max_new_tokens=30, temperature=0.0)
-        assert result.token_ids == plain.generate(prompt, max_new_tokens=30, temperature=0.0).token_ids
+        result = drafted.generate(prompt, max_new_tokens=18, temperature=0.0)
+        assert result.token_ids == plain.generate(prompt, max_new_tokens=18, temperature=0.0).token_ids
         assert result.rounds[0].num_passes == 0  # nothing is known of the prompt's end
         assert result.stats.num_drafter_evaluations > 0
 
@@ -126,7 +126,7 @@ def test_the_engines_law_is_the_targets(rule: str, tmp_path: Path) -> None:
     warped: dict[str, Any] = {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "repetition_penalty": 1.3}
     texts = [
         tuple(engine.generate(PROMPT, max_new_tokens=LENGTH, seed=11, sample=number, **warped).token_ids)
-        for number in range(600)
+        for number in range(300)
     ]
     assert p_value(texts, exact("warped")) > 1e-4
 
