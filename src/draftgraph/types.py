@@ -141,7 +141,7 @@ class Outcome:
     stop   N + 1 probabilities (they sum to one): the accepted path ends at the root (entry 0) or at node i (entry i + 1).
     bonus  bonus(i) -> f[V], the law of the bonus token given that the path ends at entry i, up to a constant factor.
 
-    A rule states this law; sampling from it (`verify.base.draw`) and proving it (`proof.exact`) both read it, so what
+    A rule states this law; sampling from it (`verification.base.draw`) and proving it (`lab.prove.exact`) both read it, so what
     is proven is what runs.
     """
 

@@ -6,7 +6,7 @@ import pytest
 
 import draftgraph as dg
 from draftgraph.backends.cells import KEPT_CELLS, CellPool
-from draftgraph.budget.automatic import MOST_NODES
+from draftgraph.budget.automatic import MOST_DRAFTED
 from models import perturbed, plain, tiny_lm
 
 PROMPT = [5, 9, 5]
@@ -33,7 +33,7 @@ def test_a_length_that_might_be_reached_costs_nothing(most: int, engine: dg.Engi
     for _ in range(5):
         next(stream)
     for pool in pools(engine):
-        assert held(pool) <= pool.capacity <= 2 * (len(PROMPT) + MOST_NODES)
+        assert held(pool) <= pool.capacity <= 2 * (len(PROMPT) + MOST_DRAFTED)
     stream.close()
     assert not any(pool._used for pool in pools(engine))
 

@@ -9,7 +9,7 @@ from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
 from draftgraph.draft.terms import Overlap
 from draftgraph.engine.config import Config
-from draftgraph.engine.strategy import COLD, ROUNDS, WEAK, choose, reconsider
+from draftgraph.engine.strategy import FIXED_PAYS_UP_TO, ROUNDS, WEAK, choose, reconsider
 from draftgraph.errors import OptionError
 from models import perturbed, tiny_lm
 
@@ -52,23 +52,23 @@ def test_a_rule_of_sampled_slots_is_refused_where_nothing_is_sampled(rule):
 
 
 def test_a_weak_drafter_at_a_low_temperature_drafts_fixed_slots():
-    first = choose(Config(), COLD, MODEL)
-    later = reconsider(first, Config(), COLD, SEEN)
+    first = choose(Config(), FIXED_PAYS_UP_TO, MODEL)
+    later = reconsider(first, Config(), FIXED_PAYS_UP_TO, SEEN)
     assert (later.rule.name, later.sampled, later.structure.name) == ("walk", False, "graph")
-    assert f"overlap by {SEEN.mean:.2f} over {ROUNDS} rounds at temperature {COLD:g}" in later.reason
-    assert reconsider(later, Config(), COLD, SEEN) == later
+    assert f"overlap by {SEEN.mean:.2f} over {ROUNDS} rounds at temperature {FIXED_PAYS_UP_TO:g}" in later.reason
+    assert reconsider(later, Config(), FIXED_PAYS_UP_TO, SEEN) == later
 
 
 @pytest.mark.parametrize(
     ("options", "temperature", "overlap"),
     [
         ({}, 1.0, SEEN),
-        ({}, COLD, None),
-        ({}, COLD, Overlap(SEEN.mean, ROUNDS - 1)),
-        ({}, COLD, Overlap(WEAK, ROUNDS)),
-        ({"rule": "layer"}, COLD, SEEN),
-        ({"structure": SHAPE}, COLD, SEEN),
-        ({"structure": "chain"}, COLD, SEEN),
+        ({}, FIXED_PAYS_UP_TO, None),
+        ({}, FIXED_PAYS_UP_TO, Overlap(SEEN.mean, ROUNDS - 1)),
+        ({}, FIXED_PAYS_UP_TO, Overlap(WEAK, ROUNDS)),
+        ({"rule": "layer"}, FIXED_PAYS_UP_TO, SEEN),
+        ({"structure": SHAPE}, FIXED_PAYS_UP_TO, SEEN),
+        ({"structure": "chain"}, FIXED_PAYS_UP_TO, SEEN),
     ],
 )
 def test_otherwise_the_choice_stays(options, temperature, overlap):

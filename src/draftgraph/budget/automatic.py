@@ -22,14 +22,15 @@ from draftgraph.draft.structures.base import MIN_MASS
 from draftgraph.draft.terms import Limits
 from draftgraph.request.record import RoundRecord
 
-MOST_NODES = 64
+MOST_DRAFTED = 64
+"""Nodes of a round whose size prices decide."""
 MOST_COPIES = 32
 """Nodes of a draft of copies alone. Scores fall along a copied run, so that later ones add little."""
 DEPTH = 8
 PROBE_DEPTH = 2
 PROBE_SHARE = 0.015
-LONGEST_WAIT = 4
-"""A wait is doubled at most so often."""
+MOST_DOUBLINGS = 4
+"""The wait from one probe to the next grows by this power of two at most."""
 NEAR = 0.95
 """Of depths whose rates are so near to the best one a fixed shape gets the largest: what is never drafted is never learnt."""
 HOPE = 0.75
@@ -41,7 +42,7 @@ shallow is not."""
 class AutoBudget:
     """Decides for one request; `plan` is asked once before every round.
 
-    computes  whether drafts take a model, which must then read what it missed.
+    computes  whether the drafter can be asked for more than copies. False: drafts are copies, or nothing.
     copies    whether there are edge sources, whose copies take no drafter. Where nothing else pays, or there is nothing else,
               drafts are of copies alone, as many as give most tokens per second.
     width     nodes per level of a structure whose shape does not look at scores (a chain's is 1); None: prices shape the draft.
@@ -63,7 +64,7 @@ class AutoBudget:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.costs.levels, self.deepest)
-        self._target = [self.costs.verifying(nodes) for nodes in range(MOST_NODES + 1)]
+        self._target = [self.costs.verifying(nodes) for nodes in range(MOST_DRAFTED + 1)]
         self._plain = 1.0 / self.costs.plain
         self._copies = [self.costs.whole(nodes) for nodes in range(MOST_COPIES + 1)]
         each, one = [1.0] * self.deepest, self.costs.drafter_pass(1.0)
@@ -137,7 +138,7 @@ class AutoBudget:
         return self._verifying(spare + sum(nodes[:depth])) + sum(passes[:depth]) * one
 
     def _verifying(self, nodes: float) -> float:
-        low = min(int(nodes), MOST_NODES - 1)
+        low = min(int(nodes), MOST_DRAFTED - 1)
         return self._target[low] + (nodes - low) * (self._target[low + 1] - self._target[low])
 
     def _depths(self) -> range:
@@ -147,7 +148,7 @@ class AutoBudget:
         row, made = rate * self._slope(), rate * self.costs.drafter_pass(1.0)
         deeper = [HOPE * (made + row) / counts.gain for counts in self.ledger.depths[1:depth]]
         limits = Limits(
-            MOST_NODES if self.width is None else min(MOST_NODES, self.width * depth),
+            MOST_DRAFTED if self.width is None else min(MOST_DRAFTED, self.width * depth),
             depth,
             reach,
             floor=self.ledger.drafted.floor(row),
@@ -167,8 +168,8 @@ class AutoBudget:
         else never become drafts of three.
         """
         usual = self.ledger.spare + sum(c.nodes / c.rounds for c in self.ledger.depths)
-        nodes = max(1, min(MOST_NODES, round(usual)))
-        sizes = range(nodes, min(MOST_NODES, 2 * nodes + 2) + 1)
+        nodes = max(1, min(MOST_DRAFTED, round(usual)))
+        sizes = range(nodes, min(MOST_DRAFTED, 2 * nodes + 2) + 1)
         return max(0.0, min((self._target[size] - self._target[0]) / size for size in sizes))
 
     def _none(self, reach: int, why: str) -> Limits:
@@ -198,4 +199,4 @@ class AutoBudget:
         if self.costs.drafter is not None:  # it reads what it has missed
             seconds += self.costs.drafter(max(1, length - self.ledger.cached)) - self.costs.drafter(1)
         wait = (seconds * self._plain - 1.0) / PROBE_SHARE
-        return int(wait * 2.0 ** min(self._failures, LONGEST_WAIT))
+        return int(wait * 2.0 ** min(self._failures, MOST_DOUBLINGS))

@@ -26,7 +26,7 @@ WAITED = 0.2
 """The same if the processor was away for more than this share of the time."""
 DAY_SECONDS = 86400.0
 """No pass takes longer."""
-MOST_NODES = 1e6
+IMPOSSIBLE_NODES = 1e6
 """No round drafts more."""
 
 
@@ -90,8 +90,11 @@ class Costs:
 
     drafter   None where nothing is computed for a draft (text that is looked up).
     overhead  seconds per round, per drafter pass and per node, beside the forwards.
-    plain_overhead  seconds per token that plain decoding spends outside the target. threads, context  how it was measured.
-    levels    what drafts did, by depth, while they were measured: where a request starts from. greedy  the same at temperature 0.
+    plain_overhead  seconds per token that plain decoding spends outside the target.
+    threads   of torch, when it was measured.
+    context   committed tokens behind which it was measured.
+    levels    what drafts did, by depth, while they were measured: where a request starts from.
+    greedy    the same at temperature 0.
     note      where the table comes from, in words.
     waited    share of the time of the passes in which the processor did not work for them.
     """
@@ -171,7 +174,7 @@ def _refuse_impossible(costs: Costs) -> None:
     ]
     held = {
         "times outside the passes": all(0.0 <= seconds <= DAY_SECONDS for seconds in added),
-        "counts of drafts": all(0.0 <= share <= MOST_NODES for share in shares),
+        "counts of drafts": all(0.0 <= share <= IMPOSSIBLE_NODES for share in shares),
         "a share of time": 0.0 <= costs.waited <= 1.0,
         "threads or context": costs.threads >= 1 and costs.context >= 0,
     }

@@ -52,7 +52,7 @@ def bench_command(
     peer: Annotated[
         list[str] | None,
         typer.Option(
-            help="Also openvino, llama.cpp, vllm: NAME or NAME=WEIGHTS[,DRAFTER] (may be repeated).",
+            help="Also economize, openvino, llama.cpp, vllm: NAME or NAME=WEIGHTS[,DRAFTER] (may be repeated).",
             rich_help_panel=FIELD,
         ),
     ] = None,

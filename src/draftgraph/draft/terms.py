@@ -40,7 +40,7 @@ class Limits:
     depth   drafter passes, and the depth to which nodes are drafted; 0: a draft of copies alone, where there are edge sources.
     reach   depth that no node may exceed (what is left of the context window and of the output length).
     floor   least score of a slot worth verifying.
-    price_passes  per pass, the least sum of the scores that it would go on from for it to be worth making; none without prices.
+    price_passes  pass i is made only if the scores of the nodes that it would read sum to price_passes[i]; () makes every pass.
     reason  why so much: "draft", "copies", "plain", "probe" or "fixed", a colon, and the figures.
     spread  True: an equal share of the budget per level ("exact size"); False: the budget is a cap and prices decide.
     seconds  of a round that verifies 0, 1, … nodes: a draft of copies alone is cut to the size that pays best. () keeps all.

@@ -16,7 +16,7 @@ from draftgraph.backends.base import CausalLM
 from draftgraph.backends.load import eos_ids, find_tokenizer, load_model
 from draftgraph.backends.probe import probe
 from draftgraph.backends.wrapped import opened
-from draftgraph.budget.automatic import MOST_NODES
+from draftgraph.budget.automatic import MOST_DRAFTED
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.limits import limits
 from draftgraph.draft.base import Drafter
@@ -196,7 +196,7 @@ class Engine:
         """A step at a time: the event of a round, or None after a piece of the text was read that a round could not read."""
         asked = self.config.budget, self.config.num_speculative_tokens
         try:
-            request.text = self.target.open(len(request.tokens) + MOST_NODES)
+            request.text = self.target.open(len(request.tokens) + MOST_DRAFTED)
             request.begun = True
             with failing(self.drafter, "beginning"):
                 self.drafter.begin(request)

@@ -17,9 +17,9 @@ from draftgraph.engine.config import Config
 from draftgraph.request.state import Plan, Strategy
 from draftgraph.verification.registry import get_rule
 
-COLD, WEAK, ROUNDS = 0.4, 0.4, 16
-"""At temperatures up to COLD, with a drafter whose mean overlap Σ min(p, q) is below WEAK over ROUNDS rounds, FIXED drafts
-accept as much as SAMPLED ones (docs/decisions.md), and nothing V-long has to be drawn or verified."""
+FIXED_PAYS_UP_TO, WEAK, ROUNDS = 0.4, 0.4, 16
+"""A drafter is weak if its mean overlap Σ min(p, q) is below WEAK over ROUNDS rounds. Up to this temperature FIXED drafts of a
+weak drafter are accepted as often as SAMPLED ones (docs/decisions.md), and no law has to be drawn from or verified."""
 
 
 def choose(config: Config, temperature: float, drafter: Drafter) -> Strategy:
@@ -50,7 +50,7 @@ def reconsider(choice: Strategy, config: Config, temperature: float, overlap: Ov
     """The choice for the next round, after what earlier rounds of this request have measured."""
     if config.rule != "auto" or not choice.sampled or not choice.structure.best_first:
         return choice
-    if overlap is None or overlap.rounds < ROUNDS or temperature > COLD or overlap.mean >= WEAK:
+    if overlap is None or overlap.rounds < ROUNDS or temperature > FIXED_PAYS_UP_TO or overlap.mean >= WEAK:
         return choice
     why = (
         f"drafter and target overlap by {overlap.mean:.2f} over {overlap.rounds} rounds at temperature {temperature:g}: FIXED "

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from draftgraph.draft.structures.base import Structure
 
 Plan = Callable[[int, Sequence[RoundRecord], int], Any]
-"""plan(committed tokens, rounds so far, reach) -> the limits of the next round (`draft.base.Limits`)."""
+"""plan(committed tokens, rounds so far, reach) -> the limits of the next round (`draft.terms.Limits`)."""
 
 
 @dataclass(frozen=True)

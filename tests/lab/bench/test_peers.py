@@ -90,6 +90,21 @@ def test_openvino_refuses_a_folder_without_a_model(models, tmp_path):
     assert absent.reason.startswith("could not load its weights: ")
 
 
+@pytest.mark.skipif(importlib.util.find_spec("economize") is None, reason="economize is not installed")
+@pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning")  # its own call of transformers 5.24
+@pytest.mark.parametrize("with_drafter", [True, False])
+def test_economize_continues_greedily_like_transformers(models, with_drafter):
+    pair = models if with_drafter else replace(models, drafter_source=None, drafter=None)
+    peer = load(Asked("economize", ()), pair, 1, 3)
+    alone, drafted = peer.contenders(Task(0.0, 12))
+    expected = plain(models.target, PROMPT, 12)
+    assert alone.answer(PROMPT, 0).ids == drafted.answer(PROMPT, 0).ids == expected
+    assert alone.answer(PROMPT, 0).nodes == 0
+    sampled = peer.contenders(Task(1.0, 12))[1]
+    assert sampled.answer(PROMPT, 5).ids == sampled.answer(PROMPT, 5).ids
+    assert len(sampled.answer(PROMPT, 5).ids) == 12
+
+
 class Llama:
     """What llama-cpp-python's model does, by transformers: an endless generator, which asks a draft after every call."""
 

@@ -22,6 +22,7 @@ from draftgraph.errors import OptionError
 from draftgraph.lab.audit.evidence import QUANTILES, Evidence, Sample
 from draftgraph.lab.audit.fit import Fit
 from draftgraph.lab.audit.power import detectable_tv, samples_needed
+from draftgraph.request.state import Strategy
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.sampling.rng import fresh_seed
 from draftgraph.sampling.warp import Warper
@@ -43,7 +44,7 @@ EDGE = 10.0
 class BestOfTwo(Rule):
     """A rule with a planted mistake: the bonus token is the likelier of two draws.
 
-    A selection treated as a sample is one of the published mistakes (`proof.controls`). Here it is made where even plain
+    A selection treated as a sample is one of the published mistakes (`lab.prove.controls`). Here it is made where even plain
     decoding shows it, and its size does not hang on the temperature: TV P(1 - P) at a token that splits the law into P and
     1 - P, about 1/4 unless the law is nearly a point.
     """
@@ -169,7 +170,19 @@ def audit(
     total = 2 * n * len(texts)
     findings = _run(engine, texts, params, n, alpha, lambda done: progress and progress(done, total))
     caught = _run(control, texts, params, n, alpha, lambda done: progress and progress(total // 2 + done, total))
-    verdict = "refuted" if findings.refuted else "held" if caught.refuted else "inconclusive"
+    return _report(engine, choice, params, (len(texts), n, alpha), findings, caught)
+
+
+def _report(
+    engine: Engine,
+    choice: Strategy,
+    params: SamplingParams,
+    sizes: tuple[int, int, float],
+    findings: Findings,
+    caught: Findings,
+) -> Audit:
+    """What was found of the engine and of its control. sizes  prompts, samples of each, and alpha."""
+    prompts, samples, alpha = sizes
     return Audit(
         target=engine.target.model_name,
         drafter=engine.drafter.name if engine.drafter.model is None else engine.drafter.model.model_name,
@@ -177,12 +190,12 @@ def audit(
         lossless=choice.rule.lossless,
         structure=choice.structure.name,
         budget=engine.config.budget,
-        prompts=len(texts),
-        samples=n,
+        prompts=prompts,
+        samples=samples,
         length=params.max_new_tokens,
         alpha=alpha,
         seed=int(params.seed or 0),
-        verdict=verdict,
+        verdict="refuted" if findings.refuted else "held" if caught.refuted else "inconclusive",
         findings=findings,
         control_rule=BestOfTwo.name,
         control=caught,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 
-PEERS = ("openvino-genai", "llama-cpp-python", "vllm")
+PEERS = ("economize", "openvino-genai", "llama-cpp-python", "vllm")
 """Packages whose versions are told if they are installed."""
 
 

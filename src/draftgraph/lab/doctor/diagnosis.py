@@ -165,39 +165,35 @@ def diagnose(
     lookup = Engine.from_pretrained(_loaded(checkup), **alike)
     plain = Engine.from_pretrained(_loaded(checkup), **alike, budget=0)
     given = [] if own is None else [own.way(checkup, params)]
-    prompts = asked.ids
-    tell("warming up")
-    warm = replace(params, max_new_tokens=TOKENS[0], temperature=0.0, ignore_eos=True)
-    warm_up = Way(PLAIN, plain, warm)
-    pace = min(run(warm_up, prompts[0], seed=0).pace for _ in range(2))  # the first one warms up
+    pace = _pace(plain, params, asked.ids[0], tell)
     tokens = int(min(max(TURN_SHARE * limit / pace, TOKENS[0]), TOKENS[1]))
     params = replace(params, max_new_tokens=tokens, ignore_eos=True)
     costs: Costs | None = None
-    predictions: list[Prediction | None] = [None] * len(temperatures)
     if pair is not None and pace * PREDICTION_TOKENS < PREDICTION_SHARE * limit:
         tell("measuring what rounds cost, once per pair and machine")
         costs = pair.engine().costs
-        predictions = [_predict(pair, prompts, replace(params, temperature=t), costs.at(t), tell) for t in temperatures]
+    levels = [replace(params, temperature=temperature) for temperature in temperatures]
+    # All predictions come first: what they take is known, and the measurements share what is left.
+    predictions = [_predict(pair, asked.ids, at, costs, tell) for at in levels]
     found: list[Finding] = []
     turns: list[Turn] = []
-    for i, (temperature, prediction) in enumerate(zip(temperatures, predictions, strict=True)):
-        left = max(0.0, begun + limit - time.perf_counter()) / (len(temperatures) - i)
-        at = replace(params, temperature=temperature)
+    for i, (at, prediction) in enumerate(zip(levels, predictions, strict=True)):
+        left = max(0.0, begun + limit - time.perf_counter()) / (len(levels) - i)
         ways = [*_ways(pair, plain, lookup, prediction, at), *(replace(way, params=at) for way in given)]
-        finding, taken = _measure(ways, prompts, left, prediction, tell)
+        finding, taken = _measure(ways, asked.ids, left, prediction, tell)
         found.append(finding)
         turns += taken
-    return Diagnosis(
-        found,
-        costs,
-        unrest(turns),
-        share_of_core([timed for turn in turns for timed in turn.timed.values()]) if checkup.on_cpu else 1.0,
-        tokens,
-        torch.get_num_threads(),
-        str(_loaded(checkup).dtype).removeprefix("torch."),
-        time.perf_counter() - begun,
-        asked,
-    )
+    core = share_of_core([timed for turn in turns for timed in turn.timed.values()]) if checkup.on_cpu else 1.0
+    dtype = str(_loaded(checkup).dtype).removeprefix("torch.")
+    seconds = time.perf_counter() - begun
+    return Diagnosis(found, costs, unrest(turns), core, tokens, torch.get_num_threads(), dtype, seconds, asked)
+
+
+def _pace(plain: Engine, params: SamplingParams, prompt: Sequence[int], tell: Tell) -> float:
+    """Seconds per token without drafts, after a request that warms up."""
+    tell("warming up")
+    warm_up = Way(PLAIN, plain, replace(params, max_new_tokens=TOKENS[0], temperature=0.0, ignore_eos=True))
+    return min(run(warm_up, prompt, seed=0).pace for _ in range(2))
 
 
 def _loaded(checkup: Checkup) -> Any:
@@ -206,13 +202,16 @@ def _loaded(checkup: Checkup) -> Any:
 
 
 def _predict(
-    pair: Pair, prompts: Sequence[Sequence[int]], params: SamplingParams, costs: Costs, tell: Tell
-) -> Prediction:
+    pair: Pair | None, prompts: Sequence[Sequence[int]], params: SamplingParams, costs: Costs | None, tell: Tell
+) -> Prediction | None:
+    """What the pair would do at one temperature; None without a pair, or without costs."""
+    if pair is None or costs is None:
+        return None
     tell(f"predicting, temperature {params.temperature:g}")
     starts = [prompts[i % len(prompts)] for i in range(max(OWN_SAMPLES, len(prompts)))]
     texts = own_texts(pair.engine(budget=0), starts, params)
     rows = read_rows(pair.target, pair.drafter, texts, params, pair.vocab)
-    return predict(rows, "own", params.temperature, costs, tell)
+    return predict(rows, "own", params.temperature, costs.at(params.temperature), tell)
 
 
 def _ways(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from draftgraph.errors import OptionError, first_line, unknown_name
 from draftgraph.lab.bench.models import Models
-from draftgraph.lab.bench.peers import llama_cpp, openvino, vllm
+from draftgraph.lab.bench.peers import economize, llama_cpp, openvino, vllm
 from draftgraph.lab.bench.peers.base import Kind, Peer
 
-KINDS = {"openvino": openvino.KIND, "llama.cpp": llama_cpp.KIND, "vllm": vllm.KIND}
+KINDS = {"economize": economize.KIND, "openvino": openvino.KIND, "llama.cpp": llama_cpp.KIND, "vllm": vllm.KIND}
 
 
 @dataclass(frozen=True)
