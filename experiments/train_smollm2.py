@@ -127,7 +127,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--gguf", type=Path, help="the target as a GGUF file")
     parser.add_argument("--target", type=Path, help="the target as a folder")
     parser.add_argument("--prompts", type=Path, help="gzipped JSON lines with p, prompt token ids")
-    parser.add_argument("--held-out-kinds", type=Path, help="JSON list of token ids that held-out kinds of prompts begin with")
+    parser.add_argument(
+        "--held-out-kinds", type=Path, help="JSON list of token ids that held-out kinds of prompts begin with"
+    )
     parser.add_argument("--answers", type=Path, nargs="*", default=[], help="answers that are there already")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=5.0)
@@ -140,7 +142,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--curve", type=float, nargs="*", default=[], help="also train on these shares of the answers")
     parser.add_argument("--curve-seconds", type=float, default=15.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="about 40 seconds: do all parts work, and how fast are they")
+    parser.add_argument(
+        "--quick", action="store_true", help="about 40 seconds: do all parts work, and how fast are they"
+    )
     parser.add_argument("--cpu", action="store_true")
     options = parser.parse_args()
     if options.quick:
@@ -196,7 +200,9 @@ def generate(run: Run, target: PreTrainedModel) -> list[Answer]:
             if started > end:
                 break
             with heard(told, "capture failed"):
-                new = answer_all(target, group, options.most_tokens, EOS, captured, lambda: time.monotonic() > end + 4.0)
+                new = answer_all(
+                    target, group, options.most_tokens, EOS, captured, lambda: time.monotonic() > end + 4.0
+                )
             if "capture failed" in told and captured:
                 captured = False
                 continue
@@ -260,7 +266,9 @@ def train_once(
     options = run.options
     ids, covered = frequent_tokens(answers, target.config.vocab_size, options.head)
     tokens = torch.tensor(ids, device=run.device)
-    recipe = Recipe(head=options.head, rows=options.rows, peak=options.peak, seed=options.seed, measured=14, patience=1000)
+    recipe = Recipe(
+        head=options.head, rows=options.rows, peak=options.peak, seed=options.seed, measured=14, patience=1000
+    )
     shape = FeatureShape(target.config.hidden_size, default_taps(target.config.num_hidden_layers), options.head)
     net = FeatureNet(shape, target.config).to(run.device)
     net.start_from(target, tokens)

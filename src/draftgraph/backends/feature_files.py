@@ -108,7 +108,9 @@ def read_features(folder: Path, target: PreTrainedModel) -> tuple[FeatureNet, to
     layers = config.target.num_hidden_layers
     for tap in config.taps:
         if tap not in {f"{PREFIX}{number}" for number in range(layers + 1)}:
-            raise PairError(f"the drafter in {folder} reads tap {tap!r}, and the target has '{PREFIX}0' to '{PREFIX}{layers}'")
+            raise PairError(
+                f"the drafter in {folder} reads tap {tap!r}, and the target has '{PREFIX}0' to '{PREFIX}{layers}'"
+            )
     net = FeatureNet(FeatureShape(config.target.hidden_size, config.taps, config.tokens), target.config)
     weights = _read_weights(folder)
     tokens = _tokens(folder, weights, config)
@@ -150,7 +152,9 @@ def _tokens(folder: Path, weights: dict[str, torch.Tensor], config: FeatureConfi
     tokens = weights.pop(TOKENS, torch.empty(0)).long()
     distinct = set(tokens.flatten().tolist())
     if tokens.shape != (config.tokens,) or len(distinct) != config.tokens or max(distinct) >= config.target.vocab_size:
-        raise ModelError(f"{folder / WEIGHTS} does not name {config.tokens} different tokens of the target's vocabulary")
+        raise ModelError(
+            f"{folder / WEIGHTS} does not name {config.tokens} different tokens of the target's vocabulary"
+        )
     if min(distinct) < 0:
         raise ModelError(f"{folder / WEIGHTS} names a token below 0")
     return tokens

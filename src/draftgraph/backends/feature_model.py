@@ -77,7 +77,9 @@ class FeatureModel(TorchModel):
         return f"{fingerprint(self.net)} {self.dtype} {self.model.config._attn_implementation}"
 
     def open(self, capacity: int) -> FeatureHandle:
-        return FeatureHandle(capacity, above=torch.zeros(1, self.net.shape.features, device=self.device, dtype=self.dtype))
+        return FeatureHandle(
+            capacity, above=torch.zeros(1, self.net.shape.features, device=self.device, dtype=self.dtype)
+        )
 
     def inputs(self, feeds: Sequence[Feed]) -> dict[str, torch.Tensor]:
         rows = [part for feed in feeds for part in self._residuals(feed)]
@@ -94,7 +96,9 @@ class FeatureModel(TorchModel):
             parts.append(self.net.committed(above, embedded[:count]))
         if feed.tokens:
             if not all(parent in text.outputs for parent in feed.parents) or (count and ROOT in feed.parents):
-                raise ModelError("a feature drafter reads a node after a pass has read its parent; feed them one by one")
+                raise ModelError(
+                    "a feature drafter reads a node after a pass has read its parent; feed them one by one"
+                )
             carried = torch.stack([text.outputs[parent] for parent in feed.parents])
             parts.append(self.net.drafted(carried, embedded[count:]))
         return parts

@@ -24,8 +24,9 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from draftgraph.backends.taps import PREFIX, decoder_layers
 
 CARRIED, TOKEN = 10.0, 20.0
-"""Root mean squares that fused features and own outputs, and tokens, start with in the residual. Tokens that start with 1 beside 20
-learn three times as slowly; halving what is carried was worth .2 tokens per call in a short training (docs/training.md)."""
+"""Root mean squares in the residual at the start: of fused features and own outputs, and of tokens. Tokens that start with 1
+beside 20 learn three times as slowly; 10 for what is carried was worth .2 tokens per call in a short training (docs/training.md).
+"""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class FeatureNet(nn.Module):
 
     def committed(self, features: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
         """Residuals f[…, d] of rows whose token above has features f[…, features]; embedded  f[…, d]."""
-        taps = features.to(self.back.weight.dtype).split(self.shape.width, dim=-1)
+        taps = torch.split(features.to(self.back.weight.dtype), self.shape.width, dim=-1)
         normed = [norm(tap) for norm, tap in zip(self.tap_norms, taps, strict=True)]
         return self._with_token(self.fuse(torch.cat(normed, dim=-1)), embedded)
 
@@ -89,7 +90,9 @@ class FeatureNet(nn.Module):
                 getattr(own, name).load_state_dict(module.state_dict())
         nn.init.normal_(self.fuse.weight, std=0.02)
         nn.init.normal_(self.token.weight, std=TOKEN * self.shape.width**-0.5)
-        self.fuse.weight[:, -self.shape.width :] += CARRIED * torch.eye(self.shape.width, device=self.fuse.weight.device)
+        self.fuse.weight[:, -self.shape.width :] += CARRIED * torch.eye(
+            self.shape.width, device=self.fuse.weight.device
+        )
         nn.init.eye_(self.back.weight).mul_(CARRIED)
         self.share_head(target, tokens)
 

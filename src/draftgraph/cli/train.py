@@ -19,15 +19,23 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Folder for the drafter, which draft_model=FOLDER takes.")],
     prompts: Annotated[
         list[Path] | None,
-        typer.Option("--prompts", help="A .jsonl with prompt or turns, a .txt with a prompt a line, or a folder of text.",
-                     rich_help_panel=LEARNT),
+        typer.Option(
+            "--prompts",
+            help="A .jsonl with prompt or turns, a .txt with a prompt a line, or a folder of text.",
+            rich_help_panel=LEARNT,
+        ),
     ] = None,
     answers: Annotated[
         list[Path] | None,
-        typer.Option("--answers", help="Answers that are there already: gzipped JSON lines with p, a and t.",
-                     rich_help_panel=LEARNT),
+        typer.Option(
+            "--answers",
+            help="Answers that are there already: gzipped JSON lines with p, a and t.",
+            rich_help_panel=LEARNT,
+        ),
     ] = None,
-    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens of new answers.", rich_help_panel=LEARNT)] = 500_000,
+    tokens: Annotated[
+        int, typer.Option("--tokens", min=1, help="Tokens of new answers.", rich_help_panel=LEARNT)
+    ] = 500_000,
     most: Annotated[
         int, typer.Option("--max-new-tokens", min=4, help="Tokens of one answer.", rich_help_panel=LEARNT)
     ] = 192,

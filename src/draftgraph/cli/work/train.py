@@ -10,10 +10,10 @@ from typing import Any
 import typer
 
 from draftgraph.backends.load import eos_ids, load_model, load_tokenizer
-from draftgraph.backends.torch_model import TorchModel
 from draftgraph.cli.options import Chosen
 from draftgraph.cli.program import tell
 from draftgraph.cli.work.engines import place
+from draftgraph.engine.assemble import make_backend
 from draftgraph.errors import OptionError
 from draftgraph.lab.train.features.answers import read_answers
 from draftgraph.lab.train.features.project import WORTH, Project, Settings
@@ -32,7 +32,7 @@ def run(
     with status(f"loading {source}", as_json), silent_loading():
         target = load_model(source, chosen.dtype, chosen.device, chosen.trusted).requires_grad_(False)
         tokenizer = load_tokenizer(source, chosen.trusted)
-    TorchModel(target)  # refuses what the engine could not run
+    make_backend(target)  # refuses what the engine could not run
     project = Project(out, settings, (lambda line: None) if as_json else tell)
     project.begin()
     learnt = read_answers(answers)
@@ -53,8 +53,12 @@ def _tell(out: Path, card: dict[str, Any]) -> None:
     for name, found in card["held_out"].items():
         positions = " ".join(f"{rate:.2f}" for rate in found["by_position"])
         chains = " ".join(f"{rate:.2f}" for rate in found["tokens_per_call"])
-        typer.echo(f"held out, {name}: accepted at position 1, 2, … {positions}; tokens per call of chains of 1, 2, … {chains}")
+        typer.echo(
+            f"held out, {name}: accepted at position 1, 2, … {positions}; tokens per call of chains of 1, 2, … {chains}"
+        )
     if card["worth_it"]:
-        typer.echo(f"use it with draft_model={str(out)!r}; `draftgraph bench` says what it is worth beside lookup on this machine")
+        typer.echo(
+            f"use it with draft_model={str(out)!r}; `draftgraph bench` says what it is worth beside lookup on this machine"
+        )
     else:
         typer.echo(f"it predicts fewer than {WORTH} tokens per call: leave it out, or train on more answers")

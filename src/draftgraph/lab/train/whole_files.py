@@ -46,5 +46,7 @@ def read_state(file: Path, device: torch.device) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(file, weights_only=True, map_location=device)
     except Exception as error:
-        raise TrainingError(f"the checkpoint {file} is broken ({type(error).__name__}); delete it to begin anew") from error
+        raise TrainingError(
+            f"the checkpoint {file} is broken ({type(error).__name__}); delete it to begin anew"
+        ) from error
     return state

@@ -37,9 +37,9 @@ def test_what_is_written_is_read_file_behind_file(tmp_path: Path) -> None:
 def test_a_file_without_answers_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl.gz"
     file.write_bytes(content)
-    with pytest.raises(TrainingError, match="answers.jsonl.gz holds no answers"):
+    with pytest.raises(TrainingError, match=r"answers\.jsonl\.gz holds no answers"):
         read_answers([file])
-    with pytest.raises(TrainingError, match="none.gz holds no answers"):
+    with pytest.raises(TrainingError, match=r"none\.gz holds no answers"):
         read_answers([tmp_path / "none.gz"])
 
 

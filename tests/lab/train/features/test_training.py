@@ -122,36 +122,27 @@ def a_project(folder: Path) -> tuple[Project, Callable[[], dict[str, Any]]]:
     return training, run
 
 
+def dying_after(count: int, work: Callable[..., Any]) -> Callable[..., Any]:
+    """What works so many times, and is then interrupted."""
+    calls: list[int] = []
+
+    def dies(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) > count:
+            raise KeyboardInterrupt
+        return work(*arguments)
+
+    return dies
+
+
 def test_a_killed_run_ends_as_one_that_was_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left, run_left = a_project(tmp_path / "left")
     card = run_left()
     killed, run_killed = a_project(tmp_path / "killed")
-    with monkeypatch.context() as patch:
-        answered: list[int] = []
-
-        def dies(*arguments: Any) -> Any:
-            answered.append(1)
-            if len(answered) > 2:
-                raise KeyboardInterrupt
-            return answer_all(*arguments)
-
-        answer_all = project.answer_all
-        patch.setattr(project, "answer_all", dies)
-        with pytest.raises(KeyboardInterrupt):
-            run_killed()
-    for _ in range(2):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    for where, name, count in ((project, "answer_all", 2), (Training, "_update", 4), (Training, "_update", 4)):
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
-            updates: list[int] = []
-            update = Training._update
-
-            def stops(self: Training, groups: Any) -> Any:
-                updates.append(1)
-                if len(updates) > 4:
-                    raise KeyboardInterrupt
-                return update(self, groups)
-
-            patch.setattr(Training, "_update", stops)
+            patch.setattr(where, name, dying_after(count, getattr(where, name)))
             with pytest.raises(KeyboardInterrupt):
                 run_killed()
     assert (killed.work / "training.pt").exists()
@@ -189,5 +180,5 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
     over = target()
     net, tokens = tiny_net(over)
     (tmp_path / "state.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(TrainingError, match="state.pt is broken"):
+    with pytest.raises(TrainingError, match=r"state\.pt is broken"):
         Training(net, over, tokens, [], [], Recipe(), Span(updates=1), tmp_path / "state.pt")

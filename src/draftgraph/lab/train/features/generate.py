@@ -83,7 +83,9 @@ def _grouped_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention of one query per row: heads that share keys become rows of one head, so that no key is copied."""
     if query.shape[2] != 1:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+        whole = module, query, key, value, attention_mask
+        plain: tuple[torch.Tensor, None] = sdpa_attention_forward(*whole, scaling=scaling, **options)
+        return plain
     shared = query.reshape(query.shape[0], key.shape[1], -1, query.shape[3])
     with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):  # what takes a mask, and can be captured
         out = torch.nn.functional.scaled_dot_product_attention(shared, key, value, attention_mask, scale=scaling)
@@ -109,10 +111,14 @@ class _Columns(CacheLayerMixin):  # type: ignore[misc]
         self.held: list[torch.Tensor] = []
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        shapes = [(self.place.rows, part.shape[1], self.place.columns, part.shape[3]) for part in (key_states, value_states)]
+        shapes = [
+            (self.place.rows, part.shape[1], self.place.columns, part.shape[3]) for part in (key_states, value_states)
+        ]
         self.held = [part.new_zeros(shape) for part, shape in zip((key_states, value_states), shapes, strict=True)]
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Any, Any]:
         if not self.held:
             self.lazy_initialization(key_states, value_states)
         prompt = self.place.prompt
@@ -151,7 +157,9 @@ class _Decoding:
         self.drawn = torch.zeros(len(asked), most, dtype=torch.long, device=device)
         self.number = torch.zeros(1, dtype=torch.long, device=device)
         self.positions = torch.tensor([[len(prompt)] for prompt, _ in asked], device=device)
-        self.mask = torch.full((len(asked), 1, 1, columns), torch.finfo(model.dtype).min, dtype=model.dtype, device=device)
+        self.mask = torch.full(
+            (len(asked), 1, 1, columns), torch.finfo(model.dtype).min, dtype=model.dtype, device=device
+        )
         self._read(asked, longest)
 
     def _read(self, asked: Sequence[Asked], longest: int) -> None:
@@ -165,7 +173,9 @@ class _Decoding:
         real = place >= padding
         self.mask[:, 0, 0, :longest].masked_fill_(real, 0.0)
         causal = torch.ones(longest, longest, dtype=torch.bool, device=device).tril()
-        own = torch.eye(longest, dtype=torch.bool, device=device)  # a row of padding reads itself, so that nothing is NaN
+        own = torch.eye(
+            longest, dtype=torch.bool, device=device
+        )  # a row of padding reads itself, so that nothing is NaN
         rows = max(1, READ_AT_ONCE // longest)
         for start in range(0, len(asked), rows):
             part = slice(start, start + rows)
@@ -202,7 +212,7 @@ class _Decoding:
     def captured(self) -> Callable[[], None]:
         """The step as a CUDA graph. It has been run a few times then, and what that wrote is taken back."""
         kept = [tensor.clone() for tensor in self._moving]
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             self.step()

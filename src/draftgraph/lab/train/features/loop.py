@@ -142,10 +142,17 @@ class Training:
         """Measure on held-out answers, and keep the weights if they are the best of the stage."""
         self.net.eval()
         with self._narrow:
-            found = acceptance(self.net, self.target, self.tokens, self.held_out, MEASURED_ROWS, max(3, self.stage.steps))
+            found = acceptance(
+                self.net, self.target, self.tokens, self.held_out, MEASURED_ROWS, max(3, self.stage.steps)
+            )
         score = self._score(found)
         self.history.append(
-            {"stage": self.stage.name, "updates": self.position.updates, "batches": self.position.batches, "score": score}
+            {
+                "stage": self.stage.name,
+                "updates": self.position.updates,
+                "batches": self.position.batches,
+                "score": score,
+            }
             | {name: each.to_dict() for name, each in found.items()}
         )
         if score > self.position.best:

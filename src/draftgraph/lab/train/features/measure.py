@@ -57,7 +57,12 @@ class Acceptance:
 
 @torch.no_grad()
 def acceptance(
-    net: FeatureNet, target: PreTrainedModel, tokens: torch.Tensor, answers: Sequence[Answer], rows: int, depth: int = DEPTH
+    net: FeatureNet,
+    target: PreTrainedModel,
+    tokens: torch.Tensor,
+    answers: Sequence[Answer],
+    rows: int,
+    depth: int = DEPTH,
 ) -> dict[str, Acceptance]:
     """Acceptance on greedy and on sampled answers, where there are any.
 

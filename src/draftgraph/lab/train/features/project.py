@@ -1,7 +1,7 @@
 """`draftgraph train` as a project on disk: prompts, answers, training, drafter. Every part goes on where a killed run was.
 
-Beside OUT, in .OUT-training, are settings.json, prompts.jsonl.gz, answers/ (a file per batch) and training.pt. OUT gets the drafter
-and its card.
+Beside OUT, in .OUT-training, are settings.json, prompts.jsonl.gz, answers/ (a file per batch) and training.pt. OUT gets the
+drafter and its card.
 """
 
 from __future__ import annotations
