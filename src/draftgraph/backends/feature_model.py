@@ -56,17 +56,13 @@ class FeatureModel(TorchModel):
 
     def __init__(self, net: FeatureNet, tokens: torch.Tensor, target: TorchModel) -> None:
         super().__init__(net.core)
-        self.net, self.tokens, self.whole = net, tokens, target.vocab_size
+        self.net, self.tokens = net, tokens
         self.embeddings = target.model.get_input_embeddings()
 
     @property
     def taps(self) -> tuple[str, ...]:
         """Names of the target's hidden states that make features."""
         return self.net.shape.taps
-
-    @property
-    def vocab_size(self) -> int:
-        return self.whole
 
     @property
     def model_name(self) -> str:
@@ -121,7 +117,7 @@ class FeatureModel(TorchModel):
 
     def _over_all(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits over the target's vocabulary f[n, V], from those of the head f[n, K]."""
-        whole = logits.new_full((len(logits), self.whole), -torch.inf)
+        whole = logits.new_full((len(logits), self.vocab_size), -torch.inf)
         whole[:, self.tokens] = logits
         return whole
 

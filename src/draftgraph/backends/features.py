@@ -125,6 +125,7 @@ def default_taps(layers: int) -> tuple[str, ...]:
 def _one_block(config: PretrainedConfig, tokens: int) -> PreTrainedModel:
     """A causal LM as the config says, with random weights: one layer, a head of `tokens` entries, no embeddings."""
     own = copy.deepcopy(config.get_text_config(decoder=True))
+    whole = own.vocab_size
     own.num_hidden_layers, own.vocab_size, own.tie_word_embeddings = 1, tokens, False
     own.pad_token_id = own.bos_token_id = own.eos_token_id = None
     if getattr(own, "layer_types", None):
@@ -133,6 +134,7 @@ def _one_block(config: PretrainedConfig, tokens: int) -> PreTrainedModel:
         del own.quantization_config
     core = AutoModelForCausalLM.from_config(own, dtype=torch.float32, attn_implementation="sdpa")
     core.set_input_embeddings(nn.Embedding(1, core.get_input_embeddings().embedding_dim))
+    core.config.vocab_size = whole  # its laws are over the target's vocabulary
     return cast(PreTrainedModel, core)
 
 
