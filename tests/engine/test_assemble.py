@@ -9,7 +9,7 @@ from models import tiny_lm
 
 
 def test_a_backend_that_nobody_knows_is_refused() -> None:
-    with pytest.raises(dg.DraftgraphError, match=r"backend='cudagraph' .*'auto', 'torch' or 'cuda_graphs'"):
+    with pytest.raises(dg.DraftgraphError, match=r"backend='cudagraph' .*'auto', 'torch', 'openvino' or 'cuda_graphs'"):
         dg.Engine.from_pretrained(tiny_lm(), backend="cudagraph")
 
 

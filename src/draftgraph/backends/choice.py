@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, PretrainedConfig
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from draftgraph.backends.base import CausalLM
 from draftgraph.backends.cuda_graphs import on_gpu
@@ -32,7 +32,9 @@ _TOLD: set[str] = set()
 class Loading:
     """How models are loaded: options of `Engine.from_pretrained`.
 
-    trusted  whether code that comes with them may run. taps  hidden states that will be asked for.
+    trusted     whether code that comes with them may run.
+    taps        hidden states of the target that will be asked for.
+    embeddings  whether a drafter uses the target's embeddings.
     """
 
     dtype: str | torch.dtype | None = None
@@ -40,6 +42,7 @@ class Loading:
     trusted: bool = False
     backend: str = AUTO
     taps: tuple[str, ...] = ()
+    embeddings: bool = False
 
     def __post_init__(self) -> None:
         require(self.backend in NAMES, "backend", self.backend, "'auto', 'torch', 'openvino' or 'cuda_graphs'")
@@ -57,7 +60,7 @@ class Loaded:
     config: PretrainedConfig
     generation_config: GenerationConfig
     reason: str
-    inside: torch.nn.Module | None = None
+    inside: PreTrainedModel | None = None
 
 
 def load_backend(source: Source, loading: Loading, probed: torch.nn.Module | None = None) -> Loaded:
@@ -98,6 +101,8 @@ def _not_tried(source: Source, loading: Loading) -> str:
         return "a loaded model stays as it is, for its user may change it; write backend='openvino' to convert it"
     if not is_installed():
         return "OpenVINO, which is faster on a CPU, is not installed; pip install 'draftgraph[openvino]'"
+    if loading.embeddings:
+        return "the drafter uses the target's embeddings, which torch gives"
     if loading.trusted:
         return "the model may bring code of its own"
     if loading.device not in (None, "cpu") or (loading.device is None and torch.cuda.is_available()):

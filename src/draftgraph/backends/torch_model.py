@@ -157,22 +157,23 @@ class TorchModel:
 
     def _pass(self, feeds: Sequence[Feed], states: Mapping[str, torch.Tensor]) -> list[Scored]:
         """One pass of the model. states  is filled with the taps while it runs."""
-        tokens = [token for feed in feeds for token in (*feed.committed, *feed.tokens)]
+        inputs, count = self.inputs(feeds), sum(feed.num_rows for feed in feeds)
         lead = self._switch is not None and self._needs_lead(feeds)
         for feed in feeds if self._forgets else ():
             feed.text.forget(min(kind.first_read(len(feed.text)) for kind in self.kinds))
-        slots = self.cache.find([feed.text for feed in feeds], len(tokens) + lead)
+        slots = self.cache.find([feed.text for feed in feeds], count + lead)
         hidden = max(torch.finfo(self.dtype).min, torch.finfo(torch.float32).min)
         mask, positions = _lay_out(feeds, slots[lead:], self.cache.high, hidden)
         masks = for_kinds([*self.kinds, *self._held_kinds], mask, hidden, positions, feeds)
         if lead:
-            tokens, positions = [0, *tokens], [cast(int, self.switch), *positions]
+            inputs = {name: torch.cat([given[:, :1], given], dim=1) for name, given in inputs.items()}
+            positions = [cast(int, self.switch), *positions]
             masks = [_led(mask, slots[0], hidden) for mask in masks]
         self.cache.begin(slots, self.device)
         given = as_given(self.kinds, masks[: len(self.kinds)], self.device, self.dtype)
         with self._placing(feeds, given, masks[len(self.kinds) :]):
             logits = self.call(
-                input_ids=torch.tensor([tokens], device=self.device),
+                **inputs,
                 attention_mask=None if self._biased else given,
                 position_ids=torch.tensor([positions], device=self.device),
                 use_cache=True,
@@ -206,6 +207,11 @@ class TorchModel:
         assert isinstance(given, torch.Tensor)
         positions = torch.from_numpy(cell_positions(feeds, given.shape[-1])).to(self.device)
         return biased(self._biased, self.cache, given, positions)
+
+    def inputs(self, feeds: Sequence[Feed]) -> dict[str, torch.Tensor]:
+        """What the model reads, by the name of its argument: rows of all feeds behind each other."""
+        tokens = [token for feed in feeds for token in (*feed.committed, *feed.tokens)]
+        return {"input_ids": torch.tensor([tokens], device=self.device)}
 
     def plain(self, ids: torch.Tensor, count: int) -> torch.Tensor:
         with self._lock:

@@ -21,7 +21,7 @@ from draftgraph.budget.limits import limits
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.proposal import failing
 from draftgraph.engine import chat, prompts
-from draftgraph.engine.assemble import make_drafter, with_drafter
+from draftgraph.engine.assemble import for_drafter, make_drafter, with_drafter
 from draftgraph.engine.chat import Messages
 from draftgraph.engine.config import Config
 from draftgraph.engine.defaults import Defaults
@@ -105,7 +105,7 @@ class Engine:
         require(named, "generation_config", generation_config, "a transformers GenerationConfig")
         chosen = (config or Config()).with_options(**options)
         chosen = with_drafter(chosen, draft_model is not None)
-        loading = Loading(dtype, device, trust_remote_code, backend)
+        loading = for_drafter(Loading(dtype, device, trust_remote_code, backend), draft_model, chosen)
         loaded = load_backend(target, loading)
         tokenizer = find_tokenizer(tokenizer, target, trust_remote_code)
         drafter, why = make_drafter(loaded, draft_model, chosen, tokenizer, loading)
