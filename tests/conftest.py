@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,9 +28,14 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def known_costs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test depends on a clock: rounds cost what a table says, and what a process of a test measures is not the user's."""
+    """No test depends on a clock: rounds cost what a table says, and what a process of a test keeps is not the user's.
+
+    Workers of one run share the folder, so that a model is converted for OpenVINO once, where tests load folders as users do.
+    """
+    run = tmp_path_factory.getbasetemp()
+    shared = run.parent if "PYTEST_XDIST_WORKER" in os.environ else run
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DRAFTGRAPH_CACHE", str(tmp_path_factory.mktemp("costs")))
+        patch.setenv("DRAFTGRAPH_CACHE", str(shared / "cache"))
         patch.setattr("draftgraph.engine.engine.pair_costs", lambda *pair: costs())
         yield
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 PACKAGE = "draftgraph"
 LAYERS = (
-    ("errors", "types", "values", "token_ids", "files", "strictjson"),
+    ("errors", "types", "values", "token_ids", "files", "strictjson", "user_cache"),
     ("sampling",),
     ("verification",),
     ("backends",),

@@ -204,3 +204,9 @@ def test_spoiled_headers_are_refused_or_harmless(file: Path, data: st.DataObject
         json.dumps(fields)
     finally:
         file.write_bytes(whole)
+
+
+def test_openvino_does_not_read_gguf_files(file: Path) -> None:
+    assert dg.Engine.from_pretrained(file, budget=0).target.name == "torch"
+    with pytest.raises(ModelError, match="torch dequantises GGUF files; write backend='torch'"):
+        dg.Engine.from_pretrained(file, backend="openvino")

@@ -107,11 +107,15 @@ def test_kernels_of_the_hub_are_code(folder: Path, field: str):
 # --- spoiled files ----------------------------------------------------------------------------------------------------
 
 
-def runs_or_is_refused(folder: Path) -> None:
+BACKENDS = st.sampled_from(("torch", "torch", "torch", "auto"))
+"""Another configuration is another model, which OpenVINO would convert anew every time."""
+
+
+def runs_or_is_refused(folder: Path, backend: str = "auto") -> None:
     """An engine runs, or says why not; a check-up only says."""
-    json.dumps(check_up(folder).to_dict())
+    json.dumps(check_up(folder, backend=backend).to_dict())
     try:
-        dg.Engine.from_pretrained(folder, budget=2).generate("ab", dg.SamplingParams(max_new_tokens=2))
+        dg.Engine.from_pretrained(folder, backend=backend, budget=2).generate("ab", dg.SamplingParams(max_new_tokens=2))
     except DraftgraphError as error:
         assert str(error)  # noqa: PT017  # either way is right
 
@@ -129,7 +133,7 @@ def test_a_spoiled_file_is_refused_or_harmless(folder: Path, file: str, data: st
     before = (folder / file).read_bytes()
     (folder / file).write_text(planted(whole, place, snippet))
     try:
-        runs_or_is_refused(folder)
+        runs_or_is_refused(folder, data.draw(BACKENDS))
     finally:
         (folder / file).write_bytes(before)
 

@@ -120,7 +120,9 @@ class CausalLM(Protocol):
 
     name: ClassVar[str]
     most_rows: int
-    branches: ClassVar[bool]
+
+    @property
+    def branches(self) -> bool: ...
 
     @property
     def model_name(self) -> str: ...

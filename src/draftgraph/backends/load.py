@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import torch
 from transformers import (
@@ -293,7 +293,16 @@ def _is_padding(difference: int, size: int) -> bool:
     return difference <= max(PADDING, PADDING_SHARE * size)
 
 
-def eos_ids(model: PreTrainedModel, tokenizer: Any | None, config: GenerationConfig | None = None) -> frozenset[int]:
+class Said(Protocol):
+    """Who says what ends a text: a transformers model, or the files of one."""
+
+    @property
+    def config(self) -> PretrainedConfig: ...
+    @property
+    def generation_config(self) -> GenerationConfig: ...
+
+
+def eos_ids(model: Said, tokenizer: Any | None, config: GenerationConfig | None = None) -> frozenset[int]:
     """Ids that end a text: those of `config`, else the model's generation config's, its config's, or the tokenizer's.
 
     Negative ids are what some configurations write for none. Raises ModelError for anything that is no token id.

@@ -11,9 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import platform
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +23,10 @@ import transformers
 from draftgraph.budget.costs import Costs
 from draftgraph.files import BrokenFileError, read_text, write_whole
 from draftgraph.strictjson import parse, seen
+from draftgraph.user_cache import FOLDER, folder
 
 VERSION = 3
 """To be raised when something else is measured, or the engine's own work per round has changed."""
-FOLDER = "DRAFTGRAPH_CACHE"
-"""Environment variable that names the cache folder."""
 MOST_BYTES = 1 << 20
 """A larger file is no table of costs."""
 _UNSAVED: dict[str, Costs] = {}
@@ -40,26 +37,6 @@ NOTES = "draftgraph.timing"
 """The logger that says when someone waits for a measurement."""
 _TOLD: set[str] = set()
 """Reasons for that which were logged."""
-
-
-def folder() -> Path | None:
-    """Where costs are kept: $DRAFTGRAPH_CACHE, or the platform's folder for caches. None without a home folder."""
-    if named := os.environ.get(FOLDER):
-        return _in_home(named)
-    if sys.platform == "darwin":
-        base = _in_home("~/Library/Caches")
-    elif sys.platform == "win32":
-        base = _in_home(os.environ.get("LOCALAPPDATA") or "~/AppData/Local")
-    else:
-        given = os.environ.get("XDG_CACHE_HOME", "")
-        base = _in_home(given if os.path.isabs(given) else "~/.cache")  # the standard ignores a relative one
-    return None if base is None else base / "draftgraph"
-
-
-def _in_home(path: str) -> Path | None:
-    """A path with its ~ expanded; None if nobody says where that home is, as in containers without a user entry."""
-    expanded = os.path.expanduser(path)  # Path.expanduser raises where this leaves the ~
-    return None if expanded.startswith("~") else Path(expanded)
 
 
 def machine(device: torch.device) -> dict[str, str]:

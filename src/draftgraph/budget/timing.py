@@ -167,7 +167,7 @@ class _Timed:
                 break
             if first or size in self.times:
                 fed = (self.tokens * size)[:size]
-                seconds = _one_pass(self.model, Feed(self.text, [], fed, range(ROOT, size - 1)))
+                seconds = _one_pass(self.model, Feed(self.text, [], fed, [ROOT] * size))
                 self.times.setdefault(size, []).append(seconds)
         self.seconds += time.perf_counter() - begun
 

@@ -19,6 +19,7 @@ def costs(
     dtype: options.Dtype = None,
     device: options.Device = None,
     threads: options.Threads = None,
+    backend: options.Backend = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
     rule: options.RuleName = "auto",
     structure: options.Structure = "auto",
@@ -30,7 +31,7 @@ def costs(
     The first request with the automatic budget reads the same table, and need not wait then.
     """
     pair = options.sources(target, drafter, model, draft_model)
-    chosen = options.Chosen(pair, dtype, device, threads, trust_remote_code)
+    chosen = options.Chosen(pair, dtype, device, threads, trust_remote_code, backend)
     from draftgraph.cli.work.costs import run
 
     run(chosen, options.Drafting(rule, structure), refresh, as_json)

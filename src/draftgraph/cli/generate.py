@@ -30,6 +30,7 @@ def generate(
     dtype: options.Dtype = None,
     device: options.Device = None,
     threads: options.Threads = None,
+    backend: options.Backend = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
     chat: Annotated[
         bool, typer.Option("--chat", help="The prompt is a message; the tokenizer's chat template lays it out.")
@@ -85,7 +86,9 @@ def generate(
         raise OptionError("--system is the message before a chat; write --chat with it")
     if trace is not None:
         tracefile.refuse_unwritable(trace)
-    chosen = options.Chosen(options.sources(None, None, model, draft_model), dtype, device, threads, trust_remote_code)
+    chosen = options.Chosen(
+        options.sources(None, None, model, draft_model), dtype, device, threads, trust_remote_code, backend
+    )
     text = _read_prompt(prompt)
     params = dg.SamplingParams(
         max_new_tokens=max_new_tokens,

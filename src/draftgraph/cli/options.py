@@ -28,13 +28,17 @@ Sources = tuple[str | Path, str | Path | None]
 
 @dataclass(frozen=True)
 class Chosen:
-    """The models that were asked for, and how they are to be loaded. trusted  whether their own code may run."""
+    """The models that were asked for, and how they are to be loaded. trusted  whether their own code may run.
+
+    backend  what runs them.
+    """
 
     pair: Sources
     dtype: str | None
     device: str | None
     threads: int | None
     trusted: bool
+    backend: str = "auto"
 
     @property
     def title(self) -> str:
@@ -90,6 +94,14 @@ Dtype = Annotated[
 ]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, max=MOST_THREADS, help="CPU threads.", rich_help_panel=MODELS)
+]
+Backend = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        help="torch, openvino, or auto: OpenVINO on a CPU where it is installed and exact.",
+        rich_help_panel=MODELS,
+    ),
 ]
 TrustRemoteCode = Annotated[
     bool,

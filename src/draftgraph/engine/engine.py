@@ -14,16 +14,15 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from draftgraph.backends.base import CausalLM
-from draftgraph.backends.load import eos_ids, find_tokenizer, load_model
-from draftgraph.backends.probe import probe
-from draftgraph.backends.wrapped import opened
+from draftgraph.backends.choice import Loading, load_backend
+from draftgraph.backends.load import eos_ids, find_tokenizer
 from draftgraph.budget.automatic import MOST_DRAFTED
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.limits import Windows, limits
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.proposal import failing
 from draftgraph.engine import chat, prompts
-from draftgraph.engine.assemble import make_backend, make_drafter, on_one_path, why_one_path, with_drafter
+from draftgraph.engine.assemble import for_drafter, make_drafter, on_one_path, why_one_path, with_drafter
 from draftgraph.engine.chat import Messages
 from draftgraph.engine.config import Config
 from draftgraph.engine.defaults import Defaults
@@ -51,7 +50,7 @@ class Engine:
     """Lossless speculative decoding for one target model.
 
     Build it with `from_pretrained`. `generate` and `stream` may be called again and again, from any number of threads; a
-    failed or closed request leaves nothing behind.
+    failed or closed request leaves nothing behind. `backends` says what runs its models, and why.
     """
 
     _timing = threading.RLock()
@@ -68,6 +67,7 @@ class Engine:
     ) -> None:
         self.target, self.drafter, self.config, self.tokenizer, self.eos = target, drafter, config, tokenizer, eos
         self.generation_config, self._hints = generation_config, Hints()
+        self.backends: dict[str, str] = {}
 
     @classmethod
     def from_pretrained(
@@ -79,6 +79,7 @@ class Engine:
         dtype: str | torch.dtype | None = None,
         device: str | None = None,
         config: Config | None = None,
+        backend: str = "auto",
         trust_remote_code: bool = False,
         generation_config: GenerationConfig | None = None,
         **options: Any,
@@ -88,6 +89,9 @@ class Engine:
         draft_model  the drafter (alias: assistant_model); without one, continuations are looked up in the text.
         tokenizer    needed for text prompts if `target` is a loaded model without a folder; itself, or its folder.
         dtype        of weights loaded here; None is float32 on a CPU. device  None is the GPU if there is one.
+        backend      what runs the models: "torch"; "openvino"; "cuda_graphs", which records passes on a GPU and replays them; or
+                     "auto", which takes OpenVINO for folders and hub names on a CPU where it is installed and exact, and torch
+                     elsewhere. `engine.backends` says which it was, and why.
         trust_remote_code  whether code that comes with the models may run. Without it such models are refused.
         generation_config  what to take for the model's own (`draftgraph.engine.defaults` says what becomes of it); an empty
                      GenerationConfig() leaves it aside.
@@ -102,14 +106,17 @@ class Engine:
         require(named, "generation_config", generation_config, "a transformers GenerationConfig")
         chosen = (config or Config()).with_options(**options)
         chosen = with_drafter(chosen, draft_model is not None)
-        model = make_backend(loaded := load_model(target, dtype, device, trust_remote_code))
+        loading = for_drafter(Loading(dtype, device, trust_remote_code, backend), draft_model, chosen)
+        loaded = load_backend(target, loading)
         tokenizer = find_tokenizer(tokenizer, target, trust_remote_code)
-        probe(model)
-        drafter = make_drafter(model, draft_model, chosen, tokenizer, dtype, device, trust_remote_code)
-        chosen = on_one_path(chosen, model, drafter.model)
-        inside = opened(loaded).model
-        own = copy.deepcopy(inside.generation_config if generation_config is None else generation_config)
-        return cls(model, drafter, chosen, tokenizer, eos_ids(inside, tokenizer, generation_config), own)
+        drafter, why = make_drafter(loaded, draft_model, chosen, tokenizer, loading)
+        chosen = on_one_path(chosen, loaded.model, drafter.model)
+        own = copy.deepcopy(loaded.generation_config if generation_config is None else generation_config)
+        engine = cls(loaded.model, drafter, chosen, tokenizer, eos_ids(loaded, tokenizer, generation_config), own)
+        engine.backends["target"] = f"{loaded.model.name}: {loaded.reason}"
+        if drafter.model is not None and why:
+            engine.backends["drafter"] = f"{drafter.model.name}: {why}"
+        return engine
 
     @overload
     def generate(self, prompt: Prompt | None = None, params: Params | None = None, **options: Any) -> Result: ...
@@ -242,6 +249,7 @@ class Engine:
             numerics=self.target.numerics,
             prompt=request.prompt_length,
             output=len(output),
+            backend=self.target.name,
         )
         text = "".join(request.pieces)
         if request.finish_reason is None:  # interrupted, with text held back that might have become a stop string

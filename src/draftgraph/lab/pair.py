@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,17 @@ PROMPT = 16
 
 @dataclass(frozen=True)
 class Pair:
-    """vocab  tokens of the target. window  positions that both models can read, WINDOW at most."""
+    """vocab  tokens of the target. window  positions that both models can read, WINDOW at most.
+
+    made_of  what engines are made of instead, target and drafter, and how they load it; None: the loaded models.
+    """
 
     target: PreTrainedModel
     drafter: PreTrainedModel
     tokenizer: Any | None
     vocab: int
     window: int
+    made_of: tuple[Any, Any, Mapping[str, Any]] | None = None
 
     @property
     def branches(self) -> bool:
@@ -56,7 +60,8 @@ class Pair:
     def engine(self, **options: Any) -> Engine:
         """An engine for these weights, whatever their generation config says; `options` are those of `Config`."""
         options |= {"tokenizer": self.tokenizer, "generation_config": GenerationConfig()}
-        return Engine.from_pretrained(self.target, draft_model=self.drafter, **options)
+        target, drafter, loading = self.made_of or (self.target, self.drafter, {})
+        return Engine.from_pretrained(target, draft_model=drafter, **options, **loading)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts. Raises OptionError without a tokenizer."""

@@ -30,6 +30,7 @@ class Stats:
     numerics                 how exactly the target's rows are computed: "exact", or "near ties may differ with the width of a
                              pass", where rounding (bfloat16, float16) lets a wide pass prefer another of two nearly equal tokens.
                              "not said" in traces of older versions.
+    backend                  what ran the target.
     """
 
     rule: str
@@ -51,6 +52,7 @@ class Stats:
     accepted_by_match_length: dict[str, list[int]]
     seconds: dict[str, float]
     numerics: str = "not said"
+    backend: str = "torch"
 
     def __getitem__(self, name: str) -> Any:
         """Fields by their JSON names."""
@@ -80,7 +82,9 @@ class Tally:
         for part, seconds in parts.items():
             self.seconds[part] += seconds
 
-    def stats(self, *, rule: str, structure: str, lossless: bool, numerics: str, prompt: int, output: int) -> Stats:
+    def stats(
+        self, *, rule: str, structure: str, lossless: bool, numerics: str, prompt: int, output: int, backend: str
+    ) -> Stats:
         longest = max(self.histogram, default=0)
         return Stats(
             rule=rule,
@@ -102,6 +106,7 @@ class Tally:
             accepted_by_source={source: sum(counts) for source, counts in self._by_match_length().items()},
             accepted_by_match_length=self._by_match_length(),
             seconds=dict(self.seconds),
+            backend=backend,
         )
 
     def _by_match_length(self) -> dict[str, list[int]]:

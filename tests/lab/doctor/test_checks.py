@@ -20,7 +20,7 @@ from pairs import save_pair
 
 SIDE = {
     "configuration", "tokenizer", "decoder-only", "weights", "language-model head", "floating-point weights", "cache rolls back",
-    "attention takes masks", "rows are independent", "honours masks and positions", "precision",
+    "attention takes masks", "rows are independent", "honours masks and positions", "precision", "backend",
 }  # fmt: skip
 PAIR = {"same tokens", "context windows", "same end of text", "drafter is smaller", "threads"}
 

@@ -55,6 +55,7 @@ def load_engine(chosen: Chosen, config: Config, quiet: bool) -> Engine:
             dtype=chosen.dtype,
             device=chosen.device,
             config=config,
+            backend=chosen.backend,
             trust_remote_code=chosen.trusted,
         )
 

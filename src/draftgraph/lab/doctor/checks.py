@@ -6,7 +6,7 @@ The rules themselves are in `target`, one function each; the engine raises the f
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from draftgraph.backends.base import CausalLM
 from draftgraph.backends.check import Check
+from draftgraph.backends.choice import Loading, off_torch
 from draftgraph.backends.load import eos_ids, load_model, read_config, read_tokenizer, same_tokens
 from draftgraph.backends.probe import honours_masks
 from draftgraph.backends.support import decoder_only, support
@@ -30,7 +32,11 @@ _T = TypeVar("_T")
 
 @dataclass
 class Side:
-    """One model of the pair: what could be read of it, and its checks so far."""
+    """One model of the pair: what could be read of it, and its checks so far.
+
+    made_of  what engines are made of: the loaded model, or its folder where another backend than torch runs it.
+    backend  which is then held here, so that engines share it.
+    """
 
     name: str
     source: Source
@@ -38,6 +44,8 @@ class Side:
     model: PreTrainedModel | None = None
     tokenizer: Any | None = None
     checks: list[Check] = field(default_factory=list)
+    made_of: Any | None = None
+    backend: CausalLM | None = None
 
     @property
     def vocab(self) -> Any | None:
@@ -56,11 +64,15 @@ class Side:
 
 @dataclass(frozen=True)
 class Checkup:
-    """The checks of a target alone (drafter None) or of a pair; `ok` if the engine can run it."""
+    """The checks of a target alone (drafter None) or of a pair; `ok` if the engine can run it.
+
+    options  how engines load what they are made of.
+    """
 
     target: Side
     drafter: Side | None
     pair_checks: Sequence[Check]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def groups(self) -> list[tuple[str, Sequence[Check]]]:
@@ -82,7 +94,14 @@ class Checkup:
         assert self.drafter.model is not None
         windows = [side.window for side in (self.target, self.drafter) if side.window]
         vocab = make_backend(self.target.model).vocab_size
-        return Pair(self.target.model, self.drafter.model, self.target.tokenizer, vocab, min([WINDOW, *windows]))
+        return Pair(
+            self.target.model,
+            self.drafter.model,
+            self.target.tokenizer,
+            vocab,
+            min([WINDOW, *windows]),
+            (self.target.made_of, self.drafter.made_of, self.options),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -100,22 +119,26 @@ def check_up(
     device: str | None = None,
     tell: Callable[[str], None] = lambda text: None,
     trusted: bool = False,
+    backend: str = "auto",
 ) -> Checkup:
     """Load the models and check every rule, without generating.
 
-    tell  hears what is being done. trusted  whether code that comes with the models may run. A failed rule is not raised.
+    tell  hears what is being done. trusted  whether code that comes with the models may run. backend  what runs them.
+    A failed rule is not raised.
     """
+    loading = Loading(dtype, device, trusted, backend)
     sides = [Side("target", target)] + ([] if drafter is None else [Side("drafter", drafter)])
     for side in sides:
         tell(f"checking the {side.name}")
-        _check_side(side, dtype, device, trusted)
+        _check_side(side, loading)
     ours, theirs = sides[0], sides[1] if drafter is not None else None
     checks = [] if theirs is None else _check_pair(ours, theirs)
-    return Checkup(ours, theirs, [*checks, threads()])
+    options = {"dtype": dtype, "device": device, "backend": backend}
+    return Checkup(ours, theirs, [*checks, threads()], {} if trusted else options)
 
 
-def _check_side(side: Side, dtype: str | None, device: str | None, trusted: bool) -> None:
-    add = side.checks.append
+def _check_side(side: Side, loading: Loading) -> None:
+    add, trusted = side.checks.append, loading.trusted
     check, side.config = _read("configuration", lambda: read_config(side.source, trusted), lambda read: read.model_type)
     add(check)
     _check_tokenizer(side, trusted)
@@ -129,6 +152,7 @@ def _check_side(side: Side, dtype: str | None, device: str | None, trusted: bool
         "rows are independent",
         "honours masks and positions",
         "precision",
+        "backend",
     )
     if side.config is not None:
         named = getattr(side.config, "architectures", None)
@@ -136,7 +160,9 @@ def _check_side(side: Side, dtype: str | None, device: str | None, trusted: bool
         causal = decoder_only(side.config, architecture)
         add(causal)
         if not causal.failed:
-            check, side.model = _read("weights", lambda: load_model(side.source, dtype, device, trusted), _weigh)
+            check, side.model = _read(
+                "weights", lambda: load_model(side.source, loading.dtype, loading.device, trusted), _weigh
+            )
             add(check)
     if side.model is not None:
         for check in support(side.model)[1:]:  # the first one was answered by the configuration already
@@ -146,6 +172,8 @@ def _check_side(side: Side, dtype: str | None, device: str | None, trusted: bool
         if side.runs:
             add(_probe(side.model))
             add(precision(side.model.dtype))
+        if side.runs:
+            add(_backend(side, loading))
     done = {check.rule for check in side.checks}
     side.checks.extend(
         Check(name, "not checked", "something above stands in the way") for name in names if name not in done
@@ -166,6 +194,19 @@ def _probe(model: PreTrainedModel) -> Check:
         return honours_masks(make_backend(model))
     except DraftgraphError as error:  # NaN logits, for example
         return Check("honours masks and positions", "fail", str(error), error=type(error))
+
+
+def _backend(side: Side, loading: Loading) -> Check:
+    """What runs the model in an engine, and why."""
+    side.made_of = side.model
+    try:
+        faster, why = off_torch(side.source, loading)
+    except DraftgraphError as error:
+        return Check("backend", "fail", str(error), error=type(error))
+    if faster is None:
+        return Check("backend", "pass", f"torch: {why}")
+    side.made_of, side.backend = side.source, faster.model
+    return Check("backend", "pass", f"{faster.model.name}: {why}")
 
 
 def _read(rule: str, action: Callable[[], _T], found: Callable[[Any], str]) -> tuple[Check, _T | None]:

@@ -138,10 +138,9 @@ class Own:
         """Raises OptionError if the models cannot draft so."""
         drafter = None
         if checkup.drafter is not None and self.options.get("drafter") in (None, "model"):
-            drafter = checkup.drafter.model
-        engine = Engine.from_pretrained(
-            _loaded(checkup), draft_model=drafter, tokenizer=checkup.target.tokenizer, **self.options
-        )
+            drafter = checkup.drafter.made_of
+        options = {**self.options, **checkup.options, "tokenizer": checkup.target.tokenizer}
+        engine = Engine.from_pretrained(checkup.target.made_of, draft_model=drafter, **options)
         return Way(ASKED, engine, params, self.written)
 
 
@@ -161,9 +160,9 @@ def diagnose(
     """
     begun = time.perf_counter()
     pair = None if checkup.drafter is None else checkup.pair()
-    alike: dict[str, Any] = {"tokenizer": checkup.target.tokenizer, "generation_config": GenerationConfig()}
-    lookup = Engine.from_pretrained(_loaded(checkup), **alike)
-    plain = Engine.from_pretrained(_loaded(checkup), **alike, budget=0)
+    alike = {"tokenizer": checkup.target.tokenizer, "generation_config": GenerationConfig(), **checkup.options}
+    lookup = Engine.from_pretrained(checkup.target.made_of, **alike)
+    plain = Engine.from_pretrained(checkup.target.made_of, **alike, budget=0)
     given = [] if own is None else [own.way(checkup, params)]
     pace = _pace(plain, params, asked.ids[0], tell)
     tokens = int(min(max(TURN_SHARE * limit / pace, TOKENS[0]), TOKENS[1]))

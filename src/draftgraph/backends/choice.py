@@ -1,0 +1,155 @@
+"""Which backend runs a model: the one that was asked for, or the fastest one that runs it exactly here."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+
+from draftgraph.backends.base import CausalLM
+from draftgraph.backends.cuda_graphs import on_gpu
+from draftgraph.backends.hub import kept, locate
+from draftgraph.backends.load import Source, load_model, read_config
+from draftgraph.backends.openvino import load as openvino
+from draftgraph.backends.openvino.refusals import UnfitError, is_installed
+from draftgraph.backends.probe import probe
+from draftgraph.backends.recurrent_model import torch_model
+from draftgraph.backends.untrusted import refuse_broken_generation_config, told
+from draftgraph.errors import ModelError, require
+
+AUTO, TORCH, OPENVINO, CUDA_GRAPHS = "auto", "torch", "openvino", "cuda_graphs"
+NAMES = (AUTO, TORCH, OPENVINO, CUDA_GRAPHS)
+FASTEST = "the fastest backend on this CPU"
+_TOLD: set[str] = set()
+"""Reasons for another backend that were logged in this process."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How models are loaded: options of `Engine.from_pretrained`.
+
+    trusted     whether code that comes with them may run.
+    taps        hidden states of the target that will be asked for.
+    embeddings  whether a drafter uses the target's embeddings.
+    """
+
+    dtype: str | torch.dtype | None = None
+    device: str | None = None
+    trusted: bool = False
+    backend: str = AUTO
+    taps: tuple[str, ...] = ()
+    embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.backend in NAMES, "backend", self.backend, "'auto', 'torch', 'openvino' or 'cuda_graphs'")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model on its backend, and what its files say beside the weights.
+
+    reason  why it runs on this backend, in words.
+    inside  the transformers model, where that is what runs.
+    """
+
+    model: CausalLM
+    config: PretrainedConfig
+    generation_config: GenerationConfig
+    reason: str
+    inside: PreTrainedModel | None = None
+
+
+def load_backend(source: Source, loading: Loading, probed: torch.nn.Module | None = None) -> Loaded:
+    """A model that is ready to run, checked against plain forwards.
+
+    probed  a transformers model that was checked already.
+
+    Raises ModelError for what cannot be loaded or run exactly, and OptionError for an impossible dtype or device.
+    """
+    faster, reason = off_torch(source, loading)
+    return _on_torch(source, loading, reason, probed) if faster is None else faster
+
+
+def off_torch(source: Source, loading: Loading) -> tuple[Loaded | None, str]:
+    """The model on another backend than torch, or None; and why, in words.
+
+    Raises ModelError where another backend was asked for and cannot run it exactly.
+    """
+    if loading.backend == OPENVINO:
+        reason = "backend='openvino' was asked for"
+        if merged := _made_by_torch(source):
+            raise UnfitError(f"{str(source)!r} cannot run on OpenVINO: {merged}; write backend='torch'")
+        return _on_openvino(source, loading, reason), reason
+    if loading.backend in (TORCH, CUDA_GRAPHS):
+        return None, f"backend={loading.backend!r} was asked for"
+    if why_not := _not_tried(source, loading):
+        return None, why_not
+    try:
+        return _on_openvino(source, loading, FASTEST), FASTEST
+    except UnfitError as error:
+        _say_once(f"{str(source)!r} runs on torch: {error}")
+        return None, str(error)
+    except ModelError as error:  # the model itself is to blame, and torch says so in its own words
+        return None, str(error)
+
+
+def _not_tried(source: Source, loading: Loading) -> str:
+    """Why "auto" does not even try OpenVINO, empty if it does."""
+    if isinstance(source, torch.nn.Module):
+        return "a loaded model stays as it is, for its user may change it; write backend='openvino' to convert it"
+    if merged := _made_by_torch(source):
+        return merged
+    if not is_installed():
+        return "OpenVINO, which is faster on a CPU, is not installed; pip install 'draftgraph[openvino]'"
+    if loading.embeddings:
+        return "the drafter uses the target's embeddings, which torch gives"
+    if loading.trusted:
+        return "the model may bring code of its own"
+    if loading.device not in (None, "cpu") or (loading.device is None and torch.cuda.is_available()):
+        return "OpenVINO is for CPUs"
+    return ""
+
+
+def _made_by_torch(source: Source) -> str:
+    """Why the weights of a folder or file are not those that would run, empty if they are."""
+    place = locate(source) if isinstance(source, str | Path) and source else None
+    if place is not None and place.gguf is not None:
+        return "torch dequantises GGUF files"
+    return "torch merges adapters" if place is not None and place.base is not None else ""
+
+
+def _on_openvino(source: Source, loading: Loading, reason: str) -> Loaded:
+    if isinstance(source, torch.nn.Module):
+        model, said = openvino.from_loaded(source, loading.dtype, loading.device, loading.taps)
+        return Loaded(model, said.config, said.generation_config, reason)
+    model = openvino.from_folder(source, loading.dtype, loading.device, loading.taps)
+    config = read_config(source)
+    return Loaded(model, config, _generation_config(os.fspath(source), config), reason)
+
+
+def _on_torch(source: Source, loading: Loading, reason: str, probed: torch.nn.Module | None) -> Loaded:
+    make = on_gpu if loading.backend == CUDA_GRAPHS else torch_model
+    model = make(load_model(source, loading.dtype, loading.device, loading.trusted))
+    if model.model is not probed:
+        probe(model)
+    return Loaded(model, model.model.config, model.model.generation_config, reason, model.model)
+
+
+def _generation_config(name: str, config: PretrainedConfig) -> GenerationConfig:
+    """What transformers takes for the generation config of a model from this folder. Raises ModelError if it is corrupt."""
+    refuse_broken_generation_config(name)
+    file = kept(name, "generation_config.json")
+    with told(f"cannot read the generation config of {name!r}"):
+        if file is None:
+            return GenerationConfig.from_model_config(config)
+        return GenerationConfig.from_pretrained(Path(file).parent, local_files_only=True)
+
+
+def _say_once(fact: str) -> None:
+    if fact not in _TOLD:
+        _TOLD.add(fact)
+        logging.getLogger("draftgraph").warning("draftgraph: %s", fact)

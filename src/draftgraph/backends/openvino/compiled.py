@@ -1,0 +1,82 @@
+"""A converted graph, compiled for paged attention on the CPU, and one pass of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from draftgraph.backends.openvino.convert import LOGITS
+from draftgraph.backends.openvino.layout import Inputs
+from draftgraph.backends.openvino.pool import CELLS, Shape
+from draftgraph.backends.openvino.precision import Precision
+from draftgraph.backends.openvino.refusals import UnfitError
+from draftgraph.backends.openvino.runtime import runtime
+
+_KINDS: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "bf16": np.dtype(np.uint16)}
+"""NumPy has no bfloat16; its bits are moved about as whole numbers."""
+
+
+class Compiled:
+    """A graph that runs. It writes keys and values into memory that is attached to it.
+
+    shapes  of its keys and values. kind  of their elements.
+    """
+
+    def __init__(self, graph: Any, precision: Precision, threads: int) -> None:
+        """Raises whatever OpenVINO raises where it cannot run the graph on paged attention. The graph is used up."""
+        ov = runtime()
+        from openvino._offline_transformations import paged_attention_transformation
+
+        with_bias = (False, False, False, False, False, False, True)
+        paged_attention_transformation(graph, *with_bias)
+        compiled = ov.Core().compile_model(graph, "CPU", precision.hints(threads))
+        self._request = compiled.create_infer_request()
+        self._held: dict[str, npt.NDArray[np.generic]] = {}
+        self.kind = _KINDS[precision.activations]
+        self._element = ov.Type.f32 if precision.activations == "f32" else ov.Type.bf16
+        self.outputs = [port.get_any_name() for port in compiled.outputs]
+        self.shapes = [_shape(port, self._element) for port in compiled.inputs if "_cache." in port.get_any_name()]
+
+    def attach(self, name: str, memory: npt.NDArray[np.generic]) -> None:
+        """Let the graph keep keys or values in this memory."""
+        ov = runtime()
+
+        self._request.set_tensor(name, ov.Tensor(memory, memory.shape, self._element))
+
+    def run(self, inputs: Inputs) -> None:
+        """One pass. What it gives is valid until the next one."""
+        for name, values in inputs.items():
+            held = self._held.get(name)
+            if held is not None and held.shape == values.shape:
+                held[...] = values
+            else:
+                self._hold(name, values)
+        self._request.infer(share_outputs=True)
+
+    def _hold(self, name: str, values: npt.NDArray[np.generic]) -> None:
+        """Values in memory that the graph reads at every pass from now on."""
+        ov = runtime()
+
+        held = self._held[name] = values.copy()
+        self._request.set_tensor(name, ov.Tensor(held, shared_memory=True))
+
+    def output(self, name: str = LOGITS) -> npt.NDArray[np.float32]:
+        """A view f32[rows, width] of what the last pass gave."""
+        data: npt.NDArray[np.float32] = self._request.get_output_tensor(self.outputs.index(name)).data
+        return data.reshape(-1, data.shape[-1])
+
+    def has(self, names: Sequence[str]) -> bool:
+        return set(names) <= set(self.outputs)
+
+
+def _shape(port: Any, element: Any) -> Shape:
+    """Raises UnfitError for a cache of another layout."""
+    sizes = port.partial_shape
+    if len(sizes) != 4 or any(sizes[i].is_dynamic for i in (1, 2, 3)) or port.element_type != element:
+        raise UnfitError(f"OpenVINO lays its cache out as {sizes} {port.element_type}, which is not known here")
+    if sizes[2].get_length() != CELLS:
+        raise UnfitError(f"OpenVINO wants blocks of {sizes[2].get_length()} cells here, not {CELLS}")
+    return Shape(port.get_any_name(), sizes[1].get_length(), sizes[3].get_length())

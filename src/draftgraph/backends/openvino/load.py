@@ -1,0 +1,306 @@
+"""From a folder, a hub name or a loaded model to a model on OpenVINO: converted once, then read from the user's cache."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+from weakref import WeakValueDictionary
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from draftgraph.backends.fingerprint import fingerprint
+from draftgraph.backends.hub import kept, locate
+from draftgraph.backends.load import as_device, load_model, read_config
+from draftgraph.backends.openvino import refusals
+from draftgraph.backends.openvino.convert import convert
+from draftgraph.backends.openvino.model import About, OpenVinoModel
+from draftgraph.backends.openvino.precision import Precision
+from draftgraph.backends.openvino.refusals import UnfitError
+from draftgraph.backends.openvino.runtime import runtime
+from draftgraph.backends.openvino.store import GRAPH, Entry, place_of, read_entry, update_entry, write_entry
+from draftgraph.backends.openvino.trial import alike, trial
+from draftgraph.backends.openvino.weights import digest, stamps, weight_files
+from draftgraph.backends.openvino.weights import fingerprint as fingerprint_of_files
+from draftgraph.backends.probe import honours_masks
+from draftgraph.backends.torch_model import TorchModel
+from draftgraph.backends.wrapped import opened
+from draftgraph.errors import DraftgraphError, LogitsError, ModelError, first_line
+from draftgraph.files import BrokenFileError, read_text
+from draftgraph.user_cache import FOLDER, folder
+
+NOTES = "draftgraph.converting"
+"""The logger that says when someone waits for a conversion."""
+POSITIONS = 1 << 17
+"""Positions that rotary tables hold at most, for models that do not say how much they can read."""
+EXACT = Precision()
+ROUNDED = 0.5
+"""How far logits of coarser precisions may be from those in float32, as a share of their scale. Further, they say nothing."""
+_ONE = threading.RLock()
+"""Models are converted and started one at a time: a second thread that wants the same one finds it running."""
+_RUNNING: WeakValueDictionary[tuple[str, int], OpenVinoModel] = WeakValueDictionary()
+"""Models that engines of this process use now, by fingerprint and threads: their weights are there once."""
+_TOLD: set[str] = set()
+"""Reasons why nothing is kept that were logged."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The weights of a folder.
+
+    name         of the folder, or on the hub. files  that hold its weights.
+    fingerprint  of weights and configuration. made_with  what else a graph of them depends on.
+    """
+
+    name: str
+    files: list[Path]
+    fingerprint: str
+    made_with: dict[str, str]
+    precision: Precision
+    taps: tuple[str, ...]
+
+    @property
+    def place(self) -> Path | None:
+        return place_of(folder(), self.fingerprint, self.made_with)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        said = [self.fingerprint, *sorted(self.made_with.items()), stamps(self.files)]
+        return repr(said), torch.get_num_threads()
+
+
+def from_folder(
+    source: str | Path, dtype: str | torch.dtype | None, device: str | None, taps: Sequence[str] = ()
+) -> OpenVinoModel:
+    """The model of a folder or hub name.
+
+    taps  names of the hidden states that its graph gives as well.
+
+    Raises ModelError, with the cause and what to write instead, if OpenVINO cannot run it exactly here.
+    """
+    version = refusals.version()
+    refusals.refuse_device(as_device(device))
+    name = locate(source).name
+    config = read_config(name)
+    refusals.refuse_folder(name)
+    refusals.refuse_config(config)
+    precision = refusals.precision_of(dtype, config)
+    with _ONE:
+        found = _look(name, version, precision, tuple(taps))
+        running = _RUNNING.get(found.key)
+        if running is None:
+            running = _RUNNING[found.key] = _kept(found) or _converted(found)
+        return running
+
+
+def from_loaded(
+    module: torch.nn.Module, dtype: str | torch.dtype | None, device: str | None, taps: Sequence[str] = ()
+) -> tuple[OpenVinoModel, PreTrainedModel]:
+    """A loaded model as it is now, and the transformers model in it.
+
+    The model may change afterwards, so that nothing of it is kept: it is converted every time.
+
+    dtype  None is the model's own. Raises ModelError as `from_folder` does.
+    """
+    version = refusals.version()
+    inside = opened(module)
+    model = inside.model
+    if inside.called is not model:
+        raise UnfitError(f"OpenVINO converts models of transformers, not {inside.name}; {inside.remedy}")
+    TorchModel(model).refuse_training()
+    refusals.refuse_device(as_device(device) if device is not None else torch.device(str(model.device)))
+    refusals.refuse_config(model.config)
+    precision = refusals.precision_of(TorchModel(model).dtype if dtype is None else dtype, model.config)
+    if model.dtype != torch.float32:
+        model = cast(PreTrainedModel, copy.deepcopy(model).float())
+    with _ONE:
+        about = _about(TorchModel(model), fingerprint(model), version)
+        return _probed(_graph(model, taps), TorchModel(model), about, precision), inside.model
+
+
+def _look(name: str, version: str, precision: Precision, taps: tuple[str, ...] = ()) -> _Source:
+    """Raises ModelError for weights in another format."""
+    files = weight_files(name)
+    if not files:
+        load_model(name, torch.float32, "cpu")  # which downloads it, or says what is wrong
+        files = weight_files(name)
+    if not files:
+        raise UnfitError(
+            f"the weights of {name!r} are not in safetensors files, by which converted models are told apart; save the model "
+            f"again with save_pretrained, or {refusals.INSTEAD}"
+        )
+    config = kept(name, "config.json")
+    try:
+        known = fingerprint_of_files(files, "" if config is None else read_text(config))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        load_model(name, torch.float32, "cpu")  # says what is wrong in the words that are used elsewhere
+        raise ModelError(f"cannot read the weights of {name!r}: {first_line(error)}") from error
+    made_with = {"openvino": version, "transformers": transformers.__version__, "torch": torch.__version__}
+    made_with |= {"precision": str(precision), "taps": " ".join(taps)}
+    return _Source(name, files, known, made_with, precision, taps)
+
+
+def _kept(source: _Source) -> OpenVinoModel | None:
+    """The model from the user's cache; None if it is not there, or of no use any more.
+
+    Raises ModelError if it was found that OpenVINO cannot run it.
+    """
+    place, why = source.place, ""
+    if place is None:
+        return None
+    try:
+        entry = read_entry(place, source.made_with)
+        if stamps(source.files) not in entry.stamps:
+            if digest(source.files) != entry.weights:
+                return None
+            entry = replace(entry, stamps=[*entry.stamps, stamps(source.files)])
+            update_entry(place, entry)
+        if entry.refused:
+            raise UnfitError(entry.refused)
+        return _started(place, entry, source)
+    except FileNotFoundError:
+        return None
+    except (OSError, BrokenFileError, RuntimeError, LogitsError) as error:
+        why = (error.strerror or str(error)) if isinstance(error, OSError) else str(error).strip()
+    logging.getLogger(NOTES).warning("%s cannot be used (%s); it is made again", place, why)
+    return None
+
+
+def _started(place: Path, entry: Entry, source: _Source) -> OpenVinoModel:
+    """Raises RuntimeError, as OpenVINO does, or BrokenFileError if the graph does not compute what it did."""
+    ov = runtime()
+
+    about = About(
+        Path(source.name).name,
+        entry.class_name,
+        entry.vocab_size,
+        entry.window,
+        source.fingerprint,
+        source.made_with["openvino"],
+        entry.checked,
+    )
+    graph = ov.Core().read_model(place / GRAPH)
+    model = OpenVinoModel(graph, about, source.precision, torch.get_num_threads())
+    if not alike(trial(model), torch.tensor(entry.sample), source.precision.tolerance):
+        raise BrokenFileError("its logits are not those that it had")
+    return model
+
+
+def _converted(source: _Source) -> OpenVinoModel:
+    """A model that is converted and, where that is possible, kept.
+
+    Raises UnfitError if OpenVINO cannot run it exactly, which is kept as well.
+    """
+    place, begun = source.place, time.perf_counter()
+    where = "" if place is None else f"; the graph goes to {place}"
+    logging.getLogger(NOTES).warning("converting %s for OpenVINO, once%s", source.name, where)
+    entry, model = _made(source, place)
+    if model is None:
+        assert place is not None
+        gc.collect()  # models of transformers are parts of circles
+        model = _started(place, entry, source)
+    logging.getLogger(NOTES).warning("converted %s in %.1f s", source.name, time.perf_counter() - begun)
+    return model
+
+
+def _made(source: _Source, place: Path | None) -> tuple[Entry, OpenVinoModel | None]:
+    """What is kept of a model, and the model itself where its graph is not kept.
+
+    A graph that was just traced holds all weights that torch has read, and what is compiled of it holds the graph. A graph that
+    is read from a file holds none.
+    """
+    before = stamps(source.files)
+    reference = TorchModel(load_model(source.name, torch.float32, "cpu"))
+    about = _about(reference, source.fingerprint, source.made_with["openvino"])
+    entry = Entry(
+        source.made_with, digest(source.files), [before], about.class_name, about.vocab_size, window=about.window
+    )
+    try:
+        graph = _graph(reference.model, source.taps)
+        model = _probed(graph.clone(), reference, about, source.precision)
+    except UnfitError as error:
+        _write(place, replace(entry, refused=str(error)), None)
+        raise
+    entry = replace(entry, checked=model.about.checked, sample=trial(model).tolist())
+    return entry, None if _write(place, entry, graph) else model
+
+
+def _write(place: Path | None, entry: Entry, graph: Any | None) -> bool:
+    """Keep a model, or say once why that is not possible. Whether it is kept."""
+    why = f"there is no home folder; set {FOLDER} to a folder"
+    if place is not None:
+        try:
+            write_entry(place, entry, graph)
+            return True
+        except OSError as error:
+            why = f"{str(place.parent)!r} cannot be written ({error.strerror})"
+    if why not in _TOLD:
+        _TOLD.add(why)
+        logging.getLogger(NOTES).warning("converted models cannot be kept: %s; every process converts them again", why)
+    return False
+
+
+def _about(model: TorchModel, weights: str, version: str) -> About:
+    return About(model.model_name, model.class_name, model.vocab_size, model.context_window, weights, version)
+
+
+def _graph(model: PreTrainedModel, taps: Sequence[str]) -> Any:
+    """Raises ModelError for a model that cannot be traced, OptionError for taps that it does not have."""
+    window = TorchModel(model).context_window
+    try:
+        return convert(model, min(window or POSITIONS, POSITIONS), taps)
+    except (DraftgraphError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        if isinstance(error.__cause__, DraftgraphError):  # the tracer wraps what is raised inside
+            raise error.__cause__ from None
+        raise _unfit(type(model).__name__, f"it cannot be converted ({_cause(error)})") from error
+
+
+def _probed(graph: Any, reference: TorchModel, about: About, precision: Precision) -> OpenVinoModel:
+    """Compile a graph in float32 and compare it with the model that it was made from; then in the precision that was asked for.
+
+    Rounding hides mistakes, so that the comparison is strict where nothing is rounded. The graph is used up.
+
+    Raises ModelError if it is another model.
+    """
+    spare = None if precision == EXACT else graph.clone()
+    exact = _compiled(graph, about, EXACT)
+    check = honours_masks(reference, exact)
+    if check.failed:
+        raise _unfit(about.class_name, f"passes give other logits than transformers does ({check.found})")
+    about = exact.about = replace(about, checked=check.found)
+    if spare is None:
+        return exact
+    model, expected = _compiled(spare, about, precision), trial(exact)
+    if not alike(trial(model), expected, ROUNDED):
+        raise _unfit(about.class_name, f"{precision} is too coarse for it")
+    return model
+
+
+def _compiled(graph: Any, about: About, precision: Precision) -> OpenVinoModel:
+    try:
+        return OpenVinoModel(graph, about, precision, torch.get_num_threads())
+    except (ModelError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        raise _unfit(about.class_name, f"it does not run on paged attention ({_cause(error)})") from error
+
+
+def _unfit(class_name: str, why: str) -> UnfitError:
+    return UnfitError(f"{class_name} cannot run on OpenVINO exactly: {why}; {refusals.INSTEAD}")
+
+
+def _cause(error: Exception) -> str:
+    """The line of an error of OpenVINO that tells most."""
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if "No " in line]
+    return (told or lines or [type(error).__name__])[0][:160]

@@ -1,0 +1,191 @@
+"""A causal LM on OpenVINO's paged attention: the seam's verbs over one compiled graph."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+
+from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, Feed, Scored
+from draftgraph.backends.openvino.buckets import Buckets
+from draftgraph.backends.openvino.compiled import Compiled
+from draftgraph.backends.openvino.layout import lay_out
+from draftgraph.backends.openvino.pool import BlockPool
+from draftgraph.backends.openvino.precision import Precision
+from draftgraph.backends.openvino.text import PagedText, Rows, enter
+from draftgraph.errors import LogitsError, ModelError
+from draftgraph.types import ROOT
+
+MOST_ROWS = 512
+"""Rows per pass while a long prompt is read."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What there is to know of a model beside its graph.
+
+    name        of its folder, or of its class where it came as a loaded model.
+    class_name  of transformers.
+    window      tokens that it can read.
+    weights     a hash of its weights.
+    version     of OpenVINO.
+    checked     what a comparison with transformers found.
+    """
+
+    name: str
+    class_name: str
+    vocab_size: int
+    window: int | None
+    weights: str
+    version: str
+    checked: str = ""
+
+
+class OpenVinoModel:
+    """`CausalLM` on OpenVINO. Passes of threads that share it take turns; a cached text is touched by its own request only.
+
+    about  what there is to know beside the graph. precision  in which it computes.
+    """
+
+    name: ClassVar[str] = "openvino"
+    most_rows = MOST_ROWS
+
+    def __init__(self, graph: Any, about: About, precision: Precision, threads: int) -> None:
+        """Compiles the graph, which is used up. Raises whatever OpenVINO raises where it cannot."""
+        self.about, self.precision = about, precision
+        self._compiled = Compiled(graph, precision, threads)
+        self.pool = BlockPool(self._compiled.shapes, self._compiled.kind, self._compiled.attach)
+        self._buckets, self._turn = Buckets(), threading.Lock()
+
+    @property
+    def model_name(self) -> str:
+        return self.about.name
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which it computes; its logits are float32."""
+        return self.precision.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def vocab_size(self) -> int:
+        return self.about.vocab_size
+
+    @property
+    def context_window(self) -> int | None:
+        return self.about.window
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.about.weights} openvino {self.about.version} {self.precision}"
+
+    @property
+    def branches(self) -> bool:
+        return True
+
+    @property
+    def switch(self) -> int | None:
+        """None: models that read long texts otherwise are refused."""
+        return None
+
+    @property
+    def landmarks(self) -> Sequence[int]:
+        """None: models with windows are refused."""
+        return ()
+
+    @property
+    def numerics(self) -> str:
+        return EXACT if self.precision.exact else NEAR_TIES
+
+    def refuse_training(self) -> None:
+        """Nothing: a graph has no training mode."""
+
+    def open(self, capacity: int) -> PagedText:
+        return PagedText(capacity)
+
+    def expect(self, text: CacheHandle, length: int) -> None:
+        """Nothing: a text of any length is read in one way."""
+
+    def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
+        if taps and not self._compiled.has(taps):
+            raise ModelError(
+                f"{self.about.class_name} was converted for OpenVINO without hidden states {tuple(taps)}; write backend='torch'"
+            )
+        with self._turn:
+            texts = [cast(PagedText, feed.text) for feed in feeds]
+            batch = self._enter(feeds, texts)
+            try:
+                self._compiled.run(lay_out(batch, self._buckets.size(sum(len(rows.tokens) for rows, _ in batch))))
+                logits = torch.from_numpy(self._compiled.output()[: sum(len(rows.asked) for rows, _ in batch)])
+                if not math.isfinite(logits.sum().item()):
+                    raise LogitsError(
+                        f"{self.about.class_name} returned NaN or infinite logits; the request was stopped, the engine is "
+                        "usable"
+                    )
+            except BaseException:
+                for text, (rows, _) in zip(texts, batch, strict=True):
+                    self.pool.zero(text, rows.past)
+                raise
+            parts = torch.split(logits.clone(), [len(rows.asked) for rows, _ in batch])
+            if not taps:
+                return [Scored(part) for part in parts]
+            states = self._states([rows for rows, _ in batch], taps)
+        return [Scored(part, state) for part, state in zip(parts, states, strict=True)]
+
+    def _enter(self, feeds: Sequence[Feed], texts: Sequence[PagedText]) -> list[tuple[Rows, list[int]]]:
+        """What every request feeds, with its blocks; kept nodes are where they belong."""
+        batch = []
+        for feed, text in zip(feeds, texts, strict=True):
+            if text.moved:
+                self.pool.move(text, text.moved, text.read - len(text.moved))
+                text.moved = []
+            batch.append(enter(feed, text))
+        cells = [rows.past + len(rows.tokens) for rows in batch]
+        self.pool.allot(list(zip(texts, cells, strict=True)))
+        return [(rows, text.blocks) for rows, text in zip(batch, texts, strict=True)]
+
+    def _states(self, batch: Sequence[Rows], taps: Sequence[str]) -> list[dict[str, torch.Tensor]]:
+        """Hidden states of the rows of every feed."""
+        starts = np.cumsum([0, *(len(rows.tokens) for rows in batch)])
+        given = {name: self._compiled.output(name) for name in taps}
+        return [
+            {name: torch.from_numpy(rows_of[[start + row for row in rows.fed]]) for name, rows_of in given.items()}
+            for rows, start in zip(batch, starts.tolist(), strict=False)
+        ]
+
+    @torch.inference_mode()
+    def plain(self, ids: torch.Tensor, count: int) -> torch.Tensor:
+        """By texts that are read from their beginning, without drafts."""
+        return torch.stack([self._read(text, count) for text in ids.tolist()])
+
+    def _read(self, ids: Sequence[int], count: int) -> torch.Tensor:
+        text = self.open(len(ids))
+        end = len(ids) - count + 1
+        try:
+            for start in range(0, end - 1, self.most_rows):
+                self.forward([Feed(text, ids[start : min(start + self.most_rows, end - 1)])])
+            return self.forward([Feed(text, ids[end - 1 : end], ids[end:], range(ROOT, count - 2))])[0].logits
+        finally:
+            self.close(text)
+
+    def keep(self, text: CacheHandle, nodes: Sequence[int]) -> None:
+        cast(PagedText, text).keep(nodes)
+
+    def close(self, text: CacheHandle) -> None:
+        text.clear()
+        if self._turn.acquire(blocking=False):  # else a pass is under way, perhaps in this very thread
+            try:
+                self.pool.drop_unused()
+            finally:
+                self._turn.release()
+
+    def hold_weakly(self) -> None:
+        """Nothing: it holds no model of anybody's."""

@@ -1,0 +1,131 @@
+"""Memory for keys and values in blocks of cells, which all requests of one graph share.
+
+As in `backends.cells`, the requests' own handles say which blocks are in use, and nothing else does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+import numpy as np
+import numpy.typing as npt
+
+from draftgraph.backends.openvino.text import PagedText
+
+CELLS = 32
+"""Cells of a block, as the kernels of OpenVINO want it on a CPU."""
+KEPT_BLOCKS = 32
+"""Blocks whose memory stays when no request is open."""
+SCRATCH = 0
+"""The block that rows are written to which are there only to fill a pass."""
+_CACHE_LINE = 64
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of one layer's keys or values. name  of the graph's input for them."""
+
+    name: str
+    heads: int
+    width: int
+
+
+Attach = Callable[[str, npt.NDArray[np.generic]], None]
+"""attach(input, memory [blocks, heads, CELLS, width]) -> the graph reads and writes it from now on."""
+
+
+class BlockPool:
+    """The lowest free blocks are used first: memory that is never written is never really there.
+
+    capacity  blocks that there is room for.
+    """
+
+    def __init__(self, shapes: Sequence[Shape], kind: np.dtype[np.generic], attach: Attach) -> None:
+        self.shapes, self.kind, self.attach = shapes, kind, attach
+        self._sizes = list(dict.fromkeys((shape.heads, shape.width) for shape in shapes))
+        self._memory: list[npt.NDArray[np.generic]] = []
+        self._handles: WeakValueDictionary[int, PagedText] = WeakValueDictionary()
+        self.capacity = 0
+        self._resize(KEPT_BLOCKS, 0)
+
+    @property
+    def handles(self) -> list[PagedText]:
+        """The handles that may hold blocks, those of other threads included."""
+        return [handle for ref in self._handles.valuerefs() if (handle := ref()) is not None]
+
+    def used(self) -> set[int]:
+        """The blocks in use."""
+        return {block for handle in self.handles for block in handle.blocks}
+
+    def allot(self, needs: Sequence[tuple[PagedText, int]]) -> None:
+        """Give every handle blocks for so many cells. A block is in use as soon as a handle names it."""
+        lacking = [(handle, blocks_for(cells) - len(handle.blocks)) for handle, cells in needs]
+        if all(count <= 0 for _, count in lacking):
+            return
+        for handle, _ in lacking:
+            self._handles[id(handle)] = handle
+        taken = self.used() | {SCRATCH}
+        total = sum(max(0, count) for _, count in lacking)
+        free = iter([block for block in range(max(taken) + 1 + total) if block not in taken])
+        for handle, count in lacking:
+            handle.blocks = handle.blocks + [next(free) for _ in range(max(0, count))]
+        self._fit()
+
+    def _fit(self) -> None:
+        """Double at least, so that growing stays rare; halve what is mostly empty, down to KEPT_BLOCKS."""
+        handles = self.handles
+        high = max((max(handle.blocks, default=SCRATCH) for handle in handles), default=SCRATCH) + 1
+        expected = 1 + sum(max(blocks_for(handle.room), len(handle.blocks)) for handle in handles)
+        needed = max(high, expected)
+        if high > self.capacity:
+            self._resize(max(needed, 2 * self.capacity), high)
+        elif self.capacity > max(KEPT_BLOCKS, 4 * needed):
+            self._resize(max(KEPT_BLOCKS, 2 * needed), high)
+
+    def _resize(self, blocks: int, used: int) -> None:
+        """New memory, with what the first `used` blocks hold, as far as they had memory."""
+        used = min(used, self.capacity)
+        old, self._memory, self.capacity = self._memory, [], blocks
+        for number, (heads, width) in enumerate(self._sizes):
+            names = [shape.name for shape in self.shapes if (shape.heads, shape.width) == (heads, width)]
+            new = _zeros((len(names), blocks, heads, CELLS, width), self.kind)
+            if old:
+                new[:, :used] = old[number][:, :used]
+            self._memory.append(new)
+            for name, memory in zip(names, new, strict=True):
+                self.attach(name, memory)
+
+    def move(self, handle: PagedText, cells: Sequence[int], begin: int) -> None:
+        """Copy cells of a request to those from `begin` on, in all layers."""
+        blocks = np.array(handle.blocks)
+        source, target = np.array(cells), np.arange(begin, begin + len(cells))
+        for memory in self._memory:
+            held = memory[:, blocks[source // CELLS], :, source % CELLS]
+            memory[:, blocks[target // CELLS], :, target % CELLS] = held
+
+    def zero(self, handle: PagedText, begin: int) -> None:
+        """Forget what a request has in its cells from `begin` on, and rows that only fill passes: a masked NaN would still
+        poison an attention sum."""
+        blocks, cells = np.array(handle.blocks), np.arange(begin, len(handle.blocks) * CELLS)
+        for memory in self._memory:
+            memory[:, blocks[cells // CELLS], :, cells % CELLS] = 0
+            memory[:, SCRATCH] = 0
+
+    def drop_unused(self) -> None:
+        """Give memory back if no request holds a block, and it is more than KEPT_BLOCKS."""
+        if self.capacity > KEPT_BLOCKS and not self.used():
+            self._resize(KEPT_BLOCKS, 0)
+
+
+def blocks_for(cells: int) -> int:
+    return -(-cells // CELLS)
+
+
+def _zeros(shape: tuple[int, ...], kind: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
+    """Zeros that begin at a cache line. The system gives their memory once it is written."""
+    size = int(np.prod(shape)) * kind.itemsize
+    room = np.zeros(size + _CACHE_LINE, dtype=np.uint8)
+    start = -room.ctypes.data % _CACHE_LINE
+    return room[start : start + size].view(kind).reshape(shape)

@@ -1,0 +1,57 @@
+"""How a graph computes: what decides its logits beside the weights, so that it is part of every name and fingerprint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """activations  "f32" or "bf16", of keys and values too; logits are float32 in both.
+
+    weights  "stored": as the model has them.
+    """
+
+    activations: str = "f32"
+    weights: str = "stored"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return _DTYPES[self.activations]
+
+    @property
+    def exact(self) -> bool:
+        """Whether greedy text does not depend on the width of passes."""
+        return self.activations == "f32"
+
+    @property
+    def tolerance(self) -> float:
+        """How far logits of one graph may be apart on two machines, as a share of their scale."""
+        return 1e-3 if self.exact else 0.1
+
+    def __str__(self) -> str:
+        return self.activations if self.weights == "stored" else f"{self.weights} {self.activations}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def hints(self, threads: int) -> dict[str, Any]:
+        """Properties of a compiled graph. The cache has the precision of the passes: by default it would be 8 bits."""
+        return {
+            "INFERENCE_PRECISION_HINT": self.activations,
+            "KV_CACHE_PRECISION": self.activations,
+            "INFERENCE_NUM_THREADS": threads,
+            "ENABLE_CPU_PINNING": False,
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+        }
+
+
+def of_dtype(dtype: torch.dtype) -> Precision | None:
+    """The precision that computes like a dtype; None if there is none."""
+    return next((Precision(name) for name, known in _DTYPES.items() if known == dtype), None)
