@@ -28,7 +28,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_unknown_backend_is_refused() -> None:
-    with pytest.raises(OptionError, match="backend='onnx' is not possible; write 'auto', 'torch', 'openvino' or 'cuda_graphs'"):
+    with pytest.raises(
+        OptionError, match="backend='onnx' is not possible; write 'auto', 'torch', 'openvino' or 'cuda_graphs'"
+    ):
         dg.Engine.from_pretrained(tiny_lm(), backend="onnx")
 
 

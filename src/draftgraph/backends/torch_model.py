@@ -51,6 +51,7 @@ class TorchModel:
 
     name: ClassVar[str] = "torch"
     most_rows = MOST_ROWS
+    sizes: ClassVar[Sequence[int]] = ()
 
     def __init__(self, model: torch.nn.Module) -> None:
         inside = opened(model)
