@@ -43,6 +43,7 @@ class SlowModel:
     context_window: int | None = 512
     vocab_size: int = 16
     most_rows: int = 512
+    sizes: Sequence[int] = ()
     switch: int | None = None
     numerics: str = "exact"
     device: torch.device = CPU
@@ -150,6 +151,21 @@ def test_a_second_model_gets_its_turn_where_the_first_takes_all_the_time(clock: 
     costs, _, _ = measured(clock, 1.0, 0.5)
     assert costs.drafter is not None
     assert list(costs.drafter.rows) == sorted(timing.DRAFTER_NEEDED)
+
+
+def test_sizes_that_passes_are_padded_to_are_timed_in_rising_order_twice_each(clock: Clock) -> None:
+    costs, model, _ = measured(clock, 0.004, sizes=(1, 2, 4, 8, 24))
+    assert model.rows[1:15] == [1, 1, 2, 2, 4, 4, 8, 8, 24, 24, 25, 25, 33, 33]
+    assert costs.target.sizes == (1, 2, 4, 8, 24)
+    assert costs.target(5) == costs.target(8) == pytest.approx(0.004 * 1.7)
+    assert costs.target(4.5) == pytest.approx(0.004 * 1.5), "half way between the passes for four and for five rows"
+    assert costs.target(30) > costs.target(24)
+
+
+def test_a_slow_model_with_sizes_is_timed_once_each(clock: Clock) -> None:
+    costs, model, _ = measured(clock, 0.3, sizes=(1, 2, 4, 8, 24))
+    assert model.rows[1:6] == [1, 2, 4, 8, 24]
+    assert set(costs.target.rows) == {1, 2, 4, 8, 24}
 
 
 @pytest.mark.parametrize("window", [8, 16, 64, 100, None])

@@ -110,6 +110,7 @@ class CausalLM(Protocol):
     vocab_size      entries of a row of logits.
     context_window  tokens that it can read at most; None if it does not say.
     most_rows       rows of one pass at most. Longer texts are read piece by piece before a round (`prefill`).
+    sizes           numbers of rows that passes are padded to, rising; () if none is. Larger passes are not padded.
     switch          tokens of the longest text that is read as short; longer texts are read with other positions (longrope).
                     No draft may reach over it. None if there is one way only.
     landmarks       lengths of text beyond which some layer begins to read otherwise: windows, chunks, the switch.
@@ -120,6 +121,7 @@ class CausalLM(Protocol):
 
     name: ClassVar[str]
     most_rows: int
+    sizes: ClassVar[Sequence[int]]
 
     @property
     def branches(self) -> bool: ...

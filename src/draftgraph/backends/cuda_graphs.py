@@ -51,6 +51,7 @@ class CudaGraphModel(TorchModel):
     """
 
     name: ClassVar[str] = "cuda_graphs"
+    sizes: ClassVar[Sequence[int]] = tuple(1 << power for power in range(MOST_RECORDED_ROWS.bit_length()))
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__(model)

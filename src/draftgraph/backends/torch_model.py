@@ -55,6 +55,7 @@ class TorchModel:
     name: ClassVar[str] = "torch"
     most_rows = MOST_ROWS
     branches: ClassVar[bool] = True
+    sizes: ClassVar[Sequence[int]] = ()
 
     def __init__(self, model: torch.nn.Module) -> None:
         inside = opened(model)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -32,13 +33,17 @@ IMPOSSIBLE_NODES = 1e6
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of a forward pass by its rows: medians, and the 10th and 90th percentile over `repeats` passes each."""
+    """Seconds of a forward pass by its rows: medians, and the 10th and 90th percentile over `repeats` passes each.
+
+    sizes  numbers of rows that passes are padded to (`CausalLM.sizes`): costs are a staircase then.
+    """
 
     rows: Sequence[int]
     seconds: Sequence[float]
     low: Sequence[float]
     high: Sequence[float]
     repeats: Sequence[int]
+    sizes: Sequence[int] = ()
 
     @cached_property
     def rising(self) -> list[float]:
@@ -46,6 +51,19 @@ class Cost:
         return [-seconds for seconds in pooled([-seconds for seconds in self.seconds])]
 
     def __call__(self, rows: float) -> float:
+        """Seconds of a pass over so many rows; of a mean number of rows, the mean over the two whole numbers beside it."""
+        if not self.sizes:
+            return self._between(rows)
+        fewer, share = int(rows), rows - int(rows)
+        least = self._between(self._padded(fewer))
+        return least if share == 0.0 else (1.0 - share) * least + share * self._between(self._padded(fewer + 1))
+
+    def _padded(self, rows: int) -> int:
+        """Rows of the pass that computes so many."""
+        place = bisect_left(self.sizes, rows)
+        return rows if place == len(self.sizes) else self.sizes[place]
+
+    def _between(self, rows: float) -> float:
         """Interpolated between the medians, as measured: more rows may take less, for kernels change with their number.
 
         Beyond them every row costs what it did between the last two, or what it did on average if that is more.

@@ -35,6 +35,8 @@ PASSES_SECONDS, ROUNDS_SECONDS = 0.8, 0.6
 """Time for passes and, about, for rounds."""
 LONGEST_SECONDS = 20.0
 """Two numbers of rows are enough once passes have taken so long."""
+SETTLED_SECONDS = 0.02
+"""Beside a pass that takes longer, what a change of size costs does not matter."""
 FORWARDS = ("drafter", "target")
 FEW, FULL = 2, 16
 """Nodes of the drafts that tell what passes and nodes cost outside the forwards; FULL ones also what drafts are accepted."""
@@ -146,7 +148,8 @@ class _Timed:
     """One model that is timed: seconds by number of rows. Reading the prompt warms it up."""
 
     def __init__(self, model: CausalLM, prompt: Sequence[int], needed: Sequence[int], wanted: Sequence[int]) -> None:
-        self.model, self.sizes, self.needed = model, (*needed, *wanted), len(needed)
+        self.model = model
+        self.sizes, self.needed = _in_order(model.sizes, needed, wanted)
         self.times: dict[int, list[float]] = {}
         self.turns, self.seconds = 0, 0.0
         self.text = model.open(len(prompt) + max(self.sizes))
@@ -160,14 +163,17 @@ class _Timed:
         """Time the numbers of rows once each. In the first turn those that are needed are timed after the deadline too."""
         first, begun = self.turns == 0, time.perf_counter()
         self.turns += 1
-        for place, size in enumerate(self.sizes):
+        for size in self.sizes:
             now = time.perf_counter()
-            needed = first and place < self.needed and (len(self.times) < 2 or now < deadline + LONGEST_SECONDS)
+            needed = first and size in self.needed and (len(self.times) < 2 or now < deadline + LONGEST_SECONDS)
             if now > deadline and not needed:
                 break
             if first or size in self.times:
                 fed = (self.tokens * size)[:size]
-                seconds = _one_pass(self.model, Feed(self.text, [], fed, [ROOT] * size))
+                rows = Feed(self.text, [], fed, [ROOT] * size)
+                seconds = _one_pass(self.model, rows)
+                if self.model.sizes and seconds < SETTLED_SECONDS:  # a pass costs more if the last one had another size
+                    seconds = _one_pass(self.model, rows)
                 self.times.setdefault(size, []).append(seconds)
         self.seconds += time.perf_counter() - begun
 
@@ -176,10 +182,28 @@ class _Timed:
         low, middle, high = (
             [float(np.percentile(self.times[size], share)) for size in rows] for share in (10.0, 50.0, 90.0)
         )
-        return Cost(rows, middle, low, high, [len(self.times[size]) for size in rows])
+        return Cost(rows, middle, low, high, [len(self.times[size]) for size in rows], self.model.sizes)
 
     def close(self) -> None:
         self.model.close(self.text)
+
+
+def _in_order(
+    sizes: Sequence[int], needed: Sequence[int], wanted: Sequence[int]
+) -> tuple[Sequence[int], frozenset[int]]:
+    """Numbers of rows in the order in which they are timed, and those of them that are needed.
+
+    sizes  that passes are padded to. Those are timed then, in rising order: a larger size is taken at once, while a smaller one
+           is taken for good after several passes only.
+    """
+    if not sizes:
+        return (*needed, *wanted), frozenset(needed)
+    first, all_of_them = ({_padded(rows, sizes) for rows in numbers} for numbers in (needed, (*needed, *wanted)))
+    return sorted(all_of_them), frozenset(first)
+
+
+def _padded(rows: int, sizes: Sequence[int]) -> int:
+    return next((size for size in sizes if size >= rows), rows)
 
 
 def _one_pass(model: CausalLM, rows: Feed) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, Feed, Scored
-from draftgraph.backends.openvino.buckets import Buckets
+from draftgraph.backends.openvino.buckets import SIZES, Buckets
 from draftgraph.backends.openvino.compiled import Compiled
 from draftgraph.backends.openvino.layout import lay_out
 from draftgraph.backends.openvino.pool import BlockPool
@@ -54,6 +54,7 @@ class OpenVinoModel:
 
     name: ClassVar[str] = "openvino"
     most_rows = MOST_ROWS
+    sizes: ClassVar[Sequence[int]] = SIZES
 
     def __init__(self, graph: Any, about: About, precision: Precision, threads: int) -> None:
         """Compiles the graph, which is used up. Raises whatever OpenVINO raises where it cannot."""
