@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from draftgraph.backends.choice import TORCH
 from draftgraph.engine.engine import Engine
 from draftgraph.lab.turns import Answer, answer_of
 from draftgraph.sampling.params import SamplingParams
@@ -38,7 +39,10 @@ class Task:
 
 
 class Weights(Protocol):
-    """Models that are loaded once, for all contenders."""
+    """Models that are loaded once, for all contenders.
+
+    made_of  what engines are made of, target and drafter, and how they load it; None: the loaded models.
+    """
 
     @property
     def target(self) -> PreTrainedModel: ...
@@ -46,6 +50,8 @@ class Weights(Protocol):
     def drafter(self) -> PreTrainedModel | None: ...
     @property
     def tokenizer(self) -> Any: ...
+    @property
+    def made_of(self) -> tuple[Any, Any, Mapping[str, Any]] | None: ...
 
 
 def endless(model: PreTrainedModel, **settings: Any) -> PreTrainedModel:
@@ -104,14 +110,17 @@ class Ours:
     """One engine. Its text is detokenised as it comes, which transformers' runs do not do; that counts against us."""
 
     def __init__(self, name: str, pair: Weights, task: Task, **options: Any) -> None:
-        """options  fields of `draftgraph.Config`; without a `drafter` among them the pair's drafts.
+        """options  fields of `draftgraph.Config`, and `backend`; without a `drafter` among them the pair's drafts.
 
         Raises OptionError for a configuration that cannot draft, or whose rule does not verify its drafts.
         """
         self.name = name
-        drafter = None if options.get("drafter") in ("lookup", "text") else pair.drafter
+        loaded: tuple[Any, Any, Mapping[str, Any]] = (pair.target, pair.drafter, {})
+        target, drafter, loading = pair.made_of or loaded if options.get("backend") != TORCH else loaded
+        if options.get("drafter") in ("lookup", "text"):
+            drafter = None
         options |= {"tokenizer": pair.tokenizer, "generation_config": GenerationConfig()}  # as `endless` does
-        self.engine = Engine.from_pretrained(pair.target, draft_model=drafter, **options)
+        self.engine = Engine.from_pretrained(target, draft_model=drafter, **options, **loading)
         self.params = SamplingParams(max_new_tokens=task.tokens, temperature=task.temperature, ignore_eos=True)
         self.lossless = self.engine.choice(self.params).rule.lossless
 

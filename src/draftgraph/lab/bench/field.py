@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from draftgraph.backends.choice import AUTO, Loading
 from draftgraph.engine.config import Config
 from draftgraph.engine.old_options import OLD_OPTIONS, structure_of
 from draftgraph.errors import OptionError, unknown_name
@@ -24,7 +25,7 @@ NOTES = {
     AGAIN: "the same once more in every turn: how far its ratio strays from 1 is how far to trust the others",
     "transformers assisted (as shipped)": "assistant_model: up to 20 tokens, fewer where the drafter is less than 0.4 sure",
     OURS_PLAIN: "budget=0: the loop of draftgraph without drafts",
-    OURS: "the defaults of Engine.from_pretrained",
+    OURS: "the defaults of Engine.from_pretrained, the backend included",
 }
 
 
@@ -46,7 +47,7 @@ def parse_spec(text: str) -> Spec:
     Raises OptionError for what is no option, or a value that is not possible.
     """
     options: dict[str, Any] = {}
-    known = {field.name for field in fields(Config)} - {"prediction"} | OLD_OPTIONS.keys()
+    known = {field.name for field in fields(Config)} - {"prediction"} | OLD_OPTIONS.keys() | {"backend"}
     for part in text.split(","):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not value:
@@ -58,7 +59,8 @@ def parse_spec(text: str) -> Spec:
     if parameters:  # a command line has no objects
         said = structure_of(options.get("structure", "auto"), options.get("rule", "auto"), **parameters)
         options["structure"] = said
-    Config(**options)
+    Config(**{name: value for name, value in options.items() if name != "backend"})
+    Loading(backend=options.get("backend", AUTO))
     return Spec(text, options)
 
 

@@ -17,7 +17,8 @@ from draftgraph.lab.loading import load
 class Models:
     """A target and perhaps a drafter. source, drafter_source  where they came from.
 
-    window  positions that all models can read; None if none says.
+    window   positions that all models can read; None if none says.
+    trusted  whether their own code may run.
     """
 
     source: str
@@ -26,6 +27,7 @@ class Models:
     drafter: PreTrainedModel | None
     tokenizer: Any
     window: int | None
+    trusted: bool = False
 
     @classmethod
     def load(
@@ -44,7 +46,17 @@ class Models:
         if models.tokenizer is None:
             raise OptionError("the target has no tokenizer files, so no prompt can be read; add them to its folder")
         sources = str(target), None if drafter is None else str(drafter)
-        return cls(*sources, models.target, models.drafter, models.tokenizer, models.window)
+        return cls(*sources, models.target, models.drafter, models.tokenizer, models.window, trusted)
+
+    @property
+    def made_of(self) -> tuple[str, str | None, dict[str, Any]]:
+        """What users give an engine: the sources, in the precision and on the device of the models that were loaded."""
+        device = str(self.target.device)
+        return (
+            self.source,
+            self.drafter_source,
+            {"dtype": self.dtype_name, "device": device, "trust_remote_code": self.trusted},
+        )
 
     @property
     def dtype(self) -> torch.dtype:
