@@ -196,7 +196,8 @@ def test_what_a_checkpoint_says_of_sampling_reaches_nobody():
 
 
 def test_line_up_of_sampled_turns_shares_the_weights(models):
-    contenders, absent = line_up(models, type("Task", (), {"temperature": 1.0, "tokens": 4})(), [], [], (2,))
+    task, specs = type("Task", (), {"temperature": 1.0, "tokens": 4})(), [parse_spec("backend=torch,budget=2")]
+    contenders, absent = line_up(models, task, specs, [], (2,))
     assert absent == []
     assert next(contenders[0].target.parameters()) is next(models.target.parameters())
     assert contenders[-1].engine.target.model is models.target
