@@ -35,10 +35,9 @@ REFUSED: dict[str, dict[str, Any]] = {
     "mamba": {"state_size": 4},
     "rwkv": {},
     "recurrent_gemma": {},
-    "mistral": GROUPED | {"sliding_window": 8},
-    "bloom": {"n_layer": 2, "n_head": 4},
-    "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 128, "expansion_ratio": 2},
-    "falcon": {"alibi": True},
+    "doge": GROUPED | {"keep_window_size": 8},
+    "roberta": UNTIED | {"is_decoder": True, "pad_token_id": 1},
+    "bart": UNTIED | {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48},
     "t5": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4},
 }
 """Families (or options of them) that must be refused."""

@@ -145,4 +145,14 @@ def test_deep_drafts() -> None:
 def test_half_precision_runs() -> None:
     model = tiny_lm().to(torch.bfloat16)
     engine = dg.Engine.from_pretrained(model, draft_model=model, budget=6)
-    assert len(engine.generate([3, 4], dg.SamplingParams(max_new_tokens=20)).token_ids) == 20
+    result = engine.generate([3, 4], dg.SamplingParams(max_new_tokens=20))
+    assert len(result.token_ids) == 20
+    assert result.stats.to_dict()["numerics"] == "near ties may differ with the width of a pass"
+    assert result.stats.lossless
+
+
+def test_whole_precision_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = dg.Engine.from_pretrained(target(), budget=6)
+    assert engine.generate([3, 4], max_new_tokens=4).stats.numerics == "exact"
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")  # rounded to tf32, or to bfloat16
+    assert engine.generate([3, 4], max_new_tokens=4).stats.numerics != "exact"

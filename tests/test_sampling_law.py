@@ -67,7 +67,7 @@ class TableLM:
     """A model whose rows are computed once per prefix: the seam of `backends.base`, with tokens for slots."""
 
     name = model_name = fingerprint = "TableLM"
-    vocab_size, context_window, most_rows = VOCAB, None, 1024
+    vocab_size, context_window, most_rows, switch, numerics = VOCAB, None, 1024, None, "exact"
     device, dtype = torch.device("cpu"), torch.float32
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -78,6 +78,9 @@ class TableLM:
 
     def open(self, capacity: int) -> CacheHandle:
         return CacheHandle()
+
+    def expect(self, text: CacheHandle, length: int) -> None:
+        pass
 
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
         return [Scored(torch.stack([self.row(prefix) for prefix in self._enter(feed)])) for feed in feeds]

@@ -33,6 +33,7 @@ def random_trace(rounds: int, nodes: int, seed: int = 0) -> Trace:
         num_draft_tokens=rounds * nodes, num_accepted_tokens=accepted, num_drafter_evaluations=0, num_drafter_passes=0,
         num_merged_nodes=0, num_verified_nodes=rounds * nodes, num_prompt_tokens=len(PROMPT), num_output_tokens=len(tokens),
         accepted_by_source={}, accepted_by_match_length={}, seconds=dict.fromkeys(PARTS, 0.5),
+        numerics="exact",
     )  # fmt: skip
     pieces = [NASTY[token] for token in tokens]
     return Trace(

@@ -43,11 +43,16 @@ class SlowModel:
     context_window: int | None = 512
     vocab_size: int = 16
     most_rows: int = 512
+    switch: int | None = None
+    numerics: str = "exact"
     device: torch.device = CPU
     rows: list[int] = field(default_factory=list)
 
     def open(self, capacity: int) -> CacheHandle:
         return CacheHandle()
+
+    def expect(self, text: CacheHandle, length: int) -> None:
+        pass
 
     def forward(self, batch: Sequence[Feed], taps: Sequence[str] = ()) -> list[torch.Tensor]:
         [feed] = batch

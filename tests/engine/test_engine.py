@@ -295,7 +295,14 @@ def test_drafter_with_a_shorter_window() -> None:
 # --- models that are not possible -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", [name for name in REFUSED if name not in ("bloom", "mpt", "falcon", "t5")])
+PROBED = {
+    "roberta": "numbers positions from its padding token",
+    "bart": "numbers positions by the order of the rows",
+}
+"""Models that ignore explicit positions or masks, and why."""
+
+
+@pytest.mark.parametrize("family", ["mamba", "rwkv", "recurrent_gemma"])
 def test_caches_that_cannot_roll_back(family: str) -> None:
     refuse(tiny_lm(family, **REFUSED[family]), "cannot roll back")
 
@@ -320,11 +327,17 @@ def refuse(model: PreTrainedModel, message: str) -> None:
         assert type(model).__name__ in str(raised.value)
 
 
-@pytest.mark.parametrize("family", ["bloom", "mpt", "falcon"])
-def test_position_biases_are_noticed(family: str) -> None:
-    """Models that ignore explicit positions or masks cannot verify a tree; a probe finds out."""
-    with pytest.raises(errors.ModelError, match="ForCausalLM"):
+@pytest.mark.parametrize("family", PROBED)
+def test_models_that_cannot_read_drafts_are_refused_by_their_cause(family: str) -> None:
+    with pytest.raises(errors.ModelError, match=f"ForCausalLM.*{PROBED[family]}"):
         dg.Engine.from_pretrained(tiny_lm(family, **REFUSED[family]))
+
+
+def test_layers_that_pick_tokens_run_as_long_as_they_pick_all() -> None:
+    refuse(tiny_lm("doge", **REFUSED["doge"]), "keep_window_size=8.*write max_position_embeddings=8 into")
+    short = tiny_lm("doge", window=64, **REFUSED["doge"] | {"keep_window_size": 64})
+    engine = dg.Engine.from_pretrained(short, draft_model=perturbed(short), budget=12)
+    assert engine.generate([63, 60, 5], max_new_tokens=60).token_ids == plain(short, [63, 60, 5], 60)
 
 
 @pytest.mark.parametrize("spoil", ["missing folder", "no config", "corrupt weights", "no weights", "lost tensor"])

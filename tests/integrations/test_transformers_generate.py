@@ -494,9 +494,9 @@ def test_encoder_decoders_and_caches_that_cannot_roll_back_are_refused() -> None
     t5 = AutoModelForSeq2SeqLM.from_config(T5Config(**shape, decoder_start_token_id=0)).eval()
     with pytest.raises(OptionError, match="encoder-decoder"):
         greedy(t5, custom_generate=dg.custom_generate())
-    windowed = tiny_lm("mistral", sliding_window=8, num_key_value_heads=2)
+    recurrent = tiny_lm("mamba", state_size=4)
     with pytest.raises(ModelError, match="roll back"):
-        greedy(windowed, custom_generate=dg.custom_generate())
+        greedy(recurrent, custom_generate=dg.custom_generate())
 
 
 def test_wrong_options_are_refused_at_once() -> None:

@@ -120,7 +120,7 @@ def test_summary_has_the_numbers():
     assert "of a reason" in text
     for words in (
         "layer",
-        "lossless",
+        "lossless: exactly the target's law; numerics: not said",
         "4.00",
         "50%",
         "3 of 6 drafted tokens: 3 from drafter",

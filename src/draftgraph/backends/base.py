@@ -16,22 +16,37 @@ import torch
 
 from draftgraph.types import ROOT
 
+EXACT = "exact"
+"""Rows are computed in float32 or better: greedy text was never seen to differ between narrow and wide passes."""
+NEAR_TIES = "near ties may differ with the width of a pass"
+"""Rows are rounded (bfloat16, float16): two tokens whose logits differ in the last bits may change places."""
+
 
 @dataclass(eq=False)
 class CacheHandle:
     """What one model has cached of one request. The slots that are named here are taken; all others are free.
 
     room   slots that the request will soon need at least.
-    slots  i64[length] cache slot of every committed token, in text order.
+    slots  i64[length - forgotten] cache slot of every committed token that is still read, in text order.
     nodes  cache slots from the committed text down to every node of this round, in the order they were fed.
+    forgotten  committed tokens at the beginning of the text that no layer reads any more.
+    stretched  whether the text is read with the positions of long texts: see `CausalLM.switch`.
     """
 
     room: int = 0
     slots: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     nodes: list[list[int]] = field(default_factory=list)
+    forgotten: int = 0
+    stretched: bool = False
 
     def __len__(self) -> int:
-        return len(self.slots)
+        return self.forgotten + len(self.slots)
+
+    def forget(self, before: int) -> None:
+        """Let go of the committed tokens at positions below `before`."""
+        count = before - self.forgotten
+        if count > 0:
+            self.slots, self.forgotten = self.slots[count:], before
 
     def cells(self) -> npt.NDArray[np.int64]:
         """i64[length + nodes] all slots that the request holds; may be asked by any thread."""
@@ -41,6 +56,7 @@ class CacheHandle:
     def clear(self) -> None:
         """Let go of everything; a second time, nothing."""
         self.room, self.slots, self.nodes = 0, np.empty(0, dtype=np.int64), []
+        self.forgotten, self.stretched = 0, False
 
 
 @dataclass(frozen=True)
@@ -94,6 +110,10 @@ class CausalLM(Protocol):
     vocab_size      entries of a row of logits.
     context_window  tokens that it can read at most; None if it does not say.
     most_rows       rows of one pass at most. Longer texts are read piece by piece before a round (`prefill`).
+    switch          tokens of the longest text that is read as short; longer texts are read with other positions (longrope).
+                    No draft may reach over it. None if there is one way only.
+    landmarks       lengths of text beyond which some layer begins to read otherwise: windows, chunks, the switch.
+    numerics        what the width of a pass does to its logits: `EXACT` or `NEAR_TIES`.
     fingerprint     tells its costs from those of other models: a hash of its weights, and how it computes.
     """
 
@@ -112,6 +132,12 @@ class CausalLM(Protocol):
     def context_window(self) -> int | None: ...
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def switch(self) -> int | None: ...
+    @property
+    def landmarks(self) -> Sequence[int]: ...
+    @property
+    def numerics(self) -> str: ...
 
     def refuse_training(self) -> None:
         """Raise ModelError if every pass would be another law, as with dropout."""
@@ -119,6 +145,13 @@ class CausalLM(Protocol):
 
     def open(self, capacity: int) -> CacheHandle:
         """Begin a request that will soon cache `capacity` tokens: its prompt and a first draft."""
+        ...
+
+    def expect(self, text: CacheHandle, length: int) -> None:
+        """Say how many committed tokens the text has now, cached or not; to be called before they are read.
+
+        What was cached of a shorter text is let go of where the model reads the longer one anew (`switch`).
+        """
         ...
 
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:

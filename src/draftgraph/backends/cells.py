@@ -52,7 +52,7 @@ class CellLayer(CacheLayerMixin):  # type: ignore[misc]
         return self.pool.high, 0
 
     def get_seq_length(self) -> int:
-        return self.pool.high
+        return self.pool.high - len(self.pool.written)
 
     def get_max_length(self) -> int:
         return -1

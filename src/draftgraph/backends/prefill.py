@@ -20,6 +20,7 @@ def read_piece(model: CausalLM, text: CacheHandle, unread: Sequence[int], taps: 
 
 def read(model: CausalLM, text: CacheHandle, unread: Sequence[int]) -> None:
     """Read a text to its end, in pieces where it is long."""
+    model.expect(text, len(text) + len(unread))
     while read_piece(model, text, unread) is not None:
         unread = unread[model.most_rows :]
     model.forward([Feed(text, unread)])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import torch
-from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers import PretrainedConfig, PreTrainedModel
 
 from draftgraph.backends.check import Check
+from draftgraph.backends.layer_kinds import layer_kinds, unreadable
 from draftgraph.backends.wrapped import gives_logits
+from draftgraph.errors import first_line
 
 COMPUTED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Types that torch's own layers compute in."""
+_MOST_READ = "keep_window_size"
+"""The field of configurations whose layers read the tokens of the largest bias only."""
 
 
 def support(model: PreTrainedModel) -> list[Check]:
@@ -27,7 +30,8 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
 
 def context_window(model: PreTrainedModel) -> int | None:
     """Tokens that the model can read at most; None if it does not say."""
-    window = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    config = model.config.get_text_config(decoder=True)
+    window = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
     return int(window) if window else None
 
 
@@ -79,20 +83,30 @@ def in_training(model: torch.nn.Module) -> str | None:
 
 
 def rolls_back(model: PreTrainedModel) -> Check:
-    """A cache of full attention in every layer can forget rejected tokens; windows and recurrent states cannot."""
+    """Keys and values of rejected tokens can be hidden by a mask; recurrent states and compressed blocks cannot."""
     rule, name = "cache rolls back", type(model).__name__
-    layers = {
-        type(layer).__name__ for layer in DynamicCache(config=model.config).layers if type(layer) is not DynamicLayer
-    }
-    if layers or getattr(model, "_is_stateful", False):
-        return Check(
-            rule,
-            "fail",
-            f"the cache of {name} cannot roll back rejected tokens ({', '.join(sorted(layers)) or 'recurrent state'})",
-            "draftgraph needs full attention in every layer. If the window is only configured, not needed, load the model "
-            "with sliding_window=None",
+    config = model.config.get_text_config(decoder=True)
+    try:
+        kinds = layer_kinds(config)
+    except (AttributeError, TypeError, ValueError) as error:
+        found = f"the configuration of {name} does not say which layers it has ({first_line(error)})"
+        return Check(rule, "fail", found, "use a model whose layers lie in one list")
+    why = unreadable(kinds)
+    if why is None and getattr(model, "_is_stateful", False):
+        why = "it has a recurrent state, which cannot roll back rejected tokens"
+    if why is not None:
+        return Check(rule, "fail", f"{name} cannot verify drafts: {why}", "use a model with attention in every layer")
+    most, window = getattr(config, _MOST_READ, None), context_window(model)
+    if most is not None and (window is None or window > most):
+        found = (
+            f"{name} reads the {_MOST_READ}={most} tokens of the largest bias, and among equal ones the order of the rows "
+            "decides, which drafts change"
         )
-    return Check(rule, "pass", "full attention in every layer")
+        return Check(
+            rule, "fail", found, f"write max_position_embeddings={most} into its configuration, for shorter texts"
+        )
+    spans = [f"{kind.name} over {kind.span} tokens" if kind.span else "full attention" for kind in kinds]
+    return Check(rule, "pass", f"{' and '.join(spans)}, in every layer")
 
 
 def takes_masks(model: PreTrainedModel) -> Check:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, cast
 from weakref import WeakKeyDictionary, proxy
@@ -12,10 +13,15 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.backends.base import CacheHandle, Feed, Scored
+from draftgraph.backends.alibi import biased, biased_layers
+from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, Feed, Scored
 from draftgraph.backends.cache_argument import cache_argument
 from draftgraph.backends.cells import CellPool
 from draftgraph.backends.fingerprint import fingerprint
+from draftgraph.backends.layer_kinds import layer_kinds
+from draftgraph.backends.masks import Given, Mask, as_given, cell_positions, for_kinds
+from draftgraph.backends.rope import find_switch
+from draftgraph.backends.row_masks import Shown, mask_holders
 from draftgraph.backends.support import context_window, in_training, refuse_unsupported
 from draftgraph.backends.taps import tapped
 from draftgraph.backends.wrapped import opened
@@ -53,6 +59,11 @@ class TorchModel:
         self.class_name, self.remedy = inside.name, inside.remedy
         self._lock = _lock_of(inside.model)
         self.config = self.model.config.get_text_config(decoder=True)
+        self.kinds = layer_kinds(self.config)
+        self._forgets = all(kind.span is not None for kind in self.kinds)
+        self._switch = find_switch(self.model, self.context_window)
+        self._biased, self._holders = biased_layers(self.model), mask_holders(self.model)
+        self._held_kinds = [kind for _, _, kind in self._holders]
         self.cache = CellPool(self.config.num_hidden_layers)
         self.cache_argument = cache_argument(inside.called.forward, self.model.forward)
 
@@ -82,6 +93,23 @@ class TorchModel:
         return f"{fingerprint(self.model)} {self.dtype} {self.model.config._attn_implementation}"
 
     @property
+    def switch(self) -> int | None:
+        return None if self._switch is None else self._switch.length
+
+    @property
+    def landmarks(self) -> list[int]:
+        """Lengths of text beyond which some layer begins to read otherwise."""
+        spans = [kind.span for kind in (*self.kinds, *self._held_kinds) if kind.span is not None]
+        return spans if self._switch is None else [*spans, self._switch.length]
+
+    @property
+    def numerics(self) -> str:
+        whole = self.dtype == torch.float64 or (
+            self.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+        )
+        return EXACT if whole else NEAR_TIES
+
+    @property
     def called(self) -> torch.nn.Module:
         """What a pass calls."""
         return self.model if self.adapter is None else self.adapter
@@ -102,31 +130,78 @@ class TorchModel:
             )
 
     def open(self, capacity: int) -> CacheHandle:
-        return CacheHandle(capacity)
+        kept = max(capacity if kind.span is None else kind.span for kind in self.kinds)
+        return CacheHandle(min(capacity, kept + self.most_rows))
+
+    def expect(self, text: CacheHandle, length: int) -> None:
+        if self._switch is not None and length > self._switch.length and not text.stretched:
+            if self._switch.rereads:
+                text.clear()
+            text.stretched = True
 
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
         with self._lock, tapped(self.model, taps) as states:
             if self.model.training or self.called.training:
                 self.refuse_training()
-            tokens = [token for feed in feeds for token in (*feed.committed, *feed.tokens)]
-            slots = self.cache.find([feed.text for feed in feeds], len(tokens))
-            hidden = max(torch.finfo(self.model.dtype).min, torch.finfo(torch.float32).min)
-            mask, positions = _lay_out(feeds, slots, self.cache.high, hidden)
-            self.cache.begin(slots, self.device)
+            if self._switch is None or len({feed.text.stretched for feed in feeds}) == 1:
+                return self._pass(feeds, states)
+            scored: dict[int, Scored] = {}
+            for side in (False, True):  # one pass would stretch both
+                some = [feed for feed in feeds if feed.text.stretched is side]
+                scored |= {id(feed): each for feed, each in zip(some, self._pass(some, states), strict=True)}
+            return [scored[id(feed)] for feed in feeds]
+
+    def _pass(self, feeds: Sequence[Feed], states: Mapping[str, torch.Tensor]) -> list[Scored]:
+        """One pass of the model. states  is filled with the taps while it runs."""
+        tokens = [token for feed in feeds for token in (*feed.committed, *feed.tokens)]
+        lead = self._switch is not None and self._needs_lead(feeds)
+        for feed in feeds if self._forgets else ():
+            feed.text.forget(min(kind.first_read(len(feed.text)) for kind in self.kinds))
+        slots = self.cache.find([feed.text for feed in feeds], len(tokens) + lead)
+        hidden = max(torch.finfo(self.model.dtype).min, torch.finfo(torch.float32).min)
+        mask, positions = _lay_out(feeds, slots[lead:], self.cache.high, hidden)
+        masks = for_kinds([*self.kinds, *self._held_kinds], mask, hidden, positions, feeds)
+        if lead:
+            tokens, positions = [0, *tokens], [cast(int, self.switch), *positions]
+            masks = [_led(mask, slots[0], hidden) for mask in masks]
+        self.cache.begin(slots, self.device)
+        given = as_given(self.kinds, masks[: len(self.kinds)], self.device, self.model.dtype)
+        with self._placing(feeds, given, masks[len(self.kinds) :]):
             logits = self.call(
                 input_ids=torch.tensor([tokens], device=self.device),
-                attention_mask=torch.from_numpy(mask).to(self.device, self.model.dtype)[None, None],
+                attention_mask=None if self._biased else given,
                 position_ids=torch.tensor([positions], device=self.device),
                 use_cache=True,
-                logits_to_keep=_wanted(feeds),
+                logits_to_keep=_wanted(feeds, lead),
                 **{self.cache_argument: self.cache},
             )[0]
-            if not np.isfinite(logits.sum(dtype=torch.float32).item()):
-                raise LogitsError(
-                    f"{self.class_name} returned NaN or infinite logits; the request was stopped, the engine is usable"
-                )
-            self.cache.end()
-        return _apart(feeds, logits, states)
+        if not np.isfinite(logits.sum(dtype=torch.float32).item()):
+            raise LogitsError(
+                f"{self.class_name} returned NaN or infinite logits; the request was stopped, the engine is usable"
+            )
+        self.cache.end()
+        return _apart(feeds, logits, {name: rows[:, lead:] for name, rows in states.items()})
+
+    def _needs_lead(self, feeds: Sequence[Feed]) -> bool:
+        """Whether the first pieces of a long text are read, whose own positions would not tell that it is long.
+
+        Then a row that nobody reads goes first, at a position that does.
+        """
+        length = self.switch
+        return length is not None and all(
+            feed.text.stretched and len(feed.text) + len(feed.committed) <= length for feed in feeds
+        )
+
+    def _placing(self, feeds: Sequence[Feed], given: Given, held: Sequence[Mask]) -> AbstractContextManager[Any]:
+        """Where layers do not take the mask from the model's argument, it reaches them inside. held  that of every holder."""
+        if self._holders:
+            visible = [torch.from_numpy(mask == 0).to(self.device)[None, None] for mask in held]
+            return Shown(self._holders, visible)
+        if not self._biased:
+            return nullcontext()
+        assert isinstance(given, torch.Tensor)
+        positions = torch.from_numpy(cell_positions(feeds, given.shape[-1])).to(self.device)
+        return biased(self._biased, self.cache, given, positions)
 
     def plain(self, ids: torch.Tensor, count: int) -> torch.Tensor:
         with self._lock:
@@ -175,12 +250,19 @@ def _lay_out(
     return mask, positions
 
 
-def _wanted(batch: Sequence[Feed]) -> int | torch.Tensor:
-    """Which rows need logits: per request the last committed one and the drafted ones."""
+def _led(mask: Mask, slot: int, hidden: float) -> Mask:
+    """The mask with a first row that reads its own slot only, and that no other row reads."""
+    first = np.full((1, mask.shape[1]), hidden, dtype=np.float32)
+    first[0, slot] = 0.0
+    return np.concatenate([first, mask])
+
+
+def _wanted(batch: Sequence[Feed], lead: int) -> int | torch.Tensor:
+    """Which rows need logits: per request the last committed one and the drafted ones. lead  rows in front of them all."""
     if len(batch) == 1:
         return batch[0].num_logits
     wanted: list[int] = []
-    end = 0
+    end = lead
     for rows in batch:
         end += len(rows.committed) + len(rows.tokens)
         wanted.extend(range(end - rows.num_logits, end))

@@ -8,14 +8,20 @@ from draftgraph.draft.terms import Limits
 from draftgraph.request.state import Request
 
 
-def limits(budget: int | str, depth: int | None, request: Request, window: int | None) -> Limits:
+def limits(
+    budget: int | str, depth: int | None, request: Request, window: int | None, switch: int | None = None
+) -> Limits:
     """The limits of the next round of `request`.
 
     budget, depth  what was asked for: nodes, or "auto"; tokens, or None. window  the target's context window in tokens.
+    switch  tokens of a text beyond which the target computes otherwise; no draft reaches over it.
     """
+    length = len(request.tokens)
     reach = request.remaining - 1  # the bonus token is the last one
     if window is not None:
-        reach = min(reach, window - len(request.tokens))
+        reach = min(reach, window - length)
+    if switch is not None and length <= switch:
+        reach = min(reach, switch - length)
     structure = request.choice.structure
     whole = structure.whole(reach)
     if budget == "auto" and whole is not None:

@@ -69,6 +69,7 @@ class ModelDrafter(Drafter):
         state: _State = request.drafting
         if limits.budget == 0 or limits.reach == 0 or limits.depth == 0:
             return False  # no pass: the text may never be read
+        self.model.expect(state.text, len(request.tokens))
         unread = readable(request.tokens[len(state.text) :], self.model.vocab_size)
         with request.clock("drafter"):
             return read_piece(self.model, state.text, unread) is not None

@@ -208,7 +208,7 @@ class Engine:
                 self.drafter.begin(request)
             while request.finish_reason is None:
                 with request.clock("drafting"):
-                    bounds = limits(*asked, request, self.target.context_window)
+                    bounds = limits(*asked, request, self.target.context_window, self.target.switch)
                 while prefill(request, self.drafter, self.target, bounds):
                     yield None
                 yield decode_round([request], self.drafter, self.target, [bounds])[0]
@@ -238,6 +238,7 @@ class Engine:
             rule=choice.rule.name,
             structure=choice.structure.name,
             lossless=choice.rule.lossless,
+            numerics=self.target.numerics,
             prompt=request.prompt_length,
             output=len(output),
             backend=self.target.name,

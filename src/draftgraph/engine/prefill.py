@@ -19,6 +19,7 @@ def prefill(request: Request, drafter: Drafter, target: CausalLM, limits: Limits
     limits  those of the next round, which tell whether the drafter will have to read.
     """
     with request.clock("target"):
+        target.expect(request.text, len(request.tokens))
         if read_piece(target, request.text, request.tokens[len(request.text) :]) is not None:
             return True
     with request.clock("drafting"), failing(drafter, "reading"):

@@ -26,8 +26,11 @@ class Stats:
     accepted_by_match_length the same per length of match: entry j of an origin counts copies whose last j tokens agreed with the
                              place that they were copied from; what the drafter proposed itself is entry 0.
     seconds                  wall seconds per part of the rounds, see PARTS; of a pass that requests share, this one's share.
-    lossless                 whether the output has exactly the target's law.
     backend                  what ran the target.
+    lossless                 whether the rule gives the output exactly the target's law.
+    numerics                 how exactly the target's rows are computed: "exact", or "near ties may differ with the width of a
+                             pass", where rounding (bfloat16, float16) lets a wide pass prefer another of two nearly equal tokens.
+                             "not said" in traces of older versions.
     """
 
     rule: str
@@ -49,6 +52,7 @@ class Stats:
     accepted_by_match_length: dict[str, list[int]]
     seconds: dict[str, float]
     backend: str = "torch"
+    numerics: str = "not said"
 
     def __getitem__(self, name: str) -> Any:
         """Fields by their JSON names."""
@@ -78,12 +82,15 @@ class Tally:
         for part, seconds in parts.items():
             self.seconds[part] += seconds
 
-    def stats(self, *, rule: str, structure: str, lossless: bool, prompt: int, output: int, backend: str) -> Stats:
+    def stats(
+        self, *, rule: str, structure: str, lossless: bool, numerics: str, prompt: int, output: int, backend: str
+    ) -> Stats:
         longest = max(self.histogram, default=0)
         return Stats(
             rule=rule,
             structure=structure,
             lossless=lossless,
+            numerics=numerics,
             mean_acceptance_length=1.0 + self.accepted / self.rounds if self.rounds else 1.0,
             draft_acceptance_rate=self.accepted / self.drafted if self.drafted else 0.0,
             acceptance_histogram=[self.histogram[j] for j in range(longest + 1)],

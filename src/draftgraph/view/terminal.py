@@ -163,7 +163,7 @@ def summary(stats: Stats, reason: str, rounds: Sequence[RoundRecord], finish_rea
 def _summary_rows(
     stats: Stats, reason: str, rounds: Sequence[RoundRecord], finish_reason: str | None, seed: int
 ) -> list[tuple[str, str, str]]:
-    law = "lossless: exactly the target's law" if stats.lossless else "NOT lossless"
+    law = f"lossless: exactly the target's law; numerics: {stats.numerics}" if stats.lossless else "NOT lossless"
     sources = ", ".join(f"{count} from {source}" for source, count in stats.accepted_by_source.items())
     drafts = f"{stats.num_accepted_tokens} of {_count(stats.num_draft_tokens, 'drafted token')}"
     merged = f"{stats.num_merged_nodes} of them merged" if stats.num_merged_nodes else ""

@@ -131,10 +131,8 @@ def test_without_tokenizers_only_sizes_are_compared(tmp_path):
 
 RULE_OF = {
     "mamba": "cache rolls back",
-    "mistral": "cache rolls back",
-    "bloom": "honours masks and positions",
-    "mpt": "honours masks and positions",
-    "falcon": "honours masks and positions",
+    "bart": "honours masks and positions",
+    "roberta": "honours masks and positions",
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 
-from draftgraph.backends.base import CacheHandle, Feed, Scored
+from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, Feed, Scored
 from draftgraph.backends.openvino.buckets import Buckets
 from draftgraph.backends.openvino.compiled import Compiled
 from draftgraph.backends.openvino.layout import lay_out
@@ -53,6 +53,8 @@ class OpenVinoModel:
 
     name: ClassVar[str] = "openvino"
     most_rows = MOST_ROWS
+    switch: int | None = None
+    landmarks: Sequence[int] = ()
 
     def __init__(self, graph: Any, about: About, precision: Precision, threads: int) -> None:
         """Compiles the graph, which is used up. Raises whatever OpenVINO raises where it cannot."""
@@ -86,11 +88,18 @@ class OpenVinoModel:
     def fingerprint(self) -> str:
         return f"{self.about.weights} openvino {self.about.version} {self.precision}"
 
+    @property
+    def numerics(self) -> str:
+        return EXACT if self.precision.exact else NEAR_TIES
+
     def refuse_training(self) -> None:
         """Nothing: a graph has no training mode."""
 
     def open(self, capacity: int) -> PagedText:
         return PagedText(capacity)
+
+    def expect(self, text: CacheHandle, length: int) -> None:
+        """Nothing: no text is read in two ways."""
 
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
         if not self._compiled.has(taps):

@@ -1,0 +1,31 @@
+"""Why models that the probe refuses cannot read drafts, in words. Nothing here decides whether a model runs."""
+
+from __future__ import annotations
+
+import inspect
+
+from transformers import PreTrainedModel
+
+ADVICE = "use another architecture"
+_OWN_INTERFACE = "its forward is older than transformers' caches and masks, and takes none of them for rows of a draft"
+_BY_MODEL_TYPE = {
+    "moshi": "its configuration names a window that its own masks leave out, so that what generate reads depends on the cache",
+    "dory": "it runs layers in loops that read the cache past its interface",
+    "cpmant": "it computes positions and segments of the whole text in every pass",
+    **dict.fromkeys(
+        ("openai-gpt", "reformer", "xlm", "xlnet", "prophetnet", "whisper", "trocr", "speech_to_text_2"), _OWN_INTERFACE
+    ),
+}
+"""Classes that are known to fail the probe."""
+_ROW_ORDER = "it numbers positions by the order of the rows (its forward takes no position_ids), and rows of a draft have another"
+_FROM_PADDING = "it numbers positions from its padding token on, and not from 0"
+
+
+def cause_of(model: PreTrainedModel) -> str:
+    """Why a model has failed the probe; empty if that is not known."""
+    named = _BY_MODEL_TYPE.get(model.config.get_text_config(decoder=True).model_type)
+    if named is not None:
+        return named
+    if any(hasattr(module, "create_position_ids_from_input_ids") for module in model.modules()):
+        return _FROM_PADDING
+    return "" if "position_ids" in inspect.signature(type(model).forward).parameters else _ROW_ORDER

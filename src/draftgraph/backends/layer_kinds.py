@@ -1,0 +1,85 @@
+"""Which earlier tokens the layers of a model read: all of them, a window, or a chunk. Its configuration says it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PretrainedConfig
+from transformers.cache_utils import get_layer_types_and_kwargs
+
+FULL, WINDOWED = "full_attention", "sliding_attention"
+_CHUNKED, _ELSEWHERE = "chunked_attention", "dummy"
+READ = (FULL, WINDOWED, _CHUNKED)
+"""Kinds whose layers read keys and values of single tokens, so that a mask can hide rejected ones."""
+CAUSES = {
+    "linear_attention": "has a recurrent state, which cannot roll back rejected tokens",
+    "conv": "has convolution states, which cannot roll back rejected tokens",
+    "hybrid": "has a recurrent state beside its attention, which cannot roll back rejected tokens",
+    "hybrid_sliding": "has a recurrent state beside its attention, which cannot roll back rejected tokens",
+    "indexed_attention": "picks the tokens that it reads by an index of its own, which knows the order of the rows only",
+    "minimax_m3_sparse": "picks the tokens that it reads by blocks of rows, and drafted rows are no blocks",
+    "compressed_sparse_attention": "compresses blocks of rows in its cache, which cannot roll back rejected tokens",
+    "heavily_compressed_attention": "compresses blocks of rows in its cache, which cannot roll back rejected tokens",
+}
+"""Why layers of other kinds cannot read a draft."""
+_OTHER = "is not known here, and what its cache holds neither"
+
+
+@dataclass(frozen=True)
+class LayerKind:
+    """What the layers of one kind read.
+
+    name   in transformers' own words; masks of several kinds are given to the model by these names.
+    span   tokens that a row reads at most, itself included; None: the whole text.
+    chunk  whether the span is that of fixed chunks of the text (a row reads its own) instead of a window that moves with it.
+    """
+
+    name: str = FULL
+    span: int | None = None
+    chunk: bool = False
+
+    def first_read(self, position: int) -> int:
+        """The first position that a row at `position` reads."""
+        if self.span is None:
+            return 0
+        return position // self.span * self.span if self.chunk else max(0, position - self.span + 1)
+
+
+def layer_kinds(config: PretrainedConfig) -> list[LayerKind]:
+    """Every kind of layer of a text configuration, once, in the order of the layers; kinds that cannot run are named too.
+
+    Layers that read the cache of another layer are of its kind. Layers without attention are of none.
+    """
+    named, options = get_layer_types_and_kwargs(config)
+    own = getattr(config, "layer_types", None) or named
+    kinds: dict[LayerKind, None] = {}
+    for number, (name, its) in enumerate(zip(named, options, strict=True)):
+        if name != _ELSEWHERE:
+            kinds[_kind(name, its)] = None
+        elif own[number] in READ:
+            kinds[_shared(own[number], config, number)] = None
+    return list(kinds) or [LayerKind()]
+
+
+def _kind(name: str, options: dict[str, Any]) -> LayerKind:
+    return LayerKind(name, options.get("sliding_window") if name in READ else None, name == _CHUNKED)
+
+
+def _shared(name: str, config: PretrainedConfig, number: int) -> LayerKind:
+    """The kind of a layer that has no cache of its own."""
+    its = config.per_layer_config[number]
+    spans = {WINDOWED: "sliding_window", _CHUNKED: "attention_chunk_size"}
+    return LayerKind(name, getattr(its, spans[name]) if name in spans else None, name == _CHUNKED)
+
+
+def unreadable(kinds: Sequence[LayerKind]) -> str | None:
+    """Why layers of these kinds cannot read drafts, in words; None if they can."""
+    for kind in kinds:
+        if kind.name not in READ:
+            return f"its {kind.name} {CAUSES.get(kind.name, _OTHER)}"
+    if len({kind.name for kind in kinds}) < len(kinds):
+        spans = sorted({kind.span for kind in kinds if kind.span is not None})
+        return f"its layers of one kind have windows of several lengths ({', '.join(map(str, spans))})"
+    return None
