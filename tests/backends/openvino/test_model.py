@@ -113,12 +113,12 @@ def test_closed_twice_and_never_used() -> None:
 def test_logits_that_are_not_finite_stop_one_request_and_leave_nothing() -> None:
     broken = copy.deepcopy(lm())
     with torch.no_grad():
-        broken.get_input_embeddings().weight[13] = float("nan")
+        broken.get_input_embeddings().weight[12] = float("nan")
     model = load.from_loaded(broken, None, None)[0]
     text, other = model.open(4), model.open(4)
     model.forward([Feed(other, [1, 2, 3])])
     with pytest.raises(LogitsError, match="the engine is usable"):
-        model.forward([Feed(text, [1, 13, 2], [3, 13, 4], [ROOT, 0, ROOT])])
+        model.forward([Feed(text, [1, 12, 2], [3, 12, 4], [ROOT, 0, ROOT])])
     model.close(text)
     fresh = model.open(4)
     both = model.forward([Feed(fresh, [5, 6, 7], [8, 9], [ROOT, ROOT]), Feed(other, [4])])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,8 @@ from draftgraph.backends.openvino.convert import ROWS
 from draftgraph.backends.openvino.pool import SCRATCH, blocks_for
 from draftgraph.backends.openvino.text import Rows
 
+LEAST_ASKED = 2
+"""Rows that the head gets at least, where the pass has so many: it too computes one row by itself with other roundings."""
 Inputs = Mapping[str, npt.NDArray[np.generic]]
 
 
@@ -28,14 +31,13 @@ def lay_out(batch: Sequence[tuple[Rows, Sequence[int]]], size: int) -> Inputs:
     ends = [rows.past + count for (rows, _), count in zip(batch, counts, strict=True)]
     blocks = [_padded(held, blocks_for(end)) for (_, held), end in zip(batch, ends, strict=True)]
     masks = [_mask(rows.visible, count) for (rows, _), count in zip(batch, counts, strict=True)]
-    starts = [0]
-    for count in counts:
-        starts.append(starts[-1] + count)
+    starts = list(accumulate(counts, initial=0))
     asked = [start + row for (rows, _), start in zip(batch, starts, strict=False) for row in rows.asked]
+    logits = size if size <= 2 * len(asked) else max(len(asked), min(size, LEAST_ASKED))
     return {
         "input_ids": _i64(tokens + tokens[-1:] * spare),
         "position_ids": _i64(positions + positions[-1:] * spare),
-        ROWS: _i64(asked + asked[-1:] * (size - len(asked)) if size <= 2 * len(asked) else asked),
+        ROWS: _i64(asked + asked[-1:] * (logits - len(asked))),
         "past_lens": _i32([rows.past for rows, _ in batch]),
         "subsequence_begins": _i32(starts),
         "block_indices": _i32([block for held in blocks for block in held]),
@@ -64,8 +66,8 @@ def _mask(visible: npt.NDArray[np.uint8] | None, count: int) -> npt.NDArray[np.u
 _CAUSAL = np.zeros(0, dtype=np.uint8)
 
 
-def _begins(sizes: Sequence[int] | map[int]) -> npt.NDArray[np.int32]:
-    return np.cumsum([0, *sizes], dtype=np.int32)
+def _begins(sizes: Iterable[int]) -> npt.NDArray[np.int32]:
+    return _i32(list(accumulate(sizes, initial=0)))
 
 
 def _i64(values: Sequence[int]) -> npt.NDArray[np.int64]:

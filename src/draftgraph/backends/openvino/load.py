@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import threading
 import time
@@ -194,10 +195,28 @@ def _started(place: Path, entry: Entry, source: _Source) -> OpenVinoModel:
 
 
 def _converted(source: _Source) -> OpenVinoModel:
-    """Raises ModelError if OpenVINO cannot run the model exactly, which is kept as well."""
+    """A model that is converted and, where that is possible, kept.
+
+    Raises UnfitError if OpenVINO cannot run it exactly, which is kept as well.
+    """
     place, begun = source.place, time.perf_counter()
     where = "" if place is None else f"; the graph goes to {place}"
     logging.getLogger(NOTES).warning("converting %s for OpenVINO, once%s", source.name, where)
+    entry, model = _made(source, place)
+    if model is None:
+        assert place is not None
+        gc.collect()  # models of transformers are parts of circles
+        model = _started(place, entry, source)
+    logging.getLogger(NOTES).warning("converted %s in %.1f s", source.name, time.perf_counter() - begun)
+    return model
+
+
+def _made(source: _Source, place: Path | None) -> tuple[Entry, OpenVinoModel | None]:
+    """What is kept of a model, and the model itself where its graph is not kept.
+
+    A graph that was just traced holds all weights that torch has read, and what is compiled of it holds the graph. A graph that
+    is read from a file holds none.
+    """
     before = stamps(source.files)
     reference = TorchModel(load_model(source.name, torch.float32, "cpu"))
     about = _about(reference, source.fingerprint, source.made_with["openvino"])
@@ -210,24 +229,23 @@ def _converted(source: _Source) -> OpenVinoModel:
     except UnfitError as error:
         _write(place, replace(entry, refused=str(error)), None)
         raise
-    sample = trial(model).tolist()
-    _write(place, replace(entry, checked=model.about.checked, sample=sample), graph)
-    logging.getLogger(NOTES).warning("converted %s in %.1f s", source.name, time.perf_counter() - begun)
-    return model
+    entry = replace(entry, checked=model.about.checked, sample=trial(model).tolist())
+    return entry, None if _write(place, entry, graph) else model
 
 
-def _write(place: Path | None, entry: Entry, graph: Any | None) -> None:
-    """Keep a model, or say once why that is not possible."""
+def _write(place: Path | None, entry: Entry, graph: Any | None) -> bool:
+    """Keep a model, or say once why that is not possible. Whether it is kept."""
     why = f"there is no home folder; set {FOLDER} to a folder"
     if place is not None:
         try:
             write_entry(place, entry, graph)
-            return
+            return True
         except OSError as error:
             why = f"{str(place.parent)!r} cannot be written ({error.strerror})"
     if why not in _TOLD:
         _TOLD.add(why)
         logging.getLogger(NOTES).warning("converted models cannot be kept: %s; every process converts them again", why)
+    return False
 
 
 def _about(model: TorchModel, weights: str, version: str) -> About:

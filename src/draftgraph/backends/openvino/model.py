@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -14,9 +16,9 @@ from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, Feed, Scored
 from draftgraph.backends.openvino.buckets import Buckets
 from draftgraph.backends.openvino.compiled import Compiled
 from draftgraph.backends.openvino.layout import lay_out
-from draftgraph.backends.openvino.pool import CELLS, BlockPool
+from draftgraph.backends.openvino.pool import BlockPool
 from draftgraph.backends.openvino.precision import Precision
-from draftgraph.backends.openvino.text import PagedText, Rows, enter
+from draftgraph.backends.openvino.text import BlockHandle, PagedText, Rows, enter
 from draftgraph.errors import LogitsError, ModelError
 from draftgraph.types import ROOT
 
@@ -95,34 +97,48 @@ class OpenVinoModel:
     def refuse_training(self) -> None:
         """Nothing: a graph has no training mode."""
 
-    def open(self, capacity: int) -> PagedText:
+    def open(self, capacity: int) -> CacheHandle:
         return PagedText(capacity)
 
     def expect(self, text: CacheHandle, length: int) -> None:
         """Nothing: no text is read in two ways."""
 
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
-        if not self._compiled.has(taps):
-            raise ModelError(
-                f"{self.about.class_name} was converted for OpenVINO without hidden states {tuple(taps)}; write backend='torch'"
-            )
+        self._refuse_taps(taps)
         with self._turn:
             texts = [cast(PagedText, feed.text) for feed in feeds]
             batch = self._enter(feeds, texts)
-            try:
-                self._compiled.run(lay_out(batch, self._buckets.size(sum(len(rows.tokens) for rows, _ in batch))))
-                logits = torch.from_numpy(self._compiled.output()[: sum(len(rows.asked) for rows, _ in batch)])
-                if not np.isfinite(logits.sum().item()):
-                    raise LogitsError(
-                        f"{self.about.class_name} returned NaN or infinite logits; the request was stopped, the engine is "
-                        "usable"
-                    )
-            except BaseException:
-                for rows, blocks in batch:
-                    self.pool.zero(blocks[rows.past // CELLS :])
-                raise
-            parts = torch.split(logits.clone(), [len(rows.asked) for rows, _ in batch])
-            states = self._states([rows for rows, _ in batch], taps)
+            with self._forgetting([(text, rows.past) for text, (rows, _) in zip(texts, batch, strict=True)]):
+                return self._score(batch, taps)
+
+    def _refuse_taps(self, taps: Sequence[str]) -> None:
+        if taps and not self._compiled.has(taps):
+            raise ModelError(
+                f"{self.about.class_name} was converted for OpenVINO without hidden states {tuple(taps)}; write backend='torch'"
+            )
+
+    @contextmanager
+    def _forgetting(self, written: Sequence[tuple[BlockHandle, int]]) -> Iterator[None]:
+        """Passes that write to these requests, each from a cell on. If they fail, what they wrote is gone."""
+        try:
+            yield
+        except BaseException:
+            for text, begin in written:
+                self.pool.zero(text, begin)
+            raise
+
+    def _score(self, batch: Sequence[tuple[Rows, Sequence[int]]], taps: Sequence[str]) -> list[Scored]:
+        """One pass. batch  rows, each with its blocks."""
+        self._compiled.run(lay_out(batch, self._buckets.size(sum(len(rows.tokens) for rows, _ in batch))))
+        logits = torch.from_numpy(self._compiled.output()[: sum(len(rows.asked) for rows, _ in batch)])
+        if not math.isfinite(logits.sum().item()):
+            raise LogitsError(
+                f"{self.about.class_name} returned NaN or infinite logits; the request was stopped, the engine is usable"
+            )
+        parts = torch.split(logits.clone(), [len(rows.asked) for rows, _ in batch])
+        if not taps:
+            return [Scored(part) for part in parts]
+        states = self._states([rows for rows, _ in batch], taps)
         return [Scored(part, state) for part, state in zip(parts, states, strict=True)]
 
     def _enter(self, feeds: Sequence[Feed], texts: Sequence[PagedText]) -> list[tuple[Rows, list[int]]]:
