@@ -14,11 +14,12 @@ from draftgraph.backends.base import CausalLM
 from draftgraph.backends.hub import kept
 from draftgraph.backends.load import Source, load_model, read_config
 from draftgraph.backends.openvino import load as openvino
+from draftgraph.backends.openvino.precision import QUANTISED
 from draftgraph.backends.openvino.refusals import UnfitError, is_installed
 from draftgraph.backends.probe import probe
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.backends.untrusted import refuse_broken_generation_config, told
-from draftgraph.errors import ModelError, require
+from draftgraph.errors import ModelError, OptionError, require
 
 AUTO, TORCH, OPENVINO = "auto", "torch", "openvino"
 NAMES = (AUTO, TORCH, OPENVINO)
@@ -32,6 +33,7 @@ class Loading:
     """How models are loaded: options of `Engine.from_pretrained`.
 
     trusted  whether code that comes with them may run. taps  hidden states that will be asked for.
+    weights  what they are quantised to, "int8" or "int4"; None: as they are stored.
     """
 
     dtype: str | torch.dtype | None = None
@@ -39,9 +41,15 @@ class Loading:
     trusted: bool = False
     backend: str = AUTO
     taps: tuple[str, ...] = ()
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         require(self.backend in NAMES, "backend", self.backend, "'auto', 'torch' or 'openvino'")
+        require(self.weights in (None, *QUANTISED), "weights", self.weights, "'int8', 'int4', or leave it out")
+        if self.weights is not None and self.backend == TORCH:
+            raise OptionError(
+                f"weights={self.weights!r} runs on OpenVINO alone, and backend='torch' was asked for; leave one of them out"
+            )
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,9 @@ def off_torch(source: Source, loading: Loading) -> tuple[Loaded | None, str]:
 
     Raises ModelError where another backend was asked for and cannot run it exactly.
     """
+    if loading.weights is not None:
+        reason = f"weights={loading.weights!r} was asked for"
+        return _quantised(source, loading, reason), reason
     if loading.backend == OPENVINO:
         reason = "backend='openvino' was asked for"
         return _on_openvino(source, loading, reason), reason
@@ -104,11 +115,23 @@ def _not_tried(source: Source, loading: Loading) -> str:
     return ""
 
 
+def _quantised(source: Source, loading: Loading, reason: str) -> Loaded:
+    if isinstance(source, torch.nn.Module) and loading.backend == AUTO:
+        raise OptionError(
+            f"weights={loading.weights!r} is for models that are loaded here, and {type(source).__name__} is loaded already; "
+            "give its folder, or write backend='openvino', which converts it as it is now"
+        )
+    try:
+        return _on_openvino(source, loading, reason)
+    except UnfitError as error:
+        raise UnfitError(f"{error} and leave weights={loading.weights!r} out") from error
+
+
 def _on_openvino(source: Source, loading: Loading, reason: str) -> Loaded:
     if isinstance(source, torch.nn.Module):
-        model, said = openvino.from_loaded(source, loading.dtype, loading.device, loading.taps)
+        model, said = openvino.from_loaded(source, loading.dtype, loading.device, loading.taps, loading.weights)
         return Loaded(model, said.config, said.generation_config, reason)
-    model = openvino.from_folder(source, loading.dtype, loading.device, loading.taps)
+    model = openvino.from_folder(source, loading.dtype, loading.device, loading.taps, loading.weights)
     config = read_config(source)
     return Loaded(model, config, _generation_config(os.fspath(source), config), reason)
 

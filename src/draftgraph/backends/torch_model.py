@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from draftgraph.backends.alibi import biased, biased_layers
-from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, Feed, Scored
+from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, CausalLM, Feed, Scored
 from draftgraph.backends.cache_argument import cache_argument
 from draftgraph.backends.cells import CellPool
 from draftgraph.backends.fingerprint import fingerprint
@@ -25,7 +25,7 @@ from draftgraph.backends.row_masks import Shown, mask_holders
 from draftgraph.backends.support import context_window, in_training, refuse_unsupported
 from draftgraph.backends.taps import tapped
 from draftgraph.backends.wrapped import opened
-from draftgraph.errors import LogitsError, ModelError
+from draftgraph.errors import LogitsError, ModelError, OptionError
 
 MOST_ROWS = 1024
 """Rows per pass while a long prompt is read; bounds the mask's memory, which is rows × cells."""
@@ -108,6 +108,13 @@ class TorchModel:
             self.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
         )
         return EXACT if whole else NEAR_TIES
+
+    def bitwise(self) -> CausalLM:
+        """Raises OptionError: torch multiplies matrices of different height in different orders."""
+        raise OptionError(
+            f"bitwise=True is not possible on torch: its passes of different width round differently (numerics: "
+            f"{self.numerics}); write backend='openvino' for a folder or hub name, or leave bitwise out"
+        )
 
     @property
     def called(self) -> torch.nn.Module:

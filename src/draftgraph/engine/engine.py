@@ -22,6 +22,7 @@ from draftgraph.draft.base import Drafter
 from draftgraph.draft.proposal import failing
 from draftgraph.engine import chat, prompts
 from draftgraph.engine.assemble import make_drafter, with_drafter
+from draftgraph.engine.bitwise import as_asked, numerics
 from draftgraph.engine.chat import Messages
 from draftgraph.engine.config import Config
 from draftgraph.engine.defaults import Defaults
@@ -79,6 +80,7 @@ class Engine:
         device: str | None = None,
         config: Config | None = None,
         backend: str = "auto",
+        weights: str | None = None,
         trust_remote_code: bool = False,
         generation_config: GenerationConfig | None = None,
         **options: Any,
@@ -90,6 +92,8 @@ class Engine:
         dtype        of weights loaded here; None is float32 on a CPU. device  None is the GPU if there is one.
         backend      what runs the models: "torch", "openvino", or "auto", which takes OpenVINO for folders and hub names on a
                      CPU where it is installed and exact. `engine.backends` says which it was, and why.
+        weights      "int8" or "int4": quantise the models that are loaded here, drafter included, which OpenVINO runs (extra
+                     "quantised"). That is another model than the stored one; the text keeps its law exactly. None: as stored.
         trust_remote_code  whether code that comes with the models may run. Without it such models are refused.
         generation_config  what to take for the model's own (`draftgraph.engine.defaults` says what becomes of it); an empty
                      GenerationConfig() leaves it aside.
@@ -104,12 +108,13 @@ class Engine:
         require(named, "generation_config", generation_config, "a transformers GenerationConfig")
         chosen = (config or Config()).with_options(**options)
         chosen = with_drafter(chosen, draft_model is not None)
-        loading = Loading(dtype, device, trust_remote_code, backend)
+        loading = Loading(dtype, device, trust_remote_code, backend, weights=weights)
         loaded = load_backend(target, loading)
         tokenizer = find_tokenizer(tokenizer, target, trust_remote_code)
+        model, chosen = as_asked(loaded.model, chosen)
         drafter, why = make_drafter(loaded, draft_model, chosen, tokenizer, loading)
         own = copy.deepcopy(loaded.generation_config if generation_config is None else generation_config)
-        engine = cls(loaded.model, drafter, chosen, tokenizer, eos_ids(loaded, tokenizer, generation_config), own)
+        engine = cls(model, drafter, chosen, tokenizer, eos_ids(loaded, tokenizer, generation_config), own)
         engine.backends["target"] = f"{loaded.model.name}: {loaded.reason}"
         if drafter.model is not None and why:
             engine.backends["drafter"] = f"{drafter.model.name}: {why}"
@@ -238,7 +243,7 @@ class Engine:
             rule=choice.rule.name,
             structure=choice.structure.name,
             lossless=choice.rule.lossless,
-            numerics=self.target.numerics,
+            numerics=numerics(self.target, choice.rule, request.params.temperature),
             prompt=request.prompt_length,
             output=len(output),
             backend=self.target.name,

@@ -19,7 +19,8 @@ from draftgraph.backends.openvino.layout import lay_out
 from draftgraph.backends.openvino.pool import BlockPool
 from draftgraph.backends.openvino.precision import Precision
 from draftgraph.backends.openvino.text import BlockHandle, PagedText, Rows, enter
-from draftgraph.errors import LogitsError, ModelError
+from draftgraph.backends.steadiness import steady
+from draftgraph.errors import LogitsError, ModelError, OptionError
 from draftgraph.types import ROOT
 
 MOST_ROWS = 512
@@ -64,6 +65,7 @@ class OpenVinoModel:
         self._compiled = Compiled(graph, precision, threads)
         self.pool = BlockPool(self._compiled.shapes, self._compiled.kind, self._compiled.attach)
         self._buckets, self._turn = Buckets(), threading.Lock()
+        self._steady: bool | None = None  # not looked at yet
 
     @property
     def model_name(self) -> str:
@@ -93,6 +95,19 @@ class OpenVinoModel:
     @property
     def numerics(self) -> str:
         return EXACT if self.precision.exact else NEAR_TIES
+
+    def bitwise(self) -> OpenVinoModel:
+        from draftgraph.backends.openvino.bitwise import BitwiseModel  # which is a model like this one, in other passes
+
+        model = BitwiseModel(self)
+        if self._steady is None:
+            self._steady = steady(model)
+        if not self._steady:
+            raise OptionError(
+                f"bitwise=True is not possible for {self.about.class_name} on this CPU: passes of different width round "
+                "differently here; write bitwise=False"
+            )
+        return model
 
     def refuse_training(self) -> None:
         """Nothing: a graph has no training mode."""

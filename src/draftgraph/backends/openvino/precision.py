@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+QUANTISED = ("int8", "int4")
+"""What weights can be quantised to."""
 _DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -14,7 +16,7 @@ _DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 class Precision:
     """activations  "f32" or "bf16", of keys and values too; logits are float32 in both.
 
-    weights  "stored": as the model has them.
+    weights  "stored": as the model has them; or one of QUANTISED.
     """
 
     activations: str = "f32"
@@ -26,8 +28,8 @@ class Precision:
 
     @property
     def exact(self) -> bool:
-        """Whether greedy text does not depend on the width of passes."""
-        return self.activations == "f32"
+        """Whether greedy text does not depend on the width of passes. Quantised weights meet activations of 8 bits."""
+        return self.activations == "f32" and self.weights == "stored"
 
     @property
     def tolerance(self) -> float:
