@@ -57,9 +57,7 @@ def _drafted(
             model.close(handle)
 
 
-def _with_siblings(
-    vocab: int, draft: Sequence[int], siblings: Sequence[int]
-) -> tuple[list[int], list[int], list[int]]:
+def _with_siblings(vocab: int, draft: Sequence[int], siblings: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
     """Tokens and parents of a draft, and the nodes of the path; at some depths another token comes before that of the path."""
     tokens: list[int] = []
     parents: list[int] = []

@@ -44,8 +44,6 @@ NOTES = "draftgraph.converting"
 POSITIONS = 1 << 17
 """Positions that rotary tables hold at most, for models that do not say how much they can read."""
 EXACT = Precision()
-ROUNDED = 0.5
-"""How far logits of coarser precisions may be from those in float32, as a share of their scale. Further, they say nothing."""
 _ONE = threading.RLock()
 """Models are converted and started one at a time: a second thread that wants the same one finds it running."""
 _RUNNING: WeakValueDictionary[tuple[str, int], OpenVinoModel] = WeakValueDictionary()
@@ -295,7 +293,7 @@ def _probed(graph: Any, reference: TorchModel, about: About, precision: Precisio
     except UnfitError as error:
         raise _unfit(about.class_name, str(error)) from error
     model = _compiled(graph.clone(), about, precision)
-    if not alike(trial(model), expected, ROUNDED):
+    if not alike(trial(model), expected, precision.rounding):
         raise _unfit(about.class_name, f"{precision} is too coarse for it")
     return model, graph
 

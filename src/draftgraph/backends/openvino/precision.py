@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,6 +36,14 @@ class Precision:
     def tolerance(self) -> float:
         """How far logits of one graph may be apart on two machines, as a share of their scale."""
         return 1e-3 if self.exact else 0.1
+
+    @property
+    def rounding(self) -> float:
+        """How far logits may be from those in float32, as a share of their scale. Further, they say nothing.
+
+        With 4 bits they are another model's, as whoever asks for them knows.
+        """
+        return math.inf if self.weights == "int4" else 0.5
 
     def __str__(self) -> str:
         return self.activations if self.weights == "stored" else f"{self.weights} {self.activations}"

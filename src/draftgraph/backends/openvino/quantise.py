@@ -45,6 +45,13 @@ def quantise(graph: Any, precision: Precision) -> None:
     except (MemoryError, OSError):
         raise
     except Exception as error:
-        raise UnfitError(f"its weights cannot be quantised to {precision.weights} ({first_line(error)})") from error
+        hint = (
+            f": rows of its matrices must be multiples of {GROUP}; int8 takes any"
+            if precision.weights == "int4"
+            else ""
+        )
+        raise UnfitError(
+            f"its weights cannot be quantised to {precision.weights} ({first_line(error)}){hint}"
+        ) from error
     finally:
         logger.setLevel(level)
