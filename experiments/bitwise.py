@@ -148,9 +148,9 @@ def blocks(rows: Sequence[Row]) -> list[str | Sheet]:
     tokens = sum(row.tokens for row in ours)
     differing = sum(row.other > 0 or row.bits > 0 for row in controls)
     return [
-        f"Text with drafts beside that of plain decoding, {NEW} tokens per text, rule `agree`, contexts of "
-        f"{', '.join(map(str, CONTEXTS))} tokens as far as the model's window allows. A token counts up to the first difference of its "
-        "text. Bits: tokens whose log-probability is another float32.",
+        f"Text with drafts beside that of plain decoding, {NEW} tokens per text, rule `agree`. Contexts have "
+        f"{', '.join(map(str, CONTEXTS))} tokens, as far as the model's window allows. A token counts up to the first difference "
+        "of its text. Bits: tokens whose log-probability is another float32.",
         f"{tokens:,} tokens with drafts were compared; {len(ours) - len(wrong)} of {len(ours)} rows have no difference at all. "
         f"{differing} of {len(controls)} controls differ, which shows that the comparison can see it.",
         table(

@@ -13,6 +13,7 @@ from draftgraph.draft.model import ModelDrafter
 from draftgraph.draft.terms import Draft, Limits
 from draftgraph.lab.pair import Pair
 from draftgraph.request.state import Request
+from draftgraph.sampling.laws import TargetLaws
 from draftgraph.types import TokenTree, Verdict
 from draftgraph.verification.layer import place
 
@@ -51,8 +52,10 @@ class Witness(ModelDrafter):
     def propose(self, request: Request, limits: Limits) -> Draft:
         return super().propose(request, replace(limits, floor=0.0) if self.fill else limits)
 
-    def observe(self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, p: torch.Tensor) -> None:
-        self.seen = Drafted(draft, scores, p, verdict)
+    def verified(
+        self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, laws: TargetLaws
+    ) -> None:
+        self.seen = Drafted(draft, scores, laws.p, verdict)
 
 
 def engine_with(kind: type[ModelDrafter], pair: Pair, options: dict[str, Any]) -> dg.Engine:

@@ -128,9 +128,9 @@ class Verifying:
         with clock("target"):
             logits = self.target.forward([Feed(cache, prompt[-1:], tree.tokens, tree.parents)])[0].logits
         with clock("warping"):
-            p = self.warper.shape_round(self.warper.scores(logits, Prefixes.of_tree(prompt, tree)))
+            laws = self.warper.shape_round(self.warper.scores(logits, Prefixes.of_tree(prompt, tree)))
         with clock("rule"):
-            verdict = dg.rules()[self.rule].verdict(tree, p, Noise(seed), len(prompt))
+            verdict = dg.rules()[self.rule].decide(tree, laws, Noise(seed), len(prompt))
         self.target.close(cache)
         return Answer([*(tree.tokens[node] for node in verdict.path), verdict.token], 1, len(tree), clock.take())
 

@@ -60,7 +60,19 @@ def test_help_version_typos_and_view_import_no_torch(tmp_path):
     from traces import random_trace
 
     tracefile.save(random_trace(2, 5), tmp_path / "run.json")
-    commands = ("generate", "demo", "costs", "bench", "doctor", "pair-check", "predict", "prove", "rules", "view")
+    commands = (
+        "generate",
+        "demo",
+        "costs",
+        "bench",
+        "doctor",
+        "pair-check",
+        "predict",
+        "prove",
+        "rules",
+        "train",
+        "view",
+    )
     calls = [[[], 2], [["--version"], 0], [["-h"], 0], [["--help"], 0], [["genrate", "x"], 2], [["generate"], 2]]
     calls += [[[command, help_option], 0] for command in commands for help_option in ("-h", "--help")]
     calls += [

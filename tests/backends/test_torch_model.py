@@ -207,3 +207,12 @@ def test_rounds_of_several_requests(temperature: float, drafting: str) -> None:
         assert isinstance(request.text, CacheHandle)
         engine.target.close(request.text)
     assert not engine.target.cache._used
+
+
+def test_type_and_device_are_those_of_the_weights_as_they_are_now() -> None:
+    over = TorchModel(tiny_lm())
+    assert (over.dtype, over.device) == (torch.float32, torch.device("cpu"))
+    over.model.to(torch.bfloat16)
+    assert over.dtype == torch.bfloat16
+    over.model.load_state_dict({k: v.double() for k, v in over.model.state_dict().items()}, assign=True)
+    assert over.dtype == torch.float64

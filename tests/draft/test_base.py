@@ -166,14 +166,6 @@ def test_what_only_our_drafters_can_do(options: dict[str, Any], message: str) ->
         dg.Engine.from_pretrained(target(), **{"drafter": Beside()} | options)
 
 
-def test_hidden_states_are_not_given_yet() -> None:
-    class Reads(Line):
-        taps = ("hidden:3",)
-
-    with pytest.raises(OptionError, match=r"Reads asks for taps=\('hidden:3',\).*write taps = \(\)"):
-        engine_of(Reads())
-
-
 def test_a_model_of_its_own_bounds_the_text() -> None:
     small = dg.Engine.from_pretrained(tiny_lm(window=32)).target
 

@@ -64,14 +64,14 @@ def test_greedy_text(name: str) -> None:
 def test_rules_verify_what_is_drafted_for_them(rule: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At temperature 1, with float32 laws from a real cache: every draft passes the rule's own check."""
     trees: list[TokenTree] = []
-    observe = ModelDrafter.observe
+    observe = ModelDrafter.verified
 
     def observed(self: ModelDrafter, request: Any, draft: Any, *rest: Any) -> None:
         trees.append(draft.tree)
         RULES[rule].check(draft.tree)
         observe(self, request, draft, *rest)
 
-    monkeypatch.setattr(ModelDrafter, "observe", observed)
+    monkeypatch.setattr(ModelDrafter, "verified", observed)
     engine = dg.Engine.from_pretrained(target(), draft_model=drafter(), rule=rule, **STRUCTURES[name])
     for seed in range(4):
         params = dg.SamplingParams(max_new_tokens=25, temperature=1.0, seed=seed)
@@ -87,7 +87,7 @@ def test_rules_verify_what_is_drafted_for_them(rule: str, name: str, monkeypatch
 def test_the_first_path_of_a_repeated_token_keeps_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
     """i.i.d. paths meet: one of them is evaluated, and whichever is accepted, the drafter's cache is its text."""
     engine = dg.Engine.from_pretrained(target(), draft_model=drafter(), structure=structures.Paths(5, 4))
-    observe, model = ModelDrafter.observe, engine.drafter.model
+    observe, model = ModelDrafter.verified, engine.drafter.model
     repeated = 0
 
     def observed(self: ModelDrafter, request: Any, draft: Any, verdict: Any, *rest: Any) -> None:
@@ -98,7 +98,7 @@ def test_the_first_path_of_a_repeated_token_keeps_its_state(monkeypatch: pytest.
         assert len(request.drafting.text) == before + len(fed)
         repeated += any(list(draft.graph.fed.values()).count(draft.graph.fed[node]) > 1 for node in fed)
 
-    monkeypatch.setattr(ModelDrafter, "observe", observed)
+    monkeypatch.setattr(ModelDrafter, "verified", observed)
     params = dg.SamplingParams(max_new_tokens=100, temperature=0.6, seed=1)
     result = engine.generate(PROMPT, params)
     assert repeated > 0

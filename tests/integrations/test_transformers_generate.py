@@ -489,14 +489,14 @@ def test_a_used_cache_is_refused(pair: Any) -> None:
         greedy(model, **{CACHE: cache}, custom_generate=dg.custom_generate(drafter))
 
 
-def test_encoder_decoders_and_caches_that_cannot_roll_back_are_refused() -> None:
+def test_encoder_decoders_and_models_that_cannot_read_drafts_are_refused() -> None:
     shape = {"vocab_size": 32, "d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 4}
     t5 = AutoModelForSeq2SeqLM.from_config(T5Config(**shape, decoder_start_token_id=0)).eval()
     with pytest.raises(OptionError, match="encoder-decoder"):
         greedy(t5, custom_generate=dg.custom_generate())
-    recurrent = tiny_lm("mamba", state_size=4)
-    with pytest.raises(ModelError, match="roll back"):
-        greedy(recurrent, custom_generate=dg.custom_generate())
+    padded = tiny_lm("roberta", is_decoder=True, pad_token_id=1, tie_word_embeddings=False)
+    with pytest.raises(ModelError, match="numbers positions from its padding token"):
+        greedy(padded, custom_generate=dg.custom_generate())
 
 
 def test_wrong_options_are_refused_at_once() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AddedToken, PreTrainedTokenizerFast
 
-from draftgraph.request.text import Detokenizer, special_names, whole_text
+from draftgraph.request.text import LONGEST_CONTEXT, Detokenizer, special_names, whole_text
 from models import byte_tokenizer
 
 
@@ -79,3 +79,24 @@ def test_a_named_special_token_ends_an_unfinished_character() -> None:
     detokenizer = Detokenizer(tokenizer, [65], ("<end>!",))
     pieces = [detokenizer.push([token]) for token in (first, second, end, third)]
     assert "".join(pieces) + detokenizer.finish() == "\ufffd" + tokenizer.decode([third])
+
+
+@given(st.lists(st.integers(0, 255), min_size=30, max_size=150), st.data())
+def test_a_window_that_moves_loses_nothing(tokens: list[int], data: st.DataObject) -> None:
+    """Rounds of one to seven tokens give the text of one round, and decode a window that stays short."""
+    decoded: list[int] = []
+    tokenizer = byte_tokenizer()
+
+    class Counting:
+        def decode(self, token_ids: Any, **options: Any) -> str:
+            decoded.append(len(token_ids))
+            return str(tokenizer.decode(token_ids, **options))
+
+    prompt, tokens = tokens[:5], tokens[5:]
+    detokenizer, text = Detokenizer(Counting(), prompt, ()), ""
+    while tokens:
+        size = data.draw(st.integers(1, 7))
+        text += detokenizer.push(tokens[:size])
+        prompt, tokens = [*prompt, *tokens[:size]], tokens[size:]
+    assert text + detokenizer.finish() == whole_text(tokenizer, prompt, 5, ())
+    assert max(decoded) <= LONGEST_CONTEXT + 2 * 7

@@ -236,3 +236,19 @@ BAD: list[tuple[str, Any]] = [
 def test_impossible_parameters(name: str, value: Any) -> None:
     with pytest.raises(OptionError, match=rf"{name}=.*is not possible; write "):
         dg.SamplingParams(**{name: value})
+
+
+def test_a_greedy_round_names_its_choices_and_spells_them_out_on_demand() -> None:
+    """For rounds of any size in turn, since they share a buffer; of equal logits the first is the choice."""
+    warper = Warper(dg.SamplingParams(), 1, [], CPU)
+    generator = torch.Generator().manual_seed(3)
+    for rows in (3, 5, 1, 5, 2):
+        scores = torch.randint(0, 4, (rows, VOCAB), generator=generator).float()
+        laws = warper.shape_round(scores)
+        assert laws.choices == [row.index(max(row)) for row in scores.tolist()]
+        torch.testing.assert_close(laws.p, warper.shape(scores), rtol=0, atol=0)
+        assert laws.p.argmax(dim=1).tolist() == laws.choices
+        assert float(laws.p.sum()) == rows
+    sampled = Warper(dg.SamplingParams(temperature=0.7), 1, [], CPU).shape_round(scores)
+    assert sampled.choices is None
+    torch.testing.assert_close(sampled.p, torch.softmax(scores / 0.7, dim=1))

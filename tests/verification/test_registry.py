@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from draftgraph.errors import DraftError, OptionError
 from draftgraph.lab.prove.cases import by_depth, grow, replaced
 from draftgraph.lab.prove.law import Tables, output_law, random_tables
+from draftgraph.sampling.laws import TargetLaws
 from draftgraph.sampling.rng import Noise
-from draftgraph.types import FIXED, LAWS, ROOT, STRUCTURES, TokenTree
-from draftgraph.verification.base import Rule, sample
+from draftgraph.types import FIXED, LAWS, ROOT, STRUCTURES, Outcome, TokenTree
+from draftgraph.verification.base import Rule, place_of, places_of, sample, sample_rows
 from draftgraph.verification.check import verify
 from draftgraph.verification.registry import RULES, get_rule, rules
 from oracles import LiteralLayer, assert_same, drafts, recursive_rejection, rows
@@ -272,6 +273,61 @@ def test_verify_draws_from_the_law_that_the_rule_states(name):
     statistic = float(((counts[possible] - cells) ** 2 / cells).sum())
     freedom = int(possible.sum()) - 1
     assert freedom == 0 or statistic < freedom * (1 - 2 / (9 * freedom) + 3.09 * (2 / (9 * freedom)) ** 0.5) ** 3
+
+
+@quick
+@given(drafts(), st.integers(0, 10**6))
+def test_point_masses_are_matched_as_the_stated_law_says(draft, seed):
+    """Whatever was drafted and how; every rule that claims it, on the drafts that it verifies.
+
+    Of siblings with the same token rules follow different ones, and emit the same text.
+    """
+    tree, p = draft
+    assume(len(set(zip(tree.parents, tree.tokens, strict=True))) == len(tree))
+    choices = p.argmax(dim=1)
+    laws = TargetLaws(lambda: torch.nn.functional.one_hot(choices, p.shape[1]).to(p), choices.tolist())
+    for rule in RULES.values():
+        if rule.longest_match and verifies(rule, tree):
+            decided, drawn = (
+                way(tree, law, Noise(seed), 7) for way, law in ((rule.decide, laws), (rule.verdict, laws.p))
+            )
+            assert (decided.path, decided.token) == (drawn.path, drawn.token)
+            assert decided.masses == pytest.approx(drawn.masses, abs=1e-12)
+    assert {name for name, rule in RULES.items() if rule.longest_match} == {"agree", "block", "layer", "walk"}
+
+
+def test_a_rule_with_an_outcome_of_its_own_is_asked_for_it():
+    class Own(type(LAYER)):
+        def outcome(self, tree, p):
+            return Outcome([1.0] + [0.0] * len(tree), lambda row: p[row])
+
+    laws = TargetLaws(lambda: torch.eye(10)[[4, 0]], [4, 0])
+    tree = TokenTree([4], [ROOT], [FIXED])
+    assert Own().decide(tree, laws, Noise(0), 0).path == ()
+    assert LAYER.decide(tree, laws, Noise(0), 0).path == (0,)
+
+
+def test_point_masses_are_not_spelt_out_for_a_rule_that_follows_choices():
+    def never() -> torch.Tensor:
+        raise AssertionError
+
+    tree = TokenTree([4, 2, 9], [ROOT, ROOT, 1], [FIXED] * 3)
+    verdict = RULES["walk"].decide(tree, TargetLaws(never, [2, 0, 9, 5]), Noise(0), 0)
+    assert (verdict.path, verdict.token, verdict.masses) == ((1, 2), 5, [0.0, 1.0, 1.0])
+
+
+def test_draws_on_a_device_are_those_on_the_host():
+    """The running sums stay where they are, and the places are the same."""
+    laws = rows(torch.Generator().manual_seed(4), 30, 7)
+    quantiles = torch.rand(30, generator=torch.Generator().manual_seed(5), dtype=torch.float64).tolist()
+    cumulative = laws.cumsum(dim=1, dtype=torch.float64)
+    assert places_of(cumulative, quantiles) == sample_rows(laws, quantiles)
+
+
+@quick
+@given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=9).filter(any), st.floats(0.0, 1.0, exclude_max=True))
+def test_the_end_of_a_path_is_drawn_like_a_token(masses, quantile):
+    assert place_of(masses, quantile) == sample(torch.tensor(masses, dtype=torch.float64), quantile)
 
 
 def test_sample_never_returns_a_token_without_mass():

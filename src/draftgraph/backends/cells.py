@@ -52,6 +52,7 @@ class CellLayer(CacheLayerMixin):  # type: ignore[misc]
         return self.pool.high, 0
 
     def get_seq_length(self) -> int:
+        """Cells beside those that the pass writes; with these, as many as `get_mask_sizes` says."""
         return self.pool.high - len(self.pool.written)
 
     def get_max_length(self) -> int:
@@ -138,3 +139,9 @@ class CellPool(Cache):  # type: ignore[misc]
         memory = self.memory
         if self.capacity > KEPT_CELLS and not any(len(handle.cells()) for handle in self.handles):
             memory.tensors = [[None, None] for _ in self.layers]
+
+    def release(self) -> None:
+        """Give all memory back if no request holds a cell. To be called between passes."""
+        if not any(len(handle.cells()) for handle in self.handles):
+            self.capacity = 0
+            self.memory = Memory([[None, None] for _ in self.layers])

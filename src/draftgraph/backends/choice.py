@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, PretrainedConfig
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from draftgraph.backends.base import CausalLM
+from draftgraph.backends.cuda_graphs import on_gpu
 from draftgraph.backends.hub import kept
 from draftgraph.backends.load import Source, load_model, read_config
 from draftgraph.backends.openvino import load as openvino
@@ -21,8 +22,8 @@ from draftgraph.backends.torch_model import TorchModel
 from draftgraph.backends.untrusted import refuse_broken_generation_config, told
 from draftgraph.errors import ModelError, OptionError, require
 
-AUTO, TORCH, OPENVINO = "auto", "torch", "openvino"
-NAMES = (AUTO, TORCH, OPENVINO)
+AUTO, TORCH, OPENVINO, CUDA_GRAPHS = "auto", "torch", "openvino", "cuda_graphs"
+NAMES = (AUTO, TORCH, OPENVINO, CUDA_GRAPHS)
 FASTEST = "the fastest backend on this CPU"
 _TOLD: set[str] = set()
 """Reasons for another backend that were logged in this process."""
@@ -32,8 +33,10 @@ _TOLD: set[str] = set()
 class Loading:
     """How models are loaded: options of `Engine.from_pretrained`.
 
-    trusted  whether code that comes with them may run. taps  hidden states that will be asked for.
-    weights  what they are quantised to, "int8" or "int4"; None: as they are stored.
+    trusted     whether code that comes with them may run.
+    taps        hidden states of the target that will be asked for.
+    embeddings  whether a drafter uses the target's embeddings.
+    weights     what they are quantised to, "int8" or "int4"; None: as they are stored.
     """
 
     dtype: str | torch.dtype | None = None
@@ -41,14 +44,15 @@ class Loading:
     trusted: bool = False
     backend: str = AUTO
     taps: tuple[str, ...] = ()
+    embeddings: bool = False
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        require(self.backend in NAMES, "backend", self.backend, "'auto', 'torch' or 'openvino'")
+        require(self.backend in NAMES, "backend", self.backend, "'auto', 'torch', 'openvino' or 'cuda_graphs'")
         require(self.weights in (None, *QUANTISED), "weights", self.weights, "'int8', 'int4', or leave it out")
-        if self.weights is not None and self.backend == TORCH:
+        if self.weights is not None and self.backend not in (AUTO, OPENVINO):
             raise OptionError(
-                f"weights={self.weights!r} runs on OpenVINO alone, and backend='torch' was asked for; leave one of them out"
+                f"weights={self.weights!r} runs on OpenVINO alone, and backend={self.backend!r} was asked for; leave one out"
             )
 
 
@@ -64,7 +68,7 @@ class Loaded:
     config: PretrainedConfig
     generation_config: GenerationConfig
     reason: str
-    inside: torch.nn.Module | None = None
+    inside: PreTrainedModel | None = None
 
 
 def load_backend(source: Source, loading: Loading, probed: torch.nn.Module | None = None) -> Loaded:
@@ -89,8 +93,8 @@ def off_torch(source: Source, loading: Loading) -> tuple[Loaded | None, str]:
     if loading.backend == OPENVINO:
         reason = "backend='openvino' was asked for"
         return _on_openvino(source, loading, reason), reason
-    if loading.backend == TORCH:
-        return None, "backend='torch' was asked for"
+    if loading.backend in (TORCH, CUDA_GRAPHS):
+        return None, f"backend={loading.backend!r} was asked for"
     if why_not := _not_tried(source, loading):
         return None, why_not
     try:
@@ -108,6 +112,8 @@ def _not_tried(source: Source, loading: Loading) -> str:
         return "a loaded model stays as it is, for its user may change it; write backend='openvino' to convert it"
     if not is_installed():
         return "OpenVINO, which is faster on a CPU, is not installed; pip install 'draftgraph[openvino]'"
+    if loading.embeddings:
+        return "the drafter uses the target's embeddings, which torch gives"
     if loading.trusted:
         return "the model may bring code of its own"
     if loading.device not in (None, "cpu") or (loading.device is None and torch.cuda.is_available()):
@@ -137,7 +143,8 @@ def _on_openvino(source: Source, loading: Loading, reason: str) -> Loaded:
 
 
 def _on_torch(source: Source, loading: Loading, reason: str, probed: torch.nn.Module | None) -> Loaded:
-    model = TorchModel(load_model(source, loading.dtype, loading.device, loading.trusted))
+    make = on_gpu if loading.backend == CUDA_GRAPHS else TorchModel
+    model = make(load_model(source, loading.dtype, loading.device, loading.trusted))
     if model.model is not probed:
         probe(model)
     return Loaded(model, model.model.config, model.model.generation_config, reason, model.model)

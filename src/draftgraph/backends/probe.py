@@ -53,6 +53,8 @@ def honours_masks(model: TorchModel, backend: CausalLM | None = None) -> Check:
     except Exception as error:
         found = f"{model.class_name} cannot run with explicit masks, positions and slots ({first_line(error)})"
         return _failed(model, found)
+    finally:
+        model.release()
     scale = float((expected - expected.mean(dim=1, keepdim=True)).abs().max()) + 1e-6
     tolerance = 1e-3 if backend.dtype in (torch.float32, torch.float64) else 0.1
     change = float((seen - expected).abs().max())

@@ -24,7 +24,7 @@ def tapped(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, t
     if not names:
         yield states
         return
-    decoder, layers = _decoder(model)
+    decoder, layers = decoder_layers(model)
     with ExitStack() as hooks:
         for name in dict.fromkeys(names):
             number = _number(name, len(layers))
@@ -36,7 +36,7 @@ def tapped(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, t
         yield states
 
 
-def _decoder(model: PreTrainedModel) -> tuple[torch.nn.Module, torch.nn.ModuleList]:
+def decoder_layers(model: PreTrainedModel) -> tuple[torch.nn.Module, torch.nn.ModuleList]:
     """The part between embeddings and head, and its layers."""
     decoder = model.get_decoder()
     count = model.config.get_text_config(decoder=True).num_hidden_layers

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, cast
-from weakref import WeakKeyDictionary, proxy
+from weakref import WeakKeyDictionary, proxy, ref
 
 import numpy as np
 import torch
@@ -59,6 +60,8 @@ class TorchModel:
         self.class_name, self.remedy = inside.name, inside.remedy
         self._lock = _lock_of(inside.model)
         self.config = self.model.config.get_text_config(decoder=True)
+        self.vocab_size, self.context_window = int(self.config.vocab_size), context_window(self.model)
+        self._first: Callable[[], torch.Tensor | None] = lambda: None
         self.kinds = layer_kinds(self.config)
         self._forgets = all(kind.span is not None for kind in self.kinds)
         self._switch = find_switch(self.model, self.context_window)
@@ -74,19 +77,20 @@ class TorchModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        return cast(torch.dtype, self.model.dtype)
+        return self._weight.dtype
 
     @property
     def device(self) -> torch.device:
-        return torch.device(self.model.device)
+        return self._weight.device
 
     @property
-    def vocab_size(self) -> int:
-        return int(self.config.vocab_size)
-
-    @property
-    def context_window(self) -> int | None:
-        return context_window(self.model)
+    def _weight(self) -> torch.Tensor:
+        """The first weight, which tells type and device; finding it takes longer than the rest of a pass's preparations."""
+        weight = self._first()
+        if weight is None:  # not asked yet, or replaced
+            weight = next(each for each in self.model.parameters() if each.is_floating_point())
+            self._first = ref(weight)
+        return weight
 
     @property
     def fingerprint(self) -> str:
@@ -160,29 +164,30 @@ class TorchModel:
 
     def _pass(self, feeds: Sequence[Feed], states: Mapping[str, torch.Tensor]) -> list[Scored]:
         """One pass of the model. states  is filled with the taps while it runs."""
-        tokens = [token for feed in feeds for token in (*feed.committed, *feed.tokens)]
+        inputs, count = self.inputs(feeds), sum(feed.num_rows for feed in feeds)
         lead = self._switch is not None and self._needs_lead(feeds)
         for feed in feeds if self._forgets else ():
             feed.text.forget(min(kind.first_read(len(feed.text)) for kind in self.kinds))
-        slots = self.cache.find([feed.text for feed in feeds], len(tokens) + lead)
-        hidden = max(torch.finfo(self.model.dtype).min, torch.finfo(torch.float32).min)
+        slots = self.cache.find([feed.text for feed in feeds], count + lead)
+        hidden = max(torch.finfo(self.dtype).min, torch.finfo(torch.float32).min)
         mask, positions = _lay_out(feeds, slots[lead:], self.cache.high, hidden)
         masks = for_kinds([*self.kinds, *self._held_kinds], mask, hidden, positions, feeds)
         if lead:
-            tokens, positions = [0, *tokens], [cast(int, self.switch), *positions]
+            inputs = {name: torch.cat([given[:, :1], given], dim=1) for name, given in inputs.items()}
+            positions = [cast(int, self.switch), *positions]
             masks = [_led(mask, slots[0], hidden) for mask in masks]
         self.cache.begin(slots, self.device)
-        given = as_given(self.kinds, masks[: len(self.kinds)], self.device, self.model.dtype)
+        given = as_given(self.kinds, masks[: len(self.kinds)], self.device, self.dtype)
         with self._placing(feeds, given, masks[len(self.kinds) :]):
             logits = self.call(
-                input_ids=torch.tensor([tokens], device=self.device),
+                **inputs,
                 attention_mask=None if self._biased else given,
                 position_ids=torch.tensor([positions], device=self.device),
                 use_cache=True,
                 logits_to_keep=_wanted(feeds, lead),
                 **{self.cache_argument: self.cache},
             )[0]
-        if not np.isfinite(logits.sum(dtype=torch.float32).item()):
+        if not math.isfinite(logits.sum(dtype=torch.float32).item()):
             raise LogitsError(
                 f"{self.class_name} returned NaN or infinite logits; the request was stopped, the engine is usable"
             )
@@ -210,6 +215,11 @@ class TorchModel:
         positions = torch.from_numpy(cell_positions(feeds, given.shape[-1])).to(self.device)
         return biased(self._biased, self.cache, given, positions)
 
+    def inputs(self, feeds: Sequence[Feed]) -> dict[str, torch.Tensor]:
+        """What the model reads, by the name of its argument: rows of all feeds behind each other."""
+        tokens = [token for feed in feeds for token in (*feed.committed, *feed.tokens)]
+        return {"input_ids": torch.tensor([tokens], device=self.device)}
+
     def plain(self, ids: torch.Tensor, count: int) -> torch.Tensor:
         with self._lock:
             return self.call(input_ids=ids.to(self.device), use_cache=False, logits_to_keep=count)
@@ -223,6 +233,11 @@ class TorchModel:
         text.clear()
         self.cache.drop_unused()
 
+    def release(self) -> None:
+        """Give all memory back if no request is open."""
+        with self._lock:
+            self.cache.release()
+
     def hold_weakly(self) -> None:
         self.model = cast(PreTrainedModel, proxy(self.model))
 
@@ -234,13 +249,15 @@ def _lay_out(
 
     Returns an additive mask f32[rows, width] (0 visible, `hidden` not) and the positions.
     """
-    mask = np.full((len(slots), width), hidden, dtype=np.float32)
+    mask = np.empty((len(slots), width), dtype=np.float32)
     positions: list[int] = []
     start = 0
     for rows in batch:
         text, fed = rows.text, len(rows.committed)
         mine = np.array(slots[start : start + fed + len(rows.tokens)], dtype=np.int64)
-        mask[start : start + len(mine), text.slots] = 0.0
+        committed = np.full(width, hidden, dtype=np.float32)  # once for all rows: they are many in a tree
+        committed[text.slots] = 0.0
+        mask[start : start + len(mine)] = committed
         positions.extend(range(len(text), len(text) + fed))
         if fed:
             mask[start : start + fed, mine[:fed]] = np.where(

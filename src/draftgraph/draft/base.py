@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from draftgraph.backends.base import CausalLM
 from draftgraph.draft.structures.base import Structure
 from draftgraph.draft.structures.own import Own
 from draftgraph.draft.terms import Draft, Limits, Overlap
+from draftgraph.sampling.laws import TargetLaws
 from draftgraph.types import Verdict
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Drafter(ABC):
     structure  what its drafts look like, for rules and budgets: `dg.structures.Chain()` promises chains. None: it grows whatever
                structure the engine was given. By default any tree.
     model      the causal LM that it runs, if any: its passes are timed and its window bounds the text.
-    taps       hidden states of the target that it reads. Backends give them, but no round hands them on yet.
+    taps       names of the target's hidden states that it reads (`CausalLM.forward`); `read` is given them.
     edges      names of the edge sources that it copies from. Copies may pay where drafts do not.
     identity   names it in tables of costs, which are then kept between processes. None: it is timed once per engine.
     heeds_prices  True: it leaves out slots below `limits.floor` and passes below `limits.price_pass(…)`, so that the automatic
@@ -71,6 +72,16 @@ class Drafter(ABC):
     def begin(self, request: Request) -> None:  # noqa: B027
         """A request begins; its prompt is `request.tokens`."""
 
+    def read(self, request: Request, taps: Mapping[str, torch.Tensor], path: Sequence[int]) -> None:  # noqa: B027
+        """The target has read rows of the request: after every pass, pieces of a long text included, before `observe`.
+
+        taps  f[rows, width] by name, the hidden states that `self.taps` asks for; none without. First come the tokens that
+              joined the text for good, `request.tokens` from where the last pass ended, then the nodes of the draft.
+        path  the nodes that were accepted.
+
+        The last committed token has not been read when the next draft is asked for, and before the first round nothing has.
+        """
+
     def observe(  # noqa: B027
         self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, p: torch.Tensor
     ) -> None:
@@ -81,6 +92,12 @@ class Drafter(ABC):
 
         Later drafts may look at all of it.
         """
+
+    def verified(
+        self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, laws: TargetLaws
+    ) -> None:
+        """What the engine calls: `observe`, for which laws that are point masses have to be spelt out."""
+        self.observe(request, draft, verdict, scores, laws.p)
 
     def overlap(self, request: Request) -> Overlap | None:
         """What drafter and target had in common so far; None where the drafter does not count it."""

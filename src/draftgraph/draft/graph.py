@@ -76,7 +76,7 @@ DrawOne = Callable[[torch.Tensor, int], int]
 class DraftGraph:
     """A draft while it grows: nodes with their laws, and where each one came from. `fix` and `sample` append a node.
 
-    rows   continuations of the nodes that the drafter evaluated.
+    rows   continuations of the nodes that the drafter evaluated; promised  their probabilities as the drafter gave them.
     fed    for those nodes, their number among the rows that the drafter was fed this round.
     edges  the borrowed row of every node whose children are copies.
     drafted_at  where the row of every node was computed: the parent of a drafted node, else the number in the edge's key (for
@@ -95,10 +95,12 @@ class DraftGraph:
     drafted_at: list[int | None] = field(default_factory=list)
     matched: list[int] = field(default_factory=list)
     rows: dict[int, Row] = field(default_factory=dict)
+    promised: dict[int, Sequence[float]] = field(default_factory=dict)
     fed: dict[int, int] = field(default_factory=dict)
     edges: dict[int, Edge] = field(default_factory=dict)
     depths: list[int] = field(default_factory=list)
     across: bool = True
+    _num_laws: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -164,15 +166,17 @@ class DraftGraph:
 
     def add_laws(self, laws: torch.Tensor) -> int:
         """Store rows f[k, V] that tokens were drawn from; returns the index of the first."""
-        first = sum(len(block) for block in self.laws)
+        first, self._num_laws = self._num_laws, self._num_laws + len(laws)
         self.laws.append(laws)
         return first
 
     def remember(self, nodes: Sequence[int], q: torch.Tensor, width: int, expected: Expected = list) -> list[Row]:
         """Keep the `width` best continuations of freshly evaluated nodes, from their rows f[n, V]."""
         probs, tokens = q.topk(min(width, q.shape[1]), dim=1)
-        rows = [Row(t, expected(w)) for t, w in zip(tokens.tolist(), probs.tolist(), strict=True)]
+        promised = probs.tolist()
+        rows = [Row(t, expected(w)) for t, w in zip(tokens.tolist(), promised, strict=True)]
         self.rows.update(zip(nodes, rows, strict=True))
+        self.promised.update(zip(nodes, promised, strict=True))
         return rows
 
     def score(self, node: int) -> float:
@@ -209,6 +213,7 @@ class DraftGraph:
                 number[self.parents[node]], self.tokens[node], self.scores[node], FIXED, origin, at, self.matched[node]
             )
         kept.rows = {number[node]: row for node, row in self.rows.items() if node in number}
+        kept.promised = {number[node]: probs for node, probs in self.promised.items() if node in number}
         kept.fed = {number[node]: row for node, row in self.fed.items() if node in number}
         kept.edges = {number[node]: edge for node, edge in self.edges.items() if node in number}
         return kept

@@ -14,6 +14,7 @@ from draftgraph.draft.terms import Draft, Limits
 from draftgraph.draft.unroll import Unroller
 from draftgraph.draft.whole_sizes import cut
 from draftgraph.request.state import Request
+from draftgraph.sampling.laws import TargetLaws
 from draftgraph.types import ROOT, Verdict
 
 
@@ -57,7 +58,9 @@ class LookupDrafter(Drafter):
         sources: Sources = request.drafting
         return sources.start() if len(request.tokens) == request.prompt_length else None
 
-    def observe(self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, p: torch.Tensor) -> None:
+    def verified(
+        self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, laws: TargetLaws
+    ) -> None:
         sources: Sources = request.drafting
         sources.observe(request, draft.graph, draft.tree, verdict, scores)
 

@@ -20,6 +20,7 @@ from draftgraph.draft.structures.calibrate import Calibration
 from draftgraph.draft.terms import Draft, Draw, Limits, Overlap
 from draftgraph.draft.whole_sizes import cut
 from draftgraph.request.state import Request
+from draftgraph.sampling.laws import TargetLaws
 from draftgraph.sampling.rng import Role
 from draftgraph.types import ROOT, Verdict
 from draftgraph.verification.base import sample_rows
@@ -94,29 +95,31 @@ class ModelDrafter(Drafter):
             graph = cut(graph, limits.seconds, limits.worth)
         return Draft(graph, reader.evaluations, reader.passes)
 
-    def observe(self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, p: torch.Tensor) -> None:
+    def verified(
+        self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, laws: TargetLaws
+    ) -> None:
         state: _State = request.drafting
         self.model.keep(state.text, [draft.graph.fed[node] for node in verdict.path if node in draft.graph.fed])
         token = draft.tree.tokens[verdict.path[0]] if verdict.path else verdict.token
-        self._calibrate(request, draft, token, p[0])
+        self._calibrate(request, draft, token, laws)
         state.reader = None
         if self.edges:
             state.sources.observe(request, draft.graph, draft.tree, verdict, scores)
 
-    def _calibrate(self, request: Request, draft: Draft, token: int, p: torch.Tensor) -> None:
+    def _calibrate(self, request: Request, draft: Draft, token: int, laws: TargetLaws) -> None:
         """Learn from the root, the one position that every round verifies without having selected it."""
         state: _State = request.drafting
         law = None if state.reader is None else state.reader.root_law
         if law is None:
             return
-        if request.params.temperature > 0 and not request.choice.rule.position_noise:
-            state.overlap += float(torch.minimum(law, p).sum())
+        if laws.choices is None and not request.choice.rule.position_noise:
+            state.overlap += float(torch.minimum(law, laws.p[0]).sum())
             state.rounds += 1
         if request.choice.sampled:
-            state.calibration.observe(law, p)
-        elif ROOT in draft.graph.rows:
+            state.calibration.observe(law, laws.p[0])
+        elif ROOT in draft.graph.promised:
             best = draft.graph.rows[ROOT].tokens
-            state.calibration.observe_fixed(law[best].tolist(), [float(t == token) for t in best])
+            state.calibration.observe_fixed(draft.graph.promised[ROOT], [float(t == token) for t in best])
 
     def overlap(self, request: Request) -> Overlap | None:
         state: _State = request.drafting

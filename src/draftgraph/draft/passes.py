@@ -10,6 +10,7 @@ reached: deferred unrolling.)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -50,18 +51,23 @@ class DrafterPasses:
         self.shape, self.temperature, self.ahead = shape, temperature, ahead
         self.passes = self.evaluations = 0
         self.root_law: torch.Tensor | None = None
-        self._rows: dict[Path, torch.Tensor] = {}
+        self._rows: dict[Path, tuple[torch.Tensor, int]] = {}
         self._fed: dict[Path, int] = {(): ROOT}
 
     def __call__(self, graph: DraftGraph, nodes: Sequence[int]) -> torch.Tensor:
         """Rows f[len(nodes), V] behind `nodes`, with a pass if one of them has not been read."""
-        paths = {node: tuple(graph.path_tokens(node)) for node in nodes}
-        unread = [node for node in nodes if paths[node] not in self._rows]
+        paths = [tuple(graph.path_tokens(node)) for node in nodes]
+        unread = [node for node, path in zip(nodes, paths, strict=True) if path not in self._rows]
         if unread:
             further = self.ahead(graph, unread) if self.ahead is not None else []
-            self._read(list(dict.fromkeys([*(paths[node] for node in unread), *further])))
-        graph.fed.update((node, self._fed[path]) for node, path in paths.items() if node != ROOT)
-        return torch.stack([self._rows[paths[node]] for node in nodes])
+            missing = [path for path in paths if path not in self._rows]
+            self._read(list(dict.fromkeys([*missing, *further])))
+        graph.fed.update((node, self._fed[path]) for node, path in zip(nodes, paths, strict=True) if node != ROOT)
+        blocks = [self._rows[path] for path in paths]
+        whole = blocks[0][0]
+        if len(whole) == len(blocks) and all(block is whole and row == i for i, (block, row) in enumerate(blocks)):
+            return whole  # as it was read
+        return torch.stack([block[row] for block, row in blocks])
 
     def has_read(self, graph: DraftGraph, node: int) -> bool:
         """Whether the row behind a node is at hand, so that asking for it costs no pass."""
@@ -70,7 +76,7 @@ class DrafterPasses:
     def _read(self, paths: Sequence[Path]) -> None:
         """One drafter pass."""
         drafted = [path for path in paths if path]
-        self._fed |= {path: len(self.text.nodes) + i for i, path in enumerate(drafted)}
+        self._fed.update((path, i) for i, path in enumerate(drafted, len(self.text.nodes)))
         vocab = self.model.vocab_size
         feed = Feed(
             self.text,
@@ -82,22 +88,26 @@ class DrafterPasses:
         self.evaluations += len(paths)
         with self.request.clock("drafter"):
             logits = self.model.forward([feed])[0].logits
-        number = {path: row for row, path in enumerate(paths)}
-        above = [number.get(path[:-1], -1) if path else -1 for path in paths]
-        prefixes = Prefixes(self.request.tokens, lambda row: list(paths[row]), above)
+        prefixes = Prefixes(self.request.tokens, lambda row: list(paths[row]), partial(_above, paths))
         laws = self.shape(self.request.warper.scores(self._align(logits), prefixes), list(map(len, paths)))
-        if () in paths:
+        if len(drafted) < len(paths):
             self.root_law = laws[paths.index(())]
         if self.temperature != 1.0:
             laws = sharpen(laws, 1.0 / self.temperature)
-        self._rows.update(zip(paths, laws, strict=True))
+        self._rows.update((path, (laws, row)) for row, path in enumerate(paths))
 
     def _align(self, logits: torch.Tensor) -> torch.Tensor:
         """The drafter's logits over the target's vocabulary; what only one of them has is padding."""
         missing = self.vocab_size - logits.shape[1]
         if missing > 0:
             return torch.nn.functional.pad(logits, (0, missing), value=-torch.inf)
-        return logits[:, : self.vocab_size]
+        return logits[:, : self.vocab_size] if missing < 0 else logits
+
+
+def _above(paths: Sequence[Path], row: int) -> int:
+    """The row of the path that a path continues, -1 if it is not among them."""
+    parent = paths[row][:-1]
+    return paths.index(parent) if paths[row] and parent in paths else -1
 
 
 def readable(tokens: Sequence[int], vocab_size: int) -> list[int]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.terms import Draft, Limits
@@ -65,14 +62,19 @@ def _check_laws(drafter: Drafter, draft: Draft, tree: TokenTree, request: Reques
     request.choice.rule.check(tree)
 
 
-@contextmanager
-def failing(drafter: Drafter, doing: str) -> Iterator[None]:
+class failing:  # noqa: N801  # used as a function
     """Whatever a drafter raises becomes a DrafterError that names it; want of memory is nobody's fault and stays itself."""
-    try:
-        yield
-    except (DraftgraphError, MemoryError):
-        raise
-    except Exception as error:
-        raise DrafterError(
-            f"the drafter {drafter.name} failed while {doing}: {type(error).__name__}: {error}"
-        ) from error
+
+    __slots__ = ("doing", "drafter")
+
+    def __init__(self, drafter: Drafter, doing: str) -> None:
+        self.drafter, self.doing = drafter, doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, DraftgraphError | MemoryError):
+            raise DrafterError(
+                f"the drafter {self.drafter.name} failed while {self.doing}: {type(error).__name__}: {error}"
+            ) from error

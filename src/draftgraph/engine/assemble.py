@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.backends.base import CausalLM
+from draftgraph.backends.base import CausalLM, Feed
 from draftgraph.backends.choice import Loaded, Loading, load_backend
+from draftgraph.backends.feature_files import holds_features, read_features
+from draftgraph.backends.feature_model import FeatureModel
 from draftgraph.backends.load import check_pair, load_tokenizer
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.edges.sources import edges_beside_model, edges_without_model
+from draftgraph.draft.hidden import HiddenDrafter
 from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
 from draftgraph.engine.config import Config
@@ -37,6 +42,12 @@ def make_backend(model: torch.nn.Module) -> TorchModel:
     return TorchModel(model)
 
 
+def for_drafter(loading: Loading, draft_model: object, config: Config) -> Loading:
+    """How the target is loaded, so that it gives its drafter what that reads."""
+    taps = () if config.own_drafter is None else tuple(config.own_drafter.taps)
+    return replace(loading, taps=taps, embeddings=draft_model is not None and holds_features(draft_model))
+
+
 def make_drafter(
     target: Loaded,
     draft_model: str | Path | PreTrainedModel | None,
@@ -47,23 +58,41 @@ def make_drafter(
     """The drafter that the config asks for, and why its model runs on its backend, in words."""
     own, structure = config.own_drafter, config.resolved_structure
     if own is not None:
-        return _without_taps(own), ""
+        _refuse_missing_taps(target.model, own)
+        return own, ""
     if draft_model is None:
         return _looking_up(target.model, config, tokenizer), ""
     if config.prediction is not None:
         raise OptionError("prediction is for drafter='text', which has no draft_model; leave out one of them")
     edges = edges_beside_model(config.edges, structure)
-    drafter = load_backend(draft_model, loading, probed=target.inside)
+    if holds_features(draft_model):
+        return _reading_features(Path(str(draft_model)), target, edges), "it reads the target's hidden states"
+    drafter = load_backend(draft_model, replace(loading, taps=()), probed=target.inside)
     check_pair(target.model, drafter.model, tokenizer, load_tokenizer(draft_model, loading.trusted))
     return ModelDrafter(drafter.model, target.model.vocab_size, edges), drafter.reason
 
 
-def _without_taps(own: Drafter) -> Drafter:
-    if own.taps:
+def _reading_features(folder: Path, target: Loaded, edges: Sequence[str]) -> HiddenDrafter:
+    """A trained drafter from its folder. Raises PairError or ModelError for what does not fit the target."""
+    if target.inside is None:
         raise OptionError(
-            f"{own.name} asks for taps={tuple(own.taps)}, and no round hands hidden states to drafters yet; write taps = ()"
+            f"the drafter in {str(folder)!r} uses the target's embeddings, which backend={target.model.name!r} does not give; "
+            "write backend='torch'"
         )
-    return own
+    network, tokens = read_features(folder, target.inside)
+    embeddings = target.inside.get_input_embeddings()
+    return HiddenDrafter(FeatureModel(network, tokens, embeddings), target.model.vocab_size, edges)
+
+
+@torch.inference_mode()
+def _refuse_missing_taps(target: CausalLM, own: Drafter) -> None:
+    """Raise OptionError for taps that the target does not have, ModelError if it gives none."""
+    if own.taps:
+        text = target.open(1)
+        try:
+            target.forward([Feed(text, [0])], own.taps)
+        finally:
+            target.close(text)
 
 
 def _looking_up(target: CausalLM, config: Config, tokenizer: Any | None) -> LookupDrafter:

@@ -10,18 +10,19 @@ from draftgraph.draft.terms import Draft
 from draftgraph.request.record import RoundRecord
 from draftgraph.request.result import Event
 from draftgraph.request.state import Request
+from draftgraph.sampling.laws import TargetLaws
 from draftgraph.types import FIXED, Verdict
-from draftgraph.verification.probabilities import draft_probabilities, target_probabilities
+from draftgraph.verification.probabilities import confirmed, draft_probabilities
 
 
 def commit(
-    request: Request, draft: Draft, verdict: Verdict, logits: torch.Tensor, scores: torch.Tensor, p: torch.Tensor
+    request: Request, draft: Draft, verdict: Verdict, logits: torch.Tensor, scores: torch.Tensor, laws: TargetLaws
 ) -> Event:
     """Emit the accepted path and the bonus token, one token at a time, until something ends the text.
 
     logits  f[N + 1, V] the target's raw rows, for log-probabilities.
     scores  f[N + 1, V] the same rows after everything that depends on the prefix.
-    p       f[N + 1, V] the target's laws, which the verdict was drawn from.
+    laws    the target's, which the verdict was drawn from.
     """
     tokens = [*(draft.tree.tokens[node] for node in verdict.path), verdict.token]
     length = len(request.tokens)
@@ -30,7 +31,7 @@ def commit(
         text, reason = _emit(request, tokens, logprobs, lambda i: _told_to_stop(request, verdict, i, logits, scores))
     finally:  # `stop_when` may fail; what came before it has been emitted all the same
         emitted = len(request.tokens) - length
-        record = _record(request, draft, verdict, p, length, emitted)
+        record = _record(request, draft, verdict, laws, length, emitted)
         request.noise.forget_before(len(request.tokens))
     request.pieces.append(text)
     request.finish_reason = reason
@@ -86,7 +87,7 @@ def _emit(
 
 
 def _record(
-    request: Request, draft: Draft, verdict: Verdict, p: torch.Tensor, length: int, emitted: int
+    request: Request, draft: Draft, verdict: Verdict, laws: TargetLaws, length: int, emitted: int
 ) -> RoundRecord:
     """Enter a round that began at committed length `length` into the request's statistics."""
     tree = draft.tree
@@ -105,7 +106,7 @@ def _record(
         draft.num_evaluations,
         dict(request.clock.seconds),  # so far; the round adds the rest
         draft.reason,
-        target_probabilities(tree, p),
+        confirmed(tree, laws),
         draft_probabilities(tree),
         verdict.masses,
     )

@@ -21,7 +21,7 @@ from draftgraph.budget.limits import limits
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.proposal import failing
 from draftgraph.engine import chat, prompts
-from draftgraph.engine.assemble import make_drafter, with_drafter
+from draftgraph.engine.assemble import for_drafter, make_drafter, with_drafter
 from draftgraph.engine.bitwise import as_asked, numerics
 from draftgraph.engine.chat import Messages
 from draftgraph.engine.config import Config
@@ -90,8 +90,9 @@ class Engine:
         draft_model  the drafter (alias: assistant_model); without one, continuations are looked up in the text.
         tokenizer    needed for text prompts if `target` is a loaded model without a folder; itself, or its folder.
         dtype        of weights loaded here; None is float32 on a CPU. device  None is the GPU if there is one.
-        backend      what runs the models: "torch", "openvino", or "auto", which takes OpenVINO for folders and hub names on a
-                     CPU where it is installed and exact. `engine.backends` says which it was, and why.
+        backend      what runs the models: "torch"; "openvino"; "cuda_graphs", which records passes on a GPU and replays them; or
+                     "auto", which takes OpenVINO for folders and hub names on a CPU where it is installed and exact, and torch
+                     elsewhere. `engine.backends` says which it was, and why.
         weights      "int8" or "int4": quantise the models that are loaded here, drafter included, which OpenVINO runs (extra
                      "quantised"). That is another model than the stored one; the text keeps its law exactly. None: as stored.
         trust_remote_code  whether code that comes with the models may run. Without it such models are refused.
@@ -108,7 +109,7 @@ class Engine:
         require(named, "generation_config", generation_config, "a transformers GenerationConfig")
         chosen = (config or Config()).with_options(**options)
         chosen = with_drafter(chosen, draft_model is not None)
-        loading = Loading(dtype, device, trust_remote_code, backend, weights=weights)
+        loading = for_drafter(Loading(dtype, device, trust_remote_code, backend, weights=weights), draft_model, chosen)
         loaded = load_backend(target, loading)
         tokenizer = find_tokenizer(tokenizer, target, trust_remote_code)
         model, chosen = as_asked(loaded.model, chosen)

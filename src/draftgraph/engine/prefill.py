@@ -20,7 +20,9 @@ def prefill(request: Request, drafter: Drafter, target: CausalLM, limits: Limits
     """
     with request.clock("target"):
         target.expect(request.text, len(request.tokens))
-        if read_piece(target, request.text, request.tokens[len(request.text) :]) is not None:
-            return True
+        piece = read_piece(target, request.text, request.tokens[len(request.text) :], drafter.taps)
     with request.clock("drafting"), failing(drafter, "reading"):
-        return drafter.prefill(request, limits)
+        if piece is None:
+            return drafter.prefill(request, limits)
+        drafter.read(request, piece.taps, ())
+        return True

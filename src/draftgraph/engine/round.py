@@ -35,23 +35,24 @@ def decode_round(
         for request, draft in zip(requests, drafts, strict=True)
     ]
     with shared("target", [request.clock for request in requests], [feed.num_rows for feed in feeds]):
-        scored = target.forward(feeds)
+        scored = target.forward(feeds, drafter.taps)
 
     events = []
-    for request, draft, logits in zip(requests, drafts, (rows.logits for rows in scored), strict=True):
-        clock, tree = request.clock, draft.tree
+    for request, draft, rows in zip(requests, drafts, scored, strict=True):
+        clock, tree, logits = request.clock, draft.tree, rows.logits
         with clock("warping"):
             scores = request.warper.scores(logits, Prefixes.of_tree(request.tokens, tree))
-            p = request.warper.shape_round(scores)
+            laws = request.warper.shape_round(scores)
         with clock("rule"):
-            verdict = request.choice.rule.verdict(tree, p, request.noise, len(request.tokens))
+            verdict = request.choice.rule.decide(tree, laws, request.noise, len(request.tokens))
         with clock("warping"):
             request.warper.confirm(logits, scores, request.tokens, tree, verdict.path)
         with clock("drafting"), failing(drafter, "observing"):
-            drafter.observe(request, draft, verdict, scores, p)
+            drafter.read(request, rows.taps, verdict.path)
+            drafter.verified(request, draft, verdict, scores, laws)
         with clock("commit"):
             target.keep(request.text, verdict.path)
-            events.append(commit(request, draft, verdict, logits, scores, p))
+            events.append(commit(request, draft, verdict, logits, scores, laws))
 
     for request in requests:
         seconds = request.clock.take()

@@ -26,11 +26,11 @@ class Stats:
     accepted_by_match_length the same per length of match: entry j of an origin counts copies whose last j tokens agreed with the
                              place that they were copied from; what the drafter proposed itself is entry 0.
     seconds                  wall seconds per part of the rounds, see PARTS; of a pass that requests share, this one's share.
-    backend                  what ran the target.
     lossless                 whether the rule gives the output exactly the target's law.
     numerics                 how exactly the target's rows are computed: "exact", or "near ties may differ with the width of a
                              pass", where rounding (bfloat16, float16) lets a wide pass prefer another of two nearly equal tokens.
                              "not said" in traces of older versions.
+    backend                  what ran the target.
     """
 
     rule: str
@@ -51,8 +51,8 @@ class Stats:
     accepted_by_source: dict[str, int]
     accepted_by_match_length: dict[str, list[int]]
     seconds: dict[str, float]
-    backend: str = "torch"
     numerics: str = "not said"
+    backend: str = "torch"
 
     def __getitem__(self, name: str) -> Any:
         """Fields by their JSON names."""

@@ -15,7 +15,9 @@ class Tokenizer(Protocol):
 
 
 CONTEXT = 6
-"""Tokens decoded again before new ones, so that spaces and byte sequences come out as in the whole text."""
+"""Tokens decoded again before new ones at least, so that spaces and byte sequences come out as in the whole text."""
+LONGEST_CONTEXT = 24
+"""Beyond so many the window moves, which takes a second decode."""
 UNFINISHED = 3
 """Bytes that an unfinished character can have, hence tokens held back for it; more of them are rubbish."""
 
@@ -23,8 +25,8 @@ UNFINISHED = 3
 class Detokenizer:
     """Incremental text of one request.
 
-    Decodes a short window twice per call (with and without the new tokens) and emits the difference, up to the last
-    whole character. The window begins where a character began: some decoders show a run of bytes that begins inside a
+    Decodes a short window with the new tokens and emits what is new, up to the last whole character. What the window held
+    before is known until it moves. It begins where a character began: some decoders show a run of bytes that begins inside a
     character as rubbish throughout. A special token that a stop string names ends an unfinished character.
     """
 
@@ -33,6 +35,7 @@ class Detokenizer:
         self._ids = self._whole_end(prompt)
         self._starts = [0]  # where the window may begin: shown up to there, the oldest first
         self._read = len(self._ids)
+        self._known: str | None = None
         self._named = special_names(tokenizer, stop)
         self._stops = StopStrings(stop, self._named.values())
 
@@ -56,6 +59,7 @@ class Detokenizer:
             else:
                 text += self._stops.feed(self._unfinished()) + self._stops.feed(name, is_shown=False)
                 self._ids.extend(run)
+                self._known = None  # of the token's own name nothing is shown
                 self._advance(len(self._ids))
         return text
 
@@ -79,15 +83,18 @@ class Detokenizer:
                 break
         else:
             return ""
-        before = self._decode(self._starts[0], self._read)
+        before = self._decode(self._starts[0], self._read) if self._known is None else self._known
+        self._known = after
         self._advance(end)
         return after[len(before) :]
 
     def _advance(self, end: int) -> None:
         self._read = end
         self._starts.append(end)
-        while len(self._starts) > 1 and self._starts[1] <= end - CONTEXT:
-            del self._starts[0]
+        if end - self._starts[0] > LONGEST_CONTEXT:
+            self._known = None
+            while len(self._starts) > 1 and self._starts[1] <= end - CONTEXT:
+                del self._starts[0]
 
     def _unfinished(self) -> str:
         """The text of tokens that end within a character; what comes after them is decoded apart."""
@@ -95,7 +102,7 @@ class Detokenizer:
             return ""
         before, after = (self._decode(self._starts[0], end) for end in (self._read, len(self._ids)))
         self._read = len(self._ids)
-        self._starts = [self._read]
+        self._starts, self._known = [self._read], None
         return after[len(before) :]
 
     def _whole_end(self, prompt: Sequence[int]) -> list[int]:

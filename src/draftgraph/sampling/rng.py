@@ -29,10 +29,14 @@ class Role(IntEnum):
     POSITION = 3
 
 
+_PACKERS = [struct.Struct(f"<{count}Q").pack for count in range(7)]
+"""By how many numbers they pack."""
+
+
 def _digest(*address: int) -> bytes:
     """16 bytes that stand for an address; two addresses never share the bytes that are hashed."""
     try:
-        packed = struct.pack(f"<{len(address)}Q", *address)
+        packed = _PACKERS[len(address)](*address)
     except struct.error:
         # A number is negative or has more than 64 bits: all are spelt out. This form has no zero byte, the other one always has.
         packed = ",".join(f"{number:x}" for number in address).encode()
@@ -61,7 +65,7 @@ class Noise:
 
         Every round commits at least one token, so no address is met twice.
         """
-        word = struct.unpack_from("<Q", _digest(self.seed, self.sample, length, role, depth, node))[0]
+        word = int.from_bytes(_digest(self.seed, self.sample, length, role, depth, node)[:8], "little")
         return float((word >> 11) * 2.0**-53)
 
     def exponentials(self, position: int, size: int) -> torch.Tensor:

@@ -19,6 +19,7 @@ from draftgraph.errors import LogitsError
 from draftgraph.sampling.contract import call, refusal, same, unknown
 from draftgraph.sampling.copies import copied
 from draftgraph.sampling.filters import Filters
+from draftgraph.sampling.laws import TargetLaws
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.types import TokenTree
 
@@ -113,52 +114,78 @@ class Warper:
 
     def shape(self, scores: torch.Tensor) -> torch.Tensor:
         """Temperature, top-k, top-p, min-p and softmax: rows of scores f[rows, V] to laws of the same shape."""
-        return self._shape(scores, torch.empty_like(scores))
+        return self._shape(scores)
 
-    def shape_round(self, scores: torch.Tensor) -> torch.Tensor:
+    def shape_round(self, scores: torch.Tensor) -> TargetLaws:
         """`shape` for the rows of one round: the result is overwritten by the next call.
 
         Tens of megabytes that are allocated anew in every round cost more in page faults than the softmax itself.
         """
+        if self.temperature == 0:
+            chosen = self._choices(scores)
+            return TargetLaws(lambda: self._masses(chosen, self._buffer_for(scores)), chosen[:, 0].tolist())
+        laws = self._shape(scores, self._buffer_for(scores))
+        return TargetLaws(lambda: laws)
+
+    def _buffer_for(self, scores: torch.Tensor) -> torch.Tensor:
         buffer = self._buffer
         if buffer.shape[1:] != scores.shape[1:] or len(buffer) < len(scores) or buffer.dtype != scores.dtype:
             self._buffer = torch.empty_like(scores)
-        return self._shape(scores, self._buffer[: len(scores)])
+        return self._buffer[: len(scores)]
 
-    def _shape(self, scores: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    def _shape(self, scores: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         if self.temperature == 0:
-            best = scores.max(dim=1, keepdim=True)
-            laws, checked = out.zero_().scatter_(1, best.indices, 1.0), best.values
-        else:
-            if self.temperature < COLD:  # in float32 dividing would overflow, and 1e-46 would be 0
-                behind = (scores - scores.amax(dim=1, keepdim=True)).double()
-                scores = (behind / self.temperature).to(scores)
-            elif self.temperature != 1.0:  # a float32 of 1e300 would be infinite, and -inf / inf no number
-                scores = torch.div(scores, min(self.temperature, torch.finfo(scores.dtype).max), out=out)
-            laws = checked = self._filters.laws(scores) if self._filters else torch.softmax(scores, dim=1, out=out)
-        if self._prefixed and not bool(torch.isfinite(checked).all()):  # models answer for their own logits
+            return self._masses(self._choices(scores), torch.empty_like(scores))
+        if self.temperature < COLD:  # in float32 dividing would overflow, and 1e-46 would be 0
+            behind = (scores - scores.amax(dim=1, keepdim=True)).double()
+            scores = (behind / self.temperature).to(scores)
+        elif self.temperature != 1.0:  # a float32 of 1e300 would be infinite, and -inf / inf no number
+            scores = torch.div(scores, min(self.temperature, torch.finfo(scores.dtype).max), out=out)
+        laws = self._filters.laws(scores) if self._filters else torch.softmax(scores, dim=1, out=out)
+        self._check(laws)
+        return laws
+
+    @staticmethod
+    def _masses(choices: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Point masses f[rows, V] at the tokens i64[rows, 1]."""
+        return out.zero_().scatter_(1, choices, 1.0)
+
+    def _choices(self, scores: torch.Tensor) -> torch.Tensor:
+        """i64[rows, 1], the best token of every row; of equal ones the first."""
+        if self._prefixed:
+            self._check(scores.amax(dim=1))
+        if scores.is_cpu:  # on whole rows NumPy is several times as fast as torch
+            return torch.from_numpy(scores.numpy().argmax(axis=1, keepdims=True))
+        return scores.argmax(dim=1, keepdim=True)
+
+    def _check(self, values: torch.Tensor) -> None:
+        """Refuse what processors made of a row; models answer for their own logits."""
+        if self._prefixed and not bool(torch.isfinite(values).all()):
             raise LogitsError(
                 "the logits processors left a row that is not a distribution (NaN, +inf, or no token possible)"
             )
-        return laws
 
 
 class Prefixes:
     """The prefix of every row: the committed text, then the row's own path of drafted tokens, `path(row)`.
 
-    parents  per row, the row of the node above it, or -1 if that is not among the rows.
+    parent  the row of the node above a row, or -1 if that is not among the rows.
     """
 
     def __init__(
-        self, committed: Sequence[int], path: Callable[[int], Sequence[int]], parents: Sequence[int] | None = None
+        self,
+        committed: Sequence[int],
+        path: Callable[[int], Sequence[int]],
+        parent: Callable[[int], int] = lambda row: -1,
     ) -> None:
-        self.committed, self.path, self.parents = committed, path, parents
+        self.committed, self.path, self.parent = committed, path, parent
 
     @classmethod
     def of_tree(cls, committed: Sequence[int], tree: TokenTree) -> Prefixes:
         """Of the root (row 0) and every node (row i + 1)."""
-        parents = [-1, *(parent + 1 for parent in tree.parents)]
-        return cls(committed, lambda row: tree.path_tokens(row - 1), parents)
+        return cls(
+            committed, lambda row: tree.path_tokens(row - 1), lambda row: tree.parents[row - 1] + 1 if row else -1
+        )
 
     def by_length(self, count: int) -> list[list[int]]:
         """Rows of equal prefix length together, as processors take them, the shortest first."""
@@ -170,9 +197,6 @@ class Prefixes:
     def ids(self, rows: Sequence[int], device: torch.device) -> torch.Tensor:
         """i64[rows, length], the prefixes of rows of equal length."""
         return torch.tensor([[*self.committed, *self.path(row)] for row in rows], device=device)
-
-    def parent(self, row: int) -> int:
-        return -1 if self.parents is None else self.parents[row]
 
     def impossible(self, rows: Sequence[int], scores: torch.Tensor) -> set[int]:
         """Those rows whose last token the row above rules out; `scores` f[count, V] holds the rows above."""

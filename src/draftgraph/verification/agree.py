@@ -19,6 +19,7 @@ class AgreeRule(WalkRule):
     name: ClassVar[str] = "agree"
     source: ClassVar[str] = "drafter-invariant speculative decoding, arXiv 2408.07978, on the target walk"
     position_noise: ClassVar[bool] = True
+    longest_match: ClassVar[bool] = True
 
     def verdict(self, tree: TokenTree, p: torch.Tensor, noise: Noise, length: int) -> Verdict:
         row = 0

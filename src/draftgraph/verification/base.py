@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import ClassVar
 
 import torch
 
 from draftgraph.errors import DraftError
+from draftgraph.sampling.laws import TargetLaws
 from draftgraph.sampling.rng import Noise, Role
-from draftgraph.types import LAWS, STRUCTURES, Outcome, TokenTree, Verdict
+from draftgraph.types import LAWS, ROOT, STRUCTURES, Outcome, TokenTree, Verdict
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,15 @@ class Rule(ABC):
     """True if the verdict is drawn with noise that belongs to output positions (and may be shared with the drafter)."""
     continues: ClassVar[bool] = False
     """True if the rule also sets the law of later positions, so that a round cannot start from the plain target."""
+    longest_match: ClassVar[bool] = False
+    """True if the verdict is the longest match wherever the target's laws are point masses, whatever was drafted and how.
+
+    A subclass with an outcome or a verdict of its own has to say so again."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "longest_match" not in vars(cls) and {"outcome", "verdict"} & vars(cls).keys():
+            cls.longest_match = False
 
     @abstractmethod
     def outcome(self, tree: TokenTree, p: torch.Tensor) -> Outcome:
@@ -63,6 +75,12 @@ class Rule(ABC):
     def verdict(self, tree: TokenTree, p: torch.Tensor, noise: Noise, length: int) -> Verdict:
         """One draw from `outcome`, with the fresh noise of the round that starts at committed length `length`."""
         return draw(tree, self.outcome(tree, p), noise, length)
+
+    def decide(self, tree: TokenTree, laws: TargetLaws, noise: Noise, length: int) -> Verdict:
+        """`verdict` for the laws of a round, which reads no row where they are point masses and the rule allows it."""
+        if laws.choices is not None and self.longest_match:
+            return longest_match(tree, laws.choices)
+        return self.verdict(tree, laws.p, noise, length)
 
     def check(self, tree: TokenTree) -> None:
         """Refuse, by name, a draft that the rule is not made for.
@@ -91,9 +109,32 @@ _SHAPES = {
 
 def draw(tree: TokenTree, outcome: Outcome, noise: Noise, length: int) -> Verdict:
     """Draw the end of the accepted path, then the bonus token, by inversion of two fresh uniforms."""
-    end = sample(torch.tensor(outcome.stop, dtype=torch.float64), noise.uniform(length, Role.ACCEPT))
+    end = place_of(outcome.stop, noise.uniform(length, Role.ACCEPT))
     token = sample(outcome.bonus(end), noise.uniform(length, Role.BONUS))
     return Verdict(tuple(tree.path(end - 1)), token, outcome.masses(tree))
+
+
+def longest_match(tree: TokenTree, choices: Sequence[int]) -> Verdict:
+    """Follow the target's choices down the tree, `choices[0]` at the root and `choices[i + 1]` at node i.
+
+    Of siblings with the same token the first is followed.
+    """
+    path: list[int] = []
+    masses = [0.0] * len(tree)
+    last = ROOT
+    for node, (parent, token) in enumerate(zip(tree.parents, tree.tokens, strict=True)):  # parents come first
+        if parent == last and token == choices[parent + 1]:
+            path.append(node)
+            masses[node] = 1.0
+            last = node
+    return Verdict(tuple(path), choices[last + 1], masses)
+
+
+def place_of(masses: Sequence[float], quantile: float) -> int:
+    """The entry at a quantile of masses, which need not sum to one. Never one of mass zero."""
+    cumulative = list(accumulate(masses))
+    place = bisect_right(cumulative, quantile * cumulative[-1])
+    return place if place < len(masses) else max(i for i, mass in enumerate(masses) if mass > 0.0)
 
 
 def sample(law: torch.Tensor, quantile: float) -> int:
@@ -104,6 +145,19 @@ def sample(law: torch.Tensor, quantile: float) -> int:
 def sample_rows(laws: torch.Tensor, quantiles: Sequence[float]) -> list[int]:
     """One token from each row of laws f[k, V], at the row's quantile in [0, 1). Never a token of mass zero."""
     cumulative = laws.cumsum(dim=1, dtype=torch.float64)
-    wanted = torch.tensor(quantiles, dtype=torch.float64, device=laws.device)[:, None] * cumulative[:, -1:]
-    tokens: list[int] = torch.searchsorted(cumulative, wanted, right=True)[:, 0].tolist()
-    return [t if t < laws.shape[1] else int(laws[i].nonzero()[-1]) for i, t in enumerate(tokens)]
+    if cumulative.is_cpu:
+        rows: list[Sequence[float]] = [
+            memoryview(row) for row in cumulative.numpy()
+        ]  # entries without calls of NumPy's
+        places = [bisect_right(row, u * row[-1]) for row, u in zip(rows, quantiles, strict=True)]
+    else:
+        places = places_of(cumulative, quantiles)
+    vocab = laws.shape[1]
+    return [t if t < vocab else int(laws[i].nonzero()[-1]) for i, t in enumerate(places)]
+
+
+def places_of(cumulative: torch.Tensor, quantiles: Sequence[float]) -> list[int]:
+    """The place of a quantile in each row of running sums f64[k, V], where they are; V if it is behind all of them."""
+    wanted = torch.tensor(quantiles, dtype=torch.float64, device=cumulative.device)[:, None] * cumulative[:, -1:]
+    places: list[int] = torch.searchsorted(cumulative, wanted, right=True)[:, 0].tolist()
+    return places

@@ -16,6 +16,7 @@ import torch
 
 from draftgraph.types import FIXED, Outcome, TokenTree
 from draftgraph.verification.base import EVERY_LAW, EVERY_STRUCTURE, Accepts, Rule
+from draftgraph.verification.probabilities import draft_probabilities, target_probabilities
 
 
 class LayerRule(Rule):
@@ -23,6 +24,7 @@ class LayerRule(Rule):
     source: ClassVar[str] = "draftgraph (on a chain: Block Verification, arXiv 2403.10444)"
     lossless: ClassVar[bool] = True
     accepts: ClassVar[Accepts] = Accepts(EVERY_LAW, EVERY_STRUCTURE)
+    longest_match: ClassVar[bool] = True
 
     def outcome(self, tree: TokenTree, p: torch.Tensor) -> Outcome:
         layers = place(tree, p)
@@ -73,26 +75,70 @@ class _Layer:
 def place(tree: TokenTree, p: torch.Tensor) -> list[_Layer]:
     """Top-down pass: how much target mass every node may carry (w), and what stays above it (R)."""
     layers: list[_Layer] = []
+    known = _Known(target_probabilities(tree, p), draft_probabilities(tree))
     rows, shares, missing = [0], [1.0], 0.0
     while rows:
         layer = _Layer(rows, shares, missing, list(shares))
-        keep = _place_draws(tree, p, layer)
-        _place_fixed(tree, p, layer, keep)
+        draws = _draws(tree, rows)
+        single = {tree.parents[nodes[0]] for nodes in draws if len(nodes) == 1}
+        if len(single) == len(draws):  # every draw at a row of its own
+            keep = _place_single(tree, p, layer, [node for (node,) in draws], known)
+        else:
+            keep = _place_draws(tree, p, layer, draws)
+        _place_fixed(tree, layer, known.p, keep)
         layers.append(layer)
         live = sorted((child for child in layer.weights.items() if child[1] > 0.0), key=lambda child: -child[1])
         rows, shares = [row for row, _ in live], [share for _, share in live]
         missing = max(0.0, 1.0 - sum(shares))
+    known.settle()
     return layers
 
 
-def _place_draws(tree: TokenTree, p: torch.Tensor, layer: _Layer) -> float:
+@dataclass
+class _Known:
+    """p(x) and λ(x) of every node; `unread` are masses |R| that nothing further down needs, which are read together."""
+
+    p: Sequence[float]
+    q: Sequence[float | None]
+    unread: list[tuple[_Layer, int, torch.Tensor]] = field(default_factory=list)
+
+    def settle(self) -> None:
+        if self.unread:
+            masses = torch.stack([mass for _, _, mass in self.unread]).tolist()
+            for (layer, place, _), mass in zip(self.unread, masses, strict=True):
+                layer.masses[place] = mass
+
+
+def _place_single(tree: TokenTree, p: torch.Tensor, layer: _Layer, nodes: Sequence[int], known: _Known) -> float:
+    """SAMPLED slots, one per row at most, those of the heaviest row first. Returns m.
+
+    R is w p before the slot is placed, so that w of the child needs two numbers: min(1, w p(x) / c λ(x)).
+    """
+    keep = 1.0
+    followed = any(tree.law_row[node] == FIXED for row in layer.rows for node in tree.children[row])
+    for node in nodes:
+        row, law = tree.parents[node] + 1, tree.laws[tree.law_row[node]]  # type: ignore[index]  # checked when built
+        place = layer.rows.index(row)
+        # c is recomputed from its parts, never by subtraction: small masses would drown in rounding
+        capacity, share = layer.missing + sum(layer.masses), layer.shares[place]
+        offer = capacity * (known.q[node] or 0.0)
+        accept = min(1.0, share * known.p[node] / offer) if offer > 0.0 else 0.0
+        layer.weights[node + 1] = keep * accept
+        keep *= 1.0 - accept
+        residual = layer.residuals[row] = (p[row] * share).sub_(law, alpha=capacity).clamp_(min=0.0)
+        mass = residual.sum(dtype=torch.float64)
+        if followed or node != nodes[-1]:
+            layer.masses[place] = float(mass)
+        else:
+            known.unread.append((layer, place, mass))
+    return keep
+
+
+def _place_draws(tree: TokenTree, p: torch.Tensor, layer: _Layer, draws: Sequence[Sequence[int]]) -> float:
     """SAMPLED slots, those of the heaviest row first. Returns m, the probability that none of them was accepted.
 
     A draw offers the capacity κ = c λ; each of its parents in turn takes min(κ, R) of it, which leaves κ and R.
     """
-    draws = _draws(tree, layer.rows)
-    if not draws:
-        return 1.0
     masses = torch.tensor([*layer.shares, layer.missing], dtype=torch.float64, device=p.device)
     place_of = {row: i for i, row in enumerate(layer.rows)}
     readings: list[torch.Tensor] = []  # κ(x) and R(x) of every slot, before it is placed
@@ -145,7 +191,7 @@ def _accept(draws: Sequence[Sequence[int]], readings: Sequence[Sequence[float]],
     return keep
 
 
-def _place_fixed(tree: TokenTree, p: torch.Tensor, layer: _Layer, keep: float) -> None:
+def _place_fixed(tree: TokenTree, layer: _Layer, p: Sequence[float], keep: float) -> None:
     """FIXED slots: w = m R(x) / c. One after the other m and c shrink by the same factor, so m / c stays."""
     slots: dict[tuple[int, int], int] = {}  # a repeated token finds R(x) = 0
     for row in layer.rows:
@@ -157,19 +203,19 @@ def _place_fixed(tree: TokenTree, p: torch.Tensor, layer: _Layer, keep: float) -
     capacity = layer.missing + sum(layer.masses)
     scale = keep / capacity if capacity > 0.0 else 0.0
     place_of = {row: i for i, row in enumerate(layer.rows)}
-    for (row, token), value in zip(slots, _residuals_at(list(slots), p, layer), strict=True):
-        mass = value if row in layer.residuals else value * layer.shares[place_of[row]]
-        layer.weights[slots[row, token] + 1] = min(1.0, scale * mass)
+    residuals_at = _take_out([slot for slot in slots if slot[0] in layer.residuals], layer)
+    for (row, token), node in slots.items():
+        residual = residuals_at.get((row, token))
+        mass = p[node] * layer.shares[place_of[row]] if residual is None else residual
+        layer.weights[node + 1] = min(1.0, scale * mass)
         layer.masses[place_of[row]] = max(0.0, layer.masses[place_of[row]] - mass)
 
 
-def _residuals_at(slots: list[tuple[int, int]], p: torch.Tensor, layer: _Layer) -> list[float]:
-    """R(x) of (row, token) slots, which is taken out of R; p(x) for rows without SAMPLED slots, whose R is not stored."""
-    index = torch.tensor(slots, device=p.device).T
-    values = p[index[0], index[1]]
-    for i, (row, token) in enumerate(slots):
-        if row in layer.residuals:
-            values[i] = layer.residuals[row][token]
-            layer.residuals[row][token] = 0.0
-    found: list[float] = values.tolist()
-    return found
+def _take_out(slots: Sequence[tuple[int, int]], layer: _Layer) -> dict[tuple[int, int], float]:
+    """R(x) of (row, token) slots, which is taken out of R, read together."""
+    if not slots:
+        return {}
+    values = torch.stack([layer.residuals[row][token] for row, token in slots]).tolist()
+    for row, token in slots:
+        layer.residuals[row][token] = 0.0
+    return dict(zip(slots, values, strict=True))

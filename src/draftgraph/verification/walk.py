@@ -20,6 +20,7 @@ class WalkRule(Rule):
     source: ClassVar[str] = "naive sampling of SpecInfer, arXiv 2305.09781; SpecExec, arXiv 2406.02532"
     lossless: ClassVar[bool] = True
     accepts: ClassVar[Accepts] = Accepts(EVERY_LAW, EVERY_STRUCTURE)
+    longest_match: ClassVar[bool] = True
     uses_laws: ClassVar[bool] = False
 
     def outcome(self, tree: TokenTree, p: torch.Tensor) -> Outcome:

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from draft_tables import Table, brute_force, check
 from draftgraph.draft.edges.rows import Discounts, DraftRows, TextRows
 from draftgraph.draft.graph import DraftGraph
+from draftgraph.draft.structures.base import Growth
 from draftgraph.draft.structures.best_first import add_edges, grow_best_first
+from draftgraph.draft.structures.chain import Chain
 from draftgraph.draft.terms import Limits
 
 
@@ -38,8 +40,12 @@ def test_limits(seed: int, budget: int, depth: int, reach: int) -> None:
 
 @given(st.integers(0, 10**6), st.integers(1, 6))
 def test_width_one_is_the_greedy_chain(seed: int, budget: int) -> None:
+    """A chain, which has a loop of its own, grows the same."""
     table = Table(seed)
     graph, _ = grow_best_first(table, Limits(budget, 8, 8), width=1)
+    chain = Chain().grow(Growth(Limits(budget, 8, 8), Table(seed)))
+    assert (chain.tokens, chain.parents) == (graph.tokens, graph.parents)
+    assert chain.scores == pytest.approx(graph.scores)
     assert graph.tree().is_chain
     assert len(graph) == budget
     for node in range(len(graph)):

@@ -37,7 +37,7 @@ def test_what_a_sampled_child_keeps(seed: int) -> None:
     calibration = Calibration()
     only = q.topk(1).indices
     for _ in range(600):
-        calibration._observe_sampled(q, p, only)
+        calibration._observe_sampled(q, p, q[only].tolist(), p[only].tolist())
     head = float(q.max())
     assert calibration.kept(head, 1.0) == pytest.approx(float(torch.minimum(q, p).sum()), abs=0.01)
     assert calibration.kept(head, 0.5) == pytest.approx(0.5 * calibration.kept(head, 1.0))

@@ -56,8 +56,6 @@ class OpenVinoModel:
 
     name: ClassVar[str] = "openvino"
     most_rows = MOST_ROWS
-    switch: int | None = None
-    landmarks: Sequence[int] = ()
 
     def __init__(self, graph: Any, about: About, precision: Precision, threads: int) -> None:
         """Compiles the graph, which is used up. Raises whatever OpenVINO raises where it cannot."""
@@ -93,6 +91,16 @@ class OpenVinoModel:
         return f"{self.about.weights} openvino {self.about.version} {self.precision}"
 
     @property
+    def switch(self) -> int | None:
+        """None: models that read long texts otherwise are refused."""
+        return None
+
+    @property
+    def landmarks(self) -> Sequence[int]:
+        """None: models with windows are refused."""
+        return ()
+
+    @property
     def numerics(self) -> str:
         return EXACT if self.precision.exact else NEAR_TIES
 
@@ -116,7 +124,7 @@ class OpenVinoModel:
         return PagedText(capacity)
 
     def expect(self, text: CacheHandle, length: int) -> None:
-        """Nothing: no text is read in two ways."""
+        """Nothing: a text of any length is read in one way."""
 
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
         self._refuse_taps(taps)

@@ -44,7 +44,7 @@ def grow_best_first(
         pool.remember(frontier, evaluate(pool, frontier), width, expected)
         chosen = _best(pool, children, limits)
         frontier = [node for node in chosen if node not in pool.rows and pool.depth(node) < limits.reach]
-    return pool.subset(chosen), passes
+    return (pool if len(chosen) == len(pool) else pool.subset(chosen)), passes
 
 
 def _best(pool: DraftGraph, children: dict[tuple[int, int], int], limits: Limits) -> list[int]:

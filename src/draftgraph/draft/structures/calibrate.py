@@ -37,6 +37,9 @@ PRIOR_ROUNDS, MEMORY = 8.0, 64.0
 """Weight of the prior, and how many rounds a running mean remembers."""
 ALWAYS, EVERY = 24, 4
 """Learn from the first rounds always, then from every fourth."""
+LEAST_LEFT = 1e-3
+"""Mass outside the best tokens below which B says nothing."""
+_POWERS = [[1.0 / t] for t in TEMPERATURES]
 
 
 class Calibration:
@@ -84,9 +87,10 @@ class Calibration:
         self._seen += 1
         if self._seen > ALWAYS and self._seen % EVERY:
             return
-        top = q.topk(min(MAX_FIXED, len(q))).indices
-        self.observe_fixed(q[top].tolist(), p[top].tolist())
-        self._observe_sampled(q, p, top)
+        best = q.topk(min(MAX_FIXED, len(q)))
+        q_top, p_top = best.values.tolist(), p[best.indices].tolist()
+        self.observe_fixed(q_top, p_top)
+        self._observe_sampled(q, p, q_top, p_top)
         self._observe_temperatures(q, p)
 
     def observe_fixed(self, promised: Sequence[float], confirmed: Sequence[float]) -> None:
@@ -96,18 +100,24 @@ class Calibration:
             self._promised[other][b] += q
             self._confirmed[other][b] += p
 
-    def _observe_sampled(self, q: torch.Tensor, p: torch.Tensor, top: torch.Tensor) -> None:
-        rest = torch.stack((q, p)).repeat(len(top), 1, 1)  # f[k, 2, V]: without the k best tokens
-        for k in range(1, len(top)):
-            rest[k:, :, top[k - 1]] = 0.0
-        mass = rest.sum(dim=2, keepdim=True)
-        rest /= mass.clamp_min(1e-9)
-        heads = rest[:, 0].amax(dim=1).tolist()
-        narrow = torch.minimum(rest[:, 0], rest[:, 1]).sum(dim=1).tolist()
-        wide = torch.minimum(SLACK * rest[:, 0], rest[:, 1]).sum(dim=1).tolist()
-        for k, possible in enumerate((mass[:, :, 0].amin(dim=1) > 1e-3).tolist()):
-            if possible:
-                self._move(_bin(HEADS, heads[k]), narrow[k], wide[k])
+    def _observe_sampled(
+        self, q: torch.Tensor, p: torch.Tensor, q_top: Sequence[float], p_top: Sequence[float]
+    ) -> None:
+        """B without the k best tokens of q, for every k; q_top, p_top  what the laws give them.
+
+        With a and b the masses of q and p that are left, min(s q / a, p / b) = (s / a) min(q, (a / s b) p).
+        """
+        left = [
+            (1.0 - sum(q_top[:k]), 1.0 - sum(p_top[:k]))
+            for k in range(len(q_top))
+            if 1.0 - max(sum(q_top[:k]), sum(p_top[:k])) > LEAST_LEFT
+        ]
+        scales = [scale for a, b in left for scale in (a / b, a / (SLACK * b))]
+        common = torch.minimum(q, torch.tensor(scales, dtype=q.dtype, device=q.device)[:, None] * p).sum(dim=1).tolist()
+        for i, scale in enumerate(scales):
+            common[i] -= sum(min(x, scale * y) for x, y in zip(q_top[: i // 2], p_top[: i // 2], strict=True))
+        for k, (a, _) in enumerate(left):
+            self._move(_bin(HEADS, q_top[k] / a), common[2 * k] / a, SLACK * common[2 * k + 1] / a)
 
     def _move(self, b: int, narrow: float, wide: float) -> None:
         self._weight[b] = min(MEMORY, self._weight[b] + 1.0)
@@ -117,8 +127,7 @@ class Calibration:
         self.gamma[b] = min(2.5, max(0.05, -math.log(min(1.0, lost)) / math.log(SLACK)))
 
     def _observe_temperatures(self, q: torch.Tensor, p: torch.Tensor) -> None:
-        powers = torch.tensor([[1.0 / t] for t in TEMPERATURES], device=q.device)
-        sharp = sharpen(q[None], powers)
+        sharp = sharpen(q[None], torch.tensor(_POWERS, device=q.device))
         overlaps = torch.minimum(TYPICAL_SLACK * sharp, p).sum(dim=1).tolist()
         self._overlap = [0.98 * old + overlap for old, overlap in zip(self._overlap, overlaps, strict=True)]
 

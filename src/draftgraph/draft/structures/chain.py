@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.structures.base import Growth, Structure
-from draftgraph.draft.structures.best_first import grow_best_first
 from draftgraph.draft.structures.branching import grow_branching
 from draftgraph.draft.structures.sizes import size
 from draftgraph.draft.terms import Limits
+from draftgraph.types import ROOT
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,6 +49,23 @@ class Chain(Structure):
     def grow(self, growth: Growth) -> DraftGraph:
         limits = growth.limits
         if growth.draw is None and self.length is None:
-            return grow_best_first(growth.evaluate, limits, growth.calibration.expected, 1, growth.known)[0]
+            return _grow_likeliest(growth)
         shape = self.shape or (1,) * min(limits.depth, limits.budget)
         return grow_branching(growth.evaluate, growth.draw, limits, shape)[0]
+
+
+def _grow_likeliest(growth: Growth) -> DraftGraph:
+    """The best token of every row, FIXED, while it may be reached and its row may cost a pass."""
+    graph, limits = DraftGraph(), growth.limits
+    node, passes = ROOT, 0
+    while len(graph) < min(limits.budget, limits.reach):
+        if not growth.known(graph, node):
+            if passes == limits.depth or graph.score(node) < limits.price_pass(passes):
+                break
+            passes += 1
+        (row,) = graph.remember([node], growth.evaluate(graph, [node]), 1, growth.calibration.expected)
+        score = graph.score(node) * row.probs[0]
+        if score < limits.floor:
+            break
+        node = graph.add(node, row.tokens[0], score)
+    return graph

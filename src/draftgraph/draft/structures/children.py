@@ -20,6 +20,8 @@ from draftgraph.types import FIXED
 
 NO_MASS = 1e-5
 """Below this mass outside the FIXED siblings there is nothing left to sample from."""
+_PRIORS = Calibration()
+"""What slots are worth before anything is learnt."""
 
 
 class Level:
@@ -35,7 +37,6 @@ class Level:
         self.children: list[list[int]] = [[] for _ in nodes]
         self._left = [graph.score(node) for node in nodes]
         self._draws = 0
-        self._priors = Calibration()
 
     def fix(self, counts: Sequence[int]) -> None:
         """Give every node the best `counts` tokens of its row that have any mass, FIXED."""
@@ -57,9 +58,10 @@ class Level:
         depth = 1 + self.graph.depth(self.nodes[0])
         tokens = self.draw(laws, depth, [i + self._draws * len(self.nodes) for i in which])
         self._draws += 1
-        for row, (i, token, head) in enumerate(zip(which, tokens, laws.amax(dim=1).tolist(), strict=True), first):
+        heads = [self.rows[i].probs[0] for i in which] if laws is self.q else laws.amax(dim=1).tolist()
+        for row, (i, token, head) in enumerate(zip(which, tokens, heads, strict=True), first):
             left = self._left[i]
-            self._add(i, token, left * self._priors.kept(head, 1.0 / left) if left > 0.0 else 0.0, row)
+            self._add(i, token, left * _PRIORS.kept(head, 1.0 / left) if left > 0.0 else 0.0, row)
         return tokens
 
     def _add(self, i: int, token: int, mass: float, law: int = FIXED) -> None:
@@ -166,6 +168,8 @@ def _evaluate_once(evaluate: Evaluate, graph: DraftGraph, nodes: Sequence[int]) 
 
     They then have the very same law, as i.i.d. paths must, and the same state in the drafter.
     """
+    if len(nodes) == 1:
+        return evaluate(graph, nodes)
     first: dict[tuple[int, ...], int] = {}
     same = [first.setdefault(tuple(graph.path_tokens(node)), node) for node in nodes]
     asked = list(first.values())
@@ -181,9 +185,9 @@ def without(q: torch.Tensor, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
     out = [(i, token) for i, row in enumerate(tokens) for token in row]
     if not out:
         return q
-    index = torch.tensor(out, device=q.device).T
     rest = q.clone()
-    rest[index[0], index[1]] = 0.0
+    for i, token in out:
+        rest[i, token] = 0.0
     rest /= rest.sum(dim=1, keepdim=True)
     return rest
 

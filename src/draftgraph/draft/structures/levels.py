@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 
@@ -44,16 +44,14 @@ def grow_levels(evaluate: Evaluate, draw: Draw, limits: Limits, calibration: Cal
     return graph, min(limits.depth, limits.reach)
 
 
-@dataclass(frozen=True)
-class _Slots:
+class _Slots(NamedTuple):
     """The slots planned below one node: `fixed` best tokens, then one SAMPLED token of expected mass `kept`, if any."""
 
     fixed: int
     kept: float | None
 
 
-@dataclass(frozen=True)
-class _Menu:
+class _Menu(NamedTuple):
     """What a node's slots may be: k = 0, 1, … FIXED siblings and one SAMPLED child.
 
     fixed[k]  share of the node's mass that its k best tokens are expected to take.
@@ -91,10 +89,11 @@ def _allot(menus: Sequence[_Menu], calibration: Calibration, room: int, floor: f
     """Give the level's slots to the nodes where they gain most. Nodes come in order of mass.
 
     Two sweeps: a node's slack depends on the capacity that SAMPLED slots of heavier nodes leave, which is first taken as 1.
+    That of the heaviest node is 1.
     """
     capacity = [1.0] * len(menus)
     plan: list[_Slots] = []
-    for _ in range(2):
+    for _ in range(2 if len(menus) > 1 else 1):
         gains = [
             (gain, -v)
             for v, (menu, c) in enumerate(zip(menus, capacity, strict=True))
@@ -125,7 +124,8 @@ def _place(
 ) -> list[int]:
     """Append the planned slots: FIXED tokens, and one fresh draw per node from the row that is stored as its law."""
     chosen = [i for i, slots in enumerate(plan) if slots.kept is not None]
-    laws = without(q[chosen], [rows[i].tokens[: plan[i].fixed] for i in chosen])
+    drawn_from = q if len(chosen) == len(plan) else q[chosen]
+    laws = without(drawn_from, [rows[i].tokens[: plan[i].fixed] for i in chosen])
     drawn = iter(draw(laws, graph.depth(nodes[0]) + 1, chosen) if chosen else ())
     law = graph.add_laws(laws) if chosen else 0
     children: list[int] = []

@@ -1,7 +1,11 @@
-"""What can go wrong while the pair is trained."""
+"""What can go wrong in training."""
 
 from draftgraph.errors import DraftgraphError
 
 
-class PairTrainingError(DraftgraphError):
+class TrainingError(DraftgraphError):
     """Training cannot go on; the message says why and what to do."""
+
+
+class PairTrainingError(TrainingError):
+    """The bundled pair cannot be trained."""

@@ -1,0 +1,132 @@
+"""A feature drafter's network as a backend: its rows read features, and what rows above them put out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from draftgraph.backends.base import CacheHandle, Feed, Scored
+from draftgraph.backends.features import FeatureNet
+from draftgraph.backends.fingerprint import fingerprint
+from draftgraph.backends.taps import PREFIX
+from draftgraph.backends.torch_model import TorchModel
+from draftgraph.errors import ModelError
+from draftgraph.types import ROOT
+
+OUTPUT = f"{PREFIX}1"
+"""What the head of one block reads."""
+
+
+@dataclass(eq=False)
+class FeatureHandle(CacheHandle):
+    """What a feature drafter keeps of one request.
+
+    above    f[k, features] for the next rows that have not been read: the target's hidden states of the tokens above them.
+    outputs  f[d] of the rows of this round: by node, and of the last committed row at ROOT.
+    """
+
+    above: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    outputs: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def known(self) -> int:
+        """Tokens of the text whose hidden states have been handed in."""
+        return len(self) + len(self.above) - 1
+
+    def learn(self, features: torch.Tensor) -> None:
+        """Hand in the target's hidden states f[n, features] of the next n tokens of the text."""
+        self.above = torch.cat([self.above, features.to(self.above)])
+
+    def clear(self) -> None:
+        super().clear()
+        self.above, self.outputs = self.above[:0], {}
+
+
+class FeatureModel(TorchModel):
+    """A `CausalLM` over the target's vocabulary; tokens outside of the head have the logit -inf.
+
+    Rows of committed tokens read features, which are handed in before (`FeatureHandle.learn`). A token that got none reads zeros,
+    as the first one of a text does. Rows of nodes read the output of the row above, which an earlier pass has computed. Nodes are
+    never kept: once accepted, a token is read again, with the target's features.
+
+    net  the network. tokens  i64[K], the target's id of every entry of the head. embeddings  those of the target.
+    """
+
+    def __init__(self, net: FeatureNet, tokens: torch.Tensor, embeddings: torch.nn.Module) -> None:
+        super().__init__(net.core)
+        self.net, self.tokens = net, tokens
+        self.embeddings = embeddings
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """Names of the target's hidden states that make features."""
+        return self.net.shape.taps
+
+    @property
+    def model_name(self) -> str:
+        return "feature drafter"
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{fingerprint(self.net)} {self.dtype} {self.model.config._attn_implementation}"
+
+    def open(self, capacity: int) -> FeatureHandle:
+        return FeatureHandle(
+            capacity, above=torch.zeros(1, self.net.shape.features, device=self.device, dtype=self.dtype)
+        )
+
+    def inputs(self, feeds: Sequence[Feed]) -> dict[str, torch.Tensor]:
+        rows = [part for feed in feeds for part in self._residuals(feed)]
+        return {"inputs_embeds": torch.cat(rows)[None]}
+
+    def _residuals(self, feed: Feed) -> list[torch.Tensor]:
+        """Residuals of the committed rows and of the nodes of a feed, f[n, d] each."""
+        text = handle_of(feed)
+        embedded = self.embeddings(torch.tensor([*feed.committed, *feed.tokens], device=self.device))
+        count, parts = len(feed.committed), []
+        if count:
+            missing = count - len(text.above)
+            above = torch.nn.functional.pad(text.above, (0, 0, 0, missing)) if missing > 0 else text.above[:count]
+            parts.append(self.net.committed(above, embedded[:count]))
+        if feed.tokens:
+            if not all(parent in text.outputs for parent in feed.parents) or (count and ROOT in feed.parents):
+                raise ModelError(
+                    "a feature drafter reads a node after a pass has read its parent; feed them one by one"
+                )
+            carried = torch.stack([text.outputs[parent] for parent in feed.parents])
+            parts.append(self.net.drafted(carried, embedded[count:]))
+        return parts
+
+    def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
+        with self._lock:
+            firsts = [len(feed.text.nodes) for feed in feeds]
+            scored = super().forward(feeds, (*taps, OUTPUT))
+            for feed, first, rows in zip(feeds, firsts, scored, strict=True):
+                self._remember(handle_of(feed), feed, first, rows.taps[OUTPUT])
+        return [Scored(self._over_all(rows.logits), rows.taps) for rows in scored]
+
+    def _remember(self, text: FeatureHandle, feed: Feed, first: int, outputs: torch.Tensor) -> None:
+        """Keep the outputs f[rows, d] of a pass in which node `first` was the first."""
+        count = len(feed.committed)
+        if count:
+            text.above = text.above[count:]
+            text.outputs = {ROOT: outputs[count - 1]}
+        text.outputs.update(enumerate(outputs[count:], first))
+
+    def _over_all(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits over the target's vocabulary f[n, V], from those of the head f[n, K]."""
+        whole = logits.new_full((len(logits), self.vocab_size), -torch.inf)
+        whole[:, self.tokens] = logits
+        return whole
+
+    def keep(self, text: CacheHandle, nodes: Sequence[int]) -> None:
+        super().keep(text, ())
+
+
+def handle_of(feed: Feed) -> FeatureHandle:
+    """The handle of a feed, which `FeatureModel.open` made."""
+    text = feed.text
+    assert isinstance(text, FeatureHandle)
+    return text

@@ -1,0 +1,144 @@
+"""The network of a feature drafter: one block of the target's own kind over the target's hidden states.
+
+Row t of a text reads the token at t, and the hidden states ("taps") that the target had at t − 1:
+
+    g = F · concat(norm(tap))                        committed rows; row 0 has no taps, so that g = 0
+    g = B · norm(own output of the row above)        drafted rows
+    r = g + W (l ⊙ norm(embedding of the token))
+    output = final norm(block(r));  logits = head(output), over a part of the vocabulary
+
+Training it in stages: docs/training.md.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from draftgraph.backends.taps import PREFIX, decoder_layers
+
+CARRIED, TOKEN = 10.0, 20.0
+"""Root mean squares in the residual at the start: of fused features and own outputs, and of tokens. Tokens that start with 1
+beside 20 learn three times as slowly; 10 for what is carried was worth .2 tokens per call in a short training (docs/training.md).
+"""
+
+
+@dataclass(frozen=True)
+class FeatureShape:
+    """width   of the target's hidden states, d.
+    taps    names of the hidden states that are read.
+    tokens  entries of the head, K.
+    """
+
+    width: int
+    taps: tuple[str, ...]
+    tokens: int
+
+    @property
+    def features(self) -> int:
+        """Numbers that the target gives per token."""
+        return self.width * len(self.taps)
+
+
+class FeatureNet(nn.Module):
+    """shape  its sizes. core  a causal LM of one block with a head of K entries; its own embeddings are not used."""
+
+    def __init__(self, shape: FeatureShape, config: PretrainedConfig) -> None:
+        super().__init__()
+        self.shape = shape
+        d = shape.width
+        self.tap_norms = nn.ModuleList(nn.RMSNorm(d, eps=1e-6) for _ in shape.taps)
+        self.fuse = nn.Linear(shape.features, d, bias=False)
+        self.token_norm = nn.RMSNorm(d, eps=1e-6)
+        self.token = nn.Linear(d, d, bias=False)
+        self.back_norm = nn.RMSNorm(d, eps=1e-6)
+        self.back = nn.Linear(d, d, bias=False)
+        self.core = _one_block(config, shape.tokens)
+
+    @property
+    def head(self) -> nn.Module:
+        return cast(nn.Module, self.core.get_output_embeddings())
+
+    def committed(self, features: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+        """Residuals f[…, d] of rows whose token above has features f[…, features]; embedded  f[…, d]."""
+        taps = torch.split(features.to(self.back.weight.dtype), self.shape.width, dim=-1)
+        normed = [norm(tap) for norm, tap in zip(self.tap_norms, taps, strict=True)]
+        return self._with_token(self.fuse(torch.cat(normed, dim=-1)), embedded)
+
+    def drafted(self, outputs: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+        """Residuals f[…, d] of rows whose row above put out `outputs` f[…, d]."""
+        return self._with_token(self.back(self.back_norm(outputs)), embedded)
+
+    def _with_token(self, carried: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, carried + self.token(self.token_norm(embedded.to(self.back.weight.dtype))))
+
+    @torch.no_grad()
+    def start_from(self, target: PreTrainedModel, tokens: torch.Tensor) -> None:
+        """Begin as the target's last layer with its final norm, and its head over `tokens` i64[K]."""
+        decoder, layers = decoder_layers(target)
+        own, own_layers = decoder_layers(self.core)
+        own_layers[0].load_state_dict(layers[-1].state_dict())
+        embeddings = {id(module) for model in (target, self.core) for module in [model.get_input_embeddings()]}
+        for name, module in decoder.named_children():
+            if module is not layers and id(module) not in embeddings:  # the final norm
+                getattr(own, name).load_state_dict(module.state_dict())
+        nn.init.normal_(self.fuse.weight, std=0.02)
+        nn.init.normal_(self.token.weight, std=TOKEN * self.shape.width**-0.5)
+        self.fuse.weight[:, -self.shape.width :] += CARRIED * torch.eye(
+            self.shape.width, device=self.fuse.weight.device
+        )
+        nn.init.eye_(self.back.weight).mul_(CARRIED)
+        self.share_head(target, tokens)
+
+    @torch.no_grad()
+    def share_head(self, target: PreTrainedModel, tokens: torch.Tensor) -> None:
+        """Copy the rows of the target's head for `tokens` i64[K], and freeze them."""
+        whole = target.get_output_embeddings()
+        self.core.set_output_embeddings(part_of_head(whole, tokens).to(self.back.weight.device, self.back.weight.dtype))
+        self.head.requires_grad_(False).train(self.training)
+
+
+def part_of_head(head: nn.Module, tokens: torch.Tensor) -> nn.Linear:
+    """The rows of a head for `tokens` i64[K], copied."""
+    weight, bias = cast(torch.Tensor, head.weight), cast("torch.Tensor | None", getattr(head, "bias", None))
+    rows = tokens.to(weight.device)
+    part = nn.Linear(weight.shape[1], len(rows), bias is not None, device=weight.device, dtype=weight.dtype)
+    with torch.no_grad():
+        part.weight.copy_(weight[rows])
+        if bias is not None:
+            part.bias.copy_(bias[rows])
+    return part
+
+
+def default_taps(layers: int) -> tuple[str, ...]:
+    """What blocks 2, n // 2 and n − 3 of n read: an early, a middle and a late hidden state."""
+    numbers = sorted({min(2, layers - 1), layers // 2, max(layers - 3, 0)})
+    return tuple(f"{PREFIX}{number}" for number in numbers)
+
+
+def _one_block(config: PretrainedConfig, tokens: int) -> PreTrainedModel:
+    """A causal LM as the config says, with random weights: one layer, a head of `tokens` entries, no embeddings."""
+    own = copy.deepcopy(config.get_text_config(decoder=True))
+    whole = own.vocab_size
+    own.num_hidden_layers, own.vocab_size, own.tie_word_embeddings = 1, tokens, False
+    own.pad_token_id = own.bos_token_id = own.eos_token_id = None
+    if getattr(own, "layer_types", None):
+        own.layer_types = own.layer_types[-1:]
+    if hasattr(own, "quantization_config"):
+        del own.quantization_config
+    core = AutoModelForCausalLM.from_config(own, dtype=torch.float32, attn_implementation="sdpa")
+    core.set_input_embeddings(nn.Embedding(1, core.get_input_embeddings().embedding_dim))
+    core.config.vocab_size = whole  # its laws are over the target's vocabulary
+    return cast(PreTrainedModel, core)
+
+
+def parameters_of(net: FeatureNet) -> Sequence[tuple[str, nn.Parameter]]:
+    """What is trained and kept in a file: everything but the head, which is the target's, and the unused embeddings."""
+    shared = {id(part) for module in (net.head, net.core.get_input_embeddings()) for part in module.parameters()}
+    return [(name, weight) for name, weight in net.named_parameters() if id(weight) not in shared]

@@ -1,0 +1,64 @@
+"""draftgraph train: a drafter for a target, from the target's own answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from draftgraph.cli import options
+from draftgraph.cli.program import app
+
+LEARNT = "What is learnt"
+
+
+@app.command()
+def train(
+    target: Annotated[str, typer.Argument(help="Target: a folder or hub name.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the drafter, which draft_model=FOLDER takes.")],
+    prompts: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--prompts",
+            help="A .jsonl with prompt or turns, a .txt with a prompt a line, or a folder of text.",
+            rich_help_panel=LEARNT,
+        ),
+    ] = None,
+    answers: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--answers",
+            help="Answers that are there already: gzipped JSON lines with p, a and t.",
+            rich_help_panel=LEARNT,
+        ),
+    ] = None,
+    tokens: Annotated[
+        int, typer.Option("--tokens", min=1, help="Tokens of new answers.", rich_help_panel=LEARNT)
+    ] = 500_000,
+    most: Annotated[
+        int, typer.Option("--max-new-tokens", min=4, help="Tokens of one answer.", rich_help_panel=LEARNT)
+    ] = 192,
+    head: Annotated[
+        int, typer.Option("--head", min=2, help="Tokens that the drafter can say.", rich_help_panel=LEARNT)
+    ] = 4096,
+    epochs: Annotated[float, typer.Option("--epochs", min=0.0, help="Times through the answers.")] = 6.0,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Answers that are decoded at once.")] = 16,
+    rows: Annotated[int, typer.Option("--rows", min=16, help="Rows of one update.")] = 1024,
+    seed: Annotated[int, typer.Option("--seed", help="Of answers, weights and order.")] = 0,
+    dtype: options.Dtype = "bfloat16",
+    device: options.Device = None,
+    threads: options.Threads = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    as_json: options.Json = False,
+) -> None:
+    """Train a drafter that reads the target's hidden states, on the target's own answers.
+
+    Run the same command again to go on after an interruption: what is done is kept beside OUT.
+    """
+    from draftgraph.cli.work.train import run
+    from draftgraph.lab.train.features.project import Settings
+
+    chosen = options.Chosen((target, None), dtype, device, threads, trust_remote_code)
+    settings = Settings(tokens if prompts else 0, most, batch, head, rows, epochs, seed)
+    run(chosen, out, prompts or [], answers or [], settings, as_json)

@@ -1,0 +1,64 @@
+"""draftgraph train at work: the target, its prompts and answers, the training, and what came out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from draftgraph.backends.load import eos_ids, load_model, load_tokenizer
+from draftgraph.cli.options import Chosen
+from draftgraph.cli.program import tell
+from draftgraph.cli.work.engines import place
+from draftgraph.engine.assemble import make_backend
+from draftgraph.errors import OptionError
+from draftgraph.lab.train.features.answers import read_answers
+from draftgraph.lab.train.features.project import WORTH, Project, Settings
+from draftgraph.lab.train.features.prompts import prompts_from
+from draftgraph.view.status import silent_loading, status
+
+
+def run(
+    chosen: Chosen, out: Path, prompts: Sequence[Path], answers: Sequence[Path], settings: Settings, as_json: bool
+) -> None:
+    """Train, and print what the drafter will be worth. Raises OptionError, ModelError, TrainingError."""
+    if not prompts and not answers:
+        raise OptionError("nothing to learn from; give prompts with --prompts, or answers with --answers")
+    place(chosen)
+    source = str(chosen.pair[0])
+    with status(f"loading {source}", as_json), silent_loading():
+        target = load_model(source, chosen.dtype, chosen.device, chosen.trusted).requires_grad_(False)
+        tokenizer = load_tokenizer(source, chosen.trusted)
+    make_backend(target)  # refuses what the engine could not run
+    project = Project(out, settings, (lambda line: None) if as_json else tell)
+    project.begin()
+    learnt = read_answers(answers)
+    if prompts:
+        if tokenizer is None:
+            raise OptionError(f"{source} has no tokenizer, which prompts need; give answers with --answers")
+        asked = project.prompts(lambda: prompts_from(prompts, tokenizer, settings.seed))
+        learnt += project.answers(target, asked, sorted(eos_ids(target, tokenizer)))
+    card = project.train(target, learnt)
+    if as_json:
+        typer.echo(json.dumps({key: value for key, value in card.items() if key != "history"}))
+    else:
+        _tell(out, card)
+
+
+def _tell(out: Path, card: dict[str, Any]) -> None:
+    """The figures that decide, and what to write."""
+    for name, found in card["held_out"].items():
+        positions = " ".join(f"{rate:.2f}" for rate in found["by_position"])
+        chains = " ".join(f"{rate:.2f}" for rate in found["tokens_per_call"])
+        typer.echo(
+            f"held out, {name}: accepted at position 1, 2, … {positions}; tokens per call of chains of 1, 2, … {chains}"
+        )
+    if card["worth_it"]:
+        typer.echo(
+            f"use it with draft_model={str(out)!r}; `draftgraph bench` says what it is worth beside lookup on this machine"
+        )
+    else:
+        typer.echo(f"it predicts fewer than {WORTH} tokens per call: leave it out, or train on more answers")

@@ -1,0 +1,115 @@
+"""What a drafter will be worth, measured on held-out answers: acceptance by position, predicted tokens per call.
+
+A chain that is drawn from q and verified token by token keeps the text x₁ … x_j with probability Π min(p, q)(x_i), so that
+
+    P(j tokens are kept) = E_{x ~ p} Π_{i ≤ j} min(1, q_i(x_i) / p_i(x_i)),
+
+and a held-out answer is such an x. At temperature 0 both laws are points: the factors say whether the tokens agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from draftgraph.backends.features import FeatureNet
+from draftgraph.lab.train.features.answers import Answer
+from draftgraph.lab.train.features.batches import Batch, grouped, make_batch
+from draftgraph.lab.train.features.unroll import read_target, steps
+
+DEPTH = 5
+"""Positions that are measured."""
+PREDICTED = 3
+"""Depth of the chain that one figure stands for."""
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """kept  by depth j, the probability that the first j drafted tokens are kept. rows  tokens that it was measured on."""
+
+    kept: tuple[float, ...]
+    rows: int
+
+    @property
+    def by_position(self) -> list[float]:
+        """Acceptance at position j, given that those before it were accepted."""
+        return [now / before if before else 0.0 for before, now in zip((1.0, *self.kept), self.kept, strict=False)]
+
+    @property
+    def tokens_per_call(self) -> list[float]:
+        """Tokens per target call of chains of 1, 2, … tokens, drafted at every position."""
+        return list(accumulate(self.kept, initial=1.0))[1:]
+
+    @property
+    def predicted(self) -> float:
+        """Tokens per target call of a chain of `PREDICTED`."""
+        return self.tokens_per_call[PREDICTED - 1]
+
+    def to_dict(self) -> dict[str, Any]:
+        rounded = {"by_position": self.by_position, "tokens_per_call": self.tokens_per_call}
+        return {name: [round(value, 4) for value in values] for name, values in rounded.items()} | {"rows": self.rows}
+
+
+@torch.no_grad()
+def acceptance(
+    net: FeatureNet,
+    target: PreTrainedModel,
+    tokens: torch.Tensor,
+    answers: Sequence[Answer],
+    rows: int,
+    depth: int = DEPTH,
+) -> dict[str, Acceptance]:
+    """Acceptance on greedy and on sampled answers, where there are any.
+
+    tokens  i64[K] of the head. rows  padded rows per pass.
+    """
+    device = tokens.device
+    numbers = torch.full((target.get_output_embeddings().weight.shape[0],), -1, device=device)
+    numbers[tokens] = torch.arange(len(tokens), device=device)
+    parts = {"greedy": [a for a in answers if a.temperature == 0], "sampled": [a for a in answers if a.temperature > 0]}
+    measured = {}
+    for name, part in parts.items():
+        kept, count = torch.zeros(depth, device=device, dtype=torch.float64), 0
+        for group in grouped(part, rows):
+            batch = make_batch(group, device)
+            kept_here, count_here = _kept(net, target, numbers, batch, depth)
+            kept, count = kept + kept_here, count + count_here
+        if count:
+            measured[name] = Acceptance(tuple((kept / count).tolist()), count)
+    return measured
+
+
+def _kept(
+    net: FeatureNet, target: PreTrainedModel, numbers: torch.Tensor, batch: Batch, depth: int
+) -> tuple[torch.Tensor, int]:
+    """Summed over roots that have `depth` tokens behind them: P(j tokens are kept), f64[depth]; and how many roots."""
+    logits, features, embedded = read_target(target, batch.tokens, net.shape.taps)
+    roots = batch.rows(depth - 1)
+    if not len(roots):
+        return torch.zeros(depth, device=logits.device, dtype=torch.float64), 0
+    temperatures = batch.temperatures[roots // batch.tokens.shape[1]][:, None]
+    chance = torch.ones(len(roots), device=logits.device)
+    kept = []
+    for step, output in enumerate(steps(net, features, embedded, depth)):
+        following = batch.tokens.flatten()[roots + step + 1]
+        p = logits.flatten(0, 1)[roots + step].float()
+        q = net.head(output.flatten(0, 1)[roots]).float()
+        chance = chance * _factor(p, q, following, numbers[following], temperatures)
+        kept.append(chance.double().sum())
+    return torch.stack(kept), len(chance)
+
+
+def _factor(
+    p: torch.Tensor, q: torch.Tensor, following: torch.Tensor, entry: torch.Tensor, temperatures: torch.Tensor
+) -> torch.Tensor:
+    """min(1, q(x) / p(x)) f[n]; p f[n, V] and q f[n, K] are logits, `entry` is the number of x in q or -1."""
+    if float(temperatures.max()) == 0:
+        return (q.argmax(-1) == entry).float()
+    log_p = (p / temperatures).log_softmax(-1).gather(1, following[:, None])[:, 0]
+    log_q = (q / temperatures).log_softmax(-1).gather(1, entry.clamp(min=0)[:, None])[:, 0]
+    return torch.where(entry >= 0, (log_q - log_p).clamp(max=0.0).exp(), 0.0)

@@ -1,0 +1,162 @@
+"""`draftgraph train` as a project on disk: prompts, answers, training, drafter. Every part goes on where a killed run was.
+
+Beside OUT, in .OUT-training, are settings.json, prompts.jsonl.gz, answers/ (a file per batch) and training.pt. OUT gets the
+drafter and its card.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from draftgraph.backends.feature_files import packed
+from draftgraph.backends.features import FeatureNet, FeatureShape, default_taps
+from draftgraph.lab.train.errors import TrainingError
+from draftgraph.lab.train.features.answers import (
+    SUFFIX,
+    Answer,
+    Split,
+    frequent_tokens,
+    read_answers,
+    read_prompts,
+    split,
+    write_answers,
+)
+from draftgraph.lab.train.features.batches import grouped
+from draftgraph.lab.train.features.generate import answer_all
+from draftgraph.lab.train.features.loop import MEASURED_ROWS, Training
+from draftgraph.lab.train.features.measure import Acceptance, acceptance
+from draftgraph.lab.train.features.recipe import Recipe, Span
+from draftgraph.lab.train.whole_files import write_bytes
+
+TEMPERATURES = (0.0, 0.6, 0.8, 1.0)
+WORTH = 1.05
+"""Predicted tokens per target call below which a drafter is not worth its passes."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a project was begun with; another value begins another project.
+
+    tokens  of new answers, about. most  tokens of one answer. batch  answers decoded at once. epochs  of training.
+    """
+
+    tokens: int = 500_000
+    most: int = 192
+    batch: int = 16
+    head: int = 4096
+    rows: int = 1024
+    epochs: float = 6.0
+    seed: int = 0
+
+
+@dataclass
+class Project:
+    """out  folder of the drafter. tell  hears a line about what is done."""
+
+    out: Path
+    settings: Settings
+    tell: Callable[[str], None] = lambda line: None
+
+    @property
+    def work(self) -> Path:
+        out = self.out.resolve()
+        return out.with_name(f".{out.name}-training")
+
+    def begin(self) -> None:
+        """Begin, or go on with the same settings. Raises TrainingError for others."""
+        file, said = self.work / "settings.json", json.dumps(asdict(self.settings), indent=1)
+        if file.exists() and file.read_text() != said:
+            raise TrainingError(
+                f"the training in {self.work} was begun with other settings ({file}); write the same ones to go on, or delete "
+                "the folder to begin anew"
+            )
+        write_bytes(file, said.encode())
+
+    def prompts(self, make: Callable[[], list[list[int]]]) -> list[list[int]]:
+        """The prompts as they were made in the first run."""
+        file = self.work / "prompts.jsonl.gz"
+        if not file.exists():
+            lines = "".join(json.dumps({"p": ids}) + "\n" for ids in make())
+            write_bytes(file, gzip.compress(lines.encode()))
+        return read_prompts(file)
+
+    def answers(self, target: PreTrainedModel, prompts: Sequence[Sequence[int]], eos: Sequence[int]) -> list[Answer]:
+        """The target's answers. Each batch has a seed and a file of its own, so that a killed run loses one batch."""
+        found: list[Answer] = []
+        number = 0
+        while sum(answer.num_answered for answer in found) < self.settings.tokens:
+            file = self.work / "answers" / f"{number:06}{SUFFIX}"
+            if not file.exists():
+                torch.manual_seed(self.settings.seed + number)
+                first = number * self.settings.batch
+                asked = [
+                    (prompts[i % len(prompts)], TEMPERATURES[(i + i // len(prompts)) % len(TEMPERATURES)])
+                    for i in range(first, first + self.settings.batch)
+                ]
+                captured = target.device.type == "cuda"
+                write_answers(file, answer_all(target, asked, self.settings.most, eos, captured))
+            found += read_answers([file])
+            number += 1
+            self.tell(f"answers: {sum(answer.num_answered for answer in found):,} of {self.settings.tokens:,} tokens")
+        return found
+
+    def train(self, target: PreTrainedModel, answers: Sequence[Answer]) -> dict[str, Any]:
+        """Train on answers, and write the drafter with its card, which is returned.
+
+        Raises TrainingError for too few answers, and where the disk does not allow it.
+        """
+        parts = split(answers, percent=max(3, min(30, 2000 // max(1, len(answers)))))
+        if not parts.train or not parts.new_prompts:
+            raise TrainingError(
+                f"{len(answers)} answers leave {len(parts.train)} to train on and {len(parts.new_prompts)} held out; both are "
+                "needed: give more prompts"
+            )
+        size = target.config.get_text_config(decoder=True)
+        ids, covered = frequent_tokens(parts.train, size.vocab_size, min(self.settings.head, size.vocab_size))
+        tokens = torch.tensor(ids, device=target.device)
+        torch.manual_seed(self.settings.seed)
+        shape = FeatureShape(size.hidden_size, default_taps(size.num_hidden_layers), len(ids))
+        net = FeatureNet(shape, target.config).to(target.device)
+        net.start_from(target, tokens)
+        recipe = Recipe(head=len(ids), rows=self.settings.rows, seed=self.settings.seed)
+        updates = max(2.0, self.settings.epochs * len(grouped(parts.train, recipe.rows)))
+        training = Training(
+            net, target, tokens, parts.train, parts.new_prompts, recipe, Span(updates=updates),
+            self.work / "training.pt", self._told,
+        )  # fmt: skip
+        training.run()
+        net.eval()
+        measured = acceptance(net, target, tokens, parts.new_prompts, MEASURED_ROWS)
+        card = self._card(training, parts, covered, measured)
+        for name, content in packed(net, tokens, target, torch.bfloat16).items():
+            write_bytes(self.out / name, content)
+        write_bytes(self.out / "card.json", json.dumps(card, indent=1).encode())
+        return card
+
+    def _told(self, training: Training, loss: torch.Tensor) -> None:
+        if training.position.updates % 20 == 0:
+            last = f", {training.history[-1]['score']:.2f} tokens per call held out" if training.history else ""
+            self.tell(f"training, {training.stage.name}: {training.progress:.0%}, loss {loss.item():.2f} nats{last}")
+
+    def _card(
+        self, training: Training, parts: Split, covered: dict[str, float], measured: dict[str, Acceptance]
+    ) -> dict[str, Any]:
+        """What the drafter was made from, how, and what it will be worth."""
+        return {
+            "target": training.target.name_or_path,
+            "answer_tokens": {name: sum(a.num_answered for a in part) for name, part in vars(parts).items()},
+            "settings": asdict(self.settings),
+            "recipe": asdict(training.recipe),
+            "head_covers": covered,
+            "held_out": {name: found.to_dict() for name, found in measured.items()},
+            "worth_it": max(found.predicted for found in measured.values()) >= WORTH,
+            "history": training.history,
+        }

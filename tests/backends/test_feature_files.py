@@ -1,0 +1,129 @@
+"""Folders of feature drafters: what is written is read, and what does not fit is refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from draftgraph.backends.feature_files import CONFIG, WEIGHTS, holds_features, read_features
+from draftgraph.backends.features import parameters_of
+from draftgraph.errors import ModelError, PairError
+from feature_drafters import tiny_net, write_drafter
+from models import tiny_lm
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_drafter(tmp_path / "drafter", tiny_lm())
+
+
+def test_what_is_written_is_read(folder: Path) -> None:
+    assert holds_features(folder)
+    assert holds_features(str(folder))
+    net, tokens = read_features(folder, tiny_lm())
+    written, its = tiny_net(tiny_lm())
+    assert torch.equal(tokens, its)
+    for (name, weight), (other, expected) in zip(parameters_of(net), parameters_of(written), strict=True):
+        assert name == other
+        assert torch.equal(weight, expected), name
+    assert torch.equal(net.head.weight, tiny_lm().get_output_embeddings().weight[tokens])
+
+
+def test_a_target_of_another_type_is_the_same_target(tmp_path: Path) -> None:
+    narrow = tiny_lm().to(torch.bfloat16)
+    folder = write_drafter(tmp_path, narrow, torch.bfloat16)
+    net, _ = read_features(folder, tiny_lm())
+    assert net.back.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("other", [None, 7, "none", tiny_lm()], ids=["none", "number", "missing", "model"])
+def test_other_things_hold_no_features(other: object) -> None:
+    assert not holds_features(other)
+
+
+def test_a_model_folder_holds_no_features(tmp_path: Path) -> None:
+    tiny_lm().save_pretrained(tmp_path)
+    assert not holds_features(tmp_path)
+    (tmp_path / CONFIG).write_text("[")
+    assert not holds_features(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"family": "qwen2"}, "model_type is llama, the target's qwen2"),
+        ({"hidden_size": 64}, "hidden_size is 32, the target's 64"),
+        ({"layers": 3}, "num_hidden_layers is 2, the target's 3"),
+        ({"vocab": 65}, "vocab_size is 64, the target's 65"),
+        ({"seed": 5}, "another target of the same sizes: the embeddings differ"),
+    ],
+    ids=["family", "width", "layers", "vocabulary", "weights"],
+)
+def test_another_target_is_refused(folder: Path, other: dict[str, Any], message: str) -> None:
+    with pytest.raises(PairError, match=message):
+        read_features(folder, tiny_lm(**other))
+
+
+def edited(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    edit(config)
+    (folder / CONFIG).write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("edit", "error", "message"),
+    [
+        (lambda c: c.update(taps=["hidden:9"]), PairError, "reads tap 'hidden:9', and the target has 'hidden:0' to"),
+        (lambda c: c.update(taps=["last"]), PairError, "reads tap 'last'"),
+        (lambda c: c.update(taps=[]), ModelError, r"has taps \[\]"),
+        (lambda c: c.update(version=2), ModelError, "is of version 2, and version 1 is read here"),
+        (lambda c: c.pop("target"), ModelError, "lacks, or has unexpected, 'target'"),
+        (lambda c: c.update(tokens="many"), ModelError, "tokens is 'many'"),
+        (lambda c: c.update(tokens=3), ModelError, "does not name 3 different tokens"),
+        (lambda c: c["taps"].pop(), ModelError, r"lacks|has unknown|has shape"),
+    ],
+)
+def test_a_wrong_configuration_is_refused(
+    folder: Path, edit: Callable[[Any], None], error: type[Exception], message: str
+) -> None:
+    edited(folder, edit)
+    with pytest.raises(error, match=message):
+        read_features(folder, tiny_lm())
+
+
+def changed(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        weights = safetensors.torch.load_file(folder / WEIGHTS)
+        change(weights)
+        safetensors.torch.save_file(weights, folder / WEIGHTS)
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (changed(lambda w: w["fuse.weight"].__setitem__((0, 0), torch.nan)), "'fuse.weight' holds NaN or infinite"),
+        (changed(lambda w: w["back.weight"].fill_(torch.inf)), "'back.weight' holds NaN or infinite"),
+        (changed(lambda w: w.pop("token.weight")), "lacks the weight 'token.weight'"),
+        (changed(lambda w: w.update(more=torch.ones(1))), "has unknown the weight 'more'"),
+        (changed(lambda w: w.update({"back.weight": torch.ones(3, 32)})), r"has shape \[3, 32\], and the target asks for"),
+        (changed(lambda w: w.pop("tokens")), "does not name 45 different tokens"),
+        (changed(lambda w: w["tokens"].fill_(3)), "does not name 45 different tokens"),
+        (changed(lambda w: w["tokens"].__setitem__(0, 64)), "does not name 45 different tokens"),
+        (changed(lambda w: w["tokens"].__setitem__(0, -1)), "names a token below 0"),
+        (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-40]), "is truncated or broken"),
+        (lambda f: (f / WEIGHTS).write_bytes(b""), "is truncated or broken"),
+        (lambda f: (f / WEIGHTS).unlink(), "cannot read"),
+    ],
+)  # fmt: skip
+def test_broken_weights_are_refused(folder: Path, spoil: Callable[[Path], None], message: str) -> None:
+    spoil(folder)
+    with pytest.raises(ModelError, match=message):
+        read_features(folder, tiny_lm())

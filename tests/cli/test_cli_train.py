@@ -1,0 +1,56 @@
+"""draftgraph train: a drafter from answers, that the engine takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner, Result
+
+import draftgraph as dg
+from draftgraph.cli import app
+from draftgraph.lab.train.features.answers import write_answers
+from draftgraph.lab.train.features.generate import answer_all
+from models import tiny_lm
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["train", *map(str, arguments)])
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    folder = tmp_path / "target"
+    tiny_lm(layers=3).save_pretrained(folder)
+    return folder
+
+
+def test_a_drafter_comes_out_that_the_engine_takes(target: Path, tmp_path: Path) -> None:
+    answers, out = tmp_path / "answers.jsonl.gz", tmp_path / "drafter"
+    asked = [([i % 60, 3], (0.0, 1.0)[i % 2]) for i in range(60)]
+    write_answers(answers, answer_all(tiny_lm(layers=3), asked, 16, [], captured=False))
+    result = run(target, "--out", out, "--answers", answers, "--head", 40, "--rows", 128, "--epochs", 1, "--json")
+    assert result.exit_code == 0, result.output
+    card = json.loads(result.stdout)
+    assert card["answer_tokens"]["train"] > 300
+    assert card["held_out"]["greedy"]["by_position"]
+    model = AutoModelForCausalLM.from_pretrained(target)
+    drafted = dg.Engine.from_pretrained(model, draft_model=out, budget=4).generate([5, 6], max_new_tokens=12)
+    plain = dg.Engine.from_pretrained(model, budget=0).generate([5, 6], max_new_tokens=12)
+    assert drafted.token_ids == plain.token_ids
+    assert drafted.stats.num_drafter_evaluations > 0
+    again = run(target, "--out", out, "--answers", answers, "--head", 40, "--rows", 128, "--epochs", 1)
+    assert again.exit_code == 0, again.output
+    assert "held out, greedy: accepted at position 1, 2, …" in again.stdout
+    other = run(target, "--out", out, "--answers", answers, "--head", 30)
+    assert "was begun with other settings" in other.output
+
+
+def test_nothing_to_learn_from_is_refused(target: Path, tmp_path: Path) -> None:
+    result = run(target, "--out", tmp_path / "drafter")
+    assert "nothing to learn from; give prompts with --prompts, or answers with --answers" in result.output
+    (tmp_path / "p.txt").write_text("hello\n")
+    result = run(target, "--out", tmp_path / "drafter", "--prompts", tmp_path / "p.txt")
+    assert "has no tokenizer, which prompts need" in result.output

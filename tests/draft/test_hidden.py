@@ -1,0 +1,201 @@
+"""Drafts of a feature drafter: taps as plain forwards give them, exact texts, exact laws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+import draftgraph as dg
+from draftgraph.backends.base import Feed
+from draftgraph.backends.feature_model import FeatureModel
+from draftgraph.backends.torch_model import TorchModel
+from draftgraph.draft import model
+from draftgraph.draft.hidden import HiddenDrafter
+from draftgraph.draft.proposal import propose
+from draftgraph.draft.structures.base import Structure
+from draftgraph.draft.terms import Limits
+from draftgraph.errors import OptionError, PairError
+from draftgraph.lab.prove.law import Draw, Laws, Program, output_law, random_tables, total_variation
+from draftgraph.request.state import Request, Strategy
+from draftgraph.request.text import Detokenizer
+from draftgraph.sampling.params import SamplingParams
+from draftgraph.sampling.rng import Noise
+from draftgraph.sampling.warp import Warper
+from draftgraph.structures import Chain, Comb, Graph, Tree
+from draftgraph.types import TokenTree
+from draftgraph.verification.registry import RULES, get_rule
+from feature_drafters import tiny_net, write_drafter
+from laws import p_value
+from models import tiny_lm
+from test_sampling_law import LENGTH, PROMPT, exact, target
+
+TEXT = [5, 9, 3, 40, 7, 2]
+STRUCTURES: dict[str, Structure] = {
+    "graph": Graph(), "tree": Tree(), "chain": Chain(), "comb": Comb(), "shape": Tree((2, 2, 1)), "long": Chain(4),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_drafter(tmp_path_factory.mktemp("drafter"), tiny_lm(layers=4))
+
+
+class Listening(dg.Drafter):
+    """Drafts a little, and keeps what it reads of the target."""
+
+    taps = ("hidden:0", "hidden:2")
+
+    def __init__(self) -> None:
+        self.heard: list[torch.Tensor] = []
+
+    def read(self, request: Any, taps: Mapping[str, torch.Tensor], path: Sequence[int]) -> None:
+        rows = torch.cat([taps[name] for name in self.taps], dim=1)
+        joined = len(request.text) - sum(map(len, self.heard))
+        self.heard.append(rows[[*range(joined), *(joined + node for node in path)]])
+
+    def propose(self, request: Any, limits: Limits) -> dg.Draft:
+        graph = dg.DraftGraph()
+        for parent in (dg.ROOT, dg.ROOT, 0, 1)[: 4 if limits.reach > 1 else 2]:
+            graph.fix(parent, request.tokens[-1 - len(graph)])
+        return dg.Draft(graph)
+
+
+@pytest.mark.parametrize("most_rows", [1024, 3])
+def test_drafters_are_handed_the_hidden_states_of_the_whole_text(most_rows: int) -> None:
+    heard = Listening()
+    engine = dg.Engine.from_pretrained(tiny_lm(), drafter=heard, budget=4)
+    engine.target.most_rows = most_rows
+    result = engine.generate(TEXT * 2, max_new_tokens=24, temperature=0.7, seed=1)
+    assert result.stats.num_accepted_tokens > 0
+    seen = torch.cat(heard.heard)
+    text = [*TEXT, *TEXT, *result.token_ids]
+    states = tiny_lm()(input_ids=torch.tensor([text]), output_hidden_states=True).hidden_states
+    expected = torch.cat([states[0][0], states[2][0]], dim=1)
+    assert len(seen) >= len(text) - 1
+    torch.testing.assert_close(seen[: len(text) - 1], expected[:-1], atol=2e-4, rtol=1e-3)
+
+
+def test_taps_that_the_target_does_not_have_are_refused() -> None:
+    class Asking(Listening):
+        taps = ("hidden:3",)
+
+    with pytest.raises(OptionError, match="taps='hidden:3' is not possible; write 'hidden:0'"):
+        dg.Engine.from_pretrained(tiny_lm(), drafter=Asking())
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_greedy_texts_are_exact(structure: str, folder: Path) -> None:
+    over = tiny_lm(layers=4)
+    plain = dg.Engine.from_pretrained(over, budget=0)
+    drafted = dg.Engine.from_pretrained(over, draft_model=folder, structure=STRUCTURES[structure], budget=7)
+    drafted.target.most_rows = drafted.drafter.model.most_rows = 5  # type: ignore[union-attr]
+    for seed in range(2):
+        prompt = torch.randint(1, 64, (4 + 5 * seed,), generator=torch.Generator().manual_seed(seed)).tolist()
+        result = drafted.generate(prompt, max_new_tokens=18, temperature=0.0)
+        assert result.token_ids == plain.generate(prompt, max_new_tokens=18, temperature=0.0).token_ids
+        assert result.rounds[0].num_passes == 0  # nothing is known of the prompt's end
+        assert result.stats.num_drafter_evaluations > 0
+
+
+def test_the_automatic_budget_times_it(folder: Path) -> None:
+    over = tiny_lm(layers=4)
+    engine = dg.Engine.from_pretrained(over, draft_model=folder)
+    plain = dg.Engine.from_pretrained(over, budget=0)
+    options: dict[str, Any] = {"max_new_tokens": 40, "temperature": 0.0}
+    assert engine.generate(TEXT, **options).token_ids == plain.generate(TEXT, **options).token_ids
+    assert engine.costs.drafter is not None
+
+
+def test_another_target_is_refused(folder: Path) -> None:
+    with pytest.raises(PairError, match="num_hidden_layers is 4, the target's 2"):
+        dg.Engine.from_pretrained(tiny_lm(), draft_model=folder)
+
+
+@pytest.mark.parametrize("rule", ["layer", "block", "agree"])
+@torch.inference_mode()
+def test_the_engines_law_is_the_targets(rule: str, tmp_path: Path) -> None:
+    folder = write_drafter(tmp_path, target())
+    options: dict[str, Any] = {"structure": "chain"} if rule == "block" else {}
+    engine = dg.Engine.from_pretrained(target(), draft_model=folder, rule=rule, budget=4, **options)
+    warped: dict[str, Any] = {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "repetition_penalty": 1.3}
+    texts = [
+        tuple(engine.generate(PROMPT, max_new_tokens=LENGTH, seed=11, sample=number, **warped).token_ids)
+        for number in range(300)
+    ]
+    assert p_value(texts, exact("warped")) > 1e-4
+
+
+# Every draft enumerated.
+
+VOCAB, DEPTH = 4, 2
+
+
+@cache
+def exact_pair() -> tuple[TorchModel, FeatureModel]:
+    """A pair in float64, whose head has three of the four tokens."""
+    over: PreTrainedModel = tiny_lm(vocab=VOCAB, logit_gain=1.0).double()
+    net, tokens = tiny_net(over, share=0.75)
+    target = TorchModel(over)
+    return target, FeatureModel(net, tokens, target.model.get_input_embeddings())
+
+
+def program(structure: Structure, edges: Sequence[str], budget: int) -> Program:
+    """A first draft behind a text that the target has read but for its last token."""
+    over, network = exact_pair()
+    drafter = HiddenDrafter(network, VOCAB, edges)
+    text = [1, 2, 0, 2]
+    params = SamplingParams(max_new_tokens=DEPTH + 1, temperature=1.0)
+
+    @torch.inference_mode()
+    def drafted(q: Laws, draw: Draw) -> TokenTree:
+        noise = Noise(0)
+        noise.enumerator = draw  # type: ignore[attr-defined]
+        request = Request(
+            params, Strategy(get_rule("layer"), structure, True, ""), list(text), len(text), DEPTH + 1, frozenset(), noise,
+            Warper(params, len(text), [], over.device), Detokenizer(None, text, ()), VOCAB,
+        )  # fmt: skip
+        request.text = over.open(0)
+        drafter.begin(request)
+        try:
+            drafter.read(request, over.forward([Feed(request.text, text[:-1])], drafter.taps)[0].taps, ())
+            return propose(drafter, request, Limits(budget, DEPTH, DEPTH)).tree
+        finally:
+            drafter.end(request)
+            over.close(request.text)
+
+    return drafted
+
+
+@pytest.mark.parametrize(
+    ("rule", "structure", "budget"),
+    [
+        ("layer", Tree(), 5),
+        ("layer", Graph(), 6),
+        ("layer", Tree((2, 1)), 4),
+        ("layer", Comb(), 5),
+        ("layer", Chain(), 2),
+        ("block", Chain(), 2),
+        ("token", Chain(), 2),
+    ],
+    ids=lambda value: str(value),
+)
+def test_every_draft_is_verified_exactly(
+    rule: str, structure: Structure, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawer(request: Request) -> Any:
+        draw: Draw = request.noise.enumerator  # type: ignore[attr-defined]
+        return lambda laws, depth, addresses: [draw(row) for row in laws]
+
+    monkeypatch.setattr(model, "_drawer", drawer)
+    edges = ("own", "context") if structure.filled else ()
+    for kind in ("random", "sparse", "greedy"):
+        tables = random_tables(kind, VOCAB, DEPTH, 3)
+        emitted = output_law(RULES[rule], tables, program(structure, edges, budget), DEPTH + 1)
+        assert emitted.drafts > 3
+        assert total_variation(emitted.law, tables.target_law(DEPTH + 1)) < 1e-12
