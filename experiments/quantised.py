@@ -65,11 +65,13 @@ class Row:
 
 def messages(data: Path, count: int) -> Iterator[tuple[str, str]]:
     """Kinds and texts of `count` prompts of each kind."""
-    bench = [json.loads(line) for line in (data / "spec_bench_dev100.jsonl").open(encoding="utf-8")]
+    bench, codes = (
+        [json.loads(line) for line in (data / name).read_text(encoding="utf-8").splitlines()]
+        for name in ("spec_bench_dev100.jsonl", "humaneval_dev64.jsonl")
+    )
     for kind, category in (("summary", "summarization"), ("question", "rag")):
         found = [row["turns"][0] for row in bench if row["category"] == category]
         yield from ((kind, text) for text in sorted(found, key=len)[:count])
-    codes = [json.loads(line) for line in (data / "humaneval_dev64.jsonl").open(encoding="utf-8")]
     for number, row in enumerate(codes[:count]):
         code = (row["prompt"] + row["canonical_solution"]).strip()
         yield "edit", f"{WISHES[number % len(WISHES)]}\n\n```python\n{code}\n```"
