@@ -48,6 +48,7 @@ class SlowModel:
     numerics: str = "exact"
     device: torch.device = CPU
     rows: list[int] = field(default_factory=list)
+    parents: list[list[int]] = field(default_factory=list)
 
     def open(self, capacity: int) -> CacheHandle:
         return CacheHandle()
@@ -58,6 +59,7 @@ class SlowModel:
     def forward(self, batch: Sequence[Feed], taps: Sequence[str] = ()) -> list[torch.Tensor]:
         [feed] = batch
         self.rows.append(len(feed.committed) + len(feed.tokens))
+        self.parents.append([*feed.parents])
         self.clock.now += self.seconds * (1.0 + 0.1 * (self.rows[-1] - 1))
         return [torch.empty(0)]
 
@@ -166,6 +168,15 @@ def test_a_slow_model_with_sizes_is_timed_once_each(clock: Clock) -> None:
     costs, model, _ = measured(clock, 0.3, sizes=(1, 2, 4, 8, 24))
     assert model.rows[1:6] == [1, 2, 4, 8, 24]
     assert set(costs.target.rows) == {1, 2, 4, 8, 24}
+
+
+@pytest.mark.parametrize("chains", [False, True])
+def test_the_target_is_timed_with_rows_that_part_as_drafts_do(clock: Clock, chains: bool) -> None:
+    model, drafter = SlowModel(clock, 1.0), SlowModel(clock, 0.1)
+    timing.measure(model, drafter, Rounds(model), chains)
+    last = max(model.parents, key=len)
+    assert last == ([*range(-1, len(last) - 1)] if chains else [-1] * len(last))
+    assert {parent for parents in drafter.parents for parent in parents} == {-1}
 
 
 @pytest.mark.parametrize("window", [8, 16, 64, 100, None])

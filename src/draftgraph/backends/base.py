@@ -19,7 +19,9 @@ from draftgraph.types import ROOT
 EXACT = "exact"
 """Rows are computed in float32 or better: greedy text was never seen to differ between narrow and wide passes."""
 NEAR_TIES = "near ties may differ with the width of a pass"
-"""Rows are rounded (bfloat16, float16): two tokens whose logits differ in the last bits may change places."""
+"""Rows are rounded (bfloat16, float16, quantised): two tokens whose logits differ in the last bits may change places."""
+BITWISE = "bit for bit the text without drafts"
+"""Rows are the same bit for bit, whatever is read beside them."""
 
 
 @dataclass(eq=False)
@@ -115,7 +117,7 @@ class CausalLM(Protocol):
                     No draft may reach over it. None if there is one way only.
     landmarks       lengths of text beyond which some layer begins to read otherwise: windows, chunks, the switch.
     branches        whether drafts may branch; False: all are chains, since a recurrent state reads one path.
-    numerics        what the width of a pass does to its logits: `EXACT` or `NEAR_TIES`.
+    numerics        what the width of a pass does to its logits: `EXACT`, `NEAR_TIES` or `BITWISE`.
     fingerprint     tells its costs from those of other models: a hash of its weights, and how it computes.
     """
 
@@ -144,6 +146,13 @@ class CausalLM(Protocol):
     def landmarks(self) -> Sequence[int]: ...
     @property
     def numerics(self) -> str: ...
+
+    def bitwise(self) -> CausalLM:
+        """The same model in passes whose rows do not depend on what is read beside them, not by a bit.
+
+        Requests belong to one of the two. Raises OptionError, with the cause, where passes depend on their width.
+        """
+        ...
 
     def refuse_training(self) -> None:
         """Raise ModelError if every pass would be another law, as with dropout."""

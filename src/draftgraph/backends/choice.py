@@ -15,11 +15,12 @@ from draftgraph.backends.cuda_graphs import on_gpu
 from draftgraph.backends.hub import kept, locate
 from draftgraph.backends.load import Source, load_model, read_config
 from draftgraph.backends.openvino import load as openvino
+from draftgraph.backends.openvino.precision import QUANTISED
 from draftgraph.backends.openvino.refusals import UnfitError, is_installed
 from draftgraph.backends.probe import probe
 from draftgraph.backends.recurrent_model import torch_model
 from draftgraph.backends.untrusted import refuse_broken_generation_config, told
-from draftgraph.errors import ModelError, require
+from draftgraph.errors import ModelError, OptionError, require
 
 AUTO, TORCH, OPENVINO, CUDA_GRAPHS = "auto", "torch", "openvino", "cuda_graphs"
 NAMES = (AUTO, TORCH, OPENVINO, CUDA_GRAPHS)
@@ -35,6 +36,7 @@ class Loading:
     trusted     whether code that comes with them may run.
     taps        hidden states of the target that will be asked for.
     embeddings  whether a drafter uses the target's embeddings.
+    weights     what they are quantised to, "int8" or "int4"; None: as they are stored.
     """
 
     dtype: str | torch.dtype | None = None
@@ -43,9 +45,15 @@ class Loading:
     backend: str = AUTO
     taps: tuple[str, ...] = ()
     embeddings: bool = False
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         require(self.backend in NAMES, "backend", self.backend, "'auto', 'torch', 'openvino' or 'cuda_graphs'")
+        require(self.weights in (None, *QUANTISED), "weights", self.weights, "'int8', 'int4', or leave it out")
+        if self.weights is not None and self.backend not in (AUTO, OPENVINO):
+            raise OptionError(
+                f"weights={self.weights!r} runs on OpenVINO alone, and backend={self.backend!r} was asked for; leave one out"
+            )
 
 
 @dataclass(frozen=True)
@@ -79,13 +87,16 @@ def off_torch(source: Source, loading: Loading) -> tuple[Loaded | None, str]:
 
     Raises ModelError where another backend was asked for and cannot run it exactly.
     """
+    asked = {"weights": loading.weights} if loading.weights is not None else {"backend": loading.backend}
+    [reason] = [f"{option}={value!r} was asked for" for option, value in asked.items()]
+    if (loading.weights is not None or loading.backend == OPENVINO) and (merged := _made_by_torch(source)):
+        raise UnfitError(f"{str(source)!r} cannot run on OpenVINO: {merged}; write backend='torch' alone")
+    if loading.weights is not None:
+        return _quantised(source, loading, reason), reason
     if loading.backend == OPENVINO:
-        reason = "backend='openvino' was asked for"
-        if merged := _made_by_torch(source):
-            raise UnfitError(f"{str(source)!r} cannot run on OpenVINO: {merged}; write backend='torch'")
         return _on_openvino(source, loading, reason), reason
     if loading.backend in (TORCH, CUDA_GRAPHS):
-        return None, f"backend={loading.backend!r} was asked for"
+        return None, reason
     if why_not := _not_tried(source, loading):
         return None, why_not
     try:
@@ -122,11 +133,23 @@ def _made_by_torch(source: Source) -> str:
     return "torch merges adapters" if place is not None and place.base is not None else ""
 
 
+def _quantised(source: Source, loading: Loading, reason: str) -> Loaded:
+    if isinstance(source, torch.nn.Module) and loading.backend == AUTO:
+        raise OptionError(
+            f"weights={loading.weights!r} is for models that are loaded here, and {type(source).__name__} is loaded already; "
+            "give its folder, or write backend='openvino', which converts it as it is now"
+        )
+    try:
+        return _on_openvino(source, loading, reason)
+    except UnfitError as error:
+        raise UnfitError(f"{error} and leave weights={loading.weights!r} out") from error
+
+
 def _on_openvino(source: Source, loading: Loading, reason: str) -> Loaded:
     if isinstance(source, torch.nn.Module):
-        model, said = openvino.from_loaded(source, loading.dtype, loading.device, loading.taps)
+        model, said = openvino.from_loaded(source, loading.dtype, loading.device, loading.taps, loading.weights)
         return Loaded(model, said.config, said.generation_config, reason)
-    model = openvino.from_folder(source, loading.dtype, loading.device, loading.taps)
+    model = openvino.from_folder(source, loading.dtype, loading.device, loading.taps, loading.weights)
     config = read_config(source)
     return Loaded(model, config, _generation_config(os.fspath(source), config), reason)
 

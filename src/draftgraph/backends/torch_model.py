@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from draftgraph.backends.alibi import biased, biased_layers
 from draftgraph.backends.arithmetic import OwnArithmetic, rounding, rows_alone
-from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, Feed, Scored
+from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, CausalLM, Feed, Scored
 from draftgraph.backends.cache_argument import cache_argument
 from draftgraph.backends.cells import CellPool
 from draftgraph.backends.check import Check
@@ -29,7 +29,7 @@ from draftgraph.backends.row_masks import Shown, mask_holders
 from draftgraph.backends.support import context_window, in_training, refuse_unsupported
 from draftgraph.backends.taps import tapped
 from draftgraph.backends.wrapped import opened
-from draftgraph.errors import LogitsError, ModelError
+from draftgraph.errors import LogitsError, ModelError, OptionError
 
 MOST_ROWS = 1024
 """Rows per pass while a long prompt is read; bounds the mask's memory, which is rows × cells."""
@@ -127,6 +127,13 @@ class TorchModel:
     def rounding(self) -> OwnArithmetic | None:
         """A layer that rounds what it reads to less than the model's own type, if there is one."""
         return rounding(self.model, self.dtype, self.device)
+
+    def bitwise(self) -> CausalLM:
+        """Raises OptionError: torch multiplies matrices of different height in different orders."""
+        raise OptionError(
+            f"bitwise=True is not possible on torch: its passes of different width round differently (numerics: "
+            f"{self.numerics}); write backend='openvino' for a folder or hub name, or leave bitwise out"
+        )
 
     @property
     def called(self) -> torch.nn.Module:

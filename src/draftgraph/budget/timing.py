@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -52,8 +52,10 @@ Run = Callable[[int, Sequence[int], int, float], Sequence[RoundRecord]]
 """run(budget, prompt, tokens, temperature) -> the rounds of a request with that fixed budget."""
 
 
-def measure(target: CausalLM, drafter: CausalLM | None, run: Run) -> Costs:
+def measure(target: CausalLM, drafter: CausalLM | None, run: Run, chains: bool = False) -> Costs:
     """The costs of a pair, or of a target whose drafts are looked up (drafter None).
+
+    chains  whether drafts are chains, so that the target is timed with them; else with rows that part at the root.
 
     Drafts are counted after text that the target wrote itself, sampled at temperature 1.
     """
@@ -67,7 +69,7 @@ def measure(target: CausalLM, drafter: CausalLM | None, run: Run) -> Costs:
         {"target": [size for size in target_sizes if size <= room], "drafter": [size for size in sizes if size <= room]}
         for target_sizes, sizes in ((NEEDED, DRAFTER_NEEDED), (WANTED, DRAFTER_WANTED))
     )
-    costs = pass_costs(models, prompt, needed, wanted)
+    costs = pass_costs(models, prompt, needed, wanted, ["target"] if chains else [])
     share = (time.thread_time() - worked) / (time.perf_counter() - began)
     times, theirs = costs["target"], costs.get("drafter")
     waited = max(0.0, 1.0 - share) if target.device.type == "cpu" else 0.0  # an accelerator may be waited for
@@ -125,17 +127,19 @@ def pass_costs(
     prompt: Sequence[int],
     needed: Mapping[str, Sequence[int]],
     wanted: Mapping[str, Sequence[int]],
+    chained: Collection[str] = (),
 ) -> dict[str, Cost]:
     """Median seconds of passes over n rows that follow `prompt`.
 
     needed  by model, numbers of rows that are timed once at least.
     wanted  numbers that are timed as well, again and again, until PASSES_SECONDS are over.
+    chained  models whose rows follow one another; those of others part at the root.
     """
     deadline = time.perf_counter() + PASSES_SECONDS
     timed: list[_Timed] = []
     try:
         for name, model in models.items():
-            timed.append(_Timed(model, prompt, needed[name], wanted[name]))
+            timed.append(_Timed(model, prompt, needed[name], wanted[name], name in chained))
         while waiting := [each for each in timed if each.turns == 0 or each.may_go_on(deadline)]:
             min(waiting, key=lambda each: each.seconds).turn(deadline)  # both get the same time
     finally:
@@ -147,7 +151,10 @@ def pass_costs(
 class _Timed:
     """One model that is timed: seconds by number of rows. Reading the prompt warms it up."""
 
-    def __init__(self, model: CausalLM, prompt: Sequence[int], needed: Sequence[int], wanted: Sequence[int]) -> None:
+    def __init__(
+        self, model: CausalLM, prompt: Sequence[int], needed: Sequence[int], wanted: Sequence[int], chained: bool
+    ) -> None:
+        self.chained = chained
         self.model = model
         self.sizes, self.needed = _in_order(model.sizes, needed, wanted)
         self.times: dict[int, list[float]] = {}
@@ -170,7 +177,8 @@ class _Timed:
                 break
             if first or size in self.times:
                 fed = (self.tokens * size)[:size]
-                rows = Feed(self.text, [], fed, [ROOT] * size)
+                parents = range(ROOT, size - 1) if self.chained else [ROOT] * size
+                rows = Feed(self.text, [], fed, parents)
                 seconds = _one_pass(self.model, rows)
                 if self.model.sizes and seconds < SETTLED_SECONDS:  # a pass costs more if the last one had another size
                     seconds = _one_pass(self.model, rows)

@@ -20,9 +20,11 @@ def costs(
     device: options.Device = None,
     threads: options.Threads = None,
     backend: options.Backend = "auto",
+    weights: options.Weights = None,
     trust_remote_code: options.TrustRemoteCode = False,
     rule: options.RuleName = "auto",
     structure: options.Structure = "auto",
+    bitwise: options.Bitwise = "auto",
     refresh: Annotated[bool, typer.Option("--refresh", help="Time the models again, whatever is kept.")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -31,7 +33,7 @@ def costs(
     The first request with the automatic budget reads the same table, and need not wait then.
     """
     pair = options.sources(target, drafter, model, draft_model)
-    chosen = options.Chosen(pair, dtype, device, threads, trust_remote_code, backend)
+    chosen = options.Chosen(pair, dtype, device, threads, trust_remote_code, backend, weights)
     from draftgraph.cli.work.costs import run
 
-    run(chosen, options.Drafting(rule, structure), refresh, as_json)
+    run(chosen, options.Drafting(rule, structure, bitwise=bitwise), refresh, as_json)

@@ -31,6 +31,7 @@ def generate(
     device: options.Device = None,
     threads: options.Threads = None,
     backend: options.Backend = "auto",
+    weights: options.Weights = None,
     trust_remote_code: options.TrustRemoteCode = False,
     chat: Annotated[
         bool, typer.Option("--chat", help="The prompt is a message; the tokenizer's chat template lays it out.")
@@ -62,6 +63,7 @@ def generate(
         str | None, typer.Option(help="model, or lookup or text (which need no model).", rich_help_panel=DRAFTING)
     ] = None,
     prediction: options.Prediction = None,
+    bitwise: options.Bitwise = "auto",
     edges: Annotated[
         str,
         typer.Option(
@@ -87,7 +89,7 @@ def generate(
     if trace is not None:
         tracefile.refuse_unwritable(trace)
     chosen = options.Chosen(
-        options.sources(None, None, model, draft_model), dtype, device, threads, trust_remote_code, backend
+        options.sources(None, None, model, draft_model), dtype, device, threads, trust_remote_code, backend, weights
     )
     text = _read_prompt(prompt)
     params = dg.SamplingParams(
@@ -105,7 +107,7 @@ def generate(
 
     place(chosen)
     config = make_config(
-        options.Drafting(rule, structure, budget, prediction),
+        options.Drafting(rule, structure, budget, prediction, bitwise),
         num_speculative_tokens=num_speculative_tokens,
         drafter=drafter,
         edges=edges if edges == "auto" else tuple(name.strip() for name in edges.split(",") if name.strip()),

@@ -30,7 +30,7 @@ Sources = tuple[str | Path, str | Path | None]
 class Chosen:
     """The models that were asked for, and how they are to be loaded. trusted  whether their own code may run.
 
-    backend  what runs them.
+    backend  what runs them. weights  what they are quantised to.
     """
 
     pair: Sources
@@ -39,6 +39,7 @@ class Chosen:
     threads: int | None
     trusted: bool
     backend: str = "auto"
+    weights: str | None = None
 
     @property
     def title(self) -> str:
@@ -59,6 +60,7 @@ class Drafting:
     structure: str = "auto"
     budget: str = "auto"
     prediction: str | None = None
+    bitwise: str = "auto"
 
     @property
     def written(self) -> dict[str, str]:
@@ -103,6 +105,10 @@ Backend = Annotated[
         rich_help_panel=MODELS,
     ),
 ]
+Weights = Annotated[
+    str | None,
+    typer.Option("--weights", help="Quantise to int8 or int4, on OpenVINO.", rich_help_panel=MODELS),
+]
 TrustRemoteCode = Annotated[
     bool,
     typer.Option(
@@ -127,6 +133,14 @@ Structure = Annotated[
 ]
 Budget = Annotated[
     str, typer.Option("--budget", help="Nodes verified per round; 0 is plain.", rich_help_panel=DRAFTING)
+]
+Bitwise = Annotated[
+    str,
+    typer.Option(
+        "--bitwise",
+        help="true, false or auto: drafts change no bit of the target's rows.",
+        rich_help_panel=DRAFTING,
+    ),
 ]
 Prediction = Annotated[
     str | None,
@@ -167,6 +181,11 @@ def as_budget(text: str) -> int | str:
         return int(text)
     except ValueError:
         return text
+
+
+def as_switch(text: str) -> bool | str:
+    """True or False if it is one; anything else is for `Config` to judge."""
+    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def as_prediction(text: str | None) -> str | None:

@@ -10,12 +10,12 @@ from typing import Any
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.edges.sources import EDGES
 from draftgraph.draft.structures.base import Structure
-from draftgraph.draft.structures.registry import SUITING, get_structure
+from draftgraph.draft.structures.registry import SUITING, UNROLLED, get_structure
 from draftgraph.engine.old_options import OLD_OPTIONS, reads_old_options, translated
 from draftgraph.engine.unverified import unverified
 from draftgraph.errors import OptionError, PromptError, brief, require, unknown_name
 from draftgraph.token_ids import token_ids
-from draftgraph.values import as_integer, as_list, has_surrogates
+from draftgraph.values import as_flag, as_integer, as_list, has_surrogates
 from draftgraph.verification.base import Rule
 from draftgraph.verification.registry import get_rule
 
@@ -54,6 +54,10 @@ class Config:
                request of this engine). Texts of earlier requests then shape later drafts. At temperature 0, and under
                rule="agree", the text stays the same; under other rules its law does, but which text a seed gives depends on the
                requests before it.
+    bitwise    True: the rows of the target are the same bit for bit with drafts and without, in bfloat16 and with quantised
+               weights too. No pass has a single row, and a draft is verified as paths that are sequences of their own, so that
+               "auto" drafts chains. False: as passes come. "auto": on where weights or activations are not float32, if the
+               backend can do it and no tree was asked for.
 
     Raises OptionError for a value that is not possible, and for drafts that the rule does not verify.
     """
@@ -65,6 +69,7 @@ class Config:
     drafter: str | Drafter | None = None
     prediction: str | Sequence[int] | None = None
     edges: str | Sequence[str] = "auto"
+    bitwise: str | bool = "auto"
 
     def __post_init__(self) -> None:
         self._read_count("budget", 0, "auto")
@@ -79,6 +84,10 @@ class Config:
         require(self.drafter is None or isinstance(self.drafter, str | Drafter), "drafter", self.drafter, possible)
         if not _is_one_of(self.edges, ("auto",)):
             self._set("edges", _edge_names(self.edges))
+        if not _is_one_of(self.bitwise, ("auto",)):
+            flag = as_flag(self.bitwise)
+            require(flag is not None, "bitwise", self.bitwise, "True, False or 'auto'")
+            self._set("bitwise", flag)
         if self.prediction is not None:
             self._set("prediction", _prediction(self.prediction))
         self._refuse_unsound()
@@ -158,6 +167,13 @@ class Config:
         """Whether every draft is one path."""
         return self.resolved_structure.example(sampled=True).is_chain
 
+    @cached_property
+    def asks_for_tree(self) -> bool:
+        """Whether a structure was asked for whose drafts part below the root."""
+        if self.structure == "auto":
+            return False
+        return any(len(nodes) > 1 for nodes in self.resolved_structure.example(sampled=True).children[1:])
+
     @property
     def resolved_rule(self) -> Rule:
         """The rule that runs; "auto" is the layer rule, which is the best known one for every draft made here."""
@@ -171,7 +187,8 @@ class Config:
             return own.structure
         if self.structure != "auto":
             return get_structure(self.structure).suited(rule)
-        return next((each for each in SUITING if each.verified_by(rule, self._samples)), SUITING[0])
+        suiting = UNROLLED if self.bitwise is True else SUITING
+        return next((each for each in suiting if each.verified_by(rule, self._samples)), suiting[0])
 
     def with_options(self, **options: Any) -> Config:
         """A copy with some options changed; aliases of the ecosystem are understood.

@@ -23,6 +23,7 @@ from draftgraph.draft.base import Drafter
 from draftgraph.draft.proposal import failing
 from draftgraph.engine import chat, prompts
 from draftgraph.engine.assemble import for_drafter, make_drafter, on_one_path, why_one_path, with_drafter
+from draftgraph.engine.bitwise import as_asked
 from draftgraph.engine.chat import Messages
 from draftgraph.engine.config import Config
 from draftgraph.engine.defaults import Defaults
@@ -31,6 +32,7 @@ from draftgraph.engine.options import Asked, Params, read_options
 from draftgraph.engine.pair_costs import pair_costs
 from draftgraph.engine.prefill import prefill
 from draftgraph.engine.prompts import Prompt
+from draftgraph.engine.results import result_of
 from draftgraph.engine.room import room
 from draftgraph.engine.round import decode_round
 from draftgraph.engine.strategy import choose, plan, reconsider
@@ -38,7 +40,7 @@ from draftgraph.errors import DraftgraphError, OptionError, PromptError, require
 from draftgraph.request.record import RoundRecord
 from draftgraph.request.result import Event, Result, Stream
 from draftgraph.request.state import Request, Strategy
-from draftgraph.request.text import Detokenizer, whole_text
+from draftgraph.request.text import Detokenizer
 from draftgraph.sampling.contract import check_functions
 from draftgraph.sampling.generation_config import fields_of
 from draftgraph.sampling.params import SamplingParams
@@ -80,6 +82,7 @@ class Engine:
         device: str | None = None,
         config: Config | None = None,
         backend: str = "auto",
+        weights: str | None = None,
         trust_remote_code: bool = False,
         generation_config: GenerationConfig | None = None,
         **options: Any,
@@ -92,6 +95,8 @@ class Engine:
         backend      what runs the models: "torch"; "openvino"; "cuda_graphs", which records passes on a GPU and replays them; or
                      "auto", which takes OpenVINO for folders and hub names on a CPU where it is installed and exact, and torch
                      elsewhere. `engine.backends` says which it was, and why.
+        weights      "int8" or "int4": quantise the models that are loaded here, drafter included, which OpenVINO runs (extra
+                     "quantised"). That is another model than the stored one; the text keeps its law exactly. None: as stored.
         trust_remote_code  whether code that comes with the models may run. Without it such models are refused.
         generation_config  what to take for the model's own (`draftgraph.engine.defaults` says what becomes of it); an empty
                      GenerationConfig() leaves it aside.
@@ -106,13 +111,14 @@ class Engine:
         require(named, "generation_config", generation_config, "a transformers GenerationConfig")
         chosen = (config or Config()).with_options(**options)
         chosen = with_drafter(chosen, draft_model is not None)
-        loading = for_drafter(Loading(dtype, device, trust_remote_code, backend), draft_model, chosen)
+        loading = for_drafter(Loading(dtype, device, trust_remote_code, backend, weights=weights), draft_model, chosen)
         loaded = load_backend(target, loading)
         tokenizer = find_tokenizer(tokenizer, target, trust_remote_code)
+        model, chosen = as_asked(loaded.model, chosen)
         drafter, why = make_drafter(loaded, draft_model, chosen, tokenizer, loading)
         chosen = on_one_path(chosen, loaded.model, drafter.model)
         own = copy.deepcopy(loaded.generation_config if generation_config is None else generation_config)
-        engine = cls(loaded.model, drafter, chosen, tokenizer, eos_ids(loaded, tokenizer, generation_config), own)
+        engine = cls(model, drafter, chosen, tokenizer, eos_ids(loaded, tokenizer, generation_config), own)
         engine.backends["target"] = f"{loaded.model.name}: {loaded.reason}"
         if drafter.model is not None and why:
             engine.backends["drafter"] = f"{drafter.model.name}: {why}"
@@ -203,7 +209,9 @@ class Engine:
         return replace(choice, reason=f"{choice.reason}; {why}") if why else choice
 
     def _stream(self, request: Request) -> Stream:
-        return Stream(self._run(request), partial(self._result, request), partial(self._free, request))
+        return Stream(
+            self._run(request), partial(result_of, request, self.target, self.tokenizer), partial(self._free, request)
+        )
 
     def _run(self, request: Request) -> Generator[Event | None, None, None]:
         """A step at a time: the event of a round, or None after a piece of the text was read that a round could not read."""
@@ -239,31 +247,6 @@ class Engine:
                 request.begun, request.drafting = False, None
         finally:
             self.target.close(request.text)
-
-    def _result(self, request: Request) -> Result:
-        choice, output = request.choice, request.output
-        stats = request.tally.stats(
-            rule=choice.rule.name,
-            structure=choice.structure.name,
-            lossless=choice.rule.lossless,
-            numerics=self.target.numerics,
-            prompt=request.prompt_length,
-            output=len(output),
-            backend=self.target.name,
-        )
-        text = "".join(request.pieces)
-        if request.finish_reason is None:  # interrupted, with text held back that might have become a stop string
-            text = whole_text(self.tokenizer, request.tokens, request.prompt_length, request.params.stop)
-        return Result(
-            text,
-            output,
-            request.finish_reason,
-            stats,
-            request.noise.seed,
-            choice,
-            request.logprobs[: len(output)] if request.params.logprobs else None,
-            tuple(request.rounds),
-        )
 
     def _request(self, prompt: Any, params: Params | Asked) -> Request:
         """Check a prompt and its options; nothing is allocated yet."""

@@ -31,7 +31,7 @@ def pair_costs(target: CausalLM, drafter: Drafter, config: Config, decode: Decod
         return decode(drafter.fresh(), fixed, list(prompt), params)
 
     def measured() -> Costs:
-        return measure(target, drafter.model, run)
+        return measure(target, drafter.model, run, config.drafts_chains)
 
     subject = _subject(target, drafter, config)
     if subject is None:

@@ -27,6 +27,14 @@ def choose(config: Config, temperature: float, drafter: Drafter) -> Strategy:
 
     Raises OptionError if the rule that was asked for does not verify the drafts that there would be.
     """
+    choice = _choose(config, temperature, drafter)
+    if config.bitwise is True and config.structure == "auto" and config.own_drafter is None:
+        why = f"bitwise: a draft is a {choice.structure.name}, for every path of a tree would be a sequence of its own"
+        return replace(choice, reason=f"{choice.reason}; {why}")
+    return choice
+
+
+def _choose(config: Config, temperature: float, drafter: Drafter) -> Strategy:
     structure = config.resolved_structure
     law = temperature > 0 and "sampled" in drafter.draws and structure.draws
     if config.rule != "auto":

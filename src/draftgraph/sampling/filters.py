@@ -52,7 +52,7 @@ class Filters:
             decided |= head[:, -1] < least[:, 0]
         if self.top_p < 1.0:
             rows = head.masked_fill(~kept, -torch.inf) if self.top_k else scores
-            share = torch.exp(head - rows.logsumexp(dim=1, keepdim=True)) * kept
+            share = torch.exp(head - _log_sums(rows)) * kept
             reached = share.cumsum(dim=1, dtype=torch.float64)
             kept &= reached - share < self.top_p
             kept[:, 0] = True
@@ -62,3 +62,9 @@ class Filters:
             kept &= head >= least
             decided |= head[:, -1] < least[:, 0]
         return kept, decided
+
+
+def _log_sums(rows: torch.Tensor) -> torch.Tensor:
+    """log Σ exp of every row, f[n, 1]. Torch divides the sum of a single row among threads, which gives it other bits."""
+    several = rows if len(rows) > 1 else rows.repeat(2, 1)
+    return several.logsumexp(dim=1, keepdim=True)[: len(rows)]

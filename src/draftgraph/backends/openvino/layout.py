@@ -12,6 +12,8 @@ from draftgraph.backends.openvino.convert import ROWS
 from draftgraph.backends.openvino.pool import SCRATCH, blocks_for
 from draftgraph.backends.openvino.text import Rows
 
+LEAST_ASKED = 2
+"""Rows that the head gets at least, where the pass has so many: it too computes one row by itself with other roundings."""
 Inputs = Mapping[str, npt.NDArray[np.generic]]
 
 
@@ -31,10 +33,11 @@ def lay_out(batch: Sequence[tuple[Rows, Sequence[int]]], size: int) -> Inputs:
     masks = [_mask(rows.visible, count) for (rows, _), count in zip(batch, counts, strict=True)]
     starts = list(accumulate(counts, initial=0))
     asked = [start + row for (rows, _), start in zip(batch, starts, strict=False) for row in rows.asked]
+    logits = size if size <= 2 * len(asked) else max(len(asked), min(size, LEAST_ASKED))
     return {
         "input_ids": _i64(tokens + tokens[-1:] * spare),
         "position_ids": _i64(positions + positions[-1:] * spare),
-        ROWS: _i64(asked + asked[-1:] * (size - len(asked)) if size <= 2 * len(asked) else asked),
+        ROWS: _i64(asked + asked[-1:] * (logits - len(asked))),
         "past_lens": _i32([rows.past for rows, _ in batch]),
         "subsequence_begins": _i32(starts),
         "block_indices": _i32([block for held in blocks for block in held]),

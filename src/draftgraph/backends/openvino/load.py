@@ -24,6 +24,8 @@ from draftgraph.backends.openvino import refusals
 from draftgraph.backends.openvino.convert import convert
 from draftgraph.backends.openvino.model import About, OpenVinoModel
 from draftgraph.backends.openvino.precision import Precision
+from draftgraph.backends.openvino.quantise import made_with as quantised_with
+from draftgraph.backends.openvino.quantise import quantise
 from draftgraph.backends.openvino.refusals import UnfitError
 from draftgraph.backends.openvino.runtime import runtime
 from draftgraph.backends.openvino.store import GRAPH, Entry, place_of, read_entry, update_entry, write_entry
@@ -42,8 +44,6 @@ NOTES = "draftgraph.converting"
 POSITIONS = 1 << 17
 """Positions that rotary tables hold at most, for models that do not say how much they can read."""
 EXACT = Precision()
-ROUNDED = 0.5
-"""How far logits of coarser precisions may be from those in float32, as a share of their scale. Further, they say nothing."""
 _ONE = threading.RLock()
 """Models are converted and started one at a time: a second thread that wants the same one finds it running."""
 _RUNNING: WeakValueDictionary[tuple[str, int], OpenVinoModel] = WeakValueDictionary()
@@ -78,11 +78,16 @@ class _Source:
 
 
 def from_folder(
-    source: str | Path, dtype: str | torch.dtype | None, device: str | None, taps: Sequence[str] = ()
+    source: str | Path,
+    dtype: str | torch.dtype | None,
+    device: str | None,
+    taps: Sequence[str] = (),
+    weights: str | None = None,
 ) -> OpenVinoModel:
     """The model of a folder or hub name.
 
-    taps  names of the hidden states that its graph gives as well.
+    taps     names of the hidden states that its graph gives as well.
+    weights  what they are quantised to, "int8" or "int4"; None: as they are stored.
 
     Raises ModelError, with the cause and what to write instead, if OpenVINO cannot run it exactly here.
     """
@@ -92,7 +97,7 @@ def from_folder(
     config = read_config(name)
     refusals.refuse_folder(name)
     refusals.refuse_config(config)
-    precision = refusals.precision_of(dtype, config)
+    precision = refusals.precision_of(dtype, config, weights)
     with _ONE:
         found = _look(name, version, precision, tuple(taps))
         running = _RUNNING.get(found.key)
@@ -102,7 +107,11 @@ def from_folder(
 
 
 def from_loaded(
-    module: torch.nn.Module, dtype: str | torch.dtype | None, device: str | None, taps: Sequence[str] = ()
+    module: torch.nn.Module,
+    dtype: str | torch.dtype | None,
+    device: str | None,
+    taps: Sequence[str] = (),
+    weights: str | None = None,
 ) -> tuple[OpenVinoModel, PreTrainedModel]:
     """A loaded model as it is now, and the transformers model in it.
 
@@ -118,12 +127,12 @@ def from_loaded(
     TorchModel(model).refuse_training()
     refusals.refuse_device(as_device(device) if device is not None else torch.device(str(model.device)))
     refusals.refuse_config(model.config)
-    precision = refusals.precision_of(TorchModel(model).dtype if dtype is None else dtype, model.config)
+    precision = refusals.precision_of(TorchModel(model).dtype if dtype is None else dtype, model.config, weights)
     if model.dtype != torch.float32:
         model = cast(PreTrainedModel, copy.deepcopy(model).float())
     with _ONE:
         about = _about(TorchModel(model), fingerprint(model), version)
-        return _probed(_graph(model, taps), TorchModel(model), about, precision), inside.model
+        return _probed(_graph(model, taps), TorchModel(model), about, precision)[0], inside.model
 
 
 def _look(name: str, version: str, precision: Precision, taps: tuple[str, ...] = ()) -> _Source:
@@ -144,7 +153,7 @@ def _look(name: str, version: str, precision: Precision, taps: tuple[str, ...] =
         load_model(name, torch.float32, "cpu")  # says what is wrong in the words that are used elsewhere
         raise ModelError(f"cannot read the weights of {name!r}: {first_line(error)}") from error
     made_with = {"openvino": version, "transformers": transformers.__version__, "torch": torch.__version__}
-    made_with |= {"precision": str(precision), "taps": " ".join(taps)}
+    made_with |= {"precision": str(precision), "taps": " ".join(taps)} | quantised_with(precision)
     return _Source(name, files, known, made_with, precision, taps)
 
 
@@ -224,8 +233,7 @@ def _made(source: _Source, place: Path | None) -> tuple[Entry, OpenVinoModel | N
         source.made_with, digest(source.files), [before], about.class_name, about.vocab_size, window=about.window
     )
     try:
-        graph = _graph(reference.model, source.taps)
-        model = _probed(graph.clone(), reference, about, source.precision)
+        model, graph = _probed(_graph(reference.model, source.taps), reference, about, source.precision)
     except UnfitError as error:
         _write(place, replace(entry, refused=str(error)), None)
         raise
@@ -265,25 +273,29 @@ def _graph(model: PreTrainedModel, taps: Sequence[str]) -> Any:
         raise _unfit(type(model).__name__, f"it cannot be converted ({_cause(error)})") from error
 
 
-def _probed(graph: Any, reference: TorchModel, about: About, precision: Precision) -> OpenVinoModel:
+def _probed(graph: Any, reference: TorchModel, about: About, precision: Precision) -> tuple[OpenVinoModel, Any]:
     """Compile a graph in float32 and compare it with the model that it was made from; then in the precision that was asked for.
 
-    Rounding hides mistakes, so that the comparison is strict where nothing is rounded. The graph is used up.
+    Rounding hides mistakes, so that the comparison is strict where nothing is rounded. Returns what runs, and the graph of it.
 
     Raises ModelError if it is another model.
     """
-    spare = None if precision == EXACT else graph.clone()
-    exact = _compiled(graph, about, EXACT)
+    exact = _compiled(graph.clone(), about, EXACT)
     check = honours_masks(reference, exact)
     if check.failed:
         raise _unfit(about.class_name, f"passes give other logits than transformers does ({check.found})")
     about = exact.about = replace(about, checked=check.found)
-    if spare is None:
-        return exact
-    model, expected = _compiled(spare, about, precision), trial(exact)
-    if not alike(trial(model), expected, ROUNDED):
+    if precision == EXACT:
+        return exact, graph
+    expected = trial(exact)
+    try:
+        quantise(graph, precision)
+    except UnfitError as error:
+        raise _unfit(about.class_name, str(error)) from error
+    model = _compiled(graph.clone(), about, precision)
+    if not alike(trial(model), expected, precision.rounding):
         raise _unfit(about.class_name, f"{precision} is too coarse for it")
-    return model
+    return model, graph
 
 
 def _compiled(graph: Any, about: About, precision: Precision) -> OpenVinoModel:

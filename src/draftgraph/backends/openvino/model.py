@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -17,8 +18,9 @@ from draftgraph.backends.openvino.compiled import Compiled
 from draftgraph.backends.openvino.layout import lay_out
 from draftgraph.backends.openvino.pool import BlockPool
 from draftgraph.backends.openvino.precision import Precision
-from draftgraph.backends.openvino.text import PagedText, Rows, enter
-from draftgraph.errors import LogitsError, ModelError
+from draftgraph.backends.openvino.text import BlockHandle, PagedText, Rows, enter
+from draftgraph.backends.steadiness import steady
+from draftgraph.errors import LogitsError, ModelError, OptionError
 from draftgraph.types import ROOT
 
 MOST_ROWS = 512
@@ -62,6 +64,7 @@ class OpenVinoModel:
         self._compiled = Compiled(graph, precision, threads)
         self.pool = BlockPool(self._compiled.shapes, self._compiled.kind, self._compiled.attach)
         self._buckets, self._turn = Buckets(), threading.Lock()
+        self._steady: bool | None = None  # not looked at yet
 
     @property
     def model_name(self) -> str:
@@ -106,39 +109,64 @@ class OpenVinoModel:
     def numerics(self) -> str:
         return EXACT if self.precision.exact else NEAR_TIES
 
+    def bitwise(self) -> OpenVinoModel:
+        from draftgraph.backends.openvino.bitwise import BitwiseModel  # which is a model like this one, in other passes
+
+        model = BitwiseModel(self)
+        if self._steady is None:
+            self._steady = steady(model)
+        if not self._steady:
+            raise OptionError(
+                f"bitwise=True is not possible for {self.about.class_name} on this CPU: passes of different width round "
+                "differently here; write bitwise=False"
+            )
+        return model
+
     def refuse_training(self) -> None:
         """Nothing: a graph has no training mode."""
 
-    def open(self, capacity: int) -> PagedText:
+    def open(self, capacity: int) -> CacheHandle:
         return PagedText(capacity)
 
     def expect(self, text: CacheHandle, length: int) -> None:
         """Nothing: a text of any length is read in one way."""
 
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
+        self._refuse_taps(taps)
+        with self._turn:
+            texts = [cast(PagedText, feed.text) for feed in feeds]
+            batch = self._enter(feeds, texts)
+            with self._forgetting([(text, rows.past) for text, (rows, _) in zip(texts, batch, strict=True)]):
+                return self._score(batch, taps)
+
+    def _refuse_taps(self, taps: Sequence[str]) -> None:
         if taps and not self._compiled.has(taps):
             raise ModelError(
                 f"{self.about.class_name} was converted for OpenVINO without hidden states {tuple(taps)}; write backend='torch'"
             )
-        with self._turn:
-            texts = [cast(PagedText, feed.text) for feed in feeds]
-            batch = self._enter(feeds, texts)
-            try:
-                self._compiled.run(lay_out(batch, self._buckets.size(sum(len(rows.tokens) for rows, _ in batch))))
-                logits = torch.from_numpy(self._compiled.output()[: sum(len(rows.asked) for rows, _ in batch)])
-                if not math.isfinite(logits.sum().item()):
-                    raise LogitsError(
-                        f"{self.about.class_name} returned NaN or infinite logits; the request was stopped, the engine is "
-                        "usable"
-                    )
-            except BaseException:
-                for text, (rows, _) in zip(texts, batch, strict=True):
-                    self.pool.zero(text, rows.past)
-                raise
-            parts = torch.split(logits.clone(), [len(rows.asked) for rows, _ in batch])
-            if not taps:
-                return [Scored(part) for part in parts]
-            states = self._states([rows for rows, _ in batch], taps)
+
+    @contextmanager
+    def _forgetting(self, written: Sequence[tuple[BlockHandle, int]]) -> Iterator[None]:
+        """Passes that write to these requests, each from a cell on. If they fail, what they wrote is gone."""
+        try:
+            yield
+        except BaseException:
+            for text, begin in written:
+                self.pool.zero(text, begin)
+            raise
+
+    def _score(self, batch: Sequence[tuple[Rows, Sequence[int]]], taps: Sequence[str]) -> list[Scored]:
+        """One pass. batch  rows, each with its blocks."""
+        self._compiled.run(lay_out(batch, self._buckets.size(sum(len(rows.tokens) for rows, _ in batch))))
+        logits = torch.from_numpy(self._compiled.output()[: sum(len(rows.asked) for rows, _ in batch)])
+        if not math.isfinite(logits.sum().item()):
+            raise LogitsError(
+                f"{self.about.class_name} returned NaN or infinite logits; the request was stopped, the engine is usable"
+            )
+        parts = torch.split(logits.clone(), [len(rows.asked) for rows, _ in batch])
+        if not taps:
+            return [Scored(part) for part in parts]
+        states = self._states([rows for rows, _ in batch], taps)
         return [Scored(part, state) for part, state in zip(parts, states, strict=True)]
 
     def _enter(self, feeds: Sequence[Feed], texts: Sequence[PagedText]) -> list[tuple[Rows, list[int]]]:

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import numpy.typing as npt
 
-from draftgraph.backends.openvino.text import PagedText
+from draftgraph.backends.openvino.text import BlockHandle
 
 CELLS = 32
 """Cells of a block, as the kernels of OpenVINO want it on a CPU."""
@@ -46,12 +46,12 @@ class BlockPool:
         self.shapes, self.kind, self.attach = shapes, kind, attach
         self._sizes = list(dict.fromkeys((shape.heads, shape.width) for shape in shapes))
         self._memory: list[npt.NDArray[np.generic]] = []
-        self._handles: WeakValueDictionary[int, PagedText] = WeakValueDictionary()
+        self._handles: WeakValueDictionary[int, BlockHandle] = WeakValueDictionary()
         self.capacity = 0
         self._resize(KEPT_BLOCKS, 0)
 
     @property
-    def handles(self) -> list[PagedText]:
+    def handles(self) -> list[BlockHandle]:
         """The handles that may hold blocks, those of other threads included."""
         return [handle for ref in self._handles.valuerefs() if (handle := ref()) is not None]
 
@@ -59,7 +59,7 @@ class BlockPool:
         """The blocks in use."""
         return {block for handle in self.handles for block in handle.blocks}
 
-    def allot(self, needs: Sequence[tuple[PagedText, int]]) -> None:
+    def allot(self, needs: Sequence[tuple[BlockHandle, int]]) -> None:
         """Give every handle blocks for so many cells. A block is in use as soon as a handle names it."""
         lacking = [(handle, blocks_for(cells) - len(handle.blocks)) for handle, cells in needs]
         if all(count <= 0 for _, count in lacking):
@@ -97,7 +97,7 @@ class BlockPool:
             for name, memory in zip(names, new, strict=True):
                 self.attach(name, memory)
 
-    def move(self, handle: PagedText, cells: Sequence[int], begin: int) -> None:
+    def move(self, handle: BlockHandle, cells: Sequence[int], begin: int) -> None:
         """Copy cells of a request to those from `begin` on, in all layers."""
         blocks = np.array(handle.blocks)
         source, target = np.array(cells), np.arange(begin, begin + len(cells))
@@ -105,7 +105,12 @@ class BlockPool:
             held = memory[:, blocks[source // CELLS], :, source % CELLS]
             memory[:, blocks[target // CELLS], :, target % CELLS] = held
 
-    def zero(self, handle: PagedText, begin: int) -> None:
+    def copy(self, source: int, targets: Sequence[int]) -> None:
+        """Copy a block to others, in all layers."""
+        for memory in self._memory:
+            memory[:, list(targets)] = memory[:, source, None]
+
+    def zero(self, handle: BlockHandle, begin: int) -> None:
         """Forget what a request has in its cells from `begin` on, and rows that only fill passes: a masked NaN would still
         poison an attention sum."""
         blocks, cells = np.array(handle.blocks), np.arange(begin, len(handle.blocks) * CELLS)

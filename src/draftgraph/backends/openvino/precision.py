@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
+QUANTISED = ("int8", "int4")
+"""What weights can be quantised to."""
 _DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -14,7 +17,7 @@ _DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 class Precision:
     """activations  "f32" or "bf16", of keys and values too; logits are float32 in both.
 
-    weights  "stored": as the model has them.
+    weights  "stored": as the model has them; or one of QUANTISED.
     """
 
     activations: str = "f32"
@@ -26,13 +29,21 @@ class Precision:
 
     @property
     def exact(self) -> bool:
-        """Whether greedy text does not depend on the width of passes."""
-        return self.activations == "f32"
+        """Whether greedy text does not depend on the width of passes. Quantised weights meet activations of 8 bits."""
+        return self.activations == "f32" and self.weights == "stored"
 
     @property
     def tolerance(self) -> float:
         """How far logits of one graph may be apart on two machines, as a share of their scale."""
         return 1e-3 if self.exact else 0.1
+
+    @property
+    def rounding(self) -> float:
+        """How far logits may be from those in float32, as a share of their scale. Further, they say nothing.
+
+        With 4 bits they are another model's, as whoever asks for them knows.
+        """
+        return math.inf if self.weights == "int4" else 0.5
 
     def __str__(self) -> str:
         return self.activations if self.weights == "stored" else f"{self.weights} {self.activations}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ class UnfitError(ModelError):
     """OpenVINO cannot run this model exactly here; torch may."""
 
 
-PACKAGE = "openvino"
+PACKAGE, QUANTISER = "openvino", "nncf"
 INSTEAD = "write backend='torch'"
 _BY_LENGTH = ("longrope", "dynamic")
 """Kinds of rotary positions that depend on the length of the text, so that no table holds them."""
@@ -37,8 +38,8 @@ def version() -> str:
     return importlib.metadata.version(PACKAGE)
 
 
-def precision_of(dtype: str | torch.dtype | None, config: PretrainedConfig) -> Precision:
-    """The precision that `dtype` asks for; None is float32, "auto" is the checkpoint's own.
+def precision_of(dtype: str | torch.dtype | None, config: PretrainedConfig, weights: str | None = None) -> Precision:
+    """The precision that is asked for; dtype None is float32, "auto" is the checkpoint's own. weights  as in `Loading`.
 
     Raises UnfitError for what OpenVINO does not compute in here.
     """
@@ -53,12 +54,19 @@ def precision_of(dtype: str | torch.dtype | None, config: PretrainedConfig) -> P
             f"OpenVINO computes in float32 or bfloat16 here, not in {str(wanted).removeprefix('torch.')}; write "
             f"dtype='float32', or {INSTEAD}"
         )
-    if not found.exact:
+    if found.activations == "bf16":
         ov = runtime()
 
         if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise UnfitError(f"this CPU does not compute in bfloat16; write dtype='float32', or {INSTEAD}")
-    return found
+    if weights is None:
+        return found
+    if importlib.util.find_spec(QUANTISER) is None:
+        raise UnfitError(
+            f"weights are quantised by the package {QUANTISER}, which is not installed; pip install 'draftgraph[quantised]', or "
+            f"{INSTEAD}"
+        )
+    return replace(found, weights=weights)
 
 
 def refuse_device(where: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""The package `openvino`, imported where it is needed first, and without its telemetry.
+"""The packages `openvino` and `nncf`, imported where they are needed first, and without their telemetry.
 
 Imported by itself, it tells its vendor of the import, and of models that are converted. Whoever imports it before draftgraph
 does decides that himself.
@@ -6,6 +6,8 @@ does decides that himself.
 
 from __future__ import annotations
 
+import importlib
+import logging
 import sys
 import threading
 from typing import Any
@@ -16,13 +18,25 @@ _IMPORTING = threading.Lock()
 
 def runtime() -> Any:
     """The module `openvino`."""
-    with _IMPORTING:
-        if "openvino" not in sys.modules and _TELEMETRY not in sys.modules:
-            sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # as if it were not installed
-            try:
-                import openvino
-            finally:
-                del sys.modules[_TELEMETRY]
-        import openvino
+    return _imported("openvino")
 
-    return openvino
+
+def quantiser() -> Any:
+    """The module `nncf`. What it does to the loggers of others is undone."""
+    runtime()
+    kind = logging.getLoggerClass()
+    try:
+        return _imported("nncf")
+    finally:
+        logging.setLoggerClass(kind)
+
+
+def _imported(name: str) -> Any:
+    with _IMPORTING:
+        if name in sys.modules or _TELEMETRY in sys.modules:
+            return importlib.import_module(name)
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # as if it were not installed
+        try:
+            return importlib.import_module(name)
+        finally:
+            del sys.modules[_TELEMETRY]

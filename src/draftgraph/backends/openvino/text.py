@@ -17,8 +17,19 @@ from draftgraph.backends.base import CacheHandle, Feed
 
 
 @dataclass(eq=False)
-class PagedText(CacheHandle):
-    """blocks  the blocks that the request holds, in the order of its cells.
+class BlockHandle(CacheHandle):
+    """blocks  the blocks that the request holds."""
+
+    blocks: list[int] = field(default_factory=list)
+
+    def clear(self) -> None:
+        super().clear()
+        self.blocks = []
+
+
+@dataclass(eq=False)
+class PagedText(BlockHandle):
+    """blocks  in the order of its cells.
 
     length  committed tokens.
     unread  the last of them, which have no cells: they are fed before all others.
@@ -28,7 +39,6 @@ class PagedText(CacheHandle):
     nodes   per node its path from the root, as node numbers, itself included.
     """
 
-    blocks: list[int] = field(default_factory=list)
     length: int = 0
     unread: list[int] = field(default_factory=list)
     laid: list[int] = field(default_factory=list)
@@ -58,7 +68,7 @@ class PagedText(CacheHandle):
 
     def clear(self) -> None:
         super().clear()
-        self.blocks, self.length = [], 0
+        self.length = 0
         self.unread, self.laid, self.drafted, self.moved = [], [], [], []
 
 

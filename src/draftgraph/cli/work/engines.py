@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from draftgraph.backends.load import as_device
-from draftgraph.cli.options import Chosen, Drafting, as_budget, as_prediction
+from draftgraph.cli.options import Chosen, Drafting, as_budget, as_prediction, as_switch
 from draftgraph.engine.config import Config
 from draftgraph.engine.engine import Engine
 from draftgraph.engine.prompts import encode
@@ -40,7 +40,14 @@ def make_config(drafting: Drafting, **more: Any) -> Config:
     if text is not None and more.get("drafter") is None:
         more["drafter"] = "text"
     rule = "auto" if drafting.rule == "auto" else find_rule(drafting.rule)
-    return Config(budget=as_budget(drafting.budget), structure=drafting.structure, rule=rule, prediction=text, **more)
+    return Config(
+        budget=as_budget(drafting.budget),
+        structure=drafting.structure,
+        rule=rule,
+        prediction=text,
+        bitwise=as_switch(drafting.bitwise),
+        **more,
+    )
 
 
 def load_engine(chosen: Chosen, config: Config, quiet: bool) -> Engine:
@@ -56,6 +63,7 @@ def load_engine(chosen: Chosen, config: Config, quiet: bool) -> Engine:
             device=chosen.device,
             config=config,
             backend=chosen.backend,
+            weights=chosen.weights,
             trust_remote_code=chosen.trusted,
         )
 

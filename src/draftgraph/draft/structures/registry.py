@@ -15,6 +15,8 @@ _STRUCTURES: tuple[Structure, ...] = (Graph(), Tree(), Comb(), Paths(), Chain(),
 STRUCTURES: dict[str, Structure] = {structure.name: structure for structure in _STRUCTURES}
 SUITING: tuple[Structure, ...] = (Graph(), Comb(), Paths(), Chain())
 """What "auto" may be: the first of them that the rule verifies."""
+UNROLLED: tuple[Structure, ...] = (Chain(), Paths())
+"""The same where every path is read as a sequence of its own: a tree would be read again and again in its first nodes."""
 
 
 def get_structure(structure: str | Structure) -> Structure:

@@ -1,0 +1,192 @@
+"""Is text with drafts bit for bit that of plain decoding, in bfloat16 and with quantised weights?
+
+    python -m experiments.bitwise [--model /path/to/SmolLM2-135M-Instruct] [--tokens 20000] [--threads 2] [--quick]
+
+Everybody continues the same texts, whose lengths go up to 1,800 tokens, so that prompts are read in one piece and in several.
+Compared are tokens, and the log-probabilities of tokens as the bits that they are. Controls must be able to differ: passes of one
+row, and trees in one sequence. What an earlier run has found with as many tokens stays in the files. Writes bitwise.json and
+bitwise.md into --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+
+import draftgraph as dg
+from draftgraph.data import bundled_pair
+from draftgraph.lab.bench.prompts import read_prompts
+from draftgraph.view.sheet import Sheet
+from experiments.experiment import Experiment, at_least, table
+
+CONTEXTS = (40, 300, 700, 1100, 1800)
+"""Tokens of the prompts, as far as the model's window allows; those beyond 512 are read in pieces."""
+NEW = 128
+MODES: dict[str, dict[str, Any]] = {
+    "bf16": {"dtype": "bfloat16"},
+    "int8": {"weights": "int8"},
+    "int4": {"weights": "int4"},
+    "int8 bf16": {"weights": "int8", "dtype": "bfloat16"},
+}
+PLAIN: dict[str, Any] = {"budget": 0, "bitwise": True}
+WAYS: dict[str, dict[str, Any]] = {
+    "chain of 6": {"structure": "chain", "budget": 6, "bitwise": True},
+    "12 nodes as paths": {"structure": "graph", "budget": 12, "bitwise": True},
+    "control: 12 nodes as one tree": {"structure": "graph", "budget": 12, "bitwise": False},
+    "control: passes of one row": {"budget": 0, "bitwise": False},
+}
+SAMPLING: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0.0},
+    "T=1, seeded": {"temperature": 1.0},
+}
+BUNDLED, OTHER = "bundled pair", "SmolLM2-135M, drafts looked up"
+TEXTS = {BUNDLED: "stories_dev90.jsonl", OTHER: "spec_bench_dev100.jsonl"}
+
+
+@dataclass
+class Row:
+    """One way of decoding beside plain decoding.
+
+    asked   tokens that were asked for. texts  that were continued; other  of them that came out otherwise.
+    tokens  compared: those of a text up to the first difference. bits  of them whose log-probability differs.
+    largest difference of two log-probabilities. length  tokens per target call.
+    """
+
+    model: str
+    mode: str
+    threads: int
+    sampling: str
+    way: str
+    asked: int
+    texts: int = 0
+    other: int = 0
+    tokens: int = 0
+    bits: int = 0
+    largest: float = 0.0
+    rounds: int = 0
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return self.model, self.mode, self.threads, self.sampling, self.way
+
+    def enter(self, plain: dg.Result, result: dg.Result) -> None:
+        pairs = list(zip(plain.token_ids, result.token_ids, strict=True))
+        same = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
+        assert plain.logprobs is not None
+        assert result.logprobs is not None
+        apart = [abs(a - b) for a, b in zip(plain.logprobs[:same], result.logprobs[:same], strict=True)]
+        self.texts += 1
+        self.other += same < len(pairs)
+        self.tokens += same
+        self.bits += sum(difference > 0.0 for difference in apart)
+        self.largest = max([self.largest, *apart])
+        self.rounds += result.stats.num_rounds
+
+
+def prompts(engine: dg.Engine, file: Path, count: int) -> list[list[int]]:
+    """Stretches of the texts of a file, of all lengths in turn."""
+    assert engine.tokenizer is not None
+    stream = [token for text in read_prompts(file).texts for token in engine.tokenizer(text + "\n\n")["input_ids"]]
+    window = engine.target.context_window or len(stream)
+    lengths = [min(length, window - NEW - 1) for length in CONTEXTS]
+    starts = ((977 * i) % (len(stream) - max(lengths)) for i in range(count))
+    return [stream[start : start + lengths[i % len(lengths)]] for i, start in enumerate(starts)]
+
+
+def engines(model: str, source: Path | None, mode: str, ways: Mapping[str, Mapping[str, Any]]) -> dict[str, dg.Engine]:
+    """An engine for every way; they share the graph."""
+    target, drafter = bundled_pair() if source is None else (source, None)
+    options: dict[str, Any] = {"draft_model": drafter, "backend": "openvino", "rule": "agree"} | MODES[mode]
+    return {way: dg.Engine.from_pretrained(target, **options, **changed) for way, changed in ways.items()}
+
+
+def measure(rows: Sequence[Row], source: Path | None, data: Path) -> None:
+    """Fill the rows of one model, mode, number of threads and way of sampling."""
+    first = rows[0]
+    torch.set_num_threads(first.threads)
+    wanted = {row.way: WAYS[row.way] for row in rows}
+    made = engines(first.model, source, first.mode, {"plain": PLAIN} | wanted)
+    texts = prompts(made["plain"], data / "prompts" / TEXTS[first.model], -(-first.asked // NEW))
+    for number, text in enumerate(texts):
+        params = dg.SamplingParams(
+            max_new_tokens=NEW, seed=number, ignore_eos=True, logprobs=True, **SAMPLING[first.sampling]
+        )
+        plain = made["plain"].generate(text, params)
+        for row in rows:
+            row.enter(plain, made[row.way].generate(text, params))
+
+
+def cases(options: argparse.Namespace) -> Iterator[list[Row]]:
+    """The rows to be measured, in groups that share their engines."""
+    models = [BUNDLED] if options.model is None else [OTHER] if options.only_model else [BUNDLED, OTHER]
+    threads = range(1, options.threads + 1)
+    for model, sampling, count, mode in product(models, SAMPLING, threads, options.mode):
+        yield [Row(model, mode, count, sampling, way, options.tokens) for way in WAYS]
+
+
+def found(file: Path) -> dict[tuple[Any, ...], Row]:
+    """What an earlier run has found."""
+    if not file.is_file():
+        return {}
+    names = {field.name for field in fields(Row)}
+    rows = [Row(**{name: row[name] for name in names}) for row in json.loads(file.read_text(encoding="utf-8"))["rows"]]
+    return {row.key: row for row in rows}
+
+
+def blocks(rows: Sequence[Row]) -> list[str | Sheet]:
+    controls = [row for row in rows if row.way.startswith("control")]
+    ours = [row for row in rows if row not in controls]
+    wrong = [row for row in ours if row.other or row.bits]
+    tokens = sum(row.tokens for row in ours)
+    differing = sum(row.other > 0 or row.bits > 0 for row in controls)
+    return [
+        f"Text with drafts beside that of plain decoding, {NEW} tokens per text, rule `agree`. Contexts have "
+        f"{', '.join(map(str, CONTEXTS))} tokens, as far as the model's window allows. A token counts up to the first difference "
+        "of its text. Bits: tokens whose log-probability is another float32.",
+        f"{tokens:,} tokens with drafts were compared; {len(ours) - len(wrong)} of {len(ours)} rows have no difference at all. "
+        f"{differing} of {len(controls)} controls differ, which shows that the comparison can see it.",
+        table(
+            ["model", "computes", "threads", "sampling", "way", "texts that differ", "tokens", "bits", "largest", "τ"],
+            [_cells(row) for row in rows],
+        ),
+    ]
+
+
+def _cells(row: Row) -> list[str]:
+    length = f"{row.texts * NEW / row.rounds:.2f}"
+    texts = f"{row.other} of {row.texts}"
+    named = [row.model, row.mode, str(row.threads), row.sampling, row.way]
+    return [*named, texts, f"{row.tokens:,}", f"{row.bits:,}", f"{row.largest:.2g}", length]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    experiment = Experiment("bitwise", "Bit for bit", __doc__, "256 tokens of the bundled pair in bfloat16", threads=2)
+    add = experiment.parser.add_argument
+    add("--model", type=Path, default=None, help="folder of a second model, whose drafts are looked up")
+    add("--only-model", action="store_true", help="leave the bundled pair out")
+    add("--mode", nargs="+", choices=list(MODES), default=list(MODES))
+    add("--tokens", type=at_least(1), default=20_000, help="per row")
+    options = experiment.start(arguments)
+    if options.quick:
+        options.tokens, options.mode, options.threads, options.model = 2 * NEW, ["bf16"], 1, None
+    known = found(experiment.file.with_suffix(".json"))
+    report = ""
+    for group in track(list(cases(options)), "bitwise"):
+        missing = [row for row in group if row.key not in known or known[row.key].asked < row.asked]
+        if missing:
+            measure(missing, options.model if missing[0].model == OTHER else None, options.data)
+            known |= {row.key: row for row in missing}
+            report = experiment.save(blocks(list(known.values())), rows=[asdict(row) for row in known.values()])
+    print(report)
+
+
+if __name__ == "__main__":
+    main()
