@@ -1,4 +1,4 @@
-"""The name of the cache argument: `past_key_values` up to transformers 5.23, `cache` from 5.24 on.
+"""The name of the cache argument: `past_key_values` or `cache_params` up to transformers 5.23, `cache` from 5.24 on.
 
 Signatures tell it, not versions. They never name what a decorator still accepts with a warning.
 """
@@ -11,14 +11,16 @@ from typing import Any
 
 from transformers import GenerationMixin
 
-_OLD, _NEW = "past_key_values", "cache"
+_OLD, _NEW, _RECURRENT = "past_key_values", "cache", "cache_params"
 
 CACHE = _NEW if _NEW in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters else _OLD
 """The name in what `generate` prepares and returns, and in the forwards of this transformers."""
+CACHES = (CACHE, _RECURRENT)
+"""The names in what `generate` prepares: classes with recurrent layers alone had their own up to transformers 5.23."""
 
 
 def cache_argument(*forwards: Callable[..., Any]) -> str:
     """The name by which the first of `forwards` that names one takes its cache. Code from a hub may be older or newer than
     transformers, and adapters may only pass on what they get."""
     named = [inspect.signature(forward).parameters for forward in forwards]
-    return next((name for parameters in named for name in (CACHE, _NEW, _OLD) if name in parameters), CACHE)
+    return next((name for parameters in named for name in (CACHE, _NEW, _OLD, _RECURRENT) if name in parameters), CACHE)
