@@ -131,8 +131,8 @@ class TorchModel:
     def bitwise(self) -> CausalLM:
         """Raises OptionError: torch multiplies matrices of different height in different orders."""
         raise OptionError(
-            f"bitwise=True is not possible on torch: its passes of different width round differently (numerics: "
-            f"{self.numerics}); write backend='openvino' for a folder or hub name, or leave bitwise out"
+            "bitwise=True is not possible on torch, whose passes of different width round their last bits differently; write "
+            "backend='openvino', or leave bitwise out"
         )
 
     @property

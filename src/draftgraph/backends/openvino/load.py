@@ -128,8 +128,9 @@ def from_loaded(
     refusals.refuse_device(as_device(device) if device is not None else torch.device(str(model.device)))
     refusals.refuse_config(model.config)
     precision = refusals.precision_of(TorchModel(model).dtype if dtype is None else dtype, model.config, weights)
-    if model.dtype != torch.float32:
-        model = cast(PreTrainedModel, copy.deepcopy(model).float())
+    model = cast(
+        PreTrainedModel, copy.deepcopy(model).float()
+    )  # a graph shares the memory of what it was converted from
     with _ONE:
         about = _about(TorchModel(model), fingerprint(model), version)
         return _probed(_graph(model, taps), TorchModel(model), about, precision)[0], inside.model
@@ -209,14 +210,15 @@ def _converted(source: _Source) -> OpenVinoModel:
     Raises UnfitError if OpenVINO cannot run it exactly, which is kept as well.
     """
     place, begun = source.place, time.perf_counter()
-    where = "" if place is None else f"; the graph goes to {place}"
-    logging.getLogger(NOTES).warning("converting %s for OpenVINO, once%s", source.name, where)
+    logging.getLogger(NOTES).warning("converting %s for OpenVINO", source.name)
     entry, model = _made(source, place)
+    where = ""
     if model is None:
         assert place is not None
+        where = f"; the graph is in {place}"
         gc.collect()  # models of transformers are parts of circles
         model = _started(place, entry, source)
-    logging.getLogger(NOTES).warning("converted %s in %.1f s", source.name, time.perf_counter() - begun)
+    logging.getLogger(NOTES).warning("converted %s in %.1f s%s", source.name, time.perf_counter() - begun, where)
     return model
 
 

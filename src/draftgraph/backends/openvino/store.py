@@ -29,6 +29,8 @@ ENTRY, GRAPH, WEIGHTS = "entry.json", "graph.xml", "graph.bin"
 _CHUNK = 1 << 24
 _MOST_BYTES = 1 << 24
 """A larger description is none."""
+_ATTEMPTS = 8
+"""Times that a folder is moved to a place where others may put theirs at the same moment."""
 
 
 @dataclass(frozen=True)
@@ -124,16 +126,23 @@ def _save(graph: Any, folder: Path) -> None:
 
 
 def _put(half: Path, place: Path) -> None:
-    """Move a whole folder to its place. Another process may have been faster; then its one stays."""
-    with contextlib.suppress(OSError):
-        half.rename(place)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".old", dir=place.parent))
-    try:
-        os.rename(place, aside / "old")
-        half.rename(place)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    """Move a whole folder to its place. Others may do so at the same moment; then the folder of one of them is there.
+
+    Raises OSError if what is at the place cannot be moved away.
+    """
+    for attempt in range(_ATTEMPTS):
+        with contextlib.suppress(OSError):
+            half.rename(place)
+            return
+        aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".old", dir=place.parent))
+        try:
+            os.rename(place, aside / "old")
+        except OSError:  # somebody else has moved it away already
+            if attempt == _ATTEMPTS - 1:
+                raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    half.rename(place)
 
 
 def _checked(file: Path) -> tuple[int, int]:
