@@ -87,11 +87,11 @@ def off_torch(source: Source, loading: Loading) -> tuple[Loaded | None, str]:
 
     Raises ModelError where another backend was asked for and cannot run it exactly.
     """
-    asked = {"weights": loading.weights} if loading.weights is not None else {"backend": loading.backend}
-    [reason] = [f"{option}={value!r} was asked for" for option, value in asked.items()]
-    if (loading.weights is not None or loading.backend == OPENVINO) and (merged := _made_by_torch(source)):
+    quantised = loading.weights is not None
+    reason = f"weights={loading.weights!r} was asked for" if quantised else f"backend={loading.backend!r} was asked for"
+    if (quantised or loading.backend == OPENVINO) and (merged := _made_by_torch(source)):
         raise UnfitError(f"{str(source)!r} cannot run on OpenVINO: {merged}; write backend='torch' alone")
-    if loading.weights is not None:
+    if quantised:
         return _quantised(source, loading, reason), reason
     if loading.backend == OPENVINO:
         return _on_openvino(source, loading, reason), reason

@@ -128,9 +128,8 @@ def from_loaded(
     refusals.refuse_device(as_device(device) if device is not None else torch.device(str(model.device)))
     refusals.refuse_config(model.config)
     precision = refusals.precision_of(TorchModel(model).dtype if dtype is None else dtype, model.config, weights)
-    model = cast(
-        PreTrainedModel, copy.deepcopy(model).float()
-    )  # a graph shares the memory of what it was converted from
+    # A graph shares the memory of the model that it was converted from, and that one belongs to its user.
+    model = cast(PreTrainedModel, copy.deepcopy(model).float())
     with _ONE:
         about = _about(TorchModel(model), fingerprint(model), version)
         return _probed(_graph(model, taps), TorchModel(model), about, precision)[0], inside.model
