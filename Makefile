@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-EXTRAS := dev,bench,train,view,prove,openvino,quantised,economize,gguf
+EXTRAS := dev,bench,train,view,prove,openvino,quantised,economize,gguf,batch,grammar,server
 
 .PHONY: help demo test oldest check pair clean
 .DEFAULT_GOAL := help

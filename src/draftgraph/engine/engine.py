@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import threading
 from collections.abc import Generator, Sequence
@@ -23,6 +24,7 @@ from draftgraph.draft.base import Drafter
 from draftgraph.draft.proposal import failing
 from draftgraph.engine import chat, prompts
 from draftgraph.engine.assemble import for_drafter, make_drafter, on_one_path, why_one_path, with_drafter
+from draftgraph.engine.async_stream import AsyncStream
 from draftgraph.engine.bitwise import as_asked
 from draftgraph.engine.chat import Messages
 from draftgraph.engine.config import Config
@@ -171,6 +173,14 @@ class Engine:
                 f"a stream continues one prompt, not {len(given)}; write one stream for each, or generate"
             )
         return self._stream(self._request(given[0], read_options(params, named, 1)[0]))
+
+    def astream(self, prompt: Prompt | None = None, params: Params | None = None, **options: Any) -> AsyncStream:
+        """`stream` for `async for`. Raises PromptError and OptionError here, before the first event is awaited."""
+        return AsyncStream(self.stream(prompt, params, **options))
+
+    async def agenerate(self, prompt: Any = None, params: Any = None, **options: Any) -> Any:
+        """`generate` that leaves the event loop free: a result, or a list of results."""
+        return await asyncio.to_thread(partial(self.generate, prompt, params, **options))
 
     @overload
     def chat_prompt(self, messages: Messages) -> list[int]: ...  # type: ignore[overload-overlap]  # a str is a sequence
