@@ -17,8 +17,8 @@ from transformers import GenerationConfig, PreTrainedModel
 from draftgraph.backends.base import CausalLM
 from draftgraph.backends.choice import Loading, load_backend
 from draftgraph.backends.load import eos_ids, find_tokenizer
-from draftgraph.budget.automatic import MOST_DRAFTED
 from draftgraph.budget.costs import Costs
+from draftgraph.budget.form import MOST_DRAFTED
 from draftgraph.budget.limits import Windows, limits
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.proposal import failing
