@@ -1,7 +1,8 @@
 """What the rounds of one request have shown so far, counted by depth and by score: all that the automatic budget knows of a text.
 
 Only past rounds enter, and only what they counted: never the tokens of the round that is planned (docs/layer_rule.md, A1), and
-never a clock, so that a seed gives the same text again.
+never a clock, so that a seed gives the same text again. Instead of whether a node was accepted, the chance is counted that it had
+given the draft: the same on average, with less luck.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ NO_PRIOR = Level(0.5, 1.0, 1.5, 0.7)
 class _Depth:
     """Running sums over the rounds whose drafts were allowed to come this deep.
 
-    above  of them, rounds whose accepted path came to the depth above; reached  to this one.
-    grown, promised  of those that drafted this depth: rounds whose path came to it; the sum of the scores of the nodes above.
+    above  of them, the chances that the accepted path came to the depth above; reached  to this one.
+    grown, promised  of those that drafted this depth: the chances that the path came to it; the scores of the nodes above.
     """
 
     rounds: float
@@ -46,11 +47,6 @@ class _Depth:
     promised: float
 
     @property
-    def share(self) -> float:
-        """Of the paths that came to the depth above, those that came to this one."""
-        return min(1.0, self.reached / self.above) if self.above > 0.0 else 0.0
-
-    @property
     def gain(self) -> float:
         """Accepted tokens that this depth adds per unit of score above it."""
         return max(LEAST_GAIN, self.grown / self.promised) if self.promised > 0.0 else LEAST_GAIN
@@ -58,16 +54,19 @@ class _Depth:
     def fade(self, memory: float) -> None:
         """Make room for one more round; no more than `memory` rounds stay."""
         keep = min(1.0, (memory - 1.0) / self.rounds)
-        for name in ("rounds", "above", "reached", "passes", "nodes"):
-            setattr(self, name, keep * getattr(self, name))
+        self.rounds *= keep
+        self.above *= keep
+        self.reached *= keep
+        self.passes *= keep
+        self.nodes *= keep
 
-    def hear(self, reached: float) -> None:
-        """Take a path of another form that came to the depth above for one that came here with a chance of `reached`."""
+    def hear(self, above: float, reached: float) -> None:
+        """Count paths of another form."""
         keep = min(1.0, (MEMORY - 1.0) / self.above) if self.above > 0.0 else 1.0
-        self.above = keep * self.above + 1.0
+        self.above = keep * self.above + above
         self.reached = max(0.0, keep * self.reached + reached)
 
-    def judge(self, grown: bool, promised: float) -> None:
+    def judge(self, grown: float, promised: float) -> None:
         """Count a round that drafted this depth."""
         self.grown += grown - self.grown / MEMORY
         self.promised += promised - self.promised / MEMORY
@@ -77,12 +76,15 @@ class _Depth:
 class Ledger:
     """Counts of one request. `levels` is what drafts did while costs were measured.
 
+    alike   whether all levels of a draft have the same shape, so that every level tells of the others.
     beyond, spare  tokens per round accepted, and nodes verified, below the depth that was asked for (copies along edges).
+    rows    of a drafter pass.
     drafted, copied   scores of nodes that the drafter proposed itself, and of copies.
     """
 
     levels: Sequence[Level]
     deepest: int
+    alike: bool = False
     beyond: float = 0.0
     spare: float = 0.0
     rows: float = 1.0
@@ -99,7 +101,7 @@ class Ledger:
             if level is None:  # nothing was drafted so deep: as the levels above say
                 last = self.levels[-1] if self.levels else NO_PRIOR
                 level = Level(above * share, last.passes, last.nodes, promised * share)
-            reached = above * _shrunk(level.reached, above, share)
+            reached = above * (share if self.alike else _shrunk(level.reached, above, share))
             grown = promised * _shrunk(level.reached, promised, gain)
             seen = (1.0, above, reached, level.passes, level.nodes, grown, promised)
             self.depths.append(_Depth(*(BRIEF * value for value in seen)))
@@ -113,46 +115,41 @@ class Ledger:
         promised = 1.0 + sum(level.promised for level in levels[:-1])
         return reached / above, max(LEAST_GAIN, reached / promised)
 
-    def enter(self, record: RoundRecord, asked: int) -> None:
-        """Count a round whose draft was allowed to be `asked` deep."""
-        deep, accepted = record.depths(), len(record.path)
-        scores = [1.0, *[0.0] * self.deepest]
-        for depth, score in zip(deep, record.scores, strict=True):
-            if depth <= self.deepest:
-                scores[depth] += score
-        for depth, counts in enumerate(self.depths[:asked], 1):
-            counts.fade(self.memory)
-            counts.rounds += 1.0
-            counts.above += accepted >= depth - 1
-            counts.reached += accepted >= depth
-            counts.passes += record.num_passes >= depth
-            counts.nodes += deep.count(depth)
-            if record.num_passes >= depth:
-                counts.judge(accepted >= depth, scores[depth - 1])
-        self._drift(record.num_passes)
-        if record.num_passes:
-            self.rows += (record.num_evaluations / record.num_passes - self.rows) / BRIEF
-        self.beyond += (max(0, accepted - asked) - self.beyond) / MEMORY
-        self.spare += (sum(depth > asked for depth in deep) - self.spare) / MEMORY
-        self.judge(record)
-        self.memory = MEMORY
-
-    def hear(self, accepted: int, asked: int, misses: float) -> None:
-        """Count a round whose draft had another form, and misses the target once where this one does `misses` times."""
-        for depth, counts in enumerate(self.depths[:asked], 1):
-            if accepted >= depth - 1:
-                counts.hear(1.0 if accepted >= depth else 1.0 - misses)
-
     @property
     def usual_miss(self) -> float:
         """Of the paths that came to a level while costs were measured, the share that went no further."""
         return max(LEAST_MISS, 1.0 - self._pooled()[0])
 
+    def enter(self, record: RoundRecord, asked: int) -> None:
+        """Count a round whose draft was allowed to be `asked` deep."""
+        levels = _Levels.of(record, self.deepest)
+        for depth, counts in enumerate(self.depths[:asked], 1):
+            counts.fade(self.memory)
+            counts.rounds += 1.0
+            counts.above += levels.chances[depth - 1]
+            counts.reached += levels.chances[depth]
+            counts.nodes += levels.nodes[depth]
+            if record.num_passes >= depth:
+                counts.passes += 1.0
+                counts.judge(levels.chances[depth], levels.scores[depth - 1])
+        self._drift(record.num_passes)
+        if record.num_passes:
+            self.rows += (record.num_evaluations / record.num_passes - self.rows) / BRIEF
+        self.beyond += (max(0, len(record.path) - asked) - self.beyond) / MEMORY
+        self.spare += (len(record.tokens) - sum(levels.nodes[: asked + 1]) - self.spare) / MEMORY
+        self.judge(record)
+        self.memory = MEMORY
+
+    def hear(self, record: RoundRecord, asked: int, misses: float) -> None:
+        """Count a round whose draft had another form, and misses the target once where this one does `misses` times."""
+        chances = _Levels.of(record, self.deepest).chances
+        for counts, above, reached in zip(self.depths[:asked], chances, chances[1:], strict=False):
+            counts.hear(above, above - misses * (above - reached))
+
     def judge(self, record: RoundRecord) -> None:
         """Compare the scores of a round's nodes with what was accepted of them."""
-        path = set(record.path)
-        for node, (score, origin) in enumerate(zip(record.scores, record.origins, strict=True)):
-            (self.drafted if origin == DRAFTED else self.copied).enter(score, node in path)
+        for score, origin, chance in zip(record.scores, record.origins, record.chances, strict=True):
+            (self.drafted if origin == DRAFTED else self.copied).enter(score, chance)
         for bins in (self.drafted, self.copied):
             bins.forget()
 
@@ -172,11 +169,34 @@ class Ledger:
 
     def survival(self) -> list[float]:
         """Chance that the accepted path reaches depth 1, 2, …, if drafts are allowed to come so deep."""
+        weight = FEW if self.alike else 0.0
+        above = sum(counts.above for counts in self.depths)
+        usual = sum(counts.reached for counts in self.depths) / above if above > 0.0 else 0.0
         chances, chance = [], 1.0
         for counts in self.depths:
-            chance *= counts.share
+            seen = counts.above + weight
+            chance *= min(1.0, (counts.reached + weight * usual) / seen) if seen > 0.0 else 0.0
             chances.append(chance)
         return chances
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """A draft by depth, from the root (0) on: chances that the path came there, scores, nodes."""
+
+    chances: list[float]
+    scores: list[float]
+    nodes: list[int]
+
+    @classmethod
+    def of(cls, record: RoundRecord, deepest: int) -> _Levels:
+        chances, scores, nodes = [1.0, *[0.0] * deepest], [1.0, *[0.0] * deepest], [0] * (deepest + 1)
+        for depth, chance, score in zip(record.depths(), record.chances, record.scores, strict=True):
+            if depth <= deepest:
+                chances[depth] += chance
+                scores[depth] += score
+                nodes[depth] += 1
+        return cls(chances, scores, nodes)
 
 
 def _shrunk(part: float, whole: float, usual: float) -> float:
