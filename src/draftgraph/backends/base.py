@@ -119,6 +119,7 @@ class CausalLM(Protocol):
     branches        whether drafts may branch; False: all are chains, since a recurrent state reads one path.
     numerics        what the width of a pass does to its logits: `EXACT`, `NEAR_TIES` or `BITWISE`.
     fingerprint     tells its costs from those of other models: a hash of its weights, and how it computes.
+    cell_bytes      memory that a cached token takes, in bytes; 0 if it cannot be told.
     """
 
     name: ClassVar[str]
@@ -146,6 +147,8 @@ class CausalLM(Protocol):
     def landmarks(self) -> Sequence[int]: ...
     @property
     def numerics(self) -> str: ...
+    @property
+    def cell_bytes(self) -> int: ...
 
     def bitwise(self) -> CausalLM:
         """The same model in passes whose rows do not depend on what is read beside them, not by a bit.

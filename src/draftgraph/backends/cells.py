@@ -94,6 +94,12 @@ class CellPool(Cache):  # type: ignore[misc]
         return [handle for ref in self._handles.valuerefs() if (handle := ref()) is not None]
 
     @property
+    def cell_bytes(self) -> int:
+        """Bytes of one cell in all layers; 0 before the first pass."""
+        held = [tensor for layer in self.memory.tensors for tensor in layer if tensor is not None]
+        return sum(tensor.shape[1] * tensor.shape[3] * tensor.itemsize for tensor in held)
+
+    @property
     def _used(self) -> set[int]:
         """The cells in use."""
         return {cell for handle in self.handles for cell in handle.cells().tolist()}

@@ -119,6 +119,11 @@ class TorchModel:
         return EXACT if whole and self.rounding is None else NEAR_TIES
 
     @property
+    def cell_bytes(self) -> int:
+        """As the pool has it; before the first pass, as the configuration says."""
+        return self.cache.cell_bytes or _stated_cell_bytes(self.config) * self.dtype.itemsize
+
+    @property
     def rows_alone(self) -> Check:
         """Whether a row's result is its own in layers with arithmetic of their own."""
         return rows_alone(self.model, self.dtype, self.device)
@@ -255,6 +260,14 @@ class TorchModel:
 
     def hold_weakly(self) -> None:
         self.model = cast(PreTrainedModel, proxy(self.model))
+
+
+def _stated_cell_bytes(config: Any) -> int:
+    """Numbers that a token takes in keys and values of all layers."""
+    queries = getattr(config, "num_attention_heads", None) or 1
+    heads = getattr(config, "num_key_value_heads", None) or queries
+    width = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // queries
+    return 2 * int(config.num_hidden_layers) * int(heads) * int(width)
 
 
 def _lay_out(

@@ -75,6 +75,7 @@ class Request:
     tally: Tally = field(default_factory=Tally)
     pieces: list[str] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
     rounds: list[RoundRecord] = field(default_factory=list)
     finish_reason: str | None = None
 

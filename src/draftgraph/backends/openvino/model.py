@@ -109,6 +109,10 @@ class OpenVinoModel:
     def numerics(self) -> str:
         return EXACT if self.precision.exact else NEAR_TIES
 
+    @property
+    def cell_bytes(self) -> int:
+        return self.pool.cell_bytes
+
     def bitwise(self) -> OpenVinoModel:
         from draftgraph.backends.openvino.bitwise import BitwiseModel  # which is a model like this one, in other passes
 
