@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -55,6 +55,7 @@ class TorchModel:
     name: ClassVar[str] = "torch"
     most_rows = MOST_ROWS
     branches: ClassVar[bool] = True
+    joins: ClassVar[bool] = True
     sizes: ClassVar[Sequence[int]] = ()
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -166,7 +167,7 @@ class TorchModel:
             text.stretched = True
 
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
-        with self._lock, tapped(self.model, taps) as states:
+        with self._lock, entering(feeds), tapped(self.model, taps) as states:
             if self.model.training or self.called.training:
                 self.refuse_training()
             if self._switch is None or len({feed.text.stretched for feed in feeds}) == 1:
@@ -255,6 +256,18 @@ class TorchModel:
 
     def hold_weakly(self) -> None:
         self.model = cast(PreTrainedModel, proxy(self.model))
+
+
+@contextmanager
+def entering(feeds: Sequence[Feed]) -> Iterator[None]:
+    """A pass that enters these feeds into their texts. If it fails, nothing of it stays there."""
+    before = [(feed.text, len(feed.text), len(feed.text.nodes)) for feed in feeds]
+    try:
+        yield
+    except BaseException:
+        for text, length, nodes in before:
+            text.take_back(length, nodes)
+        raise
 
 
 def _lay_out(

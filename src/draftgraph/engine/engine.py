@@ -237,7 +237,10 @@ class Engine:
                     bounds = limits(*asked, request, windows)
                 while prefill(request, self.drafter, self.target, bounds):
                     yield None
-                yield decode_round([request], self.drafter, self.target, [bounds])[0]
+                (happened,) = decode_round([request], self.drafter, self.target, [bounds])
+                if isinstance(happened, Exception):
+                    raise happened
+                yield happened
                 with failing(self.drafter, "counting its overlap"):
                     seen = self.drafter.overlap(request)
                 request.choice = reconsider(request.choice, self.config, request.params.temperature, seen)
