@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+Done = TypeVar("Done")
 
 
 class DraftgraphError(Exception):
@@ -81,6 +83,14 @@ def require(held: bool, name: str, value: object, possible: str) -> None:
     """Refuse an option's value. Raises OptionError unless `held`."""
     if not held:
         raise OptionError(f"{name}={brief(value)} is not possible; write {possible}")
+
+
+def attempt(act: Callable[..., Done], *given: Any) -> Done | Exception:
+    """What `act(*given)` returns, or the error that it raises. Interrupts go on."""
+    try:
+        return act(*given)
+    except Exception as error:
+        return error
 
 
 def first_line(error: BaseException) -> str:

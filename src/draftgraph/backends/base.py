@@ -50,6 +50,11 @@ class CacheHandle:
         if count > 0:
             self.slots, self.forgotten = self.slots[count:], before
 
+    def take_back(self, length: int, nodes: int) -> None:
+        """Let go of what was entered since the text had `length` tokens and the round `nodes` nodes."""
+        del self.nodes[nodes:]
+        self.slots = self.slots[: max(0, length - self.forgotten)]
+
     def cells(self) -> npt.NDArray[np.int64]:
         """i64[length + nodes] all slots that the request holds; may be asked by any thread."""
         nodes = self.nodes  # read before `slots`: whoever moves a slot from here to there writes in the other order
@@ -117,6 +122,7 @@ class CausalLM(Protocol):
                     No draft may reach over it. None if there is one way only.
     landmarks       lengths of text beyond which some layer begins to read otherwise: windows, chunks, the switch.
     branches        whether drafts may branch; False: all are chains, since a recurrent state reads one path.
+    joins           whether requests share passes; False: one pass has rows of one request.
     numerics        what the width of a pass does to its logits: `EXACT`, `NEAR_TIES` or `BITWISE`.
     fingerprint     tells its costs from those of other models: a hash of its weights, and how it computes.
     cell_bytes      memory that a cached token takes, in bytes; 0 if it cannot be told.
@@ -125,6 +131,7 @@ class CausalLM(Protocol):
     name: ClassVar[str]
     most_rows: int
     sizes: ClassVar[Sequence[int]]
+    joins: ClassVar[bool]
 
     @property
     def branches(self) -> bool: ...
@@ -174,6 +181,9 @@ class CausalLM(Protocol):
 
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
         """One pass over the rows of all requests; logits and taps of each.
+
+        A pass that raises has entered nothing into any text, so that it may be repeated; without `joins`, the text that it was
+        about is empty.
 
         taps  names of hidden states: "hidden:0" is what the first layer reads, "hidden:i" what layer i has put out, and
               the last one, after the final norm, is what the head reads.

@@ -151,3 +151,11 @@ class CellPool(Cache):  # type: ignore[misc]
         if not any(len(handle.cells()) for handle in self.handles):
             self.capacity = 0
             self.memory = Memory([[None, None] for _ in self.layers])
+
+
+def cell_numbers(config: Any) -> int:
+    """Numbers that a token takes in keys and values of all layers, as a configuration says."""
+    queries = getattr(config, "num_attention_heads", None) or 1
+    heads = getattr(config, "num_key_value_heads", None) or queries
+    width = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // queries
+    return 2 * int(config.num_hidden_layers) * int(heads) * int(width)

@@ -17,7 +17,7 @@ import torch
 
 from draftgraph.backends.base import CacheHandle, Feed, Scored
 from draftgraph.backends.static_pass import StaticPass, StaticPool, bucket_rows
-from draftgraph.backends.torch_model import TorchModel, _apart, _lay_out
+from draftgraph.backends.torch_model import TorchModel, _apart, _lay_out, entering
 from draftgraph.errors import LogitsError, ModelError, OptionError, first_line
 
 MOST_RECORDED_ROWS = 256
@@ -105,7 +105,7 @@ class CudaGraphModel(TorchModel):
         rows = sum(feed.num_rows for feed in feeds)
         if taps or rows > MOST_RECORDED_ROWS:
             return super().forward(feeds, taps)
-        with self._lock:
+        with self._lock, entering(feeds):
             if self.model.training or self.called.training:
                 self.refuse_training()
             cells = self.cache.find([feed.text for feed in feeds], rows)

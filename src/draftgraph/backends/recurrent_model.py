@@ -54,6 +54,7 @@ class RecurrentModel(TorchModel):
     """
 
     branches: ClassVar[bool] = False
+    joins: ClassVar[bool] = False
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__(model)
@@ -99,7 +100,15 @@ class RecurrentModel(TorchModel):
         with self._lock:
             if self.model.training or self.called.training:
                 self.refuse_training()
-            return [self._read(feed, taps) for feed in feeds]
+            return [self._entered(feed, taps) for feed in feeds]
+
+    def _entered(self, feed: Feed, taps: Sequence[str]) -> Scored:
+        """Read a feed; a text whose states went half through a pass is let go of."""
+        try:
+            return self._read(feed, taps)
+        except BaseException:
+            feed.text.clear()
+            raise
 
     def _read(self, feed: Feed, taps: Sequence[str]) -> Scored:
         text = feed.text

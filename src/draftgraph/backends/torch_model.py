@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
-from weakref import WeakKeyDictionary, proxy, ref
+from weakref import proxy, ref
 
 import numpy as np
 import torch
@@ -19,10 +18,11 @@ from draftgraph.backends.alibi import biased, biased_layers
 from draftgraph.backends.arithmetic import OwnArithmetic, rounding, rows_alone
 from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, CausalLM, Feed, Scored
 from draftgraph.backends.cache_argument import cache_argument
-from draftgraph.backends.cells import CellPool
+from draftgraph.backends.cells import CellPool, cell_numbers
 from draftgraph.backends.check import Check
 from draftgraph.backends.fingerprint import fingerprint
 from draftgraph.backends.layer_kinds import layer_kinds
+from draftgraph.backends.locks import lock_of
 from draftgraph.backends.masks import Given, Mask, as_given, cell_positions, for_kinds
 from draftgraph.backends.rope import find_switch
 from draftgraph.backends.row_masks import Shown, mask_holders
@@ -33,14 +33,6 @@ from draftgraph.errors import LogitsError, ModelError, OptionError
 
 MOST_ROWS = 1024
 """Rows per pass while a long prompt is read; bounds the mask's memory, which is rows × cells."""
-_LOCKS: WeakKeyDictionary[PreTrainedModel, threading.RLock] = WeakKeyDictionary()
-_REGISTRY = threading.RLock()
-
-
-def _lock_of(model: PreTrainedModel) -> threading.RLock:
-    """One lock for a model, however many engines use it. Whoever holds it waits for nothing else."""
-    with _REGISTRY:
-        return _LOCKS.setdefault(model, threading.RLock())
 
 
 class TorchModel:
@@ -55,6 +47,7 @@ class TorchModel:
     name: ClassVar[str] = "torch"
     most_rows = MOST_ROWS
     branches: ClassVar[bool] = True
+    joins: ClassVar[bool] = True
     sizes: ClassVar[Sequence[int]] = ()
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -63,7 +56,7 @@ class TorchModel:
         self.model = inside.model
         self.adapter = None if inside.called is inside.model else inside.called
         self.class_name, self.remedy = inside.name, inside.remedy
-        self._lock = _lock_of(inside.model)
+        self._lock = lock_of(inside.model)
         self.config = self.model.config.get_text_config(decoder=True)
         self.vocab_size, self.context_window = int(self.config.vocab_size), context_window(self.model)
         self._first: Callable[[], torch.Tensor | None] = lambda: None
@@ -120,8 +113,7 @@ class TorchModel:
 
     @property
     def cell_bytes(self) -> int:
-        """As the pool has it; before the first pass, as the configuration says."""
-        return self.cache.cell_bytes or _stated_cell_bytes(self.config) * self.dtype.itemsize
+        return self.cache.cell_bytes or cell_numbers(self.config) * self.dtype.itemsize
 
     @property
     def rows_alone(self) -> Check:
@@ -171,7 +163,7 @@ class TorchModel:
             text.stretched = True
 
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
-        with self._lock, tapped(self.model, taps) as states:
+        with self._lock, entering(feeds), tapped(self.model, taps) as states:
             if self.model.training or self.called.training:
                 self.refuse_training()
             if self._switch is None or len({feed.text.stretched for feed in feeds}) == 1:
@@ -262,12 +254,16 @@ class TorchModel:
         self.model = cast(PreTrainedModel, proxy(self.model))
 
 
-def _stated_cell_bytes(config: Any) -> int:
-    """Numbers that a token takes in keys and values of all layers."""
-    queries = getattr(config, "num_attention_heads", None) or 1
-    heads = getattr(config, "num_key_value_heads", None) or queries
-    width = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // queries
-    return 2 * int(config.num_hidden_layers) * int(heads) * int(width)
+@contextmanager
+def entering(feeds: Sequence[Feed]) -> Iterator[None]:
+    """A pass that enters these feeds into their texts. If it fails, nothing of it stays there."""
+    before = [(feed.text, len(feed.text), len(feed.text.nodes)) for feed in feeds]
+    try:
+        yield
+    except BaseException:
+        for text, length, nodes in before:
+            text.take_back(length, nodes)
+        raise
 
 
 def _lay_out(

@@ -105,7 +105,10 @@ class Course:
             while self.request.finish_reason is None:
                 while self.read_piece():
                     yield None
-                yield decode_round([self.request], self.drafter, self.target, [self.plan()])[0]
+                (happened,) = decode_round([self.request], self.drafter, self.target, [self.plan()])
+                if isinstance(happened, Exception):
+                    raise happened
+                yield happened
                 self.look_back()
         finally:
             self.free()

@@ -118,7 +118,8 @@ class BlockPool:
     def zero(self, handle: BlockHandle, begin: int) -> None:
         """Forget what a request has in its cells from `begin` on, and rows that only fill passes: a masked NaN would still
         poison an attention sum."""
-        blocks, cells = np.array(handle.blocks), np.arange(begin, len(handle.blocks) * CELLS)
+        blocks = np.array(handle.blocks, dtype=np.int64)
+        cells = np.arange(begin, max(begin, len(blocks) * CELLS))
         for memory in self._memory:
             memory[:, blocks[cells // CELLS], :, cells % CELLS] = 0
             memory[:, SCRATCH] = 0
