@@ -50,6 +50,10 @@ class Drafter(ABC):
     def name(self) -> str:
         return type(self).__name__
 
+    def copies(self, structure: Structure) -> bool:
+        """Whether drafts of this structure hold copies along edges."""
+        return bool(self.edges)
+
     def prefill(self, request: Request, limits: Limits) -> bool:
         """Read one piece of a text that is too long for one pass, if the next draft needs it. Whether there was one.
 

@@ -130,4 +130,5 @@ def _count(request: Request, draft: Draft, verdict: Verdict, accepted: int) -> N
     tally.passes += draft.num_passes
     tally.merged += draft.graph.num_merged
     graph = draft.graph
+    tally.by_source.update(graph.origins)
     tally.by_match.update((graph.origins[node], graph.matched[node]) for node in verdict.path[:accepted])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 from draftgraph.backends.base import CausalLM
@@ -32,7 +33,8 @@ class Course:
     ) -> None:
         self.request, self.config = request, config
         self.drafter, self.target, self.tokenizer = drafter, target, tokenizer
-        self._windows = Windows.of(target, drafter)
+        copies = drafter.copies(config.resolved_structure)
+        self._windows = replace(Windows.of(target, drafter), copies=copies)
         self._planned: Limits | None = None
 
     @property

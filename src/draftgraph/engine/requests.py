@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from draftgraph.engine import prompts
+from draftgraph.engine.assemble import predicted
 from draftgraph.engine.course import Course
 from draftgraph.engine.options import Asked, Params, read_options
+from draftgraph.engine.own_drafting import own_config
 from draftgraph.engine.room import room
 from draftgraph.engine.strategy import plan
 from draftgraph.errors import OptionError
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 def make_course(engine: Engine, prompt: Any, params: Params | Asked | None) -> Course:
     """Check one prompt and its options. Raises PromptError, OptionError, ModelError."""
     asked = read_options(params, {}, 1)[0]
-    config = engine.config
+    config = own_config(engine.config, asked.drafting, engine.drafter, engine.target)
     return Course(_request(engine, prompt, asked, config), config, engine.drafter, engine.target, engine.tokenizer)
 
 
@@ -60,4 +62,5 @@ def _request(engine: Engine, prompt: Any, asked: Asked, config: Config) -> Reque
         Detokenizer(tokenizer, ids, params.stop),
         target.vocab_size,
         plan(config, drafter, params.temperature, lambda: engine.costs),
+        predicted(target, config, tokenizer) if "prediction" in asked.drafting else (),
     )

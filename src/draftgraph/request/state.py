@@ -54,6 +54,7 @@ class Request:
     vocab_size  of the target: a law has so many entries.
     plan      decides how much is drafted, if nothing was asked for; None for a fixed budget.
     text      what the target has cached; drafting  whatever the drafter keeps.
+    prediction  token ids that the output may repeat, for drafters that copy; () is none of its own.
     begun     the drafter was told that the request begins, and not yet that it is over.
     """
 
@@ -68,6 +69,7 @@ class Request:
     detokenizer: Detokenizer
     vocab_size: int
     plan: Plan | None = None
+    prediction: Sequence[int] = ()
     text: CacheHandle = field(default_factory=CacheHandle)
     drafting: Any = None
     begun: bool = False
