@@ -66,6 +66,10 @@ class ModelDrafter(Drafter):
         text = self.model.open(len(request.tokens) + FIRST_ROWS)
         request.drafting = _State(text, Sources.of(self.edges, request.tokens, table=self.table))
 
+    def cached(self, request: Request) -> CacheHandle | None:
+        state: _State = request.drafting
+        return state.text
+
     def prefill(self, request: Request, limits: Limits) -> bool:
         state: _State = request.drafting
         window = self.model.context_window
