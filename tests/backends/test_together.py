@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from converted import converted, decode, lm
 from draftgraph.backends.base import CausalLM, Feed, Scored
 from draftgraph.backends.cuda_graphs import CudaGraphModel
+from draftgraph.backends.openvino.pool import CELLS
 from draftgraph.backends.recurrent_model import RecurrentModel
 from draftgraph.backends.together import forward_each
 from draftgraph.backends.torch_model import TorchModel
@@ -86,15 +87,12 @@ def spoil(patch: pytest.MonkeyPatch, model: Any) -> None:
 
     def spoiled(inputs: Any) -> None:
         run(inputs)
-        for begin, blocks, end in zip(
-            inputs["past_lens"].tolist(),
-            [inputs["block_indices"][a:b] for a, b in zip(*[inputs["block_indices_begins"].tolist()[i:] for i in (0, 1)], strict=False)],
-            [a + b for a, b in zip(inputs["past_lens"], inputs["subsequence_begins"][1:] - inputs["subsequence_begins"][:-1], strict=True)],
-            strict=True,
-        ):  # fmt: skip
-            for cell in range(begin, int(end)):
+        starts, begins = inputs["subsequence_begins"].tolist(), inputs["block_indices_begins"].tolist()
+        for i, past in enumerate(inputs["past_lens"].tolist()):
+            blocks = inputs["block_indices"][begins[i] : begins[i + 1]]
+            for cell in range(past, past + starts[i + 1] - starts[i]):
                 for memory in model.pool._memory:
-                    memory[:, blocks[cell // 32], :, cell % 32] = float("nan")
+                    memory[:, blocks[cell // CELLS], :, cell % CELLS] = float("nan")
 
     patch.setattr(model._compiled, "run", spoiled)
     patch.setattr(model._compiled, "output", lambda *name: output(*name) * float("nan"))

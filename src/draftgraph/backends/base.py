@@ -172,6 +172,17 @@ class CausalLM(Protocol):
         """Begin a request that will soon cache `capacity` tokens: its prompt and a first draft."""
         ...
 
+    def share(self, text: CacheHandle, other: CacheHandle, count: int) -> int:
+        """Let a text that has nothing cached begin with what another text has cached: its first `count` tokens at most.
+
+        To be called after `expect`, between rounds of the other text, where both texts begin with these tokens. The memory is
+        free once neither of them holds it; nobody writes to it any more.
+
+        Returns how many tokens need not be read. 0 where the model cannot tell them apart from tokens that it has read for this
+        text: recurrent states, forgotten tokens, features of another model, rows that must agree bit for bit.
+        """
+        ...
+
     def expect(self, text: CacheHandle, length: int) -> None:
         """Say how many committed tokens the text has now, cached or not; to be called before they are read.
 

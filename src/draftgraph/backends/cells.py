@@ -115,8 +115,18 @@ class CellPool(Cache):  # type: ignore[misc]
         free[used] = False
         found: list[int] = free.nonzero()[0][:count].tolist()
         self.high = max(end, found[-1] + 1)
-        self._fit(max(self.high, sum(max(room, len(cells)) for room, cells in held)))
+        taken = end - int(np.count_nonzero(free[:end]))
+        self._fit(max(self.high, taken + sum(max(0, room - len(cells)) for room, cells in held)))
         return found
+
+    def share(self, handle: CacheHandle, other: CacheHandle, count: int) -> int:
+        """Let a handle name the first `count` cells of another one too. Returns how many there are."""
+        self._handles[id(handle)] = handle
+        handle.slots = other.slots[:count]
+        self.memory = Memory(self.memory.tensors)  # see `begin`
+        if not len(other.slots):  # it was closed by another thread, which may have dropped the memory
+            handle.clear()
+        return len(handle.slots)
 
     def _fit(self, needed: int) -> None:
         """Grow by half at least, so that growing stays rare; halve what is mostly empty, down to KEPT_CELLS."""

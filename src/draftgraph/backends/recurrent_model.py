@@ -96,6 +96,10 @@ class RecurrentModel(TorchModel):
     def open(self, capacity: int) -> CacheHandle:
         return StateHandle(cache=StateCache(self.config))
 
+    def share(self, text: CacheHandle, other: CacheHandle, count: int) -> int:
+        """0: a state holds the whole text that it has read."""
+        return 0
+
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
         with self._lock:
             if self.model.training or self.called.training:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
-from weakref import proxy, ref
+from weakref import WeakKeyDictionary, proxy, ref
 
 import numpy as np
 import torch
@@ -18,11 +19,11 @@ from draftgraph.backends.alibi import biased, biased_layers
 from draftgraph.backends.arithmetic import OwnArithmetic, rounding, rows_alone
 from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, CausalLM, Feed, Scored
 from draftgraph.backends.cache_argument import cache_argument
+from draftgraph.backends.cell_rows import apart, entering, lay_out, led, wanted
 from draftgraph.backends.cells import CellPool, cell_numbers
 from draftgraph.backends.check import Check
 from draftgraph.backends.fingerprint import fingerprint
 from draftgraph.backends.layer_kinds import layer_kinds
-from draftgraph.backends.locks import lock_of
 from draftgraph.backends.masks import Given, Mask, as_given, cell_positions, for_kinds
 from draftgraph.backends.rope import find_switch
 from draftgraph.backends.row_masks import Shown, mask_holders
@@ -33,6 +34,14 @@ from draftgraph.errors import LogitsError, ModelError, OptionError
 
 MOST_ROWS = 1024
 """Rows per pass while a long prompt is read; bounds the mask's memory, which is rows × cells."""
+_LOCKS: WeakKeyDictionary[PreTrainedModel, threading.RLock] = WeakKeyDictionary()
+_REGISTRY = threading.RLock()
+
+
+def _lock_of(model: PreTrainedModel) -> threading.RLock:
+    """One lock for a model, however many engines use it. Whoever holds it waits for nothing else."""
+    with _REGISTRY:
+        return _LOCKS.setdefault(model, threading.RLock())
 
 
 class TorchModel:
@@ -56,7 +65,7 @@ class TorchModel:
         self.model = inside.model
         self.adapter = None if inside.called is inside.model else inside.called
         self.class_name, self.remedy = inside.name, inside.remedy
-        self._lock = lock_of(inside.model)
+        self._lock = _lock_of(inside.model)
         self.config = self.model.config.get_text_config(decoder=True)
         self.vocab_size, self.context_window = int(self.config.vocab_size), context_window(self.model)
         self._first: Callable[[], torch.Tensor | None] = lambda: None
@@ -156,6 +165,14 @@ class TorchModel:
         kept = max(capacity if kind.span is None else kind.span for kind in self.kinds)
         return CacheHandle(min(capacity, kept + self.most_rows))
 
+    def share(self, text: CacheHandle, other: CacheHandle, count: int) -> int:
+        if count <= 0 or text.cells().size or other.forgotten or text.stretched != other.stretched:
+            return 0
+        if self._switch is not None and not self._switch.rereads:
+            return 0  # some of the other text may have been read with other positions
+        with self._lock:
+            return self.cache.share(text, other, count)
+
     def expect(self, text: CacheHandle, length: int) -> None:
         if self._switch is not None and length > self._switch.length and not text.stretched:
             if self._switch.rereads:
@@ -182,12 +199,12 @@ class TorchModel:
             feed.text.forget(min(kind.first_read(len(feed.text)) for kind in self.kinds))
         slots = self.cache.find([feed.text for feed in feeds], count + lead)
         hidden = max(torch.finfo(self.dtype).min, torch.finfo(torch.float32).min)
-        mask, positions = _lay_out(feeds, slots[lead:], self.cache.high, hidden)
+        mask, positions = lay_out(feeds, slots[lead:], self.cache.high, hidden)
         masks = for_kinds([*self.kinds, *self._held_kinds], mask, hidden, positions, feeds)
         if lead:
             inputs = {name: torch.cat([given[:, :1], given], dim=1) for name, given in inputs.items()}
             positions = [cast(int, self.switch), *positions]
-            masks = [_led(mask, slots[0], hidden) for mask in masks]
+            masks = [led(mask, slots[0], hidden) for mask in masks]
         self.cache.begin(slots, self.device)
         given = as_given(self.kinds, masks[: len(self.kinds)], self.device, self.dtype)
         with self._placing(feeds, given, masks[len(self.kinds) :]):
@@ -196,7 +213,7 @@ class TorchModel:
                 attention_mask=None if self._biased else given,
                 position_ids=torch.tensor([positions], device=self.device),
                 use_cache=True,
-                logits_to_keep=_wanted(feeds, lead),
+                logits_to_keep=wanted(feeds, lead),
                 **{self.cache_argument: self.cache},
             )[0]
         if not math.isfinite(logits.sum(dtype=torch.float32).item()):
@@ -204,7 +221,7 @@ class TorchModel:
                 f"{self.class_name} returned NaN or infinite logits; the request was stopped, the engine is usable"
             )
         self.cache.end()
-        return _apart(feeds, logits, {name: rows[:, lead:] for name, rows in states.items()})
+        return apart(feeds, logits, {name: rows[:, lead:] for name, rows in states.items()})
 
     def _needs_lead(self, feeds: Sequence[Feed]) -> bool:
         """Whether the first pieces of a long text are read, whose own positions would not tell that it is long.
@@ -252,73 +269,3 @@ class TorchModel:
 
     def hold_weakly(self) -> None:
         self.model = cast(PreTrainedModel, proxy(self.model))
-
-
-@contextmanager
-def entering(feeds: Sequence[Feed]) -> Iterator[None]:
-    """A pass that enters these feeds into their texts. If it fails, nothing of it stays there."""
-    before = [(feed.text, len(feed.text), len(feed.text.nodes)) for feed in feeds]
-    try:
-        yield
-    except BaseException:
-        for text, length, nodes in before:
-            text.take_back(length, nodes)
-        raise
-
-
-def _lay_out(
-    batch: Sequence[Feed], slots: list[int], width: int, hidden: float
-) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float32]], list[int]]:
-    """Give every row its slot, its position and what it may read; enter the rows into their requests' state.
-
-    Returns an additive mask f32[rows, width] (0 visible, `hidden` not) and the positions.
-    """
-    mask = np.empty((len(slots), width), dtype=np.float32)
-    positions: list[int] = []
-    start = 0
-    for rows in batch:
-        text, fed = rows.text, len(rows.committed)
-        mine = np.array(slots[start : start + fed + len(rows.tokens)], dtype=np.int64)
-        committed = np.full(width, hidden, dtype=np.float32)  # once for all rows: they are many in a tree
-        committed[text.slots] = 0.0
-        mask[start : start + len(mine)] = committed
-        positions.extend(range(len(text), len(text) + fed))
-        if fed:
-            mask[start : start + fed, mine[:fed]] = np.where(
-                np.tri(fed, dtype=bool), np.float32(0.0), np.float32(hidden)
-            )
-            mask[start + fed : start + len(mine), mine[:fed]] = 0.0
-            text.slots = np.append(text.slots, mine[:fed])
-        for i, slot in enumerate(mine[fed:].tolist()):
-            path = [*rows.ancestors(i), slot]
-            mask[start + fed + i, path] = 0.0
-            positions.append(len(text) + len(path) - 1)
-            text.nodes.append(path)
-        start += len(mine)
-    return mask, positions
-
-
-def _led(mask: Mask, slot: int, hidden: float) -> Mask:
-    """The mask with a first row that reads its own slot only, and that no other row reads."""
-    first = np.full((1, mask.shape[1]), hidden, dtype=np.float32)
-    first[0, slot] = 0.0
-    return np.concatenate([first, mask])
-
-
-def _wanted(batch: Sequence[Feed], lead: int) -> int | torch.Tensor:
-    """Which rows need logits: per request the last committed one and the drafted ones. lead  rows in front of them all."""
-    if len(batch) == 1:
-        return batch[0].num_logits
-    wanted: list[int] = []
-    end = lead
-    for rows in batch:
-        end += len(rows.committed) + len(rows.tokens)
-        wanted.extend(range(end - rows.num_logits, end))
-    return torch.tensor(wanted)
-
-
-def _apart(feeds: Sequence[Feed], logits: torch.Tensor, states: Mapping[str, torch.Tensor]) -> list[Scored]:
-    """To every request its rows of the logits f[rows, V] and of the hidden states f[1, rows, width]."""
-    taps = {name: torch.split(rows[0], [feed.num_rows for feed in feeds]) for name, rows in states.items()}
-    parts = torch.split(logits, [feed.num_logits for feed in feeds])
-    return [Scored(part, {name: tap[i] for name, tap in taps.items()}) for i, part in enumerate(parts)]

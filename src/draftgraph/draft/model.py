@@ -76,6 +76,10 @@ class ModelDrafter(Drafter):
             names = (*names, "text")
         request.drafting = _State(text, Sources.of(names, request.tokens, request.prediction, self.table), names)
 
+    def cached(self, request: Request) -> CacheHandle | None:
+        state: _State = request.drafting
+        return state.text
+
     def prefill(self, request: Request, limits: Limits) -> bool:
         state: _State = request.drafting
         window = self.model.context_window

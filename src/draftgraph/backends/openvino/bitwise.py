@@ -45,6 +45,10 @@ class BitwiseModel(OpenVinoModel):
     def open(self, capacity: int) -> UnrolledText:
         return UnrolledText(capacity)
 
+    def share(self, text: CacheHandle, other: CacheHandle, count: int) -> int:
+        """0: a text is read in passes of its own widths, and other widths need not give the same bits."""
+        return 0
+
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
         self._refuse_taps(taps)
         with self._turn:

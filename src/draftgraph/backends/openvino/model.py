@@ -133,6 +133,13 @@ class OpenVinoModel:
     def open(self, capacity: int) -> CacheHandle:
         return PagedText(capacity)
 
+    def share(self, text: CacheHandle, other: CacheHandle, count: int) -> int:
+        """Full blocks become blocks of both texts; what is left of the last one is copied."""
+        text, other = cast(PagedText, text), cast(PagedText, other)
+        with self._turn:
+            count = min(count, other.read - len(other.moved))
+            return 0 if count <= 0 or text.blocks or text.length else self.pool.share(text, other, count)
+
     def expect(self, text: CacheHandle, length: int) -> None:
         """Nothing: a text of any length is read in one way."""
 
