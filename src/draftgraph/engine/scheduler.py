@@ -80,6 +80,7 @@ class Scheduler:
     waiting: deque[Ticket] = field(default_factory=deque)
     running: list[Ticket] = field(default_factory=list)
     _turns: deque[Ticket] = field(default_factory=deque)
+    _last_read: Ticket | None = None
 
     def __post_init__(self) -> None:
         self.cells_limit = self.serving.cells(self.target, self.drafter)
@@ -163,6 +164,7 @@ class Scheduler:
 
         Their rests together are no more than a piece, so that nobody who decodes has to wait for long.
         """
+        self._favour_oldest()
         joining: list[Ticket] = []
         rows = self.target.most_rows
         for _ in range(len(self._turns)):
@@ -176,12 +178,20 @@ class Scheduler:
             except Exception as error:
                 outcomes += self._fail(ticket, error)
                 break
+            self._last_read = ticket
             if was_piece:
                 self._turns.append(ticket)
                 break
             joining.append(ticket)
             rows -= unread
         return joining
+
+    def _favour_oldest(self) -> None:
+        """Every other piece is one of the request that has been reading for longest, whoever else has come since."""
+        oldest = next((ticket for ticket in self.running if ticket.reading), None)
+        if oldest is not None and oldest is not self._last_read:
+            self._turns.remove(oldest)
+            self._turns.appendleft(oldest)
 
     def _fitting(self, tickets: Sequence[Ticket]) -> list[Ticket]:
         """The requests of a round; those who would take cells that others need to come to their end sit it out."""
@@ -245,3 +255,5 @@ class Scheduler:
                 self._turns.remove(ticket)
             if ticket in self.running:
                 self.running.remove(ticket)
+            if ticket is self._last_read:
+                self._last_read = None
