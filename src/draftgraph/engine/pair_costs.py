@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from draftgraph.backends.base import CausalLM
 from draftgraph.budget.cost_cache import announce, costs_of, file_of
 from draftgraph.budget.costs import Costs
-from draftgraph.budget.timing import measure
+from draftgraph.budget.timing import Run, measure
 from draftgraph.draft.base import Drafter
 from draftgraph.engine.config import Config
+from draftgraph.engine.strategy import may_narrow
 from draftgraph.request.record import RoundRecord
 from draftgraph.sampling.params import SamplingParams
 
@@ -25,13 +27,17 @@ def pair_costs(target: CausalLM, drafter: Drafter, config: Config, decode: Decod
     refresh  whether to measure even if costs are kept.
     """
 
-    def run(budget: int, prompt: Sequence[int], tokens: int, temperature: float) -> Sequence[RoundRecord]:
-        fixed = config.with_options(budget=budget, num_speculative_tokens=None)
-        params = SamplingParams(max_new_tokens=tokens, temperature=temperature, ignore_eos=True, seed=1)
-        return decode(drafter.fresh(), fixed, list(prompt), params)
+    def runs(options: Mapping[str, Any]) -> Run:
+        def run(budget: int, prompt: Sequence[int], tokens: int, temperature: float) -> Sequence[RoundRecord]:
+            fixed = config.with_options(budget=budget, num_speculative_tokens=None, **options)
+            params = SamplingParams(max_new_tokens=tokens, temperature=temperature, ignore_eos=True, seed=1)
+            return decode(drafter.fresh(), fixed, list(prompt), params)
+
+        return run
 
     def measured() -> Costs:
-        return measure(target, drafter.model, run, config.drafts_chains)
+        chains = runs({"structure": "chain"}) if may_narrow(config, drafter) else None
+        return measure(target, drafter.model, runs({}), config.drafts_chains, chains)
 
     subject = _subject(target, drafter, config)
     if subject is None:
@@ -52,4 +58,5 @@ def _subject(target: CausalLM, drafter: Drafter, config: Config) -> list[str] | 
         return None
     models = [model for model in (target, drafter.model) if model is not None]
     names = [model.fingerprint for model in models]
-    return [drafter.identity, *names, repr(config.resolved_structure), config.resolved_rule.name]
+    forms = ["or a chain"] if may_narrow(config, drafter) else []
+    return [drafter.identity, *names, repr(config.resolved_structure), *forms, config.resolved_rule.name]
