@@ -71,15 +71,20 @@ class Loaded:
     inside: PreTrainedModel | None = None
 
 
-def load_backend(source: Source, loading: Loading, probed: torch.nn.Module | None = None) -> Loaded:
+def load_backend(
+    source: Source,
+    loading: Loading,
+    probed: torch.nn.Module | None = None,
+    loaded: torch.nn.Module | None = None,
+) -> Loaded:
     """A model that is ready to run, checked against plain forwards.
 
-    probed  a transformers model that was checked already.
+    probed  a transformers model that was checked already. loaded  what torch would load from the source, if it is there.
 
     Raises ModelError for what cannot be loaded or run exactly, and OptionError for an impossible dtype or device.
     """
     faster, reason = off_torch(source, loading)
-    return _on_torch(source, loading, reason, probed) if faster is None else faster
+    return _on_torch(source if loaded is None else loaded, loading, reason, probed) if faster is None else faster
 
 
 def off_torch(source: Source, loading: Loading) -> tuple[Loaded | None, str]:
