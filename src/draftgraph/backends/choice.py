@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,8 +132,6 @@ def _not_tried(source: Source, loading: Loading) -> str:
 def _made_by_torch(source: Source) -> str:
     """Why the weights of a folder or file are not those that would run, empty if they are."""
     place = locate(source) if isinstance(source, str | Path) and source else None
-    if place is not None and place.gguf is not None:
-        return "torch dequantises GGUF files"
     return "torch merges adapters" if place is not None and place.base is not None else ""
 
 
@@ -156,7 +153,7 @@ def _on_openvino(source: Source, loading: Loading, reason: str) -> Loaded:
         return Loaded(model, said.config, said.generation_config, reason)
     model = openvino.from_folder(source, loading.dtype, loading.device, loading.taps, loading.weights)
     config = read_config(source)
-    return Loaded(model, config, _generation_config(os.fspath(source), config), reason)
+    return Loaded(model, config, _generation_config(locate(source).name, config), reason)
 
 
 def _on_torch(source: Source, loading: Loading, reason: str, probed: torch.nn.Module | None) -> Loaded:

@@ -82,8 +82,8 @@ class GgufFile:
 
 
 def is_gguf(name: str) -> bool:
-    """Whether a path is that of a GGUF file, by its name."""
-    return name.lower().endswith(SUFFIX)
+    """Whether a path is that of a GGUF file, by its name. A folder is none."""
+    return name.lower().endswith(SUFFIX) and not os.path.isdir(name)
 
 
 def only_gguf(folder: str) -> str | None:
