@@ -98,6 +98,21 @@ def test_another_file_at_the_same_place_is_another_model(
     assert not torch.equal(first.plain(ids, 1), second.plain(ids, 1))
 
 
+def test_a_header_is_parsed_once_for_configuration_and_tokenizer(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    parsed, parse = [], reader.load_gguf_checkpoint
+    monkeypatch.setattr(
+        reader, "load_gguf_checkpoint", lambda *given, **more: parsed.append(0) or parse(*given, **more)
+    )
+    read_config(file).hidden_size = 5  # of a copy
+    assert read_config(file).hidden_size == 32
+    read_tokenizer(file)
+    assert len(parsed) == 1
+    write_gguf(tiny_lm(vocab=257, layers=1), file)
+    assert read_config(file).num_hidden_layers == 1
+
+
 def test_ends_of_text_and_the_chat_template_are_those_of_the_file(made: Path) -> None:
     engine = dg.Engine.from_pretrained(made / "target.gguf", budget=0)
     assert engine.eos == {7}
