@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,6 +40,12 @@ class Chosen:
     trusted: bool
     backend: str = "auto"
     weights: str | None = None
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """The options of `Engine.from_pretrained` that say how models are loaded."""
+        named = {"dtype": self.dtype, "device": self.device, "trust_remote_code": self.trusted}
+        return named | {"backend": self.backend, "weights": self.weights}
 
     @property
     def title(self) -> str:
@@ -101,7 +107,7 @@ Backend = Annotated[
     str,
     typer.Option(
         "--backend",
-        help="torch, openvino, or auto: OpenVINO on a CPU where it is installed and exact.",
+        help="torch, openvino, cuda_graphs, or auto: OpenVINO on a CPU where it is installed and exact.",
         rich_help_panel=MODELS,
     ),
 ]
