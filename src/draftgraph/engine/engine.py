@@ -29,6 +29,7 @@ from draftgraph.engine.bitwise import as_asked
 from draftgraph.engine.chat import Messages
 from draftgraph.engine.config import Config
 from draftgraph.engine.defaults import Defaults
+from draftgraph.engine.grammars import Grammars
 from draftgraph.engine.hints import Hints
 from draftgraph.engine.options import Asked, Params, read_options
 from draftgraph.engine.pair_costs import pair_costs
@@ -71,6 +72,7 @@ class Engine:
     ) -> None:
         self.target, self.drafter, self.config, self.tokenizer, self.eos = target, drafter, config, tokenizer, eos
         self.generation_config, self._hints = generation_config, Hints()
+        self._grammars = Grammars(tokenizer, target.vocab_size)
         self.backends: dict[str, str] = {}
 
     @classmethod
@@ -272,6 +274,8 @@ class Engine:
             raise OptionError(
                 "stop strings need a tokenizer; write Engine.from_pretrained(..., tokenizer=...) or stop_token_ids"
             )
+        stops = settled.eos.intersection(params.stop_token_ids) - self.eos
+        grammar = self._grammars.states(params.grammar, settled.eos - stops, stops)
         drafts = self.config.budget != 0
         if drafts:  # else processors are called as they expect
             check_functions(params.logits_processors, ids, self.target.vocab_size, self.target.device)
@@ -286,7 +290,7 @@ class Engine:
             limit,
             settled.eos,
             Noise(seed, params.sample),
-            Warper(params, len(ids), sorted(settled.eos), self.target.device, drafts),
+            Warper(params, len(ids), sorted(settled.eos), self.target.device, drafts, grammar),
             Detokenizer(self.tokenizer, ids, params.stop),
             self.target.vocab_size,
             plan(self.config, self.drafter, params.temperature, lambda: self.costs),

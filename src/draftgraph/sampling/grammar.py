@@ -14,8 +14,8 @@ from draftgraph.errors import OptionError, require
 from draftgraph.values import has_surrogates
 
 POSSIBLE = (
-    "a JSON schema (a dict, or a pydantic model), 'json' for any JSON object, a regular expression, a Lark grammar with a rule "
-    "start, a dg.Grammar, or an object with fork, accept and mask; None is no grammar"
+    "a JSON schema (a dict, its text, or a pydantic model), 'json' for any JSON object, a regular expression, a Lark grammar "
+    "with a rule start, a dg.Grammar, or an object with fork, accept and mask; None is no grammar"
 )
 _START = re.compile(r"^\s*\??start(\.-?\d+)?\s*:", re.MULTILINE)
 """The rule that every Lark grammar begins with."""
@@ -65,6 +65,8 @@ class Grammar:
         require(isinstance(self.text, str), "text", self.text, "a text")
         require(not has_surrogates(self.text), "text", self.text, "a text without lone surrogates")
         require(isinstance(self.whitespace, bool), "whitespace", self.whitespace, "True or False")
+        if self.kind == "json":
+            _schema_text(self.text)
 
     @classmethod
     def json(cls, schema: Any = None, *, whitespace: bool = True) -> Grammar:
@@ -99,6 +101,8 @@ def read_grammar(given: Any) -> Grammar | Matcher | None:
     if isinstance(given, str):
         if given == "json":
             return Grammar.json()
+        if given.lstrip().startswith("{"):  # no expression begins so
+            return Grammar.json(given)
         if _START.search(given):
             return Grammar.lark(given)
         one_line = given != "" and "\n" not in given and "::=" not in given
@@ -118,9 +122,13 @@ def _schema_text(schema: Any) -> str:
         try:
             schema = json.loads(schema)
         except (ValueError, RecursionError) as error:
-            raise OptionError(f"the schema is no JSON ({error}); write a JSON schema, e.g. {{'type': 'object'}}") from None
+            raise OptionError(
+                f"the schema is no JSON ({error}); write a JSON schema, e.g. {{'type': 'object'}}"
+            ) from None
     require(isinstance(schema, Mapping), "schema", schema, "a JSON schema: a mapping, its text, or a pydantic model")
     try:
         return json.dumps(dict(schema), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise OptionError(f"the schema cannot be written as JSON ({error}); write a JSON schema of plain values") from None
+        raise OptionError(
+            f"the schema cannot be written as JSON ({error}); write a JSON schema of plain values"
+        ) from None

@@ -92,11 +92,12 @@ class SamplingParams:
     seed                None draws one; `Result.seed` tells it. Any integer of up to 128 bits, negative ones included; no two
                         of them are the same. sample distinguishes several samples with one seed.
     logprobs            also return the target's log-probability of every emitted token (before warping).
-    grammar             what the text as a whole must be (docs/grammars.md). A dict or a pydantic model is a JSON schema; "json" is
-                        any JSON object; a text with a rule `start:` is a Lark grammar, another text of one line a regular
-                        expression. `dg.Grammar.json(schema)`, `.regex(pattern)` and `.lark(text)` say which. An object with fork,
-                        accept and mask is a matcher of your own (`dg.Matcher`). Where the grammar is complete the text ends,
-                        with finish_reason "stop". max_new_tokens may end it earlier, with "length": such a text is not complete.
+    grammar             what the text as a whole must be (docs/grammars.md). A dict, its text or a pydantic model is a JSON
+                        schema; "json" is any JSON object; a text with a rule `start:` is a Lark grammar, another text of one
+                        line a regular expression. `dg.Grammar.json(schema)`, `.regex(pattern)` and `.lark(text)` say which.
+                        An object with fork, accept and mask is a matcher of your own (`dg.Matcher`). Where the grammar is
+                        complete the text ends, with finish_reason "stop". max_new_tokens may end it earlier, with "length":
+                        such a text is not complete.
 
     Raises OptionError for a value that is not possible.
     """
