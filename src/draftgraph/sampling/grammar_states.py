@@ -15,7 +15,10 @@ import torch
 from draftgraph.errors import DraftgraphError, LogitsError
 from draftgraph.sampling.grammar import Matcher
 
-STUCK = "the grammar and the other options (logit_bias, logits_processors) leave no token here; the text so far is in error.partial"
+STUCK = (
+    "the grammar and the other options (logit_bias, logits_processors) leave no token here; write fewer of them. "
+    "The text so far is in error.partial"
+)
 
 
 class State:

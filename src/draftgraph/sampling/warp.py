@@ -164,6 +164,11 @@ class Warper:
                     self._unknown, "answered otherwise than in plain decoding, so it keeps state from call to call"
                 )
 
+    @property
+    def refuses(self) -> Callable[[Sequence[int], int], bool] | None:
+        """refuses(path of drafted tokens, token) -> whether the grammar rules out that the token follows; None without one."""
+        return None if self.grammar is None else self.grammar.refuses
+
     def accept(self, token: int) -> bool:
         """Take note of an emitted token. Returns whether the grammar says that the text is complete, without an end token.
 
