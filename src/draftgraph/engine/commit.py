@@ -65,7 +65,8 @@ def _emit(
     one_by_one = bool(request.params.stop)
     pending: list[int] = []
     for i, token in enumerate(tokens):
-        complete = request.warper.accept(token)
+        with request.clock("warping"):
+            complete = request.warper.accept(token)
         request.logprobs += logprobs[i : i + 1]
         request.tokens.append(token)
         pending.append(token)

@@ -89,7 +89,7 @@ class Warper:
         logits = logits if logits.dtype == torch.float64 else logits.float()
         states = self._states(prefixes, len(logits))
         if not self._prefixed:
-            return logits if states is None else self._settled(states, logits, *self._within(states, logits))
+            return logits if states is None else self._masked(states, logits)
         scores = logits.clone()
         unreachable: set[int] = set()
         for rows in prefixes.by_length(len(logits)):
@@ -110,22 +110,26 @@ class Warper:
         """What the options make of rows of equal length. Processors see what the grammar refuses, and cannot allow it."""
         if states is None:
             return _processed(users, ids, _processed(self._own, ids, logits))
-        masked, refused = self._within(states, logits)
+        penalties = self._penalties(states)
+        masked = logits + penalties
         scores = _processed(self._own, ids, masked)
         if users:
             emptied = _empty(scores)[:, None]
-            scores = _processed(users, ids, torch.where(emptied, masked, scores))
-            scores = scores.masked_fill(refused | emptied, -torch.inf)
-        return self._settled(states, logits, scores, refused)
+            scores = _processed(users, ids, torch.where(emptied, masked, scores)) + penalties
+            scores = scores.masked_fill(emptied, -torch.inf)
+        return self._settled(states, logits, scores, penalties)
 
-    def _within(self, states: Sequence[State], logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits f[rows, V] with -inf for the tokens that the grammar refuses, and which those are, bool[rows, V]."""
+    def _masked(self, states: Sequence[State], logits: torch.Tensor) -> torch.Tensor:
+        """What the grammar alone makes of rows."""
+        penalties = self._penalties(states)
+        return self._settled(states, logits, logits + penalties, penalties)
+
+    def _penalties(self, states: Sequence[State]) -> torch.Tensor:
         assert self.grammar is not None
-        refused = ~self.grammar.allowed(states, logits.device)
-        return logits.masked_fill(refused, -torch.inf), refused
+        return self.grammar.penalties(states, self.device)
 
     def _settled(
-        self, states: Sequence[State], logits: torch.Tensor, scores: torch.Tensor, refused: torch.Tensor
+        self, states: Sequence[State], logits: torch.Tensor, scores: torch.Tensor, penalties: torch.Tensor
     ) -> torch.Tensor:
         """Scores f[rows, V] in which every row has a token.
 
@@ -134,9 +138,10 @@ class Warper:
         """
         assert self.grammar is not None
         for row, (state, is_empty) in enumerate(zip(states, _empty(scores).tolist(), strict=True)):
-            ending = logits[row].masked_fill(refused[row], -torch.inf) if is_empty else scores[row]
-            state.stuck = is_empty and not (self.grammar.must_end(state) and not bool(_empty(ending)))
+            state.stuck = is_empty
             if is_empty:
+                ending = logits[row] + penalties[row]
+                state.stuck = bool(_empty(ending)) or not self.grammar.must_end(state)
                 scores[row] = logits[row] if state.stuck else ending
         return scores
 
