@@ -28,6 +28,7 @@ from draftgraph.engine.chat import Messages
 from draftgraph.engine.config import Config
 from draftgraph.engine.course import Course
 from draftgraph.engine.defaults import Defaults
+from draftgraph.engine.grammars import Grammars
 from draftgraph.engine.hints import Hints
 from draftgraph.engine.options import Params, read_options
 from draftgraph.engine.pair_costs import pair_costs
@@ -69,6 +70,7 @@ class Engine:
         self.generation_config, self.hints = generation_config, Hints()
         self.serving = serving or Serving()
         self._background = Background(partial(Scheduler, target, drafter, self.serving))
+        self.grammars = Grammars(tokenizer, target.vocab_size)
         self.backends: dict[str, str] = {}
 
     @classmethod
