@@ -8,15 +8,11 @@ from dataclasses import dataclass, field
 import torch
 
 from draftgraph.backends.base import CacheHandle, Feed, Scored
-from draftgraph.backends.features import FeatureNet
+from draftgraph.backends.features import FeatureNetwork
 from draftgraph.backends.fingerprint import fingerprint
-from draftgraph.backends.taps import PREFIX
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.errors import ModelError
 from draftgraph.types import ROOT
-
-OUTPUT = f"{PREFIX}1"
-"""What the head of one block reads."""
 
 
 @dataclass(eq=False)
@@ -48,13 +44,14 @@ class FeatureModel(TorchModel):
     """A `CausalLM` over the target's vocabulary; tokens outside of the head have the logit -inf.
 
     Rows of committed tokens read features, which are handed in before (`FeatureHandle.learn`). A token that got none reads zeros,
-    as the first one of a text does. Rows of nodes read the output of the row above, which an earlier pass has computed. Nodes are
-    never kept: once accepted, a token is read again, with the target's features.
+    as the first one of a text does; where that has no row, a handle counts it as read. Rows of nodes read the output of the row
+    above, which an earlier pass has computed. Nodes are never kept: once accepted, a token is read again, with the target's
+    features.
 
     net  the network. tokens  i64[K], the target's id of every entry of the head. embeddings  those of the target.
     """
 
-    def __init__(self, net: FeatureNet, tokens: torch.Tensor, embeddings: torch.nn.Module) -> None:
+    def __init__(self, net: FeatureNetwork, tokens: torch.Tensor, embeddings: torch.nn.Module) -> None:
         super().__init__(net.core)
         self.net, self.tokens = net, tokens
         self.embeddings = embeddings
@@ -73,9 +70,9 @@ class FeatureModel(TorchModel):
         return f"{fingerprint(self.net)} {self.dtype} {self.model.config._attn_implementation}"
 
     def open(self, capacity: int) -> FeatureHandle:
-        return FeatureHandle(
-            capacity, above=torch.zeros(1, self.net.shape.features, device=self.device, dtype=self.dtype)
-        )
+        first = int(self.net.reads_first)
+        above = torch.zeros(first, self.net.shape.features, device=self.device, dtype=self.dtype)
+        return FeatureHandle(capacity, forgotten=1 - first, above=above)
 
     def inputs(self, feeds: Sequence[Feed]) -> dict[str, torch.Tensor]:
         rows = [part for feed in feeds for part in self._residuals(feed)]
@@ -102,9 +99,9 @@ class FeatureModel(TorchModel):
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
         with self._lock:
             firsts = [len(feed.text.nodes) for feed in feeds]
-            scored = super().forward(feeds, (*taps, OUTPUT))
+            scored = super().forward(feeds, (*taps, self.net.output))
             for feed, first, rows in zip(feeds, firsts, scored, strict=True):
-                self._remember(handle_of(feed), feed, first, rows.taps[OUTPUT])
+                self._remember(handle_of(feed), feed, first, rows.taps[self.net.output])
         return [Scored(self._over_all(rows.logits), rows.taps) for rows in scored]
 
     def _remember(self, text: FeatureHandle, feed: Feed, first: int, outputs: torch.Tensor) -> None:

@@ -39,7 +39,8 @@ class HiddenDrafter(ModelDrafter):
         return text.known + 1 >= len(text) + self.model.most_rows and super().prefill(request, limits)
 
     def propose(self, request: Request, limits: Limits) -> Draft:
-        known = _text(request).known + 1 >= len(request.tokens)
+        text, length = _text(request), len(request.tokens)
+        known = text.known + 1 >= length > len(text)
         return super().propose(request, limits if known else replace(limits, depth=0))
 
     def _ahead(self, request: Request, limits: Limits) -> Ahead | None:

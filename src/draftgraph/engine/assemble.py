@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from draftgraph.backends.base import CausalLM, Feed
 from draftgraph.backends.choice import Loaded, Loading, load_backend
-from draftgraph.backends.feature_files import holds_features, read_features
-from draftgraph.backends.feature_model import FeatureModel
-from draftgraph.backends.load import check_pair, load_tokenizer
+from draftgraph.backends.load import check_pair, load_tokenizer, read_config
 from draftgraph.backends.recurrent_model import torch_model
 from draftgraph.backends.torch_model import TorchModel
+from draftgraph.backends.trained import Trained, find_trained
+from draftgraph.backends.wrapped import opened
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.edges.sources import edges_beside_model, edges_without_model
 from draftgraph.draft.hidden import HiddenDrafter
@@ -69,10 +68,20 @@ def on_one_path(config: Config, *models: CausalLM | None) -> Config:
         raise OptionError(f"{why}; {error}") from error
 
 
-def for_drafter(loading: Loading, draft_model: object, config: Config) -> Loading:
-    """How the target is loaded, so that it gives its drafter what that reads."""
-    taps = () if config.own_drafter is None else tuple(config.own_drafter.taps)
-    return replace(loading, taps=taps, embeddings=draft_model is not None and holds_features(draft_model))
+def for_drafter(loading: Loading, target: Any, draft_model: object, config: Config) -> tuple[Loading, Trained | None]:
+    """How the target is loaded, so that it gives its drafter what that reads; and the drafter, if it is a trained one.
+
+    Raises ModelError or PairError for a trained drafter that is broken, or reads what the target does not have.
+    """
+    own, trained = config.own_drafter, find_trained(draft_model)
+    if trained is None:
+        return replace(loading, taps=() if own is None else tuple(own.taps)), None
+    layers = _config_of(target, loading.trusted).get_text_config(decoder=True).num_hidden_layers
+    return replace(loading, taps=tuple(dict.fromkeys(trained.taps(layers))), ends=True), trained
+
+
+def _config_of(target: Any, trusted: bool) -> PretrainedConfig:
+    return opened(target).model.config if isinstance(target, torch.nn.Module) else read_config(target, trusted)
 
 
 def make_drafter(
@@ -81,6 +90,7 @@ def make_drafter(
     config: Config,
     tokenizer: Any | None,
     loading: Loading,
+    trained: Trained | None = None,
 ) -> tuple[Drafter, str]:
     """The drafter that the config asks for, and why its model runs on its backend, in words."""
     own, config = config.own_drafter, on_one_path(config, target.model)
@@ -92,24 +102,14 @@ def make_drafter(
     if config.prediction is not None:
         raise OptionError("prediction is for drafter='text', which has no draft_model; leave out one of them")
     edges = edges_beside_model(config.edges, config.resolved_structure)
-    if holds_features(draft_model):
-        return _reading_features(Path(str(draft_model)), target, edges), "it reads the target's hidden states"
+    if trained is not None:
+        assert target.ends is not None, "they were asked for"
+        reader = trained.read(target.ends)
+        return HiddenDrafter(reader, target.model.vocab_size, edges), "it reads the target's hidden states"
     drafter = load_backend(draft_model, replace(loading, taps=()), probed=target.inside)
     check_pair(target.model, drafter.model, tokenizer, load_tokenizer(draft_model, loading.trusted))
     edges = edges_beside_model(config.edges, on_one_path(config, drafter.model).resolved_structure)
     return ModelDrafter(drafter.model, target.model.vocab_size, edges), drafter.reason
-
-
-def _reading_features(folder: Path, target: Loaded, edges: Sequence[str]) -> HiddenDrafter:
-    """A trained drafter from its folder. Raises PairError or ModelError for what does not fit the target."""
-    if target.inside is None:
-        raise OptionError(
-            f"the drafter in {str(folder)!r} uses the target's embeddings, which backend={target.model.name!r} does not give; "
-            "write backend='torch'"
-        )
-    network, tokens = read_features(folder, target.inside)
-    embeddings = target.inside.get_input_embeddings()
-    return HiddenDrafter(FeatureModel(network, tokens, embeddings), target.model.vocab_size, edges)
 
 
 @torch.inference_mode()
