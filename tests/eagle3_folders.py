@@ -12,6 +12,12 @@ from transformers import PreTrainedModel
 
 LAYOUTS = ("original", "sglang", "speculators")
 HEADS, GROUPS, HEAD_DIM = 4, 2, 8
+SPECULATORS = {
+    "algorithm": "eagle3",
+    "default_proposal_method": "greedy",
+    "proposal_methods": [{"proposal_type": "greedy", "speculative_tokens": 3}],
+    "verifier": {"name_or_path": "made-up", "architectures": []},
+}
 Tensors = dict[str, torch.Tensor]
 
 
@@ -84,7 +90,7 @@ def write_eagle3(
         said = {
             "architectures": ["Eagle3Speculator"], "speculators_model_type": "eagle3", "draft_vocab_size": entries,
             "transformer_layer_config": block(target, **kind), "eagle_aux_hidden_state_layer_ids": ids, **norms,
-            "speculators_config": {"algorithm": "eagle3", "verifier": {"name_or_path": "made-up", "architectures": []}},
+            "speculators_config": SPECULATORS,
         }  # fmt: skip
     else:
         said = block(target, draft_vocab_size=entries, num_hidden_layers=7, **norms)  # which is not their number
