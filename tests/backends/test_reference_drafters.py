@@ -1,6 +1,6 @@
 """Logits of imported drafters beside those of the packages that define their layouts; skipped where these are absent.
 
-    pip install --no-deps speculators dflash datasets pyarrow dill multiprocess xxhash pandas
+pip install --no-deps speculators dflash datasets pyarrow dill multiprocess xxhash pandas
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ import draftgraph as dg
 from draftgraph.backends.base import Feed
 from draftgraph.backends.feature_model import FeatureModel
 from draftgraph.backends.torch_model import TorchModel
+from draftgraph.backends.trained import find_trained
 from draftgraph.draft import model
 from draftgraph.draft.hidden import HiddenDrafter
 from draftgraph.draft.proposal import propose
@@ -30,6 +33,7 @@ from draftgraph.sampling.warp import Warper
 from draftgraph.structures import Chain, Comb, Graph, Tree
 from draftgraph.types import TokenTree
 from draftgraph.verification.registry import RULES, get_rule
+from eagle3_folders import write_eagle3
 from feature_drafters import tiny_net, write_drafter
 from laws import p_value
 from models import tiny_lm
@@ -44,6 +48,13 @@ STRUCTURES: dict[str, Structure] = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_drafter(tmp_path_factory.mktemp("drafter"), tiny_lm(layers=4))
+
+
+@pytest.fixture(scope="module", params=["own", "EAGLE-3"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of every kind."""
+    write = write_drafter if request.param == "own" else write_eagle3
+    return write(tmp_path_factory.mktemp("drafter"), tiny_lm(layers=4))
 
 
 class Listening(dg.Drafter):
@@ -90,10 +101,10 @@ def test_taps_that_the_target_does_not_have_are_refused() -> None:
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
-def test_greedy_texts_are_exact(structure: str, folder: Path) -> None:
+def test_greedy_texts_are_exact(structure: str, trained: Path) -> None:
     over = tiny_lm(layers=4)
     plain = dg.Engine.from_pretrained(over, budget=0)
-    drafted = dg.Engine.from_pretrained(over, draft_model=folder, structure=STRUCTURES[structure], budget=7)
+    drafted = dg.Engine.from_pretrained(over, draft_model=trained, structure=STRUCTURES[structure], budget=7)
     drafted.target.most_rows = drafted.drafter.model.most_rows = 5  # type: ignore[union-attr]
     for seed in range(2):
         prompt = torch.randint(1, 64, (4 + 5 * seed,), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -103,9 +114,9 @@ def test_greedy_texts_are_exact(structure: str, folder: Path) -> None:
         assert result.stats.num_drafter_evaluations > 0
 
 
-def test_the_automatic_budget_times_it(folder: Path) -> None:
+def test_the_automatic_budget_times_it(trained: Path) -> None:
     over = tiny_lm(layers=4)
-    engine = dg.Engine.from_pretrained(over, draft_model=folder)
+    engine = dg.Engine.from_pretrained(over, draft_model=trained)
     plain = dg.Engine.from_pretrained(over, budget=0)
     options: dict[str, Any] = {"max_new_tokens": 40, "temperature": 0.0}
     assert engine.generate(TEXT, **options).token_ids == plain.generate(TEXT, **options).token_ids
@@ -117,10 +128,17 @@ def test_another_target_is_refused(folder: Path) -> None:
         dg.Engine.from_pretrained(tiny_lm(), draft_model=folder)
 
 
-@pytest.mark.parametrize("rule", ["layer", "block", "agree"])
+@pytest.mark.parametrize(
+    ("rule", "kind"), [("layer", "own"), ("block", "own"), ("agree", "own"), ("layer", "EAGLE-3"), ("block", "EAGLE-3")]
+)
 @torch.inference_mode()
-def test_the_engines_law_is_the_targets(rule: str, tmp_path: Path) -> None:
-    folder = write_drafter(tmp_path, target())
+def test_the_engines_law_is_the_targets(rule: str, kind: str, tmp_path: Path) -> None:
+    reduced = round(0.6 * target().config.vocab_size)
+    folder = (
+        write_drafter(tmp_path, target())
+        if kind == "own"
+        else write_eagle3(tmp_path, target(), "speculators", entries=reduced, ids=[0])
+    )
     options: dict[str, Any] = {"structure": "chain"} if rule == "block" else {}
     engine = dg.Engine.from_pretrained(target(), draft_model=folder, rule=rule, budget=4, **options)
     warped: dict[str, Any] = {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "repetition_penalty": 1.3}
@@ -137,17 +155,27 @@ VOCAB, DEPTH = 4, 2
 
 
 @cache
-def exact_pair() -> tuple[TorchModel, FeatureModel]:
+def exact_pair(kind: str) -> tuple[TorchModel, FeatureModel]:
     """A pair in float64, whose head has three of the four tokens."""
-    over: PreTrainedModel = tiny_lm(vocab=VOCAB, logit_gain=1.0).double()
-    net, tokens = tiny_net(over, share=0.75)
+    over: PreTrainedModel = tiny_lm(vocab=VOCAB, layers=3, logit_gain=1.0).double()
     target = TorchModel(over)
-    return target, FeatureModel(net, tokens, target.model.get_input_embeddings())
+    if kind == "own":
+        net, tokens = tiny_net(over, share=0.75)
+        return target, FeatureModel(net, tokens, target.model.get_input_embeddings())
+    with TemporaryDirectory() as folder:
+        found = find_trained(write_eagle3(Path(folder), over, entries=3))
+        assert found is not None
+        return target, found.read(over)
 
 
-def program(structure: Structure, edges: Sequence[str], budget: int) -> Program:
+Spoil = Callable[[TokenTree], TokenTree]
+
+
+def program(
+    kind: str, structure: Structure, edges: Sequence[str], budget: int, spoil: Spoil = lambda tree: tree
+) -> Program:
     """A first draft behind a text that the target has read but for its last token."""
-    over, network = exact_pair()
+    over, network = exact_pair(kind)
     drafter = HiddenDrafter(network, VOCAB, edges)
     text = [1, 2, 0, 2]
     params = SamplingParams(max_new_tokens=DEPTH + 1, temperature=1.0)
@@ -164,7 +192,7 @@ def program(structure: Structure, edges: Sequence[str], budget: int) -> Program:
         drafter.begin(request)
         try:
             drafter.read(request, over.forward([Feed(request.text, text[:-1])], drafter.taps)[0].taps, ())
-            return propose(drafter, request, Limits(budget, DEPTH, DEPTH)).tree
+            return spoil(propose(drafter, request, Limits(budget, DEPTH, DEPTH)).tree)
         finally:
             drafter.end(request)
             over.close(request.text)
@@ -172,6 +200,17 @@ def program(structure: Structure, edges: Sequence[str], budget: int) -> Program:
     return drafted
 
 
+def enumerated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every draw be asked of the program that enumerates them."""
+
+    def drawer(request: Request) -> Any:
+        draw: Draw = request.noise.enumerator  # type: ignore[attr-defined]
+        return lambda laws, depth, addresses: [draw(row) for row in laws]
+
+    monkeypatch.setattr(model, "_drawer", drawer)
+
+
+@pytest.mark.parametrize("kind", ["own", "EAGLE-3"])
 @pytest.mark.parametrize(
     ("rule", "structure", "budget"),
     [
@@ -186,16 +225,44 @@ def program(structure: Structure, edges: Sequence[str], budget: int) -> Program:
     ids=lambda value: str(value),
 )
 def test_every_draft_is_verified_exactly(
-    rule: str, structure: Structure, budget: int, monkeypatch: pytest.MonkeyPatch
+    rule: str, structure: Structure, budget: int, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def drawer(request: Request) -> Any:
-        draw: Draw = request.noise.enumerator  # type: ignore[attr-defined]
-        return lambda laws, depth, addresses: [draw(row) for row in laws]
-
-    monkeypatch.setattr(model, "_drawer", drawer)
+    enumerated(monkeypatch)
     edges = ("own", "context") if structure.filled else ()
-    for kind in ("random", "sparse", "greedy"):
-        tables = random_tables(kind, VOCAB, DEPTH, 3)
-        emitted = output_law(RULES[rule], tables, program(structure, edges, budget), DEPTH + 1)
+    for laws in ("random", "sparse", "greedy"):
+        tables = random_tables(laws, VOCAB, DEPTH, 3)
+        emitted = output_law(RULES[rule], tables, program(kind, structure, edges, budget), DEPTH + 1)
         assert emitted.drafts > 3
         assert total_variation(emitted.law, tables.target_law(DEPTH + 1)) < 1e-12
+
+
+@pytest.mark.parametrize(("rule", "structure"), [("layer", Tree()), ("block", Chain())], ids=["layer", "block"])
+def test_laws_that_forget_the_reduced_vocabulary_are_refuted(
+    rule: str, structure: Structure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens are drawn from three entries, and stated as drawn from all four: a control that must fail."""
+    enumerated(monkeypatch)
+
+    def spoil(tree: TokenTree) -> TokenTree:
+        assert all(bool((laws == 0.0).any()) for laws in tree.laws)
+        spread = torch.where(tree.laws > 0.0, tree.laws, 0.3)
+        return replace(tree, laws=spread / spread.sum(dim=1, keepdim=True))
+
+    tables = random_tables("random", VOCAB, DEPTH, 3)
+    emitted = output_law(RULES[rule], tables, program("EAGLE-3", structure, (), 4, spoil), DEPTH + 1)
+    assert total_variation(emitted.law, tables.target_law(DEPTH + 1)) > 1e-3
+
+
+@pytest.mark.parametrize("structure", ["graph", "chain", "comb"])
+def test_under_agree_a_drafter_changes_no_token(structure: str, trained: Path) -> None:
+    """Noise belongs to positions, so that the law of the text is that of plain decoding, seed by seed."""
+    over = tiny_lm(layers=4)
+    plain = dg.Engine.from_pretrained(over, budget=0, rule="agree")
+    drafted = dg.Engine.from_pretrained(over, draft_model=trained, rule="agree", structure=structure, budget=6)
+    accepted = 0
+    for seed in range(6):
+        options: dict[str, Any] = {"max_new_tokens": 16, "temperature": 1.5, "seed": seed}
+        result = drafted.generate(TEXT, **options)
+        accepted += result.stats.num_accepted_tokens
+        assert result.token_ids == plain.generate(TEXT, **options).token_ids
+    assert accepted > 0
