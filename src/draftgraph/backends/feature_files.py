@@ -19,7 +19,7 @@ import torch
 
 from draftgraph import strictjson
 from draftgraph.backends.checkpoint import CONFIG, WEIGHTS, fill, read_safetensors
-from draftgraph.backends.ends import Ends
+from draftgraph.backends.ends import Ends, product_type
 from draftgraph.backends.feature_model import FeatureModel
 from draftgraph.backends.features import FeatureNet, FeatureShape, parameters_of
 from draftgraph.backends.taps import PREFIX
@@ -114,7 +114,7 @@ def packed(net: FeatureNet, tokens: torch.Tensor, target: Ends, dtype: torch.dty
 
 
 def read_features(folder: Path, target: Ends) -> tuple[FeatureNet, torch.Tensor]:
-    """The drafter in a folder, of the target's type and on its device, and its tokens i64[K].
+    """The drafter in a folder, on the target's device, and its tokens i64[K]. For its type see `product_type`.
 
     Raises ModelError for files that are missing or broken, PairError for a drafter of another target.
     """
@@ -125,7 +125,8 @@ def read_features(folder: Path, target: Ends) -> tuple[FeatureNet, torch.Tensor]
     weights = read_safetensors(folder / WEIGHTS)
     tokens = _tokens(folder, weights, config)
     fill(folder / WEIGHTS, dict(parameters_of(net)), weights, "the target's block")
-    net = net.to(target.device, target.dtype).eval().requires_grad_(False)
+    kind = product_type(weights["back.weight"].dtype, target)
+    net = net.to(target.device, kind).eval().requires_grad_(False)
     net.share_head(target, tokens)
     return net, tokens.to(target.device)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from draftgraph.backends.base import CacheHandle, Feed, Scored
 from draftgraph.backends.features import FeatureNetwork
 from draftgraph.backends.fingerprint import fingerprint
+from draftgraph.backends.prepared import prepare
+from draftgraph.backends.taps import tapped
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.errors import ModelError
 from draftgraph.types import ROOT
@@ -55,6 +58,8 @@ class FeatureModel(TorchModel):
         super().__init__(net.core)
         self.net, self.tokens = net, tokens
         self.embeddings = embeddings
+        self._prepared = prepare(net.core)
+        self._outputs = torch.empty(0, 0)
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -99,10 +104,24 @@ class FeatureModel(TorchModel):
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
         with self._lock:
             firsts = [len(feed.text.nodes) for feed in feeds]
-            scored = super().forward(feeds, (*taps, self.net.output))
-            for feed, first, rows in zip(feeds, firsts, scored, strict=True):
-                self._remember(handle_of(feed), feed, first, rows.taps[self.net.output])
+            scored = super().forward(feeds, taps)
+            counts = [feed.num_rows for feed in feeds]
+            outputs = torch.split(self._outputs[-sum(counts) :], counts)
+            for feed, first, rows in zip(feeds, firsts, outputs, strict=True):
+                self._remember(handle_of(feed), feed, first, rows)
         return [Scored(self._over_all(rows.logits), rows.taps) for rows in scored]
+
+    def call(self, **inputs: Any) -> torch.Tensor:
+        """Logits f[1, rows, K] of one forward of the core; keeps the outputs of all its rows."""
+        cache = inputs[self.cache_argument]
+        if self._prepared is None:
+            with tapped(self.model, [self.net.output]) as states:
+                logits = super().call(**inputs)
+            self._outputs = states[self.net.output][0]
+            return logits
+        read, mask, positions = inputs["inputs_embeds"][0], inputs["attention_mask"], inputs["position_ids"][0]
+        self._outputs, logits = self._prepared(read, mask, positions, cache, inputs["logits_to_keep"])
+        return logits[None]
 
     def _remember(self, text: FeatureHandle, feed: Feed, first: int, outputs: torch.Tensor) -> None:
         """Keep the outputs f[rows, d] of a pass in which node `first` was the first."""
