@@ -5,12 +5,15 @@ pip install --no-deps speculators dflash datasets pyarrow dill multiprocess xxha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
+from dflash_folders import MASK, SIZE, write_dflash
 from draftgraph.backends.base import Feed
 from draftgraph.backends.feature_model import FeatureHandle, FeatureModel
 from draftgraph.backends.trained import find_trained
@@ -91,3 +94,84 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     import safetensors.torch
 
     return dict(safetensors.torch.load_file(folder / "model.safetensors"))
+
+
+def block_logits(folder: Path, target: PreTrainedModel) -> torch.Tensor:
+    """Logits f[depths, K] of a block behind TEXT, whose tokens are DRAFTED's; a sibling is read beside every one."""
+    found = find_trained(folder)
+    assert found is not None
+    model = found.read(target)
+    text = model.open(0)
+    assert isinstance(text, FeatureHandle)
+    text.learn(features_of(model.taps, target)[:-1])
+    model.forward([Feed(text, TEXT[1:4])])
+    rows = [model.forward([Feed(text, TEXT[4:])])[0].logits[0]]
+    parent = ROOT
+    for token in following(model.depths or 0):
+        rows.append(model.forward([Feed(text, (), [token + 1, token], [parent, parent])])[0].logits[1])
+        parent = len(text.nodes) - 1
+    return torch.stack(rows)[:, model.tokens]  # type: ignore[attr-defined]
+
+
+def following(depths: int) -> list[int]:
+    return [*DRAFTED, 12][: depths - 1]
+
+
+def features_of(taps: Sequence[str], target: PreTrainedModel) -> torch.Tensor:
+    states = target(torch.tensor([TEXT]), output_hidden_states=True).hidden_states
+    return torch.cat([states[int(name.partition(":")[2])][0] for name in taps], dim=-1)
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"is_causal": True}, {"output_multiplier": 0.5, "final_logit_softcapping": 9.0}], ids=str
+)
+@torch.inference_mode()
+def test_dflash_logits_are_those_of_its_package(more: dict[str, Any], tmp_path: Path) -> None:
+    package = pytest.importorskip("dflash.model")
+    target = tiny_lm(layers=LAYERS)
+    folder = write_dflash(tmp_path, target, "original", **more)
+    theirs = package.DFlashDraftModel.from_pretrained(folder, dtype=torch.float32).eval()
+    features = features_of(["hidden:2", "hidden:3"], target)[None, :-1]
+    block = torch.tensor([[TEXT[-1], *[MASK] * (SIZE - 1)]])
+    hidden = theirs(
+        position_ids=torch.arange(len(TEXT) - 1 + SIZE)[None],
+        noise_embedding=target.get_input_embeddings()(block),
+        target_hidden=features,
+    )
+    expected = theirs.compute_logits(hidden[0, 1:], target.get_output_embeddings())
+    torch.testing.assert_close(block_logits(folder, target), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("anchor", [False, True])
+@pytest.mark.parametrize("layout", ["dflash", "dspark"])
+@torch.inference_mode()
+def test_block_logits_are_those_of_speculators(layout: str, anchor: bool, tmp_path: Path) -> None:
+    core = pytest.importorskip(f"speculators.models.{layout}.core")
+    target = tiny_lm(layers=LAYERS)
+    folder = write_dflash(tmp_path, target, layout, entries=40, anchor=anchor)
+    kind = "DFlash" if layout == "dflash" else "DSpark"
+    config = getattr(core, f"{kind}SpeculatorConfig").from_pretrained(folder)
+    config.transformer_layer_config._attn_implementation = "eager"
+    model = getattr(core, f"{kind}DraftModel")(config)
+    model.load_state_dict(weights_of(folder), strict=False)
+    model.embed_tokens.weight.copy_(target.get_input_embeddings().weight)
+    model.eval()
+    expected = their_block(model, features_of(["hidden:2", "hidden:3"], target))
+    ours = block_logits(folder, target)
+    if layout == "dspark":
+        before = torch.tensor([[TEXT[-1], *following(len(ours))]])
+        expected = expected + model.markov_head.block_bias(prev_token_ids=before, hidden_states=torch.empty(0))[0]
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+
+
+def their_block(model: Any, features: torch.Tensor) -> torch.Tensor:
+    """Rows of the package's module that speak of a token: one block, whose anchor is the last token of TEXT."""
+    anchor = len(TEXT) - 1
+    tokens = torch.tensor([[*TEXT, *[1] * SIZE]])
+    wanted = torch.zeros(tokens.shape)
+    wanted[0, anchor] = 1.0
+    padded = torch.nn.functional.pad(features, (0, 0, 0, SIZE), value=7.0)[None]  # rows that a block must not see
+    last = torch.zeros(1, tokens.shape[1], model.hidden_size)
+    documents = torch.zeros_like(tokens)
+    logits = model._backbone_forward(padded, tokens, wanted, last, documents, max_anchors=1)[1]
+    return cast(torch.Tensor, logits[0, 0 if model.config.sample_from_anchor else 1 :])

@@ -77,13 +77,13 @@ class Eagle3Layout:
         refuse_other_class(folder, said, target)
         file, weights = read_weights(folder)
         weights = _own_names(weights)
-        read.block.num_hidden_layers = _count_layers(file, weights)
+        read.block.num_hidden_layers = count_layers(file, weights)
         taps = tap_names(folder, read.taps, config.num_hidden_layers)
         refuse_other_width(folder, weights.get("fc.weight"), len(taps), config.hidden_size)
         tokens = head_tokens(file, weights, read.tokens, config.vocab_size)
         net = PairedNet(FeatureShape(config.hidden_size, taps, read.tokens), read.block, read.norms)
         embeddings = _embeddings(file, weights, target, read.block.hidden_size)
-        _borrow_head(file, weights, target, tokens, read.block.hidden_size)
+        borrow_head(file, weights, target, tokens, read.block.hidden_size)
         fill(file, _tensors(net), weights, "config.json")
         net = net.to(target.device, target.dtype).eval().requires_grad_(False)
         return FeatureModel(net, tokens.to(target.device), embeddings)
@@ -212,7 +212,7 @@ def _own_names(weights: Weights) -> Weights:
     }
 
 
-def _count_layers(file: Path, weights: Weights) -> int:
+def count_layers(file: Path, weights: Weights) -> int:
     numbers = {int(found[1]) for name in weights if (found := _LAYER.match(name))}
     if numbers != set(range(len(numbers))) or not numbers:
         raise ModelError(f"{file} holds blocks {sorted(numbers)}, and not all from the first one on; copy it again")
@@ -255,7 +255,7 @@ def _embeddings(file: Path, weights: Weights, target: Ends, width: int) -> torch
     return embeddings.requires_grad_(False)
 
 
-def _borrow_head(file: Path, weights: Weights, target: Ends, tokens: torch.Tensor, width: int) -> None:
+def borrow_head(file: Path, weights: Weights, target: Ends, tokens: torch.Tensor, width: int) -> None:
     """Enter the target's head for `tokens` as the drafter's where that has none."""
     if "lm_head.weight" in weights:
         return
@@ -264,7 +264,12 @@ def _borrow_head(file: Path, weights: Weights, target: Ends, tokens: torch.Tenso
         raise PairError(
             f"the drafter of {file} has no head, is {width} wide, and the target's is {given} wide; {_TRAIN}"
         )
-    weights["lm_head.weight"] = part_of_head(target.get_output_embeddings(), tokens).weight
+    head = part_of_head(target.get_output_embeddings(), tokens)
+    if head.bias is not None:
+        raise PairError(
+            f"the drafter of {file} has no head, and the target's has a bias, which it does not know; {_TRAIN}"
+        )
+    weights["lm_head.weight"] = head.weight
 
 
 def _tensors(net: PairedNet) -> dict[str, torch.Tensor]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from draftgraph.backends.base import CacheHandle, Feed, Scored
+from draftgraph.backends.base import CacheHandle, CausalLM, Feed, Scored
 from draftgraph.backends.features import FeatureNetwork
 from draftgraph.backends.fingerprint import fingerprint
 from draftgraph.backends.prepared import prepare
@@ -16,6 +16,19 @@ from draftgraph.backends.taps import tapped
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.errors import ModelError
 from draftgraph.types import ROOT
+
+
+class FeatureReader(CausalLM, Protocol):
+    """A causal LM that reads features of the target; its handles are `FeatureHandle`s.
+
+    taps    names of the target's hidden states that make features, in their order.
+    depths  tokens that a draft may be deep, along one path: its rows know the depth alone. None: drafts of any depth and shape.
+    """
+
+    @property
+    def taps(self) -> tuple[str, ...]: ...
+    @property
+    def depths(self) -> int | None: ...
 
 
 @dataclass(eq=False)
@@ -65,6 +78,11 @@ class FeatureModel(TorchModel):
     def taps(self) -> tuple[str, ...]:
         """Names of the target's hidden states that make features."""
         return self.net.shape.taps
+
+    @property
+    def depths(self) -> None:
+        """No limit: a row reads the row above it."""
+        return None
 
     @property
     def model_name(self) -> str:

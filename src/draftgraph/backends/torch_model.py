@@ -185,7 +185,7 @@ class TorchModel:
             feed.text.forget(min(kind.first_read(len(feed.text)) for kind in self.kinds))
         slots = self.cache.find([feed.text for feed in feeds], count + lead)
         hidden = max(torch.finfo(self.dtype).min, torch.finfo(torch.float32).min)
-        mask, positions = _lay_out(feeds, slots[lead:], self.cache.high, hidden)
+        mask, positions = self.lay_out(feeds, slots[lead:], hidden)
         masks = for_kinds([*self.kinds, *self._held_kinds], mask, hidden, positions, feeds)
         if lead:
             inputs = {name: torch.cat([given[:, :1], given], dim=1) for name, given in inputs.items()}
@@ -208,6 +208,10 @@ class TorchModel:
             )
         self.cache.end()
         return _apart(feeds, logits, {name: rows[:, lead:] for name, rows in states.items()})
+
+    def lay_out(self, feeds: Sequence[Feed], slots: list[int], hidden: float) -> tuple[Mask, list[int]]:
+        """Enter the rows into their requests' state: an additive mask f32[rows, cells], and their positions."""
+        return _lay_out(feeds, slots, self.cache.high, hidden)
 
     def _needs_lead(self, feeds: Sequence[Feed]) -> bool:
         """Whether the first pieces of a long text are read, whose own positions would not tell that it is long.
@@ -257,9 +261,7 @@ class TorchModel:
         self.model = cast(PreTrainedModel, proxy(self.model))
 
 
-def _lay_out(
-    batch: Sequence[Feed], slots: list[int], width: int, hidden: float
-) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float32]], list[int]]:
+def _lay_out(batch: Sequence[Feed], slots: list[int], width: int, hidden: float) -> tuple[Mask, list[int]]:
     """Give every row its slot, its position and what it may read; enter the rows into their requests' state.
 
     Returns an additive mask f32[rows, width] (0 visible, `hidden` not) and the positions.

@@ -10,10 +10,11 @@ from typing import Any, Protocol
 from huggingface_hub import hf_hub_download, snapshot_download
 
 from draftgraph.backends.checkpoint import CONFIG, config_of
+from draftgraph.backends.dflash_files import DFlashLayout
 from draftgraph.backends.eagle3_files import TYPE, Eagle3Layout
 from draftgraph.backends.ends import Ends
 from draftgraph.backends.feature_files import OwnLayout
-from draftgraph.backends.feature_model import FeatureModel
+from draftgraph.backends.feature_model import FeatureReader
 from draftgraph.backends.hub import locate
 from draftgraph.backends.untrusted import told
 from draftgraph.errors import ModelError
@@ -34,12 +35,12 @@ class Layout(Protocol):
         """Names of the hidden states that it reads of a target with `layers` layers. Raises ModelError or PairError."""
         ...
 
-    def read(self, folder: Path, said: Mapping[str, Any], target: Ends) -> FeatureModel:
+    def read(self, folder: Path, said: Mapping[str, Any], target: Ends) -> FeatureReader:
         """The drafter as a model. Raises ModelError for broken files, PairError for another target."""
         ...
 
 
-LAYOUTS: tuple[Layout, ...] = (OwnLayout(), Eagle3Layout())
+LAYOUTS: tuple[Layout, ...] = (OwnLayout(), DFlashLayout(), Eagle3Layout())
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Trained:
         """Names of the hidden states that it reads of a target with `layers` layers. Raises ModelError or PairError."""
         return self.layout.taps(self.folder, self.said, layers)
 
-    def read(self, target: Ends) -> FeatureModel:
+    def read(self, target: Ends) -> FeatureReader:
         """The drafter as a model. Raises ModelError for broken files, PairError for another target."""
         return self.layout.read(self.folder, self.said, target)
 

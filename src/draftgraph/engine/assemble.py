@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from draftgraph.draft.edges.sources import edges_beside_model, edges_without_mod
 from draftgraph.draft.hidden import HiddenDrafter
 from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
+from draftgraph.draft.structures.base import Structure
 from draftgraph.engine.config import Config
 from draftgraph.errors import OptionError
 
@@ -68,6 +71,51 @@ def on_one_path(config: Config, *models: CausalLM | None) -> Config:
         raise OptionError(f"{why}; {error}") from error
 
 
+def readable_drafts(config: Config, target: CausalLM, drafter: Drafter) -> Config:
+    """The config for drafts that target and drafter can read. Raises OptionError where others were asked for."""
+    return along_one_spine(on_one_path(config, target, drafter.model), drafter.depths)
+
+
+def along_one_spine(config: Config, most: int | None) -> Config:
+    """The config for a drafter that gives `most` tokens at once, whose rows hold along one path with leaves beside it.
+
+    most  None: it grows drafts of any shape, and nothing changes.
+
+    Raises OptionError where drafts were asked for that branch further down, or are deeper than its rows.
+    """
+    if most is None:
+        return config
+    why = f"the draft model gives {most} tokens in one pass, whose laws are of use along one path only"
+    if config.structure == "auto" and not _is_spine(config.resolved_structure):
+        config = _one_of(config, ("comb", "chain"))
+    structure = config.resolved_structure
+    if not _is_spine(structure):
+        raise OptionError(f"{why}, and structure={structure} branches below siblings; write 'comb' or 'chain'")
+    asked = config.num_speculative_tokens if structure.shape is None else len(structure.shape)
+    if asked is not None and asked > most:
+        raise OptionError(f"{why}, and {asked} were asked for; write num_speculative_tokens={most} or less")
+    return config
+
+
+def _one_of(config: Config, structures: Sequence[str]) -> Config:
+    """The config with the first of these structures that its rule verifies. Raises OptionError if there is none."""
+    *others, last = structures
+    for structure in others:
+        with suppress(OptionError):
+            return config.with_options(structure=structure)
+    return config.with_options(structure=last)
+
+
+def _is_spine(structure: Structure) -> bool:
+    """Whether one node of a level has children at most."""
+    for sampled in (False, True):
+        tree = structure.example(sampled)
+        levels = [tree.depths[parent] for parent in {parent for parent in tree.parents if parent >= 0}]
+        if len(set(levels)) < len(levels):
+            return False
+    return True
+
+
 def for_drafter(loading: Loading, target: Any, draft_model: object, config: Config) -> tuple[Loading, Trained | None]:
     """How the target is loaded, so that it gives its drafter what that reads; and the drafter, if it is a trained one.
 
@@ -101,10 +149,10 @@ def make_drafter(
         return _looking_up(target.model, config, tokenizer), ""
     if config.prediction is not None:
         raise OptionError("prediction is for drafter='text', which has no draft_model; leave out one of them")
-    edges = edges_beside_model(config.edges, config.resolved_structure)
     if trained is not None:
         assert target.ends is not None, "they were asked for"
         reader = trained.read(target.ends)
+        edges = edges_beside_model(config.edges, along_one_spine(config, reader.depths).resolved_structure)
         return HiddenDrafter(reader, target.model.vocab_size, edges), "it reads the target's hidden states"
     drafter = load_backend(draft_model, replace(loading, taps=()), probed=target.inside)
     check_pair(target.model, drafter.model, tokenizer, load_tokenizer(draft_model, loading.trusted))

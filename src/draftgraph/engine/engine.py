@@ -23,7 +23,7 @@ from draftgraph.budget.limits import Windows, limits
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.proposal import failing
 from draftgraph.engine import chat, prompts
-from draftgraph.engine.assemble import for_drafter, make_drafter, on_one_path, why_one_path, with_drafter
+from draftgraph.engine.assemble import for_drafter, make_drafter, readable_drafts, why_one_path, with_drafter
 from draftgraph.engine.async_stream import AsyncStream
 from draftgraph.engine.bitwise import as_asked
 from draftgraph.engine.chat import Messages
@@ -119,7 +119,7 @@ class Engine:
         tokenizer = find_tokenizer(tokenizer, target, trust_remote_code)
         model, chosen = as_asked(loaded.model, chosen)
         drafter, why = make_drafter(loaded, draft_model, chosen, tokenizer, loading, trained)
-        chosen = on_one_path(chosen, loaded.model, drafter.model)
+        chosen = readable_drafts(chosen, model, drafter)
         own = copy.deepcopy(loaded.generation_config if generation_config is None else generation_config)
         engine = cls(model, drafter, chosen, tokenizer, eos_ids(loaded, tokenizer, generation_config), own)
         engine.backends["target"] = f"{loaded.model.name}: {loaded.reason}"
