@@ -14,8 +14,9 @@ import torch
 from transformers import PreTrainedModel
 
 import draftgraph as dg
+from dflash_folders import write_dflash
 from draftgraph.backends.base import Feed
-from draftgraph.backends.feature_model import FeatureModel
+from draftgraph.backends.feature_model import FeatureModel, FeatureReader
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.backends.trained import find_trained
 from draftgraph.draft import model
@@ -155,7 +156,7 @@ VOCAB, DEPTH = 4, 2
 
 
 @cache
-def exact_pair(kind: str) -> tuple[TorchModel, FeatureModel]:
+def exact_pair(kind: str) -> tuple[TorchModel, FeatureReader]:
     """A pair in float64, whose head has three of the four tokens."""
     over: PreTrainedModel = tiny_lm(vocab=VOCAB, layers=3, logit_gain=1.0).double()
     target = TorchModel(over)
@@ -163,11 +164,22 @@ def exact_pair(kind: str) -> tuple[TorchModel, FeatureModel]:
         net, tokens = tiny_net(over, share=0.75)
         return target, FeatureModel(net, tokens, target.model.get_input_embeddings())
     with TemporaryDirectory() as folder:
-        found = find_trained(write_eagle3(Path(folder), over, entries=3))
+        written = WRITERS[kind](Path(folder), over)
+        found = find_trained(written)
         assert found is not None
         return target, found.read(over)
 
 
+def blocks(folder: Path, over: PreTrainedModel, layout: str) -> Path:
+    return write_dflash(folder, over, layout, entries=3, ids=(1, 2), size=3)
+
+
+WRITERS: dict[str, Callable[[Path, PreTrainedModel], Path]] = {
+    "EAGLE-3": lambda folder, over: write_eagle3(folder, over, entries=3),
+    "DFlash": lambda folder, over: blocks(folder, over, "dflash"),
+    "DSpark": lambda folder, over: blocks(folder, over, "dspark"),
+}
+"""Drafters whose heads have three of four tokens."""
 Spoil = Callable[[TokenTree], TokenTree]
 
 
@@ -210,17 +222,18 @@ def enumerated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "_drawer", drawer)
 
 
-@pytest.mark.parametrize("kind", ["own", "EAGLE-3"])
+CASES: list[tuple[str, Structure, int]] = [
+    ("layer", Tree(), 5), ("layer", Graph(), 6), ("layer", Tree((2, 1)), 4),
+    ("layer", Comb(), 5), ("layer", Chain(), 2), ("block", Chain(), 2), ("token", Chain(), 2),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("rule", "structure", "budget"),
+    ("rule", "structure", "budget", "kind"),
     [
-        ("layer", Tree(), 5),
-        ("layer", Graph(), 6),
-        ("layer", Tree((2, 1)), 4),
-        ("layer", Comb(), 5),
-        ("layer", Chain(), 2),
-        ("block", Chain(), 2),
-        ("token", Chain(), 2),
+        (*case, kind)
+        for kind in ("own", *WRITERS)
+        for case in (CASES if kind in ("own", "EAGLE-3") else CASES[3:])  # block drafters draft along one path
     ],
     ids=lambda value: str(value),
 )
@@ -236,9 +249,18 @@ def test_every_draft_is_verified_exactly(
         assert total_variation(emitted.law, tables.target_law(DEPTH + 1)) < 1e-12
 
 
-@pytest.mark.parametrize(("rule", "structure"), [("layer", Tree()), ("block", Chain())], ids=["layer", "block"])
+@pytest.mark.parametrize(
+    ("rule", "structure", "kind"),
+    [
+        ("layer", Tree(), "EAGLE-3"),
+        ("block", Chain(), "EAGLE-3"),
+        ("layer", Comb(), "DFlash"),
+        ("block", Chain(), "DSpark"),
+    ],
+    ids=lambda value: str(value),
+)
 def test_laws_that_forget_the_reduced_vocabulary_are_refuted(
-    rule: str, structure: Structure, monkeypatch: pytest.MonkeyPatch
+    rule: str, structure: Structure, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tokens are drawn from three entries, and stated as drawn from all four: a control that must fail."""
     enumerated(monkeypatch)
@@ -249,7 +271,7 @@ def test_laws_that_forget_the_reduced_vocabulary_are_refuted(
         return replace(tree, laws=spread / spread.sum(dim=1, keepdim=True))
 
     tables = random_tables("random", VOCAB, DEPTH, 3)
-    emitted = output_law(RULES[rule], tables, program("EAGLE-3", structure, (), 4, spoil), DEPTH + 1)
+    emitted = output_law(RULES[rule], tables, program(kind, structure, (), 4, spoil), DEPTH + 1)
     assert total_variation(emitted.law, tables.target_law(DEPTH + 1)) > 1e-3
 
 
@@ -266,3 +288,56 @@ def test_under_agree_a_drafter_changes_no_token(structure: str, trained: Path) -
         accepted += result.stats.num_accepted_tokens
         assert result.token_ids == plain.generate(TEXT, **options).token_ids
     assert accepted > 0
+
+
+# Drafters that give a block at once.
+
+
+@pytest.mark.parametrize("structure", ["auto", Chain(4), Comb()], ids=["auto", "long", "comb"])
+@pytest.mark.parametrize("layout", ["original", "dflash", "dspark"])
+def test_greedy_texts_of_block_drafters_are_exact(layout: str, structure: str | Structure, tmp_path: Path) -> None:
+    over = tiny_lm(layers=4)
+    folder = write_dflash(tmp_path, over, layout, entries=None if layout == "original" else 40)
+    plain = dg.Engine.from_pretrained(over, budget=0)
+    drafted = dg.Engine.from_pretrained(over, draft_model=folder, structure=structure, budget=7)
+    drafted.target.most_rows = drafted.drafter.model.most_rows = 5  # type: ignore[union-attr]
+    accepted = 0
+    for seed in range(3):
+        prompt = torch.randint(1, 64, (1 + 7 * seed,), generator=torch.Generator().manual_seed(seed)).tolist()
+        result = drafted.generate(prompt, max_new_tokens=24, temperature=0.0)
+        assert result.token_ids == plain.generate(prompt, max_new_tokens=24, temperature=0.0).token_ids
+        accepted += result.stats.num_accepted_tokens
+    assert accepted > 0
+
+
+@pytest.mark.parametrize("layout", ["dflash", "dspark"])
+def test_the_law_with_block_drafters_is_the_targets(layout: str, tmp_path: Path) -> None:
+    reduced = round(0.7 * target().config.vocab_size)
+    folder = write_dflash(tmp_path, target(), layout, entries=reduced, ids=(0,), size=4)
+    engine = dg.Engine.from_pretrained(target(), draft_model=folder, budget=4)
+    assert engine.config.structure == "comb"
+    warped: dict[str, Any] = {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "repetition_penalty": 1.3}
+    texts = [
+        tuple(engine.generate(PROMPT, max_new_tokens=LENGTH, seed=11, sample=number, **warped).token_ids)
+        for number in range(300)
+    ]
+    assert p_value(texts, exact("warped")) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"structure": "tree"}, "gives 4 tokens in one pass, .* structure='tree' branches below siblings"),
+        ({"structure": "graph"}, "structure='graph' branches below siblings; write 'comb' or 'chain'"),
+        ({"structure": Tree((2, 2))}, "branches below siblings"),
+        ({"structure": Tree((3, 1, 1))}, "branches below siblings"),
+        ({"num_speculative_tokens": 5}, "and 5 were asked for; write num_speculative_tokens=4 or less"),
+        ({"structure": Chain(5)}, "and 5 were asked for"),
+        ({"edges": ("own",)}, "fill the spare slots of structure='graph'"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_drafts_that_a_block_cannot_give_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    folder = write_dflash(tmp_path, tiny_lm(layers=4))
+    with pytest.raises(OptionError, match=message):
+        dg.Engine.from_pretrained(tiny_lm(layers=4), draft_model=folder, **options)
