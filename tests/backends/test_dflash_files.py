@@ -129,7 +129,7 @@ def test_another_target_is_refused(other: dict[str, Any], message: str, tmp_path
         ("original", lambda c: c["dflash_config"].pop("mask_token_id"), ModelError, "mask_token_id is None"),
         ("original", lambda c: c["dflash_config"].update(mask_token_id=64), PairError, "mask_token_id=64, and the target em"),
         ("original", lambda c: c.update(dflash_config=4), ModelError, "dflash_config is no object"),
-        ("original", lambda c: c.update(block_size=1), ModelError, "block_size=1 speaks of no token"),
+        ("original", lambda c: c.update(block_size=1), ModelError, "block_size=1 speaks of 0 tokens; two are the least"),
         ("original", lambda c: c.update(block_size="x"), ModelError, "block_size is 'x'"),
         ("original", lambda c: c.update(architectures=["DFlash2DraftModel"]), ModelError, "is of DFlash 2"),
         ("original", lambda c: c.update(layer_types=["sliding_attention"] * 2), ModelError, "layer_types with windows"),

@@ -148,8 +148,10 @@ def _block(file: Path, fields: Mapping[str, Any], speculators: bool) -> BlockSha
         _real(file, fields, "final_logit_softcapping", 0.0),
         _count(file, fields, "markov_rank", 256 if fields.get(TYPE) == "dspark" else 0),
     )
-    if block.tokens < 1:
-        raise ModelError(f"{file} is broken: a block of block_size={size} speaks of no token")
+    if block.tokens < 2:
+        raise ModelError(
+            f"{file}: a block of block_size={size} speaks of {max(0, block.tokens)} tokens; two are the least"
+        )
     return block
 
 
