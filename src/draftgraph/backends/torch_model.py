@@ -201,7 +201,7 @@ class TorchModel:
             feed.text.forget(min(kind.first_read(len(feed.text)) for kind in self.kinds))
         slots = self.cache.find([feed.text for feed in feeds], count + lead)
         hidden = max(torch.finfo(self.dtype).min, torch.finfo(torch.float32).min)
-        mask, positions = lay_out(feeds, slots[lead:], self.cache.high, hidden)
+        mask, positions = self.lay_out(feeds, slots[lead:], hidden)
         masks = for_kinds([*self.kinds, *self._held_kinds], mask, hidden, positions, feeds)
         if lead:
             inputs = {name: torch.cat([given[:, :1], given], dim=1) for name, given in inputs.items()}
@@ -224,6 +224,10 @@ class TorchModel:
             )
         self.cache.end()
         return apart(feeds, logits, {name: rows[:, lead:] for name, rows in states.items()})
+
+    def lay_out(self, feeds: Sequence[Feed], slots: list[int], hidden: float) -> tuple[Mask, list[int]]:
+        """Enter the rows into their requests' state: an additive mask f32[rows, cells], and their positions."""
+        return lay_out(feeds, slots, self.cache.high, hidden)
 
     def _needs_lead(self, feeds: Sequence[Feed]) -> bool:
         """Whether the first pieces of a long text are read, whose own positions would not tell that it is long.
