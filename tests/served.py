@@ -86,8 +86,8 @@ def served(*options: str, template: Path | None = None, cache: Path | None = Non
                 break
         assert server.url, "".join(server.log)
         yield server
-        server.http.close()
     finally:
+        server.http.close()
         process.kill()
         process.wait()
         reader.join()

@@ -50,7 +50,8 @@ def until(condition, seconds: float = 20) -> None:
     ("content", "status"),
     [
         (b"", 400), (b"{", 400), (b"[]", 400), (b"null", 400), (b'"x"', 400), (b"\xff\xfe", 400), (b'{"prompt": "\xff"}', 400),
-        (b'{"prompt": "a", "prompt": "b"}', 400), (b'{"prompt": "\\ud800"}', 400), (b'{"prompt": NaN}', 400), (b"[" * 100_000, 400),
+        (b'{"prompt": "a", "prompt": "b"}', 400), (b'{"prompt": "\\ud800"}', 400), (b'{"prompt": NaN}', 400),
+        (b"[" * 100_000, 400),
         (b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}", 400), (b'{"prompt": "' + b"x" * (2 << 20) + b'"}', 413),
         (b'{"prompt": "' + b"x " * 200_000 + b'"}', 400), (b'{"prompt": "a\\u0000b", "max_tokens": 1}', 200),
     ],
@@ -79,14 +80,15 @@ def test_other_content_types_and_paths_and_methods_get_a_reason(server: Served):
     assert http.post("/v1/completions", data={"prompt": "a"}).status_code == 415
     assert http.get("/v1/completions").status_code == 405
     assert http.post("/v1/embeddings", json={}).status_code == 404
-    for path in ("/v1/../etc/passwd", "/v1/models/..%2f..", "/%00", "//"):
+    for path in ("/v1/../etc/passwd", "/v1/models/..%2f..", "/%00"):
         assert http.get(path).status_code == 404
     works(server)
 
 
 FIELDS = st.sampled_from([
-    "prompt", "max_tokens", "temperature", "top_p", "top_k", "min_p", "n", "seed", "stop", "logit_bias", "stop_token_ids", "min_tokens",
-    "stream_options", "echo", "budget", "draftgraph", "prediction", "response_format", "presence_penalty", "model", "zzz",
+    "prompt", "max_tokens", "temperature", "top_p", "top_k", "min_p", "n", "seed", "stop", "logit_bias", "stop_token_ids",
+    "min_tokens", "stream_options", "echo", "budget", "draftgraph", "prediction", "response_format", "presence_penalty", "model",
+    "logprobs", "zzz",
 ])  # fmt: skip
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=4),
@@ -167,7 +169,7 @@ def test_a_hundred_cancels_at_once_leave_nothing_behind(server: Served):
 
 
 def test_a_slow_reader_keeps_nobody_waiting(server: Served):
-    with server.http.stream("POST", "/v1/completions", json=LONG | {"stream": True, "n": 4}) as slow:
+    with server.http.stream("POST", "/v1/completions", json=LONG | {"stream": True, "n": 2, "max_tokens": 200}) as slow:
         lines = slow.iter_lines()
         next(lines)
         works(server)
@@ -189,14 +191,14 @@ def test_the_log_has_a_line_of_json_per_request_and_no_prompt(server: Served):
 
 def test_sigterm_lets_what_runs_finish_and_sends_the_others_away():
     with served("--drain-timeout", "60") as server, ThreadPoolExecutor(4) as threads:
-        body = {"prompt": PROMPT, "temperature": 0, "ignore_eos": True, "max_tokens": 300, "stream": True}
+        body = {"prompt": PROMPT, "temperature": 0, "ignore_eos": True, "max_tokens": 150, "stream": True}
         asked = [threads.submit(server.http.post, "/v1/completions", json=body) for _ in range(3)]
         until(lambda: running(server) == 3)
         server.process.send_signal(signal.SIGTERM)
         until(lambda: server.http.get("/health").status_code == 503)
         late = server.http.post("/v1/completions", json={"prompt": PROMPT})
         assert (late.status_code, late.json()["error"]["code"], late.headers["Retry-After"]) == (503, "draining", "1")
-        own = engine().generate(PROMPT, max_new_tokens=300, ignore_eos=True).text
+        own = engine().generate(PROMPT, max_new_tokens=150, ignore_eos=True).text
         for answer in asked:
             lines = [line for line in answer.result().text.split("\n\n") if line]
             assert lines[-1] == "data: [DONE]"
@@ -206,9 +208,9 @@ def test_sigterm_lets_what_runs_finish_and_sends_the_others_away():
 
 
 def test_limits_on_requests_and_on_time_are_errors_that_say_so():
-    limits = ("--max-requests", "1", "--request-timeout", "1.5", "--drain-timeout", "0.2")
+    limits = ("--max-requests", "1", "--request-timeout", "5", "--drain-timeout", "0.2")
     with served(*limits) as server, ThreadPoolExecutor(2) as threads:
-        body = LONG | {"n": 64}
+        body = LONG | {"n": 8}
         first = threads.submit(server.http.post, "/v1/completions", json=body)
         until(lambda: running(server) == 1)
         full = server.http.post("/v1/completions", json={"prompt": PROMPT})
