@@ -77,6 +77,10 @@ class FeatureModel(TorchModel):
             capacity, above=torch.zeros(1, self.net.shape.features, device=self.device, dtype=self.dtype)
         )
 
+    def share(self, text: CacheHandle, other: CacheHandle, count: int) -> int:
+        """0: what the target put out for these tokens is handed in by whoever reads them."""
+        return 0
+
     def inputs(self, feeds: Sequence[Feed]) -> dict[str, torch.Tensor]:
         rows = [part for feed in feeds for part in self._residuals(feed)]
         return {"inputs_embeds": torch.cat(rows)[None]}

@@ -69,7 +69,8 @@ def reconsider(choice: Strategy, config: Config, temperature: float, overlap: Ov
 
 def plan(config: Config, drafter: Drafter, temperature: float, costs: Callable[[], Costs]) -> Plan | None:
     """Who decides how much is drafted: the automatic budget, or None where the options say it. costs  asked for if needed."""
-    structure, copies = config.resolved_structure, bool(drafter.edges)
+    structure = config.resolved_structure
+    copies = drafter.copies(structure)
     if config.budget != "auto" or structure.shape is not None:
         return None
     known, width = costs().at(temperature), structure.nodes_per_level

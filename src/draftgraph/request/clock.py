@@ -63,7 +63,10 @@ class _Part:
 
 @contextmanager
 def shared(part: str, clocks: Sequence[Clock], rows: Sequence[int]) -> Iterator[None]:
-    """Charge what runs inside to several requests, to each by its share of `rows`."""
+    """Charge what runs inside to several requests, to each by its share of `rows`. Without any nobody is charged."""
+    if not clocks:
+        yield
+        return
     for clock in clocks:
         clock._begin()
     begun = clocks[0].now()
