@@ -201,3 +201,25 @@ def test_other_models_are_not_found(server: Served):
     assert server.client.models.retrieve("bundled").max_model_len == 1024
     with pytest.raises(openai.NotFoundError):
         server.client.models.retrieve("gpt-4")
+
+
+def test_log_probabilities_of_a_chat_have_bytes_and_alternatives(server: Served):
+    own = engine().generate(engine().chat_prompt(HELLO), max_new_tokens=10, top_logprobs=2)
+    answer = server.client.chat.completions.create(
+        model="bundled", messages=HELLO, max_tokens=10, temperature=0, logprobs=True, top_logprobs=2
+    )
+    content = answer.choices[0].logprobs.content
+    assert [entry.logprob for entry in content] == pytest.approx(own.logprobs)
+    assert b"".join(bytes(entry.bytes) for entry in content).decode() == own.text
+    assert all(len(entry.top_logprobs) == 2 for entry in content)
+    assert content[0].top_logprobs[0].token == content[0].token, "greedy"
+    stream = server.client.chat.completions.create(
+        model="bundled", messages=HELLO, max_tokens=10, temperature=0, logprobs=True, top_logprobs=2, stream=True
+    )
+    streamed = [
+        entry
+        for chunk in stream
+        for choice in chunk.choices
+        for entry in (choice.logprobs.content if choice.logprobs else [])
+    ]
+    assert streamed == content

@@ -195,3 +195,85 @@ def test_curl_streams_lines_that_end_with_done(server: Served):
     chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == engine().generate(PROMPT, max_new_tokens=8).text
     assert len({chunk["id"] for chunk in chunks}) == 1
+
+
+def test_log_probabilities_are_the_engine_s_streamed_or_not(server: Served):
+    own = engine().generate(PROMPT, max_new_tokens=12, top_logprobs=3)
+    told = complete(server, max_tokens=12, logprobs=3).choices[0].logprobs
+    assert told.token_logprobs == pytest.approx(own.logprobs)
+    for best, logprob, listed in zip(own.top_logprobs, own.logprobs, told.top_logprobs, strict=True):
+        assert max(listed.values()) == pytest.approx(best[0][1])
+        assert logprob in [pytest.approx(value) for value in listed.values()]
+    assert "".join(told.tokens) == own.text
+    assert told.text_offset == [len("".join(told.tokens[:place])) for place in range(12)]
+    parts = [chunk.choices[0].logprobs for chunk in complete(server, max_tokens=12, logprobs=3, stream=True)]
+    assert [name for part in parts for name in part.tokens] == told.tokens
+    assert [offset for part in parts for offset in part.text_offset] == told.text_offset
+    assert [value for part in parts for value in part.token_logprobs] == told.token_logprobs
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_echo_begins_with_the_prompt_and_scores_it(server: Served, stream):
+    ids = engine().tokenizer(PROMPT)["input_ids"]
+    scores = engine().score(PROMPT, top_logprobs=2)
+    own = engine().generate(PROMPT, max_new_tokens=1, logprobs=True)
+    for prompt in (PROMPT, ids):
+        for count in (0, 1):
+            body = {"prompt": prompt, "echo": True, "logprobs": 2, "max_tokens": count, "temperature": 0, "seed": 1234}
+            answer = server.http.post("/v1/completions", json=body | {"stream": stream})
+            if stream:
+                chunks = [json.loads(line[6:]) for line in answer.text.split("\n\n")[:-2]]
+                choices = [choice for chunk in chunks for choice in chunk["choices"]]
+                logprobs = {
+                    name: [each for choice in choices for each in choice["logprobs"][name]]
+                    for name in choices[0]["logprobs"]
+                }
+                text, reason = "".join(choice["text"] for choice in choices), choices[-1]["finish_reason"]
+            else:
+                choice = answer.json()["choices"][0]
+                text, reason, logprobs = choice["text"], choice["finish_reason"], choice["logprobs"]
+                assert answer.json()["usage"]["completion_tokens"] == count
+                assert answer.json()["usage"]["prompt_tokens"] == len(ids)
+            assert (text, reason) == (PROMPT + own.text * count, "length")
+            assert logprobs["token_logprobs"][0] is None
+            assert logprobs["top_logprobs"][0] is None
+            told = [*scores.logprobs[1:], *own.logprobs * count]
+            assert logprobs["token_logprobs"][1:] == pytest.approx(told, abs=1e-5)
+            assert "".join(logprobs["tokens"]) == text
+            assert logprobs["text_offset"] == [
+                len("".join(logprobs["tokens"][:at])) for at in range(len(logprobs["tokens"]))
+            ]
+
+
+def test_a_request_may_have_a_budget_of_its_own(server: Served):
+    for extra in ({"budget": 0}, {"draftgraph": {"budget": 0}}):
+        plain = complete(server, max_tokens=20, extra_body=extra)
+        assert plain.metrics["speculative_decoding"]["num_draft_tokens"] == 0
+        assert plain.metrics["speculative_decoding"]["num_spec_steps"] == 20
+        assert plain.choices[0].text == engine().generate(PROMPT, max_new_tokens=20).text
+    deep = complete(
+        server, max_tokens=20, extra_body={"draftgraph": {"num_speculative_tokens": 2, "structure": "chain"}}
+    )
+    assert deep.metrics["speculative_decoding"]["num_spec_tokens"] <= 2
+    assert deep.choices[0].text == engine().generate(PROMPT, max_new_tokens=20).text
+    refused = server.http.post("/v1/completions", json={"prompt": PROMPT, "draftgraph": {"structure": "bush"}})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "draftgraph.structure")
+
+
+def test_copies_of_a_prediction_are_counted_accepted_and_rejected(server: Served):
+    own = engine().generate(PROMPT, max_new_tokens=40)
+
+    def predicted(text: str):
+        extra = {
+            "prediction": {"type": "content", "content": text},
+            "draftgraph": {"budget": 24, "num_speculative_tokens": 3},
+        }
+        answer = complete(server, max_tokens=40, extra_body=extra)
+        assert answer.choices[0].text == own.text, "whatever was predicted"
+        details = answer.usage.completion_tokens_details
+        return details.accepted_prediction_tokens, details.rejected_prediction_tokens
+
+    right, wrong = predicted(own.text), predicted(own.text.replace("a", "b"))
+    assert right[0] > wrong[0]
+    assert wrong[1] > 0
+    assert right[0] > 15

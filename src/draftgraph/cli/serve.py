@@ -63,6 +63,11 @@ def serve(
     max_requests: Annotated[
         int, typer.Option(help="Requests at a time, running and waiting.", rich_help_panel=LIMITS)
     ] = 256,
+    max_batch: Annotated[int, typer.Option(help="Answers that are decoded together.", rich_help_panel=LIMITS)] = 32,
+    memory_mib: Annotated[
+        int | None,
+        typer.Option(help="What all answers may cache; half of the free memory without.", rich_help_panel=LIMITS),
+    ] = None,
     max_body_mib: Annotated[int, typer.Option(help="Size of a request in MiB.", rich_help_panel=LIMITS)] = 8,
     request_timeout: Annotated[float, typer.Option(help="Seconds per request.", rich_help_panel=LIMITS)] = 600.0,
     drain_timeout: Annotated[
@@ -87,6 +92,8 @@ def serve(
         log_prompts=log_prompts,
         metrics_prefix=metrics_prefix,
         max_requests=max_requests,
+        max_batch=max_batch,
+        memory_mib=memory_mib,
         max_body_mib=max_body_mib,
         request_seconds=request_timeout,
         drain_seconds=drain_timeout,

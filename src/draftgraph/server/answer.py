@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from draftgraph.engine.scoring import Scores
 from draftgraph.request.result import Event, Result
-from draftgraph.server.logprobs import ScoredToken, scored_tokens
+from draftgraph.server.logprobs import ScoredToken, scored_event
 from draftgraph.server.schemas import Sampled
 from draftgraph.server.service import Service
 from draftgraph.server.usage import speculation_of, usage, usage_of
@@ -53,15 +54,15 @@ class Answer(ABC):
         self._tells_usage = options is not None and bool(options.include_usage or options.continuous_usage_stats)
         self._counts = options is not None and bool(options.continuous_usage_stats)
 
-    def opening(self) -> list[dict[str, Any]]:
-        """Chunks before the first event."""
+    def opening(self, scores: Sequence[Scores]) -> list[dict[str, Any]]:
+        """Chunks before the first event. scores  what is said of the prompts, if it was asked for."""
         return []
 
     def add(self, index: int, event: Event) -> list[dict[str, Any]]:
         """Enter an event; the chunks that tell of it."""
         choice = self.choices[index]
         choice.tokens += event.token_ids
-        scored = scored_tokens(event) if self.wants_logprobs else []
+        scored = scored_event(event) if self.wants_logprobs else []
         parts = self._grow(index, event, scored)
         choice.scored += scored
         ids = {"token_ids": list(event.token_ids)} if self.asked.return_token_ids else {}
@@ -72,7 +73,7 @@ class Answer(ABC):
         if not self._tells_usage:
             return []
         last = self.chunk([])
-        return [last | {"usage": usage_of(results, self.per_prompt), "metrics": speculation_of(results)}]
+        return [last | {"usage": usage_of(self.prompts, results, self.per_prompt), "metrics": speculation_of(results)}]
 
     def whole(self, results: Sequence[Result]) -> dict[str, Any]:
         """The answer in one piece, once all choices are finished."""
@@ -84,7 +85,7 @@ class Answer(ABC):
             "model": self.model,
             "system_fingerprint": self.fingerprint,
             "choices": choices,
-            "usage": usage_of(results, self.per_prompt),
+            "usage": usage_of(self.prompts, results, self.per_prompt),
             "metrics": speculation_of(results),
         }
 

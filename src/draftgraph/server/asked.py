@@ -25,6 +25,7 @@ NAMES = {
     "structure": "draftgraph.structure",
     "rule": "draftgraph.rule",
     "budget": "budget",
+    "top_logprobs": "logprobs",
     "temperature": "temperature",
     "repetition_penalty": "repetition_penalty",
     "top_k": "top_k",

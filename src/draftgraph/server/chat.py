@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from draftgraph.engine.scoring import Scores
 from draftgraph.request.result import Event
 from draftgraph.server.answer import Answer
 from draftgraph.server.asked import drafting, room, sampling, several
@@ -57,7 +58,7 @@ class ChatAnswer(Answer):
         self._readers = [ToolReader(tools) if tools else None for _ in self.choices]
         self._calls: list[list[dict[str, Any]]] = [[] for _ in self.choices]
 
-    def opening(self) -> list[dict[str, Any]]:
+    def opening(self, scores: Sequence[Scores]) -> list[dict[str, Any]]:
         begun = {"role": "assistant", "content": ""}
         return [
             self.chunk([{"index": index, "delta": begun, "logprobs": None, "finish_reason": None}])

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from draftgraph.errors import DraftgraphError, OptionError, PromptError
+from draftgraph.errors import DraftgraphError, OptionError, PromptError, QueueFullError
 
 _TYPES = {
     400: "invalid_request_error",
@@ -66,6 +66,8 @@ def as_api_error(error: BaseException, names: Mapping[str, str]) -> ApiError:
             (names[word] for word in words if word in names), "prompt" if isinstance(error, PromptError) else None
         )
         return ApiError(400, message, param)
+    if isinstance(error, QueueFullError):
+        return ApiError(429, str(error), code="queue_full")
     if isinstance(error, DraftgraphError):
         return ApiError(500, str(error), code=type(error).__name__)
     return ApiError(500, "the server failed at this request; its log says why", code="internal_error")

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from draftgraph.engine.scoring import Scores
 from draftgraph.request.result import Event
-from draftgraph.server.token_texts import TokenTexts
+from draftgraph.server.token_texts import Offsets, TokenTexts
 
 LEAST = -9999.0
 """What stands for a probability of 0; JSON has no infinity."""
@@ -22,11 +23,19 @@ class ScoredToken:
     top: Sequence[tuple[int, float]] = ()
 
 
-def scored_tokens(event: Event) -> list[ScoredToken]:
+def scored_event(event: Event) -> list[ScoredToken]:
     """The tokens of an event, whose request asked for log-probabilities."""
-    logprobs, top = getattr(event, "logprobs", ()), getattr(event, "top_logprobs", None)
+    return _scored(event.token_ids, event.logprobs or (), event.top_logprobs)
+
+
+def scored_prompt(scores: Scores) -> list[ScoredToken]:
+    return _scored(scores.token_ids, scores.logprobs, scores.top_logprobs)
+
+
+def _scored(tokens: Sequence[int], logprobs: Sequence[float | None], top: Sequence[Any] | None) -> list[ScoredToken]:
+    lists = top or ((),) * len(tokens)
     return [
-        ScoredToken(*each) for each in zip(event.token_ids, logprobs, top or ((),) * len(event.token_ids), strict=True)
+        ScoredToken(token, logprob, best or ()) for token, logprob, best in zip(tokens, logprobs, lists, strict=True)
     ]
 
 
@@ -44,21 +53,16 @@ def _entry(token: int, logprob: float | None, texts: TokenTexts) -> dict[str, An
     return {"token": texts.text_of(token), "logprob": _finite(logprob), "bytes": list(texts.bytes_of(token))}
 
 
-def completion_logprobs(tokens: Sequence[ScoredToken], texts: TokenTexts, offset: int) -> dict[str, Any]:
-    """`logprobs` of a choice of a completion.
+def completion_logprobs(tokens: Sequence[ScoredToken], texts: TokenTexts, offsets: Offsets) -> dict[str, Any]:
+    """`logprobs` of a choice of a completion. A token is among its likeliest, be it likely or not.
 
-    offset  characters of its text before these tokens. The token itself is among the likeliest, be it likely or not.
+    offsets  counts the characters of the text before these tokens.
     """
-    names = [texts.text_of(scored.token) for scored in tokens]
-    offsets = []
-    for scored in tokens:
-        offsets.append(offset)
-        offset += len(texts.bytes_of(scored.token).decode("utf-8", "ignore"))
     return {
-        "tokens": names,
+        "tokens": [texts.text_of(scored.token) for scored in tokens],
         "token_logprobs": [_finite(scored.logprob) for scored in tokens],
         "top_logprobs": [_likeliest(scored, texts) for scored in tokens],
-        "text_offset": offsets,
+        "text_offset": [offsets.before(texts.shown_bytes_of(scored.token)) for scored in tokens],
     }
 
 

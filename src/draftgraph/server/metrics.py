@@ -68,7 +68,7 @@ class Metrics:
 
     def finished(self, result: Result, seconds: float) -> None:
         self._read.inc(result.stats.num_prompt_tokens)
-        self._cached.inc(cached_tokens(result))
+        self._cached.inc(result.stats.num_cached_prompt_tokens)
         self._finished.labels(self._model, result.finish_reason).inc()
         self._whole.observe(seconds)
 
@@ -84,8 +84,3 @@ class Metrics:
 
     def _make(self, kind: Any, name: str, said: str, **options: Any) -> Any:
         return self._family(kind, name, said, **options).labels(self._model)
-
-
-def cached_tokens(result: Result) -> int:
-    """Tokens of the prompt that another request had read."""
-    return int(getattr(result.stats, "num_cached_prompt_tokens", 0))

@@ -13,6 +13,8 @@ from draftgraph.errors import OptionError
 from draftgraph.server.app import make_app
 from draftgraph.server.service import Service
 
+BACKLOG = 2048
+"""Connections that may wait to be taken."""
 LAST_SECONDS = 3
 """What connections get to close, once nothing runs."""
 
@@ -60,6 +62,7 @@ def listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(address[0], socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address[4])
+        listening.listen(BACKLOG)
     except OSError as error:
         raise OptionError(
             f"cannot listen on {host} port {port}: {error.strerror or error}; write another --host or --port"

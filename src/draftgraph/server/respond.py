@@ -15,19 +15,22 @@ from draftgraph.server.answer import Answer
 from draftgraph.server.asked import NAMES
 from draftgraph.server.errors import ApiError, as_api_error
 from draftgraph.server.event_stream import EventStream, gone
-from draftgraph.server.generation import Choice, Generation
+from draftgraph.server.generation import Choice, Generation, ToScore
 from draftgraph.server.service import Service
 
 Made = TypeVar("Made")
+NOTHING = ToScore()
 
 
-async def respond(request: Request, service: Service, choices: Sequence[Choice], answer: Answer) -> Response:
+async def respond(
+    request: Request, service: Service, choices: Sequence[Choice], answer: Answer, to_score: ToScore = NOTHING
+) -> Response:
     """Run the choices and answer. Raises ApiError, and what the engine refuses, as long as nothing was sent."""
-    generation = Generation(choices, service.gate, service.metrics, service.settings.request_seconds)
+    generation = Generation(choices, to_score, service.gate, service.metrics, service.settings.request_seconds)
     generation.start(service.engine)
     try:
         if answer.asked.stream:
-            first = await unless_gone(request, anext(generation))  # until here, an error is a status
+            first = await unless_gone(request, _first(generation))  # until here, an error is a status
             chunks = _chunks(request, service, generation, answer, first)
             return EventStream(
                 chunks, generation.close, service.settings.request_seconds + service.settings.drain_seconds
@@ -53,18 +56,26 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Made]) -> Made
             task.cancel()
 
 
+async def _first(generation: Generation) -> tuple[int, Event] | None:
+    return await anext(generation, None)
+
+
 async def _whole(request: Request, service: Service, generation: Generation, answer: Answer) -> dict[str, Any]:
+    first = await _first(generation)
+    answer.opening(generation.scores)
+    if first is not None:
+        answer.add(*first)
     async for index, event in generation:
         answer.add(index, event)
     return answer.whole(_finish(request, service, generation, answer))
 
 
 async def _chunks(
-    request: Request, service: Service, generation: Generation, answer: Answer, first: tuple[int, Event]
+    request: Request, service: Service, generation: Generation, answer: Answer, first: tuple[int, Event] | None
 ) -> AsyncIterator[dict[str, Any]]:
     """All chunks of a stream; an error in its midst is the last one."""
     try:
-        for chunk in (*answer.opening(), *answer.add(*first)):
+        for chunk in (*answer.opening(generation.scores), *(answer.add(*first) if first is not None else ())):
             yield chunk
         async for index, event in generation:
             for chunk in answer.add(index, event):

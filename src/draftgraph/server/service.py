@@ -26,8 +26,13 @@ class Service:
         self.metrics = Metrics(settings.model, settings.metrics_prefix)
         self.texts = TokenTexts(engine.tokenizer)
         self.created = int(time.time())
-        self.metrics.watch("num_requests_running", "Requests that are being answered.", lambda: len(self.gate))
-        self.metrics.watch("num_requests_waiting", "Requests that wait for a place.", lambda: 0)
+        self.metrics.watch("num_requests_running", "Answers that are being generated.", lambda: engine.load.running)
+        self.metrics.watch("num_requests_waiting", "Answers that wait for their turn.", lambda: engine.load.waiting)
+        self.metrics.watch("kv_cache_usage_perc", "Part of the cache that is used, from 0 to 1.", self._cache_used)
+
+    def _cache_used(self) -> float:
+        load = self.engine.load
+        return load.cells_used / max(load.cells_limit, 1)
 
     def check_model(self, name: str | None) -> None:
         """Refuse another model than the one that is served. None is that one."""

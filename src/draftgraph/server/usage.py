@@ -7,21 +7,19 @@ from typing import Any
 
 from draftgraph.request.record import RoundRecord
 from draftgraph.request.result import Result
-from draftgraph.server.metrics import cached_tokens
 
 _PREDICTED = "text"
 """The source of copies that `prediction` is."""
 
 
-def usage_of(results: Sequence[Result], per_prompt: int) -> dict[str, Any]:
-    """Tokens of all choices. per_prompt  choices that share a prompt: it is counted once."""
-    firsts = results[::per_prompt]
+def usage_of(prompts: Sequence[Sequence[int]], results: Sequence[Result], per_prompt: int) -> dict[str, Any]:
+    """Tokens of all prompts and choices. per_prompt  choices of each prompt, which is counted once."""
     copied = sum(_predicted(result.rounds) for result in results)
     accepted = sum(result.stats.accepted_by_source.get(_PREDICTED, 0) for result in results)
     return usage(
-        sum(result.stats.num_prompt_tokens for result in firsts),
+        sum(map(len, prompts)),
         sum(len(result.token_ids) for result in results),
-        cached=sum(map(cached_tokens, firsts)),
+        cached=sum(result.stats.num_cached_prompt_tokens for result in results[::per_prompt]),
         accepted=accepted,
         rejected=copied - accepted,
     )

@@ -34,6 +34,8 @@ class Serving:
     log_prompts: bool
     metrics_prefix: str
     max_requests: int
+    max_batch: int
+    memory_mib: int | None
     max_body_mib: int
     request_seconds: float
     drain_seconds: float
@@ -65,7 +67,8 @@ def serve_engine(chosen: Chosen, drafting: Drafting, depth: int | None, serving:
     place(chosen)
     config = make_config(drafting, num_speculative_tokens=depth)
     with listen(settings.host, settings.port) as listening:
-        engine = load_engine(chosen, config, quiet=False)
+        memory = "auto" if serving.memory_mib is None else serving.memory_mib * MEBIBYTE
+        engine = load_engine(chosen, config, quiet=False, max_batch=serving.max_batch, memory=memory)
         _prepare(engine, template)
         port = listening.getsockname()[1]
         _announce(engine, settings.model, settings.host, port, settings.api_key is not None)
