@@ -13,7 +13,7 @@ import torch
 
 from draftgraph.backends.base import CausalLM, Feed
 from draftgraph.budget.cost_cache import announce, costs_of, file_of
-from draftgraph.budget.costs import Costs
+from draftgraph.budget.costs import Costs, Drafts
 from draftgraph.budget.timing import CONTEXT, Run, measure
 from draftgraph.draft.base import Drafter
 from draftgraph.engine.config import Config
@@ -58,11 +58,14 @@ def pair_costs(target: CausalLM, drafter: Drafter, config: Config, decode: Decod
 def _with_block(costs: Costs, seconds: float) -> Costs:
     """Costs of a block drafter, which reads a block once per round; what its passes cost beside that was measured."""
 
-    def more(overhead: tuple[float, float, float]) -> tuple[float, float, float]:
-        return overhead[0] + seconds, *overhead[1:]
+    def more(drafts: Drafts | None) -> Drafts | None:
+        return (
+            None if drafts is None else replace(drafts, overhead=(drafts.overhead[0] + seconds, *drafts.overhead[1:]))
+        )
 
-    greedy = None if costs.greedy is None else replace(costs.greedy, overhead=more(costs.greedy.overhead))
-    return replace(costs, overhead=more(costs.overhead), greedy=greedy)
+    own = replace(costs, overhead=(costs.overhead[0] + seconds, *costs.overhead[1:]))
+    greedy, chains = more(costs.greedy), more(costs.chains)
+    return replace(own, greedy=greedy, chains=chains, greedy_chains=more(costs.greedy_chains))
 
 
 @torch.inference_mode()

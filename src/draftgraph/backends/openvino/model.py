@@ -188,7 +188,7 @@ class OpenVinoModel:
                 f"{self.about.class_name} returned NaN or infinite logits; the request was stopped, the engine is usable"
             )
         logits = torch.from_numpy(given.copy())  # the next pass overwrites what was given
-        parts = [logits] if len(batch) == 1 else logits.split(counts)
+        parts = [logits] if len(batch) == 1 else torch.split(logits, counts)
         if not taps:
             return [Scored(part) for part in parts]
         states = self._states([rows for rows, _ in batch], taps)
