@@ -176,7 +176,7 @@ class _Timed:
             now = time.perf_counter()
             needed = first and size in self.needed and (len(self.times) < 2 or now < deadline + LONGEST_SECONDS)
             if now > deadline and not needed:
-                break
+                continue  # a larger size may be needed
             if first or size in self.times:
                 fed = (self.tokens * size)[:size]
                 parents = range(ROOT, size - 1) if self.chained else [ROOT] * size

@@ -63,7 +63,7 @@ class Graph(Structure):
             return graph
         sources = growth.sources(graph)
         if growth.draw is None:
-            return add_edges(graph, sources, growth.context, growth.limits)
+            return add_edges(graph, sources, growth.context, growth.limits, growth.refuses)
         return _fill(graph, sources, growth)
 
 
@@ -74,6 +74,7 @@ def _fill(graph: DraftGraph, sources: Sequence[EdgeSource], growth: Growth) -> D
     in the draft (docs/layer_rule.md, "FIXED subtrees").
     """
     limits = growth.limits
-    unroller = Unroller(graph, sources, growth.context, max(limits.floor, MIN_COPY_SCORE))
+    floor = max(limits.floor, MIN_COPY_SCORE)
+    unroller = Unroller(graph, sources, growth.context, floor, refuses=growth.refuses)
     unroller.grow(graph.unevaluated(limits.reach), limits.budget, limits.reach)
     return graph
