@@ -60,8 +60,9 @@ class Form:
         self._known = None
 
     def hear(self, record: RoundRecord, asked: int, other: Form) -> None:
-        """Learn from a round whose draft had another form: what misses there misses here as often as it did while timed."""
-        self.ledger.hear(record, asked, self.ledger.usual_miss / other.ledger.usual_miss)
+        """Learn from a round whose draft had another form. What was measured of both says how their odds compare."""
+        self.ledger.odds = self.ledger.usual_odds / other.ledger.usual_odds
+        self.ledger.hear(record, asked)
         self._known = None
 
     def doubt(self) -> None:

@@ -25,7 +25,7 @@ FEW = 4.0
 """What was measured at a level counts as so many rounds beside one of what all levels say."""
 LEAST_GAIN = 0.1
 """Scores are never doubted more than this."""
-LEAST_MISS = 0.05
+LEAST_SHARE = 0.05
 """What was measured while costs were is never taken for surer than this."""
 NO_PRIOR = Level(0.5, 1.0, 1.5, 0.7)
 
@@ -36,6 +36,7 @@ class _Depth:
 
     above  of them, the chances that the accepted path came to the depth above; reached  to this one.
     grown, promised  of those that drafted this depth: the chances that the path came to it; the scores of the nodes above.
+    above_heard, reached_heard  as `above` and `reached`, of rounds whose drafts had another form.
     """
 
     rounds: float
@@ -45,6 +46,21 @@ class _Depth:
     nodes: float
     grown: float
     promised: float
+    above_heard: float = 0.0
+    reached_heard: float = 0.0
+
+    def share(self, odds: float, usual: float, weight: float) -> float:
+        """Of the paths that came to the depth above, those that come to this one.
+
+        odds  by which paths go on, as a multiple of those of the other form. usual  the share that `weight` rounds speak for.
+        """
+        seen = self.above + self.above_heard + weight
+        if seen <= 0.0:
+            return 0.0
+        heard = self.reached_heard * odds
+        missed = self.above_heard - self.reached_heard
+        told = self.above_heard * heard / (heard + missed) if heard > 0.0 else 0.0
+        return min(1.0, (self.reached + told + weight * usual) / seen)
 
     @property
     def gain(self) -> float:
@@ -52,19 +68,24 @@ class _Depth:
         return max(LEAST_GAIN, self.grown / self.promised) if self.promised > 0.0 else LEAST_GAIN
 
     def fade(self, memory: float) -> None:
-        """Make room for one more round; no more than `memory` rounds stay."""
-        keep = min(1.0, (memory - 1.0) / self.rounds)
+        """Make room for one more round; no more than `memory` rounds stay, those of another form included."""
+        keep = min(1.0, (memory - 1.0) / max(self.rounds, self.above + self.above_heard))
         self.rounds *= keep
         self.above *= keep
         self.reached *= keep
         self.passes *= keep
         self.nodes *= keep
+        self.above_heard *= keep
+        self.reached_heard *= keep
 
     def hear(self, above: float, reached: float) -> None:
-        """Count paths of another form."""
-        keep = min(1.0, (MEMORY - 1.0) / self.above) if self.above > 0.0 else 1.0
-        self.above = keep * self.above + above
-        self.reached = max(0.0, keep * self.reached + reached)
+        """Count a round whose draft had another form."""
+        known = self.above + self.above_heard
+        keep = min(1.0, (MEMORY - 1.0) / known) if known > 0.0 else 1.0
+        self.above *= keep
+        self.reached *= keep
+        self.above_heard = keep * self.above_heard + above
+        self.reached_heard = keep * self.reached_heard + reached
 
     def judge(self, grown: float, promised: float) -> None:
         """Count a round that drafted this depth."""
@@ -76,9 +97,10 @@ class _Depth:
 class Ledger:
     """Counts of one request. `levels` is what drafts did while costs were measured.
 
-    alike   whether all levels of a draft have the same shape, so that every level tells of the others.
+    alike   whether all levels of a draft have the same shape: while few paths came to a level it is taken for like the one above.
     beyond, spare  tokens per round accepted, and nodes verified, below the depth that was asked for (copies along edges).
     rows    of a drafter pass.
+    odds    by which paths go on, as a multiple of those of the form that was heard of.
     drafted, copied   scores of nodes that the drafter proposed itself, and of copies.
     """
 
@@ -88,6 +110,7 @@ class Ledger:
     beyond: float = 0.0
     spare: float = 0.0
     rows: float = 1.0
+    odds: float = 1.0
     memory: float = MEMORY
     depths: list[_Depth] = field(init=False)
     drafted: ScoreBins = field(default_factory=ScoreBins)
@@ -116,9 +139,10 @@ class Ledger:
         return reached / above, max(LEAST_GAIN, reached / promised)
 
     @property
-    def usual_miss(self) -> float:
-        """Of the paths that came to a level while costs were measured, the share that went no further."""
-        return max(LEAST_MISS, 1.0 - self._pooled()[0])
+    def usual_odds(self) -> float:
+        """By which paths went on from a level to the next one, while costs were measured."""
+        share = min(1.0 - LEAST_SHARE, max(LEAST_SHARE, self._pooled()[0]))
+        return share / (1.0 - share)
 
     def enter(self, record: RoundRecord, asked: int) -> None:
         """Count a round whose draft was allowed to be `asked` deep."""
@@ -140,11 +164,11 @@ class Ledger:
         self.judge(record)
         self.memory = MEMORY
 
-    def hear(self, record: RoundRecord, asked: int, misses: float) -> None:
-        """Count a round whose draft had another form, and misses the target once where this one does `misses` times."""
+    def hear(self, record: RoundRecord, asked: int) -> None:
+        """Count a round whose draft had another form."""
         chances = _Levels.of(record, self.deepest).chances
         for counts, above, reached in zip(self.depths[:asked], chances, chances[1:], strict=False):
-            counts.hear(above, above - misses * (above - reached))
+            counts.hear(above, reached)
 
     def judge(self, record: RoundRecord) -> None:
         """Compare the scores of a round's nodes with what was accepted of them."""
@@ -169,14 +193,12 @@ class Ledger:
 
     def survival(self) -> list[float]:
         """Chance that the accepted path reaches depth 1, 2, …, if drafts are allowed to come so deep."""
-        weight = FEW if self.alike else 0.0
-        above = sum(counts.above for counts in self.depths)
-        usual = sum(counts.reached for counts in self.depths) / above if above > 0.0 else 0.0
-        chances, chance = [], 1.0
+        chances, chance, share, weight = [], 1.0, 0.0, 0.0
         for counts in self.depths:
-            seen = counts.above + weight
-            chance *= min(1.0, (counts.reached + weight * usual) / seen) if seen > 0.0 else 0.0
+            share = counts.share(self.odds, share, weight)
+            chance *= share
             chances.append(chance)
+            weight = FEW if self.alike else 0.0
         return chances
 
 
