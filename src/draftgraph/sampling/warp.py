@@ -16,7 +16,7 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
 )
 
-from draftgraph.errors import LogitsError
+from draftgraph.errors import LogitsError, OptionError
 from draftgraph.sampling.contract import call, refusal, same, unknown
 from draftgraph.sampling.copies import copied
 from draftgraph.sampling.filters import Filters
@@ -67,6 +67,8 @@ class Warper:
         drafts: bool = False,
         grammar: GrammarStates | None = None,
     ) -> None:
+        if params.grammar is not None and grammar is None:
+            raise OptionError("laws are read without a grammar here; leave grammar out of the params")
         self.temperature, self.device, self.grammar = params.temperature, device, grammar
         self._own = _prefixed(params, prompt_length, eos, device)
         self._users = params.logits_processors
