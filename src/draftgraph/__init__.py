@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from draftgraph.draft.terms import Draft
     from draftgraph.engine.config import Config
     from draftgraph.engine.engine import Engine
+    from draftgraph.engine.serving import Serving
     from draftgraph.integrations.transformers_generate import custom_generate
     from draftgraph.lab.prove.prover import prove
     from draftgraph.request.result import Event, Result
@@ -45,6 +46,7 @@ __all__ = [
     "Result",
     "Rule",
     "SamplingParams",
+    "Serving",
     "TokenTree",
     "Verdict",
     "custom_generate",
@@ -69,6 +71,7 @@ _HOMES = {
     "Result": "request.result",
     "Rule": "verification.base",
     "SamplingParams": "sampling.params",
+    "Serving": "engine.serving",
     "TokenTree": "types",
     "Verdict": "types",
     "custom_generate": "integrations.transformers_generate",

@@ -42,6 +42,12 @@ class Chosen:
     weights: str | None = None
 
     @property
+    def loading(self) -> dict[str, Any]:
+        """The options of `Engine.from_pretrained` that say how models are loaded."""
+        named = {"dtype": self.dtype, "device": self.device, "trust_remote_code": self.trusted}
+        return named | {"backend": self.backend, "weights": self.weights}
+
+    @property
     def title(self) -> str:
         """The target in a message."""
         return "the bundled pair" if isinstance(self.pair[0], Path) else self.pair[0]
@@ -101,7 +107,7 @@ Backend = Annotated[
     str,
     typer.Option(
         "--backend",
-        help="torch, openvino, or auto: OpenVINO on a CPU where it is installed and exact.",
+        help="torch, openvino, cuda_graphs, or auto: OpenVINO on a CPU where it is installed and exact.",
         rich_help_panel=MODELS,
     ),
 ]

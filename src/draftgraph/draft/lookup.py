@@ -24,7 +24,7 @@ class LookupDrafter(Drafter):
     Every slot is FIXED: no law is claimed.
 
     edges       names of the edge sources to look into, e.g. ("own", "context").
-    prediction  token ids that the output is expected to repeat, with gaps.
+    prediction  token ids that the output is expected to repeat, with gaps; a request may have others.
     """
 
     draws = ("fixed",)
@@ -42,7 +42,9 @@ class LookupDrafter(Drafter):
         return "text already seen"
 
     def begin(self, request: Request) -> None:
-        request.drafting = Sources.of(self.edges, request.tokens, self.prediction, self.table, has_model=False)
+        names = dict.fromkeys(("text", *self.edges) if request.prediction else self.edges)
+        prediction = request.prediction or self.prediction
+        request.drafting = Sources.of([*names], request.tokens, prediction, self.table, has_model=False)
 
     def propose(self, request: Request, limits: Limits) -> Draft:
         graph = DraftGraph()

@@ -111,6 +111,11 @@ class Structure(ABC):
         return False
 
     @property
+    def narrows(self) -> bool:
+        """Whether it drafts one path where `limits.narrow` says so."""
+        return False
+
+    @property
     def shape(self) -> tuple[int, ...] | None:
         """Children per node for every depth, where the structure itself says how many; None: the budget decides."""
         return None

@@ -46,12 +46,20 @@ class Graph(Structure):
     def best_first(self) -> bool:
         return True
 
+    @property
+    def narrows(self) -> bool:
+        return True
+
     def copies_ahead(self, priced: bool) -> int:
         return (AHEAD if priced else 0) if self.read_ahead == "auto" else int(self.read_ahead)
 
     def grow(self, growth: Growth) -> DraftGraph:
         graph = grow_where_expected(growth)
-        if growth.sources is None or (growth.draw is not None and len(graph) >= growth.limits.budget):
+        if (
+            growth.sources is None
+            or growth.limits.narrow
+            or (growth.draw is not None and len(graph) >= growth.limits.budget)
+        ):
             return graph
         sources = growth.sources(graph)
         if growth.draw is None:
