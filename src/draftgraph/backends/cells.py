@@ -94,6 +94,11 @@ class CellPool(Cache):  # type: ignore[misc]
         return [handle for ref in self._handles.valuerefs() if (handle := ref()) is not None]
 
     @property
+    def is_shared(self) -> bool:
+        """Whether several texts were read since the last ones were let go of."""
+        return len(self._handles) > 1
+
+    @property
     def _used(self) -> set[int]:
         """The cells in use."""
         return {cell for handle in self.handles for cell in handle.cells().tolist()}

@@ -10,6 +10,7 @@ import torch
 from draftgraph.backends.base import CacheHandle, Feed, Scored
 from draftgraph.backends.features import FeatureNet
 from draftgraph.backends.fingerprint import fingerprint
+from draftgraph.backends.ragged import named
 from draftgraph.backends.taps import PREFIX
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.errors import ModelError
@@ -70,7 +71,7 @@ class FeatureModel(TorchModel):
 
     @property
     def fingerprint(self) -> str:
-        return f"{fingerprint(self.net)} {self.dtype} {self.model.config._attn_implementation}"
+        return f"{fingerprint(self.net)} {self.dtype} {named(self.model.config._attn_implementation)}"
 
     def open(self, capacity: int) -> FeatureHandle:
         return FeatureHandle(

@@ -19,12 +19,14 @@ from draftgraph.backends.alibi import biased, biased_layers
 from draftgraph.backends.arithmetic import OwnArithmetic, rounding, rows_alone
 from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, CausalLM, Feed, Scored
 from draftgraph.backends.cache_argument import cache_argument
-from draftgraph.backends.cell_rows import apart, entering, lay_out, led, wanted
+from draftgraph.backends.cell_rows import enter, entering, led, mask_of, split, wanted
 from draftgraph.backends.cells import CellPool
 from draftgraph.backends.check import Check
 from draftgraph.backends.fingerprint import fingerprint
-from draftgraph.backends.layer_kinds import layer_kinds
+from draftgraph.backends.layer_kinds import LayerKind, layer_kinds
 from draftgraph.backends.masks import Given, Mask, as_given, cell_positions, for_kinds
+from draftgraph.backends.ragged import configs_of, lay_out_apart, named, pays, running
+from draftgraph.backends.ragged_probe import attends_apart
 from draftgraph.backends.rope import find_switch
 from draftgraph.backends.row_masks import Shown, mask_holders
 from draftgraph.backends.support import context_window, in_training, refuse_unsupported
@@ -73,6 +75,8 @@ class TorchModel:
         self._forgets = all(kind.span is not None for kind in self.kinds)
         self._switch = find_switch(self.model, self.context_window)
         self._biased, self._holders = biased_layers(self.model), mask_holders(self.model)
+        self._apart: bool | None = None  # not looked at yet
+        self._configs = configs_of(self.model)
         self._held_kinds = [kind for _, _, kind in self._holders]
         self.cache = CellPool(self.config.num_hidden_layers)
         self.cache_argument = cache_argument(inside.called.forward, self.model.forward)
@@ -101,7 +105,7 @@ class TorchModel:
 
     @property
     def fingerprint(self) -> str:
-        return f"{fingerprint(self.model)} {self.dtype} {self.model.config._attn_implementation}"
+        return f"{fingerprint(self.model)} {self.dtype} {named(self.model.config._attn_implementation)}"
 
     @property
     def switch(self) -> int | None:
@@ -176,34 +180,48 @@ class TorchModel:
             text.stretched = True
 
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
-        with self._lock, entering(feeds), tapped(self.model, taps) as states:
+        with self._lock:
             if self.model.training or self.called.training:
                 self.refuse_training()
-            if self._switch is None or len({feed.text.stretched for feed in feeds}) == 1:
-                return self._pass(feeds, states)
-            scored: dict[int, Scored] = {}
-            for side in (False, True):  # one pass would stretch both
-                some = [feed for feed in feeds if feed.text.stretched is side]
-                scored |= {id(feed): each for feed, each in zip(some, self._pass(some, states), strict=True)}
-            return [scored[id(feed)] for feed in feeds]
+            if self._apart is None and self.cache.is_shared:
+                self._apart = attends_apart(self)
+            with entering(feeds), tapped(self.model, taps) as states:
+                if self._switch is None or len({feed.text.stretched for feed in feeds}) == 1:
+                    return self.one_pass(feeds, states, self.kinds, self._apart)
+                scored: dict[int, Scored] = {}
+                for side in (False, True):  # one pass would stretch both
+                    some = [feed for feed in feeds if feed.text.stretched is side]
+                    found = self.one_pass(some, states, self.kinds, self._apart)
+                    scored |= {id(feed): each for feed, each in zip(some, found, strict=True)}
+                return [scored[id(feed)] for feed in feeds]
 
-    def _pass(self, feeds: Sequence[Feed], states: Mapping[str, torch.Tensor]) -> list[Scored]:
-        """One pass of the model. states  is filled with the taps while it runs."""
+    def one_pass(
+        self,
+        feeds: Sequence[Feed],
+        states: Mapping[str, torch.Tensor],
+        kinds: Sequence[LayerKind],
+        apart: bool | None,
+        always: bool = False,
+    ) -> list[Scored]:
+        """One pass of the model. states  is filled with the taps while it runs. kinds  of its layers.
+
+        apart  whether requests may attend to their own cells only; they do where that is faster, or `always`.
+        """
         inputs, count = self.inputs(feeds), sum(feed.num_rows for feed in feeds)
         lead = self._switch is not None and self._needs_lead(feeds)
         for feed in feeds if self._forgets else ():
             feed.text.forget(min(kind.first_read(len(feed.text)) for kind in self.kinds))
         slots = self.cache.find([feed.text for feed in feeds], count + lead)
-        hidden = max(torch.finfo(self.dtype).min, torch.finfo(torch.float32).min)
-        mask, positions = lay_out(feeds, slots[lead:], self.cache.high, hidden)
-        masks = for_kinds([*self.kinds, *self._held_kinds], mask, hidden, positions, feeds)
+        positions = enter(feeds, slots[lead:])
+        if apart and not lead and (always or pays(feeds, self.cache.high, self.device.type == "cpu")):
+            given, attending = self._attending_apart(feeds, kinds, positions)
+        else:
+            given, attending = self._attending(feeds, kinds, positions, slots[:lead])
         if lead:
-            inputs = {name: torch.cat([given[:, :1], given], dim=1) for name, given in inputs.items()}
+            inputs = {name: torch.cat([rows[:, :1], rows], dim=1) for name, rows in inputs.items()}
             positions = [cast(int, self.switch), *positions]
-            masks = [led(mask, slots[0], hidden) for mask in masks]
         self.cache.begin(slots, self.device)
-        given = as_given(self.kinds, masks[: len(self.kinds)], self.device, self.dtype)
-        with self._placing(feeds, given, masks[len(self.kinds) :]):
+        with attending:
             logits = self.call(
                 **inputs,
                 attention_mask=None if self._biased else given,
@@ -217,7 +235,37 @@ class TorchModel:
                 f"{self.class_name} returned NaN or infinite logits; the request was stopped, the engine is usable"
             )
         self.cache.end()
-        return apart(feeds, logits, {name: rows[:, lead:] for name, rows in states.items()})
+        return split(feeds, logits, {name: rows[:, lead:] for name, rows in states.items()})
+
+    @property
+    def _hidden(self) -> float:
+        """What a mask adds to the scores of cells that are not read."""
+        return max(torch.finfo(self.dtype).min, torch.finfo(torch.float32).min)
+
+    def _attending(
+        self, feeds: Sequence[Feed], kinds: Sequence[LayerKind], positions: Sequence[int], lead: Sequence[int]
+    ) -> tuple[Given, AbstractContextManager[Any]]:
+        """Attention over all cells, of which masks hide those of other requests. lead  the slot of a row in front, if any."""
+        hidden = self._hidden
+        mask = mask_of(feeds, self.cache.high, hidden)
+        masks = for_kinds([*kinds, *self._held_kinds], mask, hidden, positions, feeds)
+        if lead:
+            masks = [led(mask, lead[0], hidden) for mask in masks]
+        given = as_given(kinds, masks[: len(kinds)], self.device, self.dtype)
+        return given, self._placing(feeds, given, masks[len(kinds) :])
+
+    def _attending_apart(
+        self, feeds: Sequence[Feed], kinds: Sequence[LayerKind], positions: Sequence[int]
+    ) -> tuple[Given, AbstractContextManager[Any]]:
+        """Attention of every request over its own cells."""
+        size = (self._hidden, self.cache.high, self.device, self.dtype)
+        ragged = lay_out_apart(feeds, kinds, positions, *size)
+        return ragged.given, running(self._configs, ragged)
+
+    @property
+    def own_masks(self) -> bool:
+        """Whether layers make masks of their own, which a pass exchanges."""
+        return bool(self._biased or self._holders)
 
     def _needs_lead(self, feeds: Sequence[Feed]) -> bool:
         """Whether the first pieces of a long text are read, whose own positions would not tell that it is long.
