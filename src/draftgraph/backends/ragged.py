@@ -31,12 +31,10 @@ from draftgraph.backends.masks import Given, Mask, cut
 _NAMES = {base: f"draftgraph_{base}" for base in ("sdpa", "eager")}
 """What configurations say while a pass runs, by what they say else."""
 _COPY, _CALL, _CALL_ELSEWHERE = 12, 2000, 300_000
-"""What one copy of a cell and one call of the function cost, in rows × cells.
-Cells are copied to gather them, and again for the heads that share them where there are several rows. Off the CPU arithmetic is
-cheap beside a call."""
-_MOST_CELLS = 8192
-"""Cells of a call, unless one request has more: copies that leave the caches, or that the system has to give memory for, cost more
-than calls."""
+"""What a copy of a cell and a call of the function cost, in rows × cells. Cells are copied to gather them, and again for heads
+that share them where there are several rows. Off the CPU arithmetic is cheap beside a call."""
+_MOST_CELLS = 2048
+"""Cells of a call, unless one request has more: copies that leave the processor's caches cost more than calls."""
 _NAME_FIELD = "_attn_implementation_internal"
 _RUNNING = threading.local()
 
@@ -132,6 +130,21 @@ class _Group:
     rows: torch.Tensor
     cells: torch.Tensor
     masks: Sequence[torch.Tensor]
+    _places: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
+
+    def gathered(self, states: torch.Tensor) -> torch.Tensor:
+        """f[requests, heads, cells, width] of states f[1, heads, cells of the pool, width]."""
+        count, _, cells = self.shape
+        _, heads, held, width = states.shape
+        if states.stride()[2:] != (width, 1) or states.stride(1) % width:
+            return states[0].index_select(1, self.cells).view(heads, count, cells, width).transpose(0, 1)
+        # A part of a tensor would be copied whole before anything is picked from it. So all its heads are rows of one matrix.
+        step = states.stride(1) // width
+        if (heads, step) not in self._places:
+            first = step * torch.arange(heads, device=self.cells.device)
+            self._places[heads, step] = (self.cells.view(count, 1, cells) + first[:, None]).view(-1)
+        matrix = states.as_strided(((heads - 1) * step + held, width), (width, 1), states.storage_offset())
+        return matrix.index_select(0, self._places[heads, step]).view(count, heads, cells, width)
 
 
 @dataclass
@@ -162,19 +175,14 @@ class Ragged:
             raise UnknownMaskError(type(module).__name__)
         parts = []
         for group in self.groups:
-            count, rows, cells = group.shape
-            q = _gathered(query, group.rows, count, rows)
-            k, v = (_gathered(states, group.cells, count, cells) for states in (key, value))
+            count, rows, _ = group.shape
+            picked = query[0].transpose(0, 1).index_select(0, group.rows)
+            q = picked.view(count, rows, *picked.shape[1:]).transpose(1, 2)
+            k, v = (group.gathered(states) for states in (key, value))
             out = attention(module, q, k, v, group.masks[kind], **options)[0]
             parts.append(out.reshape(count * rows, *out.shape[2:]))
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
         return (whole if self.order is None else whole.index_select(0, self.order))[None]
-
-
-def _gathered(states: torch.Tensor, places: torch.Tensor, count: int, size: int) -> torch.Tensor:
-    """f[count, heads, size, width] of states f[1, heads, n, width]."""
-    picked = states[0].index_select(1, places)
-    return picked.view(picked.shape[0], count, size, picked.shape[2]).transpose(0, 1)
 
 
 def lay_out_apart(
@@ -255,7 +263,7 @@ def configs_of(model: torch.nn.Module) -> list[Any]:
     found = {
         id(config): config for module in model.modules() if (config := getattr(module, "config", None)) is not None
     }
-    return [config for config in found.values() if getattr(config, _NAME_FIELD, None) in _NAMES]
+    return [config for config in found.values() if named(getattr(config, _NAME_FIELD, None)) in _NAMES]
 
 
 def _attention(base: str) -> Callable[..., Any]:

@@ -21,6 +21,7 @@ CLOSE, CLOSE_ROUNDED = 1e-4, 0.1
 """Differences that rounding makes, as a share of the logits' scale."""
 
 
+@torch.no_grad()
 def attends_apart(model: TorchModel) -> bool:
     """Compare a pass over own cells with one over all cells: three texts of different sizes, with drafts."""
     if model.own_masks:
