@@ -14,11 +14,14 @@ class DraftgraphError(Exception):
     """Base of every error raised on purpose.
 
     `partial` holds what a request had produced when the error struck (None before the first round),
-    so that nothing already generated is lost; `finished` holds the results of a batch's requests that had ended before.
+    so that nothing already generated is lost. For requests of one call, `partial` is that of the request that failed,
+    `finished` holds the results of those before it, and `results` those of all, in order. The others go on to their end
+    before the error is raised; an interrupt ends all of them, and the `finish_reason` of unfinished ones is None.
     """
 
     partial: Any = None
     finished: Sequence[Any] = ()
+    results: Sequence[Any] = ()
 
 
 class OptionError(DraftgraphError, ValueError):
@@ -35,6 +38,10 @@ class PairError(DraftgraphError, ValueError):
 
 class ModelError(DraftgraphError):
     """The model cannot be used: missing or corrupt files, a cache that cannot roll back, ignored masks."""
+
+
+class QueueFullError(DraftgraphError, RuntimeError):
+    """So many requests are waiting that another one is refused; it may be asked again later."""
 
 
 class DraftError(DraftgraphError, ValueError):

@@ -12,6 +12,7 @@ import torch
 import draftgraph as dg
 from draftgraph.budget.limits import Windows, limits
 from draftgraph.engine.prefill import prefill
+from draftgraph.engine.requests import make_course
 from draftgraph.engine.round import decode_round
 from draftgraph.request.clock import Clock
 from draftgraph.request.state import Request
@@ -44,9 +45,8 @@ class Ticks:
 
 
 def begun(engine: dg.Engine, prompt: list[int], time: Callable[[], float], **options: Any) -> Request:
-    request = engine._request(
-        prompt, dg.SamplingParams(max_new_tokens=20, temperature=1.0, seed=len(prompt), **options)
-    )
+    params = dg.SamplingParams(max_new_tokens=20, temperature=1.0, seed=len(prompt), **options)
+    request = make_course(engine, prompt, params).request
     request.clock = Clock(time)
     request.text = engine.target.open(64)
     engine.drafter.begin(request)

@@ -125,6 +125,7 @@ class CausalLM(Protocol):
     joins           whether requests share passes; False: one pass has rows of one request.
     numerics        what the width of a pass does to its logits: `EXACT`, `NEAR_TIES` or `BITWISE`.
     fingerprint     tells its costs from those of other models: a hash of its weights, and how it computes.
+    cell_bytes      memory that a cached token takes, in bytes; 0 if it cannot be told.
     """
 
     name: ClassVar[str]
@@ -153,6 +154,8 @@ class CausalLM(Protocol):
     def landmarks(self) -> Sequence[int]: ...
     @property
     def numerics(self) -> str: ...
+    @property
+    def cell_bytes(self) -> int: ...
 
     def bitwise(self) -> CausalLM:
         """The same model in passes whose rows do not depend on what is read beside them, not by a bit.
@@ -204,7 +207,8 @@ class CausalLM(Protocol):
     def plain(self, ids: torch.Tensor, count: int) -> torch.Tensor:
         """The last `count` rows of logits, f[b, count, V], of one forward over whole texts i64[b, n].
 
-        No cache, no masks, no positions: a second way to the same rows, which passes are checked against.
+        No cache, no masks, no positions where the model numbers them as `generate` does: a second way to the same rows, which
+        passes are checked against.
         """
         ...
 

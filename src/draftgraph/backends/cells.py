@@ -99,6 +99,12 @@ class CellPool(Cache):  # type: ignore[misc]
         return len(self._handles) > 1
 
     @property
+    def cell_bytes(self) -> int:
+        """Bytes of one cell in all layers; 0 before the first pass."""
+        held = [tensor for layer in self.memory.tensors for tensor in layer if tensor is not None]
+        return sum(tensor.shape[1] * tensor.shape[3] * tensor.itemsize for tensor in held)
+
+    @property
     def _used(self) -> set[int]:
         """The cells in use."""
         return {cell for handle in self.handles for cell in handle.cells().tolist()}
@@ -160,3 +166,11 @@ class CellPool(Cache):  # type: ignore[misc]
         if not any(len(handle.cells()) for handle in self.handles):
             self.capacity = 0
             self.memory = Memory([[None, None] for _ in self.layers])
+
+
+def cell_numbers(config: Any) -> int:
+    """Numbers that a token takes in keys and values of all layers, as a configuration says."""
+    queries = getattr(config, "num_attention_heads", None) or 1
+    heads = getattr(config, "num_key_value_heads", None) or queries
+    width = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // queries
+    return 2 * int(config.num_hidden_layers) * int(heads) * int(width)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
-from weakref import WeakKeyDictionary, proxy, ref
+from weakref import proxy, ref
 
 import numpy as np
 import torch
@@ -20,11 +19,13 @@ from draftgraph.backends.arithmetic import OwnArithmetic, rounding, rows_alone
 from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, CausalLM, Feed, Scored
 from draftgraph.backends.cache_argument import cache_argument
 from draftgraph.backends.cell_rows import enter, entering, led, mask_of, split, wanted
-from draftgraph.backends.cells import CellPool
+from draftgraph.backends.cells import CellPool, cell_numbers
 from draftgraph.backends.check import Check
 from draftgraph.backends.fingerprint import fingerprint
 from draftgraph.backends.layer_kinds import LayerKind, layer_kinds
+from draftgraph.backends.locks import lock_of
 from draftgraph.backends.masks import Given, Mask, as_given, cell_positions, for_kinds
+from draftgraph.backends.positions import numbers_from_padding, placed, position_tables
 from draftgraph.backends.ragged import configs_of, lay_out_apart, named, pays, running
 from draftgraph.backends.ragged_probe import attends_apart
 from draftgraph.backends.rope import find_switch
@@ -36,14 +37,6 @@ from draftgraph.errors import LogitsError, ModelError, OptionError
 
 MOST_ROWS = 1024
 """Rows per pass while a long prompt is read; bounds the mask's memory, which is rows × cells."""
-_LOCKS: WeakKeyDictionary[PreTrainedModel, threading.RLock] = WeakKeyDictionary()
-_REGISTRY = threading.RLock()
-
-
-def _lock_of(model: PreTrainedModel) -> threading.RLock:
-    """One lock for a model, however many engines use it. Whoever holds it waits for nothing else."""
-    with _REGISTRY:
-        return _LOCKS.setdefault(model, threading.RLock())
 
 
 class TorchModel:
@@ -67,7 +60,7 @@ class TorchModel:
         self.model = inside.model
         self.adapter = None if inside.called is inside.model else inside.called
         self.class_name, self.remedy = inside.name, inside.remedy
-        self._lock = _lock_of(inside.model)
+        self._lock = lock_of(inside.model)
         self.config = self.model.config.get_text_config(decoder=True)
         self.vocab_size, self.context_window = int(self.config.vocab_size), context_window(self.model)
         self._first: Callable[[], torch.Tensor | None] = lambda: None
@@ -78,6 +71,7 @@ class TorchModel:
         self._apart: bool | None = None  # not looked at yet
         self._configs = configs_of(self.model)
         self._held_kinds = [kind for _, _, kind in self._holders]
+        self._tables, self._counts_from_0 = position_tables(self.model), numbers_from_padding(self.model)
         self.cache = CellPool(self.config.num_hidden_layers)
         self.cache_argument = cache_argument(inside.called.forward, self.model.forward)
 
@@ -123,6 +117,10 @@ class TorchModel:
             self.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
         )
         return EXACT if whole and self.rounding is None else NEAR_TIES
+
+    @property
+    def cell_bytes(self) -> int:
+        return self.cache.cell_bytes or cell_numbers(self.config) * self.dtype.itemsize
 
     @property
     def rows_alone(self) -> Check:
@@ -212,16 +210,16 @@ class TorchModel:
         for feed in feeds if self._forgets else ():
             feed.text.forget(min(kind.first_read(len(feed.text)) for kind in self.kinds))
         slots = self.cache.find([feed.text for feed in feeds], count + lead)
-        positions = enter(feeds, slots[lead:])
+        positions = self.enter(feeds, slots[lead:])
         if apart and not lead and (always or pays(feeds, self.cache.high, self.device.type == "cpu")):
             given, attending = self._attending_apart(feeds, kinds, positions)
         else:
-            given, attending = self._attending(feeds, kinds, positions, slots[:lead])
+            given, attending = self._attending(feeds, kinds, positions, slots, lead)
         if lead:
             inputs = {name: torch.cat([rows[:, :1], rows], dim=1) for name, rows in inputs.items()}
             positions = [cast(int, self.switch), *positions]
         self.cache.begin(slots, self.device)
-        with attending:
+        with placed(self._tables, positions, self.device), attending:
             logits = self.call(
                 **inputs,
                 attention_mask=None if self._biased else given,
@@ -243,14 +241,19 @@ class TorchModel:
         return max(torch.finfo(self.dtype).min, torch.finfo(torch.float32).min)
 
     def _attending(
-        self, feeds: Sequence[Feed], kinds: Sequence[LayerKind], positions: Sequence[int], lead: Sequence[int]
+        self,
+        feeds: Sequence[Feed],
+        kinds: Sequence[LayerKind],
+        positions: Sequence[int],
+        slots: Sequence[int],
+        lead: int,
     ) -> tuple[Given, AbstractContextManager[Any]]:
-        """Attention over all cells, of which masks hide those of other requests. lead  the slot of a row in front, if any."""
+        """Attention over all cells, of which masks hide those of other requests. lead  rows in front of them all."""
         hidden = self._hidden
-        mask = mask_of(feeds, self.cache.high, hidden)
+        mask = self.mask_of(feeds, slots[lead:], hidden)
         masks = for_kinds([*kinds, *self._held_kinds], mask, hidden, positions, feeds)
         if lead:
-            masks = [led(mask, lead[0], hidden) for mask in masks]
+            masks = [led(mask, slots[0], hidden) for mask in masks]
         given = as_given(kinds, masks[: len(kinds)], self.device, self.dtype)
         return given, self._placing(feeds, given, masks[len(kinds) :])
 
@@ -262,9 +265,17 @@ class TorchModel:
         ragged = lay_out_apart(feeds, kinds, positions, *size)
         return ragged.given, running(self._configs, ragged)
 
+    def enter(self, feeds: Sequence[Feed], slots: Sequence[int]) -> list[int]:
+        """Enter the rows into their requests' state, each with its slot. Returns their positions."""
+        return enter(feeds, slots)
+
+    def mask_of(self, feeds: Sequence[Feed], slots: Sequence[int], hidden: float) -> Mask:
+        """What rows that have been entered may read: an additive mask f32[rows, cells]."""
+        return mask_of(feeds, self.cache.high, hidden)
+
     @property
     def own_masks(self) -> bool:
-        """Whether layers make masks of their own, which a pass exchanges."""
+        """Whether rows read something else than their own text and nodes, or layers make masks which a pass exchanges."""
         return bool(self._biased or self._holders)
 
     def _needs_lead(self, feeds: Sequence[Feed]) -> bool:
@@ -294,8 +305,9 @@ class TorchModel:
         return {"input_ids": torch.tensor([tokens], device=self.device)}
 
     def plain(self, ids: torch.Tensor, count: int) -> torch.Tensor:
+        told = {"position_ids": torch.arange(ids.shape[1], device=self.device)[None]} if self._counts_from_0 else {}
         with self._lock:
-            return self.call(input_ids=ids.to(self.device), use_cache=False, logits_to_keep=count)
+            return self.call(input_ids=ids.to(self.device), use_cache=False, logits_to_keep=count, **told)
 
     def keep(self, text: CacheHandle, nodes: Sequence[int]) -> None:
         if len(nodes):

@@ -55,6 +55,11 @@ class BlockPool:
         """The handles that may hold blocks, those of other threads included."""
         return [handle for ref in self._handles.valuerefs() if (handle := ref()) is not None]
 
+    @property
+    def cell_bytes(self) -> int:
+        """Bytes of one cell in all layers."""
+        return sum(shape.heads * shape.width for shape in self.shapes) * self.kind.itemsize
+
     def used(self) -> set[int]:
         """The blocks in use."""
         return {block for handle in self.handles for block in handle.blocks}
