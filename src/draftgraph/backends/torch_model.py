@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,8 @@ from draftgraph.errors import LogitsError, ModelError, OptionError
 
 MOST_ROWS = 1024
 """Rows per pass while a long prompt is read; bounds the mask's memory, which is rows × cells."""
+_KEPT = "logits_to_keep"
+"""The argument that names the rows whose logits are computed; some older models compute all."""
 _LOCKS: WeakKeyDictionary[PreTrainedModel, threading.RLock] = WeakKeyDictionary()
 _REGISTRY = threading.RLock()
 
@@ -75,6 +78,7 @@ class TorchModel:
         self._held_kinds = [kind for _, _, kind in self._holders]
         self._tables, self._counts_from_0 = position_tables(self.model), numbers_from_padding(self.model)
         self.cache = CellPool(self.config.num_hidden_layers)
+        self._selects = _KEPT in inspect.signature(self.model.forward).parameters
         self.cache_argument = cache_argument(inside.called.forward, self.model.forward)
 
     @property
@@ -146,8 +150,11 @@ class TorchModel:
         """Logits f[b, rows, V] of one forward of the model, uncompiled: as many numbers of rows would be compiled apart."""
         module = self.called
         run = module if module._compiled_call_impl is None else module._call_impl
+        kept = None if self._selects else inputs.pop(_KEPT, None)
         logits: torch.Tensor = run(**inputs).logits  # type: ignore[no-untyped-call]
-        return logits
+        if kept is None:
+            return logits
+        return logits[:, -kept:] if isinstance(kept, int) else logits[:, kept]
 
     def refuse_training(self) -> None:
         """Raise ModelError if dropout would make every pass another law."""
