@@ -1,8 +1,8 @@
 """Models whose layers read one path: drafts are chains, what was rejected is taken back by going back to a copy of the states.
 
-Such layers are recurrent, or have an index over the order of their rows. States are copied before the drafts of a round. If all drafts are kept, nothing is to be done. Otherwise the copy is put back,
-and the handle is as long as the copy: what was kept is fed once more, in front of the next round's tokens, by whoever looks at
-its length. So no pass is made for it.
+Such layers are recurrent, or have an index over the order of their rows. States are copied before the drafts of a round. If all
+drafts are kept, nothing is to be done. Otherwise the copy is put back, and the handle is as long as the copy: what was kept is
+fed once more, in front of the next round's tokens, by whoever looks at its length. So no pass is made for it.
 
 Every request runs by itself: rows of two texts cannot follow each other in such a layer.
 """
@@ -59,8 +59,8 @@ class RecurrentModel(TorchModel):
         super().__init__(model)
         if self._switch is not None:
             raise ModelError(
-                f"{self.class_name} has {why_one_path(self.kinds)}, and positions that change beyond {self._switch.length} tokens; set "
-                f"max_position_embeddings={self._switch.length} in its configuration, for shorter texts"
+                f"{self.class_name} has {why_one_path(self.kinds)}, and positions that change beyond {self._switch.length} "
+                f"tokens; set max_position_embeddings={self._switch.length} in its configuration, for shorter texts"
             )
         self._takes = frozenset(inspect.signature(self.model.forward).parameters)
         self.one_by_one = False
