@@ -14,6 +14,7 @@ from draftgraph.backends.base import Feed
 from draftgraph.backends.positions import numbers_from_padding, placed, position_tables
 from draftgraph.backends.probe import honours_masks
 from draftgraph.backends.torch_model import TorchModel
+from draftgraph.errors import ModelError
 from draftgraph.types import ROOT
 from models import perturbed, plain, tiny_lm
 
@@ -62,6 +63,21 @@ def test_positions_count_from_0_as_generate_counts_them(family: str) -> None:
     assert not honours_masks(over).failed
     over._counts_from_0 = False
     assert honours_masks(over).failed
+
+
+def test_a_model_that_tells_itself_other_positions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own preparation for `generate` numbers them from the padding token on, as its forward does."""
+    lm = model("roberta")
+    prepare = type(lm).prepare_inputs_for_generation
+
+    def own(self: Any, *arguments: Any, **options: Any) -> Any:
+        prepared = prepare(self, *arguments, **options)
+        return prepared | {"position_ids": prepared["position_ids"] + 2}
+
+    monkeypatch.setattr(type(lm), "prepare_inputs_for_generation", own)
+    assert not numbers_from_padding(lm)
+    with pytest.raises(ModelError, match="does not honour explicit masks and positions"):
+        dg.Engine.from_pretrained(lm)
 
 
 def test_models_that_are_told_positions_have_no_tables_to_ask() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from draftgraph.lab.coverage.peculiar import NOT_ALONE
 from draftgraph.lab.coverage.small import VOCAB, WINDOW, small_config
 
 GAINS = ((1.5, 3.0), (2.5, 3.0), (1.0, 1.0), (3.0, 1.0), (4.0, 0.5), (1.5, 0.3))
@@ -56,6 +57,8 @@ def target(name: str, prompt: list[int], tokens: int) -> PreTrainedModel:
 
 
 def _built(name: str) -> PreTrainedModel:
+    if name in NOT_ALONE:
+        raise UnusableError(NOT_ALONE[name])
     torch.manual_seed(0)
     try:
         model = AutoModelForCausalLM.from_config(small_config(name), dtype=torch.float32).eval()
@@ -69,7 +72,8 @@ def _built(name: str) -> PreTrainedModel:
 
 
 def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:160]
+    """An error in one sentence."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()).partition('. ')[0]}"
 
 
 @torch.no_grad()

@@ -52,8 +52,8 @@ PECULIAR: dict[str, dict[str, Any]] = {
     "qwen4_exp_text": _QWEN4,
     "qwen4_exp": _inside("text_config", _QWEN4),
     "xlstm": {
-        "vocab_size": 97, "embedding_dim": 32, "hidden_size": 32, "num_hidden_layers": 2, "num_heads": 4, "chunk_size": 16,
-        "qk_dim_factor": 1.0, "mlstm_round_up_to_multiple_of": 8, "ffn_round_up_to_multiple_of": 8, "tie_word_embeddings": False,
+        "vocab_size": 97, "embedding_dim": 64, "hidden_size": 64, "num_hidden_layers": 2, "num_heads": 4, "chunk_size": 16,
+        "qk_dim_factor": 1.0, "tie_word_embeddings": False,
     },
     "xmod": {"default_language": "en_XX"},
     "dbrx": {
@@ -81,6 +81,9 @@ PECULIAR: dict[str, dict[str, Any]] = {
 BARE = ("xlstm",)
 """Types whose options stand alone, since sizes that fit their names do not fit each other."""
 
+_ASSISTANT = "it drafts for a target of its family and reads the keys and values of that; it does not run alone"
+NOT_ALONE = {"gemma4_assistant": _ASSISTANT, "gemma4_unified_assistant": _ASSISTANT}
+"""Types that are no language models by themselves, and why."""
 _LONG = {
     "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "factor": 8.0,
     "original_max_position_embeddings": 310,
