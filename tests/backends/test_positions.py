@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 import draftgraph as dg
 from draftgraph.backends.base import Feed
@@ -117,3 +117,14 @@ def test_other_threads_and_later_calls_read_the_model_as_it_is() -> None:
         assert not torch.equal(lm(ids).logits, expected)
     call()
     assert all(torch.equal(each, expected) for each in seen)
+
+
+def test_decoders_of_speech_end_at_their_table_of_positions() -> None:
+    options = {name: value for name, value in DECODER.items() if name != "tie_word_embeddings"}
+    lm = tiny_lm("whisper", max_target_positions=60, max_source_positions=60, tie_word_embeddings=False, **options)
+    lm.generation_config = GenerationConfig()
+    del lm.config.max_position_embeddings  # real configurations have none
+    engine = dg.Engine.from_pretrained(lm, draft_model=perturbed(lm, 0.05), budget=12)
+    result = engine.generate(PROMPT[:30], max_new_tokens=100)
+    assert (result.finish_reason, len(result.token_ids)) == ("length", 30)
+    assert result.token_ids == plain(lm, PROMPT[:30], 30)

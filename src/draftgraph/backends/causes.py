@@ -13,7 +13,7 @@ _BY_MODEL_TYPE = {
     "dory": "it runs layers in loops that read the cache past its interface",
     "cpmant": "it computes positions and segments of the whole text in every pass",
     **dict.fromkeys(
-        ("openai-gpt", "reformer", "xlm", "xlnet", "prophetnet", "whisper", "trocr", "speech_to_text_2"), _OWN_INTERFACE
+        ("openai-gpt", "reformer", "xlm", "xlnet", "prophetnet"), _OWN_INTERFACE
     ),
 }
 """Classes that are known to fail the probe."""

@@ -15,6 +15,8 @@ from draftgraph.errors import first_line
 
 COMPUTED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Types that torch's own layers compute in."""
+_WINDOWS = ("max_position_embeddings", "max_seq_len", "max_target_positions")
+"""Fields of configurations that may name the context window."""
 _MOST_READ = ("keep_window_size", "index_topk")
 """Fields of configurations whose layers read so many tokens at most, those that score highest."""
 
@@ -34,8 +36,8 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
 def context_window(model: PreTrainedModel) -> int | None:
     """Tokens that the model can read at most; None if it does not say."""
     config = model.config.get_text_config(decoder=True)
-    window = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
-    return int(window) if window else None
+    windows = (getattr(config, name, None) for name in _WINDOWS)
+    return next((int(window) for window in windows if window), None)
 
 
 def decoder_only(config: PretrainedConfig, name: str) -> Check:
