@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import draftgraph as dg
 from draftgraph import errors
+from draftgraph.engine.requests import make_course
 from draftgraph.structures import Tree
 from draftgraph.verification.base import Accepts
 from draftgraph.verification.layer import LayerRule
@@ -531,9 +532,9 @@ def test_several_engines_on_one_model(engine: dg.Engine) -> None:
 
 def test_noise_of_past_positions_is_forgotten(engine: dg.Engine) -> None:
     agreeing = dg.Engine.from_pretrained(TARGET(), draft_model=DRAFTER(), rule="agree", budget=4)
-    request = agreeing._request(PROMPT, dg.SamplingParams(max_new_tokens=60, temperature=1.0))
-    for _ in agreeing._run(request):
-        assert len(request.noise._positions) < 16
+    course = make_course(agreeing, PROMPT, dg.SamplingParams(max_new_tokens=60, temperature=1.0))
+    for _ in course.alone():
+        assert len(course.request.noise._positions) < 16
 
 
 def test_errors_are_one_family() -> None:

@@ -185,6 +185,28 @@ def test_a_small_drafter_and_a_big_one():
     assert "times more" in checks.sizes(small, target).found
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it can run there")
+def test_a_backend_that_cannot_run_here_fails_as_in_an_engine(pair):
+    checkup = check_up(*pair, backend="cuda_graphs")
+    check = found(checkup, "target", "backend")
+    assert (check.outcome, checkup.ok) == ("fail", False)
+    with pytest.raises(DraftgraphError) as raised:
+        dg.Engine.from_pretrained(pair[0], backend="cuda_graphs")
+    assert str(raised.value) == check.found
+
+
+def test_quantised_weights_are_checked_and_handed_on(pair):
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    checkup = check_up(*pair, weights="int8")
+    assert checkup.ok, checkup.to_dict()
+    assert found(checkup, "target", "backend").found == "openvino: weights='int8' was asked for"
+    assert "int8 weights make another model" in found(checkup, "target", "precision").found
+    target, drafter = checkup.pair().backends
+    assert "int8" in target.fingerprint
+    assert "int8" in drafter.fingerprint
+
+
 def test_more_threads_than_cores_are_warned_about(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: checks.cores() + 1)
     assert checks.threads().advice == f"write --threads {checks.cores()}"
