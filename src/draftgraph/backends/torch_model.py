@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -38,6 +39,8 @@ from draftgraph.errors import LogitsError, ModelError, OptionError
 MOST_ROWS, MOST_ROWS_OF_GPU = 256, 1024
 """Rows per pass while a long prompt is read, which bound the mask's memory and how long others wait. More are no faster on a
 CPU: 7.3 s for 2048 tokens of SmolLM2 with 256, 7.4 s with 1024."""
+_KEPT = "logits_to_keep"
+"""The argument that names the rows whose logits are computed; some older models compute all."""
 
 
 class TorchModel:
@@ -76,6 +79,7 @@ class TorchModel:
         self.cache = CellPool(self.config.num_hidden_layers)
         if self.device.type != "cpu":
             self.most_rows = MOST_ROWS_OF_GPU
+        self._selects = _KEPT in inspect.signature(self.model.forward).parameters
         self.cache_argument = cache_argument(inside.called.forward, self.model.forward)
 
     @property
@@ -151,8 +155,11 @@ class TorchModel:
         """Logits f[b, rows, V] of one forward of the model, uncompiled: as many numbers of rows would be compiled apart."""
         module = self.called
         run = module if module._compiled_call_impl is None else module._call_impl
+        kept = None if self._selects else inputs.pop(_KEPT, None)
         logits: torch.Tensor = run(**inputs).logits  # type: ignore[no-untyped-call]
-        return logits
+        if kept is None:
+            return logits
+        return logits[:, -kept:] if isinstance(kept, int) else logits[:, kept]
 
     def refuse_training(self) -> None:
         """Raise ModelError if dropout would make every pass another law."""
