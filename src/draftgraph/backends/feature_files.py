@@ -12,17 +12,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import safetensors.torch
 import torch
-from transformers import PreTrainedModel
 
 from draftgraph import strictjson
 from draftgraph.backends.features import FeatureNet, FeatureShape, parameters_of
 from draftgraph.backends.taps import PREFIX
 from draftgraph.errors import ModelError, PairError, first_line
 from draftgraph.files import BrokenFileError, read_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 KIND, VERSION = "draftgraph-features", 1
 CONFIG, WEIGHTS, TOKENS = "config.json", "model.safetensors", "tokens"

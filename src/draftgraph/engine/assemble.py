@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
 
 from draftgraph.backends.base import CausalLM, Feed
 from draftgraph.backends.choice import Loaded, Loading, load_backend
@@ -24,6 +23,9 @@ from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
 from draftgraph.engine.config import Config
 from draftgraph.errors import OptionError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def with_drafter(config: Config, draft_model: bool) -> Config:

@@ -9,10 +9,10 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig
 
 from draftgraph.backends.base import CausalLM
 from draftgraph.backends.choice import Loading, load_backend
@@ -48,6 +48,9 @@ from draftgraph.sampling.generation_config import fields_of
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.sampling.rng import Noise, fresh_seed
 from draftgraph.sampling.warp import Warper
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Engine:
