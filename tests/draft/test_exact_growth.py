@@ -46,6 +46,7 @@ from draftgraph.lab.prove.law import (
     random_tables,
     total_variation,
 )
+from draftgraph.request.result import Event
 from draftgraph.request.state import Request, Strategy
 from draftgraph.request.text import Detokenizer
 from draftgraph.sampling.params import SamplingParams
@@ -359,7 +360,8 @@ def decoded(
 
     for _ in range(count):
         if request.finish_reason is None:
-            decode_round([request], drafter, target, [bounds(request)])
+            (happened,) = decode_round([request], drafter, target, [bounds(request)])
+            assert isinstance(happened, Event), happened
             seen = drafter.overlap(request)
             if seen is not None and seen.mean < switch:
                 request.choice = replace(choice, sampled=False)

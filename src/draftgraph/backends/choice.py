@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PretrainedConfig
 
 from draftgraph.backends.base import CausalLM
 from draftgraph.backends.cuda_graphs import on_gpu
+from draftgraph.backends.ends import Ends, ends_of
 from draftgraph.backends.hub import kept, locate
 from draftgraph.backends.load import Source, load_model, read_config
 from draftgraph.backends.openvino import load as openvino
@@ -38,7 +39,7 @@ class Loading:
 
     trusted     whether code that comes with them may run.
     taps        hidden states of the target that will be asked for.
-    embeddings  whether a drafter uses the target's embeddings.
+    ends        whether a drafter borrows the target's embeddings and head.
     weights     what they are quantised to, "int8" or "int4"; None: as they are stored.
     """
 
@@ -47,7 +48,7 @@ class Loading:
     trusted: bool = False
     backend: str = AUTO
     taps: tuple[str, ...] = ()
-    embeddings: bool = False
+    ends: bool = False
     weights: str | None = None
 
     def __post_init__(self) -> None:
@@ -65,6 +66,7 @@ class Loaded:
 
     reason  why it runs on this backend, in words.
     inside  the transformers model, where that is what runs.
+    ends    embeddings and head, where they were asked for.
     """
 
     model: CausalLM
@@ -72,6 +74,7 @@ class Loaded:
     generation_config: GenerationConfig
     reason: str
     inside: PreTrainedModel | None = None
+    ends: Ends | None = None
 
 
 def load_backend(
@@ -124,8 +127,6 @@ def _not_tried(source: Source, loading: Loading) -> str:
         return merged
     if not is_installed():
         return "OpenVINO, which is faster on a CPU, is not installed; pip install 'draftgraph[openvino]'"
-    if loading.embeddings:
-        return "the drafter uses the target's embeddings, which torch gives"
     if loading.trusted:
         return "the model may bring code of its own"
     if loading.device not in (None, "cpu") or (loading.device is None and torch.cuda.is_available()):
@@ -154,10 +155,15 @@ def _quantised(source: Source, loading: Loading, reason: str) -> Loaded:
 def _on_openvino(source: Source, loading: Loading, reason: str) -> Loaded:
     if isinstance(source, torch.nn.Module):
         model, said = openvino.from_loaded(source, loading.dtype, loading.device, loading.taps, loading.weights)
-        return Loaded(model, said.config, said.generation_config, reason)
+        return Loaded(model, said.config, said.generation_config, reason, ends=_ends(source, loading))
     model = openvino.from_folder(source, loading.dtype, loading.device, loading.taps, loading.weights)
     config = read_config(source)
-    return Loaded(model, config, _generation_config(locate(source).name, config), reason)
+    own = _generation_config(locate(source).name, config)
+    return Loaded(model, config, own, reason, ends=_ends(source, loading))
+
+
+def _ends(source: Source, loading: Loading) -> Ends | None:
+    return ends_of(source) if loading.ends else None
 
 
 def _on_torch(source: Source, loading: Loading, reason: str, probed: torch.nn.Module | None) -> Loaded:
@@ -165,7 +171,8 @@ def _on_torch(source: Source, loading: Loading, reason: str, probed: torch.nn.Mo
     model = make(load_model(source, loading.dtype, loading.device, loading.trusted))
     if model.model is not probed:
         probe(model)
-    return Loaded(model, model.model.config, model.model.generation_config, reason, model.model)
+    inside = model.model
+    return Loaded(model, inside.config, inside.generation_config, reason, inside, inside)
 
 
 def _generation_config(name: str, config: PretrainedConfig) -> GenerationConfig:

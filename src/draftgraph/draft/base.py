@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from draftgraph.backends.base import CausalLM
+from draftgraph.backends.base import CacheHandle, CausalLM
 from draftgraph.draft.structures.base import Structure
 from draftgraph.draft.structures.own import Own
 from draftgraph.draft.terms import Draft, Limits, Overlap
@@ -31,6 +31,7 @@ class Drafter(ABC):
     identity   names it in tables of costs, which are then kept between processes. None: it is timed once per engine.
     heeds_prices  True: it leaves out slots below `limits.floor` and passes below `limits.price_pass(…)`, so that the automatic
                budget may leave the number of nodes to it.
+    depths     tokens that its drafts may be deep, along one path with leaves beside it; None: of any depth and shape.
     trusted    True leaves out the checks of every law that it states. The prover is the better place for them.
 
     What a drafter keeps of one request belongs into `request.drafting`, which is its own. An engine may serve several requests
@@ -44,11 +45,16 @@ class Drafter(ABC):
     edges: Sequence[str] = ()
     identity: str | None = None
     heeds_prices: bool = False
+    depths: int | None = None
     trusted: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
         return type(self).__name__
+
+    def copies(self, structure: Structure) -> bool:
+        """Whether drafts of this structure hold copies along edges."""
+        return bool(self.edges)
 
     def prefill(self, request: Request, limits: Limits) -> bool:
         """Read one piece of a text that is too long for one pass, if the next draft needs it. Whether there was one.
@@ -71,6 +77,10 @@ class Drafter(ABC):
 
     def begin(self, request: Request) -> None:  # noqa: B027
         """A request begins; its prompt is `request.tokens`."""
+
+    def cached(self, request: Request) -> CacheHandle | None:
+        """What `model` has cached of a request, for `CausalLM.share`; None if nothing can be shared."""
+        return None
 
     def read(self, request: Request, taps: Mapping[str, torch.Tensor], path: Sequence[int]) -> None:  # noqa: B027
         """The target has read rows of the request: after every pass, pieces of a long text included, before `observe`.

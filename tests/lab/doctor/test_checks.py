@@ -131,8 +131,8 @@ def test_without_tokenizers_only_sizes_are_compared(tmp_path):
 
 RULE_OF = {
     "rwkv": "cache rolls back",
-    "bart": "honours masks and positions",
-    "roberta": "honours masks and positions",
+    "openai-gpt": "honours masks and positions",
+    "moshi": "honours masks and positions",
 }
 
 
