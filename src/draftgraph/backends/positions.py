@@ -12,12 +12,15 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 
 from draftgraph.backends.cache_argument import CACHE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _POSITIONS = "position_ids"
 

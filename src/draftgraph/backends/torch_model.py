@@ -8,12 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import proxy, ref
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from draftgraph.backends.alibi import biased, biased_layers
 from draftgraph.backends.arithmetic import OwnArithmetic, rounding, rows_alone
@@ -35,6 +34,9 @@ from draftgraph.backends.support import context_window, in_training, refuse_unsu
 from draftgraph.backends.taps import tapped
 from draftgraph.backends.wrapped import opened
 from draftgraph.errors import LogitsError, ModelError, OptionError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MOST_ROWS, MOST_ROWS_OF_GPU = 256, 1024
 """Rows per pass while a long prompt is read, which bound the mask's memory and how long others wait. More are no faster on a
@@ -334,4 +336,4 @@ class TorchModel:
             self.cache.release()
 
     def hold_weakly(self) -> None:
-        self.model = cast(PreTrainedModel, proxy(self.model))
+        self.model = cast("PreTrainedModel", proxy(self.model))
