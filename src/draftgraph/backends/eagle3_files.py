@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, LlamaConfig, PretrainedConfig
 
-from draftgraph.backends.checkpoint import CONFIG, Weights, fill, read_weights, refuse_shape
+from draftgraph.backends.checkpoint import CONFIG, Rules, Weights, fill, read_weights, refuse_shape
 from draftgraph.backends.ends import Ends
 from draftgraph.backends.feature_model import FeatureModel
 from draftgraph.backends.features import FeatureShape, part_of_head
@@ -87,6 +87,46 @@ class Eagle3Layout:
         fill(file, _tensors(net), weights, "config.json")
         net = net.to(target.device, target.dtype).eval().requires_grad_(False)
         return FeatureModel(net, tokens.to(target.device), embeddings)
+
+    def rules(self, folder: Path, said: Mapping[str, Any], target: Ends) -> Rules:
+        """What must hold of the folder and its target."""
+        config = target.config.get_text_config(decoder=True)
+
+        def width() -> str:
+            weights = _own_names(read_weights(folder)[1])
+            count = len(self.taps(folder, said, config.num_hidden_layers))
+            refuse_other_width(folder, weights.get("fc.weight"), count, config.hidden_size)
+            return f"{count} hidden states of size {config.hidden_size}"
+
+        def maps() -> str:
+            file, weights = read_weights(folder)
+            tokens = head_tokens(file, _own_names(weights), _said(folder, said).tokens, config.vocab_size)
+            return f"{len(tokens)} of the target's {config.vocab_size} tokens are drafted"
+
+        return {
+            "configuration": lambda: f"{self.name}, {_said(folder, said).tokens} entries of the head",
+            "same vocabulary": lambda: same_vocabulary(folder, _said(folder, said).block.vocab_size, config.vocab_size),
+            "same class of target": lambda: same_class(folder, said, target),
+            "hidden states": lambda: ", ".join(self.taps(folder, said, config.num_hidden_layers)),
+            "same width": width,
+            "token maps": maps,
+            "weights": lambda: complete(self.read(folder, said, target).net),
+        }
+
+
+def same_vocabulary(folder: Path, own: int, targets: int) -> str:
+    refuse_other_vocabulary(folder, own, targets)
+    return f"{own} tokens"
+
+
+def same_class(folder: Path, said: Mapping[str, Any], target: Ends) -> str:
+    refuse_other_class(folder, said, target)
+    named = _verifier(said).get("architectures")
+    return ", ".join(map(str, named)) if named else "the folder does not name its target"
+
+
+def complete(net: torch.nn.Module) -> str:
+    return f"{sum(weight.numel() for weight in net.parameters()):,} parameters, complete and finite"
 
 
 def _said(folder: Path, said: Mapping[str, Any]) -> Said:
@@ -184,13 +224,20 @@ def refuse_other_vocabulary(folder: Path, own: int, targets: int) -> None:
 
 def refuse_other_class(folder: Path, said: Mapping[str, Any], target: Ends) -> None:
     """Raise PairError if the folder names the class of its target, and this one is of another."""
-    verifier = (said.get("speculators_config") or {}).get("verifier") or {}
+    verifier = _verifier(said)
     named, given = verifier.get("architectures"), getattr(target.config, "architectures", None)
     if named and given and not set(named) & set(given):
         raise PairError(
             f"the drafter in {folder} was trained for another target, {verifier.get('name_or_path')!r} of class "
             f"{', '.join(map(str, named))}; the target is a {', '.join(given)}; {_TRAIN}"
         )
+
+
+def _verifier(said: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a folder says of its target."""
+    outer = said.get("speculators_config")
+    inner = outer.get("verifier") if isinstance(outer, Mapping) else None
+    return inner if isinstance(inner, Mapping) else {}
 
 
 def refuse_other_width(folder: Path, fc: torch.Tensor | None, taps: int, width: int) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from draftgraph.backends.choice import Loading, off_torch
 from draftgraph.backends.load import eos_ids, load_model, read_config, read_tokenizer, same_tokens
 from draftgraph.backends.probe import honours_masks
 from draftgraph.backends.support import decoder_only, support
+from draftgraph.backends.trained import Trained, find_trained
 from draftgraph.engine.assemble import make_backend
 from draftgraph.errors import DraftgraphError
 from draftgraph.lab.pair import WINDOW, Pair
@@ -36,6 +37,7 @@ class Side:
 
     made_of  what engines are made of: the loaded model, or its folder where another backend than torch runs it.
     backend  which is then held here, so that engines share it.
+    trained  the drafter, if it is a trained one, which reads the target's hidden states.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Side:
     checks: list[Check] = field(default_factory=list)
     made_of: Any | None = None
     backend: CausalLM | None = None
+    trained: Trained | None = None
 
     @property
     def vocab(self) -> Any | None:
@@ -91,7 +94,6 @@ class Checkup:
         """The loaded pair; only if it is `ok` and has a drafter."""
         assert self.target.model is not None
         assert self.drafter is not None
-        assert self.drafter.model is not None
         windows = [side.window for side in (self.target, self.drafter) if side.window]
         vocab = make_backend(self.target.model).vocab_size
         return Pair(
@@ -128,13 +130,45 @@ def check_up(
     """
     loading = Loading(dtype, device, trusted, backend)
     sides = [Side("target", target)] + ([] if drafter is None else [Side("drafter", drafter)])
+    ours, theirs = sides[0], sides[1] if drafter is not None else None
+    if theirs is not None:
+        _find_trained(theirs)
     for side in sides:
         tell(f"checking the {side.name}")
-        _check_side(side, loading)
-    ours, theirs = sides[0], sides[1] if drafter is not None else None
-    checks = [] if theirs is None else _check_pair(ours, theirs)
+        if side.trained is not None:
+            _check_trained(side.trained, side, ours)
+        elif not any(check.failed for check in side.checks):
+            _check_side(side, loading if theirs is None else _with_taps(loading, side, theirs.trained))
+    checks = [] if theirs is None or theirs.trained is not None else _check_pair(ours, theirs)
     options = {"dtype": dtype, "device": device, "backend": backend}
     return Checkup(ours, theirs, [*checks, threads()], {} if trusted else options)
+
+
+def _find_trained(side: Side) -> None:
+    """Note whether a drafter is a trained one."""
+    try:
+        side.trained = find_trained(side.source)
+    except DraftgraphError as error:
+        side.checks.append(Check("configuration", "fail", str(error), error=type(error)))
+
+
+def _check_trained(trained: Trained, side: Side, target: Side) -> None:
+    side.made_of = side.source
+    if target.model is None:
+        side.checks.append(Check("configuration", "not checked", "the target could not be loaded"))
+    else:
+        side.checks += trained.checks(target.model)
+
+
+def _with_taps(loading: Loading, side: Side, trained: Trained | None) -> Loading:
+    """How a target is loaded, so that it gives its trained drafter what that reads."""
+    if trained is None:
+        return loading
+    try:
+        layers = read_config(side.source, loading.trusted).get_text_config(decoder=True).num_hidden_layers
+        return replace(loading, taps=tuple(dict.fromkeys(trained.taps(layers))))
+    except DraftgraphError:
+        return loading  # the checks say why
 
 
 def _check_side(side: Side, loading: Loading) -> None:
