@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,9 +20,10 @@ from draftgraph.backends.choice import Loading, off_torch
 from draftgraph.backends.load import eos_ids, load_model, read_config, read_tokenizer, same_tokens
 from draftgraph.backends.probe import honours_masks
 from draftgraph.backends.support import decoder_only, support
-from draftgraph.backends.trained import Trained, find_trained
+from draftgraph.backends.trained import Trained
 from draftgraph.engine.assemble import make_backend
 from draftgraph.errors import DraftgraphError
+from draftgraph.lab.doctor.trained_checks import checks_beside, trained_of, with_taps
 from draftgraph.lab.pair import WINDOW, Pair
 
 SMALL_ENOUGH = 4.0
@@ -132,43 +133,16 @@ def check_up(
     sides = [Side("target", target)] + ([] if drafter is None else [Side("drafter", drafter)])
     ours, theirs = sides[0], sides[1] if drafter is not None else None
     if theirs is not None:
-        _find_trained(theirs)
+        theirs.trained, theirs.checks = trained_of(theirs.source)
     for side in sides:
         tell(f"checking the {side.name}")
         if side.trained is not None:
-            _check_trained(side.trained, side, ours)
-        elif not any(check.failed for check in side.checks):
-            _check_side(side, loading if theirs is None else _with_taps(loading, side, theirs.trained))
+            side.made_of, side.checks = side.source, checks_beside(side.trained, ours.model)
+        elif not side.checks:
+            _check_side(side, loading if theirs is None else with_taps(loading, side.source, theirs.trained))
     checks = [] if theirs is None or theirs.trained is not None else _check_pair(ours, theirs)
     options = {"dtype": dtype, "device": device, "backend": backend}
     return Checkup(ours, theirs, [*checks, threads()], {} if trusted else options)
-
-
-def _find_trained(side: Side) -> None:
-    """Note whether a drafter is a trained one."""
-    try:
-        side.trained = find_trained(side.source)
-    except DraftgraphError as error:
-        side.checks.append(Check("configuration", "fail", str(error), error=type(error)))
-
-
-def _check_trained(trained: Trained, side: Side, target: Side) -> None:
-    side.made_of = side.source
-    if target.model is None:
-        side.checks.append(Check("configuration", "not checked", "the target could not be loaded"))
-    else:
-        side.checks += trained.checks(target.model)
-
-
-def _with_taps(loading: Loading, side: Side, trained: Trained | None) -> Loading:
-    """How a target is loaded, so that it gives its trained drafter what that reads."""
-    if trained is None:
-        return loading
-    try:
-        layers = read_config(side.source, loading.trusted).get_text_config(decoder=True).num_hidden_layers
-        return replace(loading, taps=tuple(dict.fromkeys(trained.taps(layers))))
-    except DraftgraphError:
-        return loading  # the checks say why
 
 
 def _check_side(side: Side, loading: Loading) -> None:
