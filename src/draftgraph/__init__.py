@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from draftgraph.draft.terms import Draft
     from draftgraph.engine.config import Config
     from draftgraph.engine.engine import Engine
+    from draftgraph.engine.serving import Serving
     from draftgraph.integrations.transformers_generate import custom_generate
     from draftgraph.lab.prove.prover import prove
     from draftgraph.request.result import Event, Result
+    from draftgraph.sampling.grammar import Grammar, Matcher
     from draftgraph.sampling.params import SamplingParams
     from draftgraph.types import ROOT, Outcome, TokenTree, Verdict
     from draftgraph.verification.base import Accepts, Rule
@@ -38,10 +40,13 @@ __all__ = [
     "DraftgraphError",
     "Engine",
     "Event",
+    "Grammar",
+    "Matcher",
     "Outcome",
     "Result",
     "Rule",
     "SamplingParams",
+    "Serving",
     "TokenTree",
     "Verdict",
     "custom_generate",
@@ -60,10 +65,13 @@ _HOMES = {
     "Drafter": "draft.base",
     "Engine": "engine.engine",
     "Event": "request.result",
+    "Grammar": "sampling.grammar",
+    "Matcher": "sampling.grammar",
     "Outcome": "types",
     "Result": "request.result",
     "Rule": "verification.base",
     "SamplingParams": "sampling.params",
+    "Serving": "engine.serving",
     "TokenTree": "types",
     "Verdict": "types",
     "custom_generate": "integrations.transformers_generate",

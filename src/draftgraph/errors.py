@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+Done = TypeVar("Done")
 
 
 class DraftgraphError(Exception):
     """Base of every error raised on purpose.
 
     `partial` holds what a request had produced when the error struck (None before the first round),
-    so that nothing already generated is lost; `finished` holds the results of a batch's requests that had ended before.
+    so that nothing already generated is lost. For requests of one call, `partial` is that of the request that failed,
+    `finished` holds the results of those before it, and `results` those of all, in order. The others go on to their end
+    before the error is raised; an interrupt ends all of them, and the `finish_reason` of unfinished ones is None.
     """
 
     partial: Any = None
     finished: Sequence[Any] = ()
+    results: Sequence[Any] = ()
 
 
 class OptionError(DraftgraphError, ValueError):
@@ -33,6 +38,10 @@ class PairError(DraftgraphError, ValueError):
 
 class ModelError(DraftgraphError):
     """The model cannot be used: missing or corrupt files, a cache that cannot roll back, ignored masks."""
+
+
+class QueueFullError(DraftgraphError, RuntimeError):
+    """So many requests are waiting that another one is refused; it may be asked again later."""
 
 
 class DraftError(DraftgraphError, ValueError):
@@ -74,6 +83,14 @@ def require(held: bool, name: str, value: object, possible: str) -> None:
     """Refuse an option's value. Raises OptionError unless `held`."""
     if not held:
         raise OptionError(f"{name}={brief(value)} is not possible; write {possible}")
+
+
+def attempt(act: Callable[..., Done], *given: Any) -> Done | Exception:
+    """What `act(*given)` returns, or the error that it raises. Interrupts go on."""
+    try:
+        return act(*given)
+    except Exception as error:
+        return error
 
 
 def first_line(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from draftgraph.backends.recurrent_model import MOST_REPLAYED, RecurrentModel
 from draftgraph.backends.states import RowsLayer, StateCache, StateHandle
 from draftgraph.budget.limits import Windows, limits
 from draftgraph.draft.base import Drafter
+from draftgraph.engine.requests import make_course
 from draftgraph.engine.round import decode_round
 from draftgraph.errors import DraftError, ModelError, OptionError
 from draftgraph.request.state import Request
@@ -107,7 +108,7 @@ def test_states_alone_are_not_enough_and_rows_are_not_either(monkeypatch: pytest
 
 
 def begun(engine: dg.Engine, prompt: list[int]) -> Request:
-    request = engine._request(prompt, dg.SamplingParams(max_new_tokens=NEW))
+    request = make_course(engine, prompt, dg.SamplingParams(max_new_tokens=NEW)).request
     request.text = engine.target.open(64)
     engine.drafter.begin(request)
     return request

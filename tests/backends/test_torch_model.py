@@ -16,6 +16,7 @@ from draftgraph.backends.cache_argument import CACHE
 from draftgraph.backends.probe import probe
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.budget.limits import Windows, limits
+from draftgraph.engine.requests import make_course
 from draftgraph.engine.round import decode_round
 from draftgraph.errors import LogitsError, ModelError
 from draftgraph.request.state import Request
@@ -190,7 +191,7 @@ def test_rounds_of_several_requests(temperature: float, drafting: str) -> None:
     params = [dg.SamplingParams(max_new_tokens=n, temperature=temperature, seed=n) for n in (9, 17, 13)]
     prompts = [PROMPT, [2, 3, 2, 3], [7]]
     alone = [engine.generate(prompt, its).token_ids for prompt, its in zip(prompts, params, strict=True)]
-    requests = [engine._request(prompt, its) for prompt, its in zip(prompts, params, strict=True)]
+    requests = [make_course(engine, prompt, its).request for prompt, its in zip(prompts, params, strict=True)]
     asked = engine.config.budget, engine.config.num_speculative_tokens
     bounds = partial(limits, *asked, windows=Windows.of(engine.target, engine.drafter))
     for request in requests:

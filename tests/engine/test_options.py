@@ -51,7 +51,7 @@ def test_the_same_options_in_every_form(asked: dict[str, Any]) -> None:
         ({"temprature": 1}, "Did you mean 'temperature'"),
         ({"max_tokens": 5}, "write max_new_tokens"),
         ({"do_sample": True}, "write temperature"),
-        ({"budget": 5}, r"budget belongs to the engine; write Engine.from_pretrained\(..., budget=...\)"),
+        ({"edges": ()}, r"edges belongs to the engine; write Engine.from_pretrained\(..., edges=...\)"),
         ({"params": {"temprature": 1}}, "Did you mean 'temperature'"),
         ({"params": {5: 1}}, "params has the key 5"),
         ({"params": "greedy"}, "params='greedy' is not possible; write a SamplingParams"),

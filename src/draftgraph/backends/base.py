@@ -50,6 +50,11 @@ class CacheHandle:
         if count > 0:
             self.slots, self.forgotten = self.slots[count:], before
 
+    def take_back(self, length: int, nodes: int) -> None:
+        """Let go of what was entered since the text had `length` tokens and the round `nodes` nodes."""
+        del self.nodes[nodes:]
+        self.slots = self.slots[: max(0, length - self.forgotten)]
+
     def cells(self) -> npt.NDArray[np.int64]:
         """i64[length + nodes] all slots that the request holds; may be asked by any thread."""
         nodes = self.nodes  # read before `slots`: whoever moves a slot from here to there writes in the other order
@@ -117,13 +122,16 @@ class CausalLM(Protocol):
                     No draft may reach over it. None if there is one way only.
     landmarks       lengths of text beyond which some layer begins to read otherwise: windows, chunks, the switch.
     branches        whether drafts may branch; False: all are chains, since a recurrent state reads one path.
+    joins           whether requests share passes; False: one pass has rows of one request.
     numerics        what the width of a pass does to its logits: `EXACT`, `NEAR_TIES` or `BITWISE`.
     fingerprint     tells its costs from those of other models: a hash of its weights, and how it computes.
+    cell_bytes      memory that a cached token takes, in bytes; 0 if it cannot be told.
     """
 
     name: ClassVar[str]
     most_rows: int
     sizes: ClassVar[Sequence[int]]
+    joins: ClassVar[bool]
 
     @property
     def branches(self) -> bool: ...
@@ -146,6 +154,8 @@ class CausalLM(Protocol):
     def landmarks(self) -> Sequence[int]: ...
     @property
     def numerics(self) -> str: ...
+    @property
+    def cell_bytes(self) -> int: ...
 
     def bitwise(self) -> CausalLM:
         """The same model in passes whose rows do not depend on what is read beside them, not by a bit.
@@ -162,6 +172,17 @@ class CausalLM(Protocol):
         """Begin a request that will soon cache `capacity` tokens: its prompt and a first draft."""
         ...
 
+    def share(self, text: CacheHandle, other: CacheHandle, count: int) -> int:
+        """Let a text that has nothing cached begin with what another text has cached: its first `count` tokens at most.
+
+        To be called after `expect`, between rounds of the other text, where both texts begin with these tokens. The memory is
+        free once neither of them holds it; nobody writes to it any more.
+
+        Returns how many tokens need not be read. 0 where the model cannot tell them apart from tokens that it has read for this
+        text: recurrent states, forgotten tokens, features of another model, rows that must agree bit for bit.
+        """
+        ...
+
     def expect(self, text: CacheHandle, length: int) -> None:
         """Say how many committed tokens the text has now, cached or not; to be called before they are read.
 
@@ -171,6 +192,9 @@ class CausalLM(Protocol):
 
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
         """One pass over the rows of all requests; logits and taps of each.
+
+        A pass that raises has entered nothing into any text, so that it may be repeated; without `joins`, the text that it was
+        about is empty.
 
         taps  names of hidden states: "hidden:0" is what the first layer reads, "hidden:i" what layer i has put out, and
               the last one, after the final norm, is what the head reads.
@@ -183,7 +207,8 @@ class CausalLM(Protocol):
     def plain(self, ids: torch.Tensor, count: int) -> torch.Tensor:
         """The last `count` rows of logits, f[b, count, V], of one forward over whole texts i64[b, n].
 
-        No cache, no masks, no positions: a second way to the same rows, which passes are checked against.
+        No cache, no masks, no positions where the model numbers them as `generate` does: a second way to the same rows, which
+        passes are checked against.
         """
         ...
 

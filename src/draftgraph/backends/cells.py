@@ -94,6 +94,12 @@ class CellPool(Cache):  # type: ignore[misc]
         return [handle for ref in self._handles.valuerefs() if (handle := ref()) is not None]
 
     @property
+    def cell_bytes(self) -> int:
+        """Bytes of one cell in all layers; 0 before the first pass."""
+        held = [tensor for layer in self.memory.tensors for tensor in layer if tensor is not None]
+        return sum(tensor.shape[1] * tensor.shape[3] * tensor.itemsize for tensor in held)
+
+    @property
     def _used(self) -> set[int]:
         """The cells in use."""
         return {cell for handle in self.handles for cell in handle.cells().tolist()}
@@ -109,8 +115,18 @@ class CellPool(Cache):  # type: ignore[misc]
         free[used] = False
         found: list[int] = free.nonzero()[0][:count].tolist()
         self.high = max(end, found[-1] + 1)
-        self._fit(max(self.high, sum(max(room, len(cells)) for room, cells in held)))
+        taken = end - int(np.count_nonzero(free[:end]))
+        self._fit(max(self.high, taken + sum(max(0, room - len(cells)) for room, cells in held)))
         return found
+
+    def share(self, handle: CacheHandle, other: CacheHandle, count: int) -> int:
+        """Let a handle name the first `count` cells of another one too. Returns how many there are."""
+        self._handles[id(handle)] = handle
+        handle.slots = other.slots[:count]
+        self.memory = Memory(self.memory.tensors)  # see `begin`
+        if not len(other.slots):  # it was closed by another thread, which may have dropped the memory
+            handle.clear()
+        return len(handle.slots)
 
     def _fit(self, needed: int) -> None:
         """Grow by half at least, so that growing stays rare; halve what is mostly empty, down to KEPT_CELLS."""
@@ -145,3 +161,11 @@ class CellPool(Cache):  # type: ignore[misc]
         if not any(len(handle.cells()) for handle in self.handles):
             self.capacity = 0
             self.memory = Memory([[None, None] for _ in self.layers])
+
+
+def cell_numbers(config: Any) -> int:
+    """Numbers that a token takes in keys and values of all layers, as a configuration says."""
+    queries = getattr(config, "num_attention_heads", None) or 1
+    heads = getattr(config, "num_key_value_heads", None) or queries
+    width = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // queries
+    return 2 * int(config.num_hidden_layers) * int(heads) * int(width)

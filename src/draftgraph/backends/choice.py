@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,15 +73,20 @@ class Loaded:
     ends: Ends | None = None
 
 
-def load_backend(source: Source, loading: Loading, probed: torch.nn.Module | None = None) -> Loaded:
+def load_backend(
+    source: Source,
+    loading: Loading,
+    probed: torch.nn.Module | None = None,
+    loaded: torch.nn.Module | None = None,
+) -> Loaded:
     """A model that is ready to run, checked against plain forwards.
 
-    probed  a transformers model that was checked already.
+    probed  a transformers model that was checked already. loaded  what torch would load from the source, if it is there.
 
     Raises ModelError for what cannot be loaded or run exactly, and OptionError for an impossible dtype or device.
     """
     faster, reason = off_torch(source, loading)
-    return _on_torch(source, loading, reason, probed) if faster is None else faster
+    return _on_torch(source if loaded is None else loaded, loading, reason, probed) if faster is None else faster
 
 
 def off_torch(source: Source, loading: Loading) -> tuple[Loaded | None, str]:
@@ -129,8 +133,6 @@ def _not_tried(source: Source, loading: Loading) -> str:
 def _made_by_torch(source: Source) -> str:
     """Why the weights of a folder or file are not those that would run, empty if they are."""
     place = locate(source) if isinstance(source, str | Path) and source else None
-    if place is not None and place.gguf is not None:
-        return "torch dequantises GGUF files"
     return "torch merges adapters" if place is not None and place.base is not None else ""
 
 
@@ -152,7 +154,7 @@ def _on_openvino(source: Source, loading: Loading, reason: str) -> Loaded:
         return Loaded(model, said.config, said.generation_config, reason, ends=_ends(source, loading))
     model = openvino.from_folder(source, loading.dtype, loading.device, loading.taps, loading.weights)
     config = read_config(source)
-    own = _generation_config(os.fspath(source), config)
+    own = _generation_config(locate(source).name, config)
     return Loaded(model, config, own, reason, ends=_ends(source, loading))
 
 

@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 import torch
 
 from draftgraph.backends.base import CacheHandle, Feed, Scored
+from draftgraph.backends.cell_rows import apart, entering, lay_out
 from draftgraph.backends.static_pass import StaticPass, StaticPool, bucket_rows
-from draftgraph.backends.torch_model import TorchModel, _apart, _lay_out
+from draftgraph.backends.torch_model import TorchModel
 from draftgraph.errors import LogitsError, ModelError, OptionError, first_line
 
 MOST_RECORDED_ROWS = 256
@@ -76,6 +77,8 @@ class CudaGraphModel(TorchModel):
         """What one mask for all layers does not say, in words; nothing for most models."""
         if self._biased or self._holders:
             return "layers that make their own mask"
+        if self._tables:
+            return "a table of positions that is asked inside"
         if self._switch is not None:
             return "positions that a long text changes"
         return "" if all(kind.span is None for kind in self.kinds) else "layers that read windows"
@@ -105,12 +108,12 @@ class CudaGraphModel(TorchModel):
         rows = sum(feed.num_rows for feed in feeds)
         if taps or rows > MOST_RECORDED_ROWS:
             return super().forward(feeds, taps)
-        with self._lock:
+        with self._lock, entering(feeds):
             if self.model.training or self.called.training:
                 self.refuse_training()
             cells = self.cache.find([feed.text for feed in feeds], rows)
             static, recorded = self._bucket(bucket_rows(rows))
-            mask, positions = _lay_out(feeds, cells, self.cache.high, 1.0)
+            mask, positions = lay_out(feeds, cells, self.cache.high, 1.0)
             self.cache.begin_at(static.written)
             count = static.load(feeds, cells, positions, mask)
             logits, total = self._put_out(static, recorded)
@@ -119,7 +122,7 @@ class CudaGraphModel(TorchModel):
                     f"{self.class_name} returned NaN or infinite logits; the request was stopped, the engine is usable"
                 )
             self.cache.end()
-            return _apart(feeds, logits[:count].clone(), {})  # the next replay writes there
+            return apart(feeds, logits[:count].clone(), {})  # the next replay writes there
 
     def _put_out(self, static: StaticPass, recorded: Recorded | None) -> PutOut:
         if not self.records:

@@ -97,6 +97,10 @@ class FeatureModel(TorchModel):
         above = torch.zeros(first, self.net.shape.features, device=self.device, dtype=self.dtype)
         return FeatureHandle(capacity, forgotten=1 - first, above=above)
 
+    def share(self, text: CacheHandle, other: CacheHandle, count: int) -> int:
+        """0: what the target put out for these tokens is handed in by whoever reads them."""
+        return 0
+
     def inputs(self, feeds: Sequence[Feed]) -> dict[str, torch.Tensor]:
         rows = [part for feed in feeds for part in self._residuals(feed)]
         return {"inputs_embeds": torch.cat(rows)[None]}

@@ -54,6 +54,7 @@ class RecurrentModel(TorchModel):
     """
 
     branches: ClassVar[bool] = False
+    joins: ClassVar[bool] = False
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__(model)
@@ -95,11 +96,23 @@ class RecurrentModel(TorchModel):
     def open(self, capacity: int) -> CacheHandle:
         return StateHandle(cache=StateCache(self.config))
 
+    def share(self, text: CacheHandle, other: CacheHandle, count: int) -> int:
+        """0: a state holds the whole text that it has read."""
+        return 0
+
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
         with self._lock:
             if self.model.training or self.called.training:
                 self.refuse_training()
-            return [self._read(feed, taps) for feed in feeds]
+            return [self._entered(feed, taps) for feed in feeds]
+
+    def _entered(self, feed: Feed, taps: Sequence[str]) -> Scored:
+        """Read a feed; a text whose states went half through a pass is let go of."""
+        try:
+            return self._read(feed, taps)
+        except BaseException:
+            feed.text.clear()
+            raise
 
     def _read(self, feed: Feed, taps: Sequence[str]) -> Scored:
         text = feed.text

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from draftgraph.backends.base import CacheHandle, Feed
+from draftgraph.backends.cell_rows import wanted_rows
 from draftgraph.backends.cells import CellPool
 
 SCRATCH_CELL = 0
@@ -108,13 +109,3 @@ class StaticPass:
         if self._copied is not None:
             self._copied.record()
         return len(wanted)
-
-
-def wanted_rows(feeds: Sequence[Feed]) -> list[int]:
-    """Rows of a pass that need logits: per request the last committed one and the drafted ones."""
-    wanted: list[int] = []
-    end = 0
-    for feed in feeds:
-        end += feed.num_rows
-        wanted.extend(range(end - feed.num_logits, end))
-    return wanted

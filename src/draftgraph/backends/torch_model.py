@@ -19,11 +19,13 @@ from draftgraph.backends.alibi import biased, biased_layers
 from draftgraph.backends.arithmetic import OwnArithmetic, rounding, rows_alone
 from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, CausalLM, Feed, Scored
 from draftgraph.backends.cache_argument import cache_argument
-from draftgraph.backends.cells import CellPool
+from draftgraph.backends.cell_rows import apart, entering, lay_out, led, wanted
+from draftgraph.backends.cells import CellPool, cell_numbers
 from draftgraph.backends.check import Check
 from draftgraph.backends.fingerprint import fingerprint
 from draftgraph.backends.layer_kinds import layer_kinds
 from draftgraph.backends.masks import Given, Mask, as_given, cell_positions, for_kinds
+from draftgraph.backends.positions import numbers_from_padding, placed, position_tables
 from draftgraph.backends.rope import find_switch
 from draftgraph.backends.row_masks import Shown, mask_holders
 from draftgraph.backends.support import context_window, in_training, refuse_unsupported
@@ -55,6 +57,7 @@ class TorchModel:
     name: ClassVar[str] = "torch"
     most_rows = MOST_ROWS
     branches: ClassVar[bool] = True
+    joins: ClassVar[bool] = True
     sizes: ClassVar[Sequence[int]] = ()
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -72,6 +75,7 @@ class TorchModel:
         self._switch = find_switch(self.model, self.context_window)
         self._biased, self._holders = biased_layers(self.model), mask_holders(self.model)
         self._held_kinds = [kind for _, _, kind in self._holders]
+        self._tables, self._counts_from_0 = position_tables(self.model), numbers_from_padding(self.model)
         self.cache = CellPool(self.config.num_hidden_layers)
         self.cache_argument = cache_argument(inside.called.forward, self.model.forward)
 
@@ -119,6 +123,10 @@ class TorchModel:
         return EXACT if whole and self.rounding is None else NEAR_TIES
 
     @property
+    def cell_bytes(self) -> int:
+        return self.cache.cell_bytes or cell_numbers(self.config) * self.dtype.itemsize
+
+    @property
     def rows_alone(self) -> Check:
         """Whether a row's result is its own in layers with arithmetic of their own."""
         return rows_alone(self.model, self.dtype, self.device)
@@ -159,6 +167,14 @@ class TorchModel:
         kept = max(capacity if kind.span is None else kind.span for kind in self.kinds)
         return CacheHandle(min(capacity, kept + self.most_rows))
 
+    def share(self, text: CacheHandle, other: CacheHandle, count: int) -> int:
+        if count <= 0 or text.cells().size or other.forgotten or text.stretched != other.stretched:
+            return 0
+        if self._switch is not None and not self._switch.rereads:
+            return 0  # some of the other text may have been read with other positions
+        with self._lock:
+            return self.cache.share(text, other, count)
+
     def expect(self, text: CacheHandle, length: int) -> None:
         if self._switch is not None and length > self._switch.length and not text.stretched:
             if self._switch.rereads:
@@ -166,7 +182,7 @@ class TorchModel:
             text.stretched = True
 
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
-        with self._lock, tapped(self.model, taps) as states:
+        with self._lock, entering(feeds), tapped(self.model, taps) as states:
             if self.model.training or self.called.training:
                 self.refuse_training()
             if self._switch is None or len({feed.text.stretched for feed in feeds}) == 1:
@@ -190,16 +206,16 @@ class TorchModel:
         if lead:
             inputs = {name: torch.cat([given[:, :1], given], dim=1) for name, given in inputs.items()}
             positions = [cast(int, self.switch), *positions]
-            masks = [_led(mask, slots[0], hidden) for mask in masks]
+            masks = [led(mask, slots[0], hidden) for mask in masks]
         self.cache.begin(slots, self.device)
         given = as_given(self.kinds, masks[: len(self.kinds)], self.device, self.dtype)
-        with self._placing(feeds, given, masks[len(self.kinds) :]):
+        with placed(self._tables, positions, self.device), self._placing(feeds, given, masks[len(self.kinds) :]):
             logits = self.call(
                 **inputs,
                 attention_mask=None if self._biased else given,
                 position_ids=torch.tensor([positions], device=self.device),
                 use_cache=True,
-                logits_to_keep=_wanted(feeds, lead),
+                logits_to_keep=wanted(feeds, lead),
                 **{self.cache_argument: self.cache},
             )[0]
         if not math.isfinite(logits.sum(dtype=torch.float32).item()):
@@ -207,11 +223,11 @@ class TorchModel:
                 f"{self.class_name} returned NaN or infinite logits; the request was stopped, the engine is usable"
             )
         self.cache.end()
-        return _apart(feeds, logits, {name: rows[:, lead:] for name, rows in states.items()})
+        return apart(feeds, logits, {name: rows[:, lead:] for name, rows in states.items()})
 
     def lay_out(self, feeds: Sequence[Feed], slots: list[int], hidden: float) -> tuple[Mask, list[int]]:
         """Enter the rows into their requests' state: an additive mask f32[rows, cells], and their positions."""
-        return _lay_out(feeds, slots, self.cache.high, hidden)
+        return lay_out(feeds, slots, self.cache.high, hidden)
 
     def _needs_lead(self, feeds: Sequence[Feed]) -> bool:
         """Whether the first pieces of a long text are read, whose own positions would not tell that it is long.
@@ -240,8 +256,9 @@ class TorchModel:
         return {"input_ids": torch.tensor([tokens], device=self.device)}
 
     def plain(self, ids: torch.Tensor, count: int) -> torch.Tensor:
+        told = {"position_ids": torch.arange(ids.shape[1], device=self.device)[None]} if self._counts_from_0 else {}
         with self._lock:
-            return self.call(input_ids=ids.to(self.device), use_cache=False, logits_to_keep=count)
+            return self.call(input_ids=ids.to(self.device), use_cache=False, logits_to_keep=count, **told)
 
     def keep(self, text: CacheHandle, nodes: Sequence[int]) -> None:
         if len(nodes):
@@ -259,59 +276,3 @@ class TorchModel:
 
     def hold_weakly(self) -> None:
         self.model = cast(PreTrainedModel, proxy(self.model))
-
-
-def _lay_out(batch: Sequence[Feed], slots: list[int], width: int, hidden: float) -> tuple[Mask, list[int]]:
-    """Give every row its slot, its position and what it may read; enter the rows into their requests' state.
-
-    Returns an additive mask f32[rows, width] (0 visible, `hidden` not) and the positions.
-    """
-    mask = np.empty((len(slots), width), dtype=np.float32)
-    positions: list[int] = []
-    start = 0
-    for rows in batch:
-        text, fed = rows.text, len(rows.committed)
-        mine = np.array(slots[start : start + fed + len(rows.tokens)], dtype=np.int64)
-        committed = np.full(width, hidden, dtype=np.float32)  # once for all rows: they are many in a tree
-        committed[text.slots] = 0.0
-        mask[start : start + len(mine)] = committed
-        positions.extend(range(len(text), len(text) + fed))
-        if fed:
-            mask[start : start + fed, mine[:fed]] = np.where(
-                np.tri(fed, dtype=bool), np.float32(0.0), np.float32(hidden)
-            )
-            mask[start + fed : start + len(mine), mine[:fed]] = 0.0
-            text.slots = np.append(text.slots, mine[:fed])
-        for i, slot in enumerate(mine[fed:].tolist()):
-            path = [*rows.ancestors(i), slot]
-            mask[start + fed + i, path] = 0.0
-            positions.append(len(text) + len(path) - 1)
-            text.nodes.append(path)
-        start += len(mine)
-    return mask, positions
-
-
-def _led(mask: Mask, slot: int, hidden: float) -> Mask:
-    """The mask with a first row that reads its own slot only, and that no other row reads."""
-    first = np.full((1, mask.shape[1]), hidden, dtype=np.float32)
-    first[0, slot] = 0.0
-    return np.concatenate([first, mask])
-
-
-def _wanted(batch: Sequence[Feed], lead: int) -> int | torch.Tensor:
-    """Which rows need logits: per request the last committed one and the drafted ones. lead  rows in front of them all."""
-    if len(batch) == 1:
-        return batch[0].num_logits
-    wanted: list[int] = []
-    end = lead
-    for rows in batch:
-        end += len(rows.committed) + len(rows.tokens)
-        wanted.extend(range(end - rows.num_logits, end))
-    return torch.tensor(wanted)
-
-
-def _apart(feeds: Sequence[Feed], logits: torch.Tensor, states: Mapping[str, torch.Tensor]) -> list[Scored]:
-    """To every request its rows of the logits f[rows, V] and of the hidden states f[1, rows, width]."""
-    taps = {name: torch.split(rows[0], [feed.num_rows for feed in feeds]) for name, rows in states.items()}
-    parts = torch.split(logits, [feed.num_logits for feed in feeds])
-    return [Scored(part, {name: tap[i] for name, tap in taps.items()}) for i, part in enumerate(parts)]

@@ -9,10 +9,25 @@ from __future__ import annotations
 import os
 import sys
 
-from draftgraph.cli import bench, costs, demo, doctor, export, generate, predict, prove, train, view
+from draftgraph.cli import bench, chat, costs, demo, doctor, export, generate, predict, prove, serve, train, view
 from draftgraph.cli.program import app
 
-__all__ = ["app", "bench", "costs", "demo", "doctor", "export", "generate", "main", "predict", "prove", "train", "view"]
+__all__ = [
+    "app",
+    "bench",
+    "chat",
+    "costs",
+    "demo",
+    "doctor",
+    "export",
+    "generate",
+    "main",
+    "predict",
+    "prove",
+    "serve",
+    "train",
+    "view",
+]
 
 _QUIET = {
     "TRANSFORMERS_VERBOSITY": "critical",

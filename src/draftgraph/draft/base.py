@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from draftgraph.backends.base import CausalLM
+from draftgraph.backends.base import CacheHandle, CausalLM
 from draftgraph.draft.structures.base import Structure
 from draftgraph.draft.structures.own import Own
 from draftgraph.draft.terms import Draft, Limits, Overlap
@@ -52,6 +52,10 @@ class Drafter(ABC):
     def name(self) -> str:
         return type(self).__name__
 
+    def copies(self, structure: Structure) -> bool:
+        """Whether drafts of this structure hold copies along edges."""
+        return bool(self.edges)
+
     def prefill(self, request: Request, limits: Limits) -> bool:
         """Read one piece of a text that is too long for one pass, if the next draft needs it. Whether there was one.
 
@@ -73,6 +77,10 @@ class Drafter(ABC):
 
     def begin(self, request: Request) -> None:  # noqa: B027
         """A request begins; its prompt is `request.tokens`."""
+
+    def cached(self, request: Request) -> CacheHandle | None:
+        """What `model` has cached of a request, for `CausalLM.share`; None if nothing can be shared."""
+        return None
 
     def read(self, request: Request, taps: Mapping[str, torch.Tensor], path: Sequence[int]) -> None:  # noqa: B027
         """The target has read rows of the request: after every pass, pieces of a long text included, before `observe`.

@@ -24,7 +24,7 @@ class LookupDrafter(Drafter):
     Every slot is FIXED: no law is claimed.
 
     edges       names of the edge sources to look into, e.g. ("own", "context").
-    prediction  token ids that the output is expected to repeat, with gaps.
+    prediction  token ids that the output is expected to repeat, with gaps; a request may have others.
     """
 
     draws = ("fixed",)
@@ -42,14 +42,17 @@ class LookupDrafter(Drafter):
         return "text already seen"
 
     def begin(self, request: Request) -> None:
-        request.drafting = Sources.of(self.edges, request.tokens, self.prediction, self.table, has_model=False)
+        names = dict.fromkeys(("text", *self.edges) if request.prediction else self.edges)
+        prediction = request.prediction or self.prediction
+        request.drafting = Sources.of([*names], request.tokens, prediction, self.table, has_model=False)
 
     def propose(self, request: Request, limits: Limits) -> Draft:
         graph = DraftGraph()
         sources: Sources = request.drafting
         context = request.tokens[-TAIL:]
         width = request.choice.structure.width
-        unroller = Unroller(graph, sources.for_draft(graph, context), context, limits.floor, width)
+        copies = sources.for_draft(graph, context)
+        unroller = Unroller(graph, copies, context, limits.floor, width, request.warper.refuses)
         unroller.grow([ROOT], limits.budget, min(limits.depth or limits.reach, limits.reach), self._first_edge(request))
         return Draft(cut(graph, limits.seconds, limits.worth))
 

@@ -15,7 +15,7 @@ from draftgraph.draft.edges.sources import TAIL, Sources
 from draftgraph.draft.edges.table import TokenTable
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.passes import Ahead, DrafterPasses, Path, Shape, readable
-from draftgraph.draft.structures.base import Growth
+from draftgraph.draft.structures.base import Growth, Structure
 from draftgraph.draft.structures.calibrate import Calibration
 from draftgraph.draft.terms import Draft, Draw, Limits, Overlap
 from draftgraph.draft.whole_sizes import cut
@@ -33,10 +33,14 @@ SHARPNESS = 2.0
 
 @dataclass
 class _State:
-    """One request's drafting state: what the drafter has cached, and what was learnt from earlier rounds."""
+    """One request's drafting state: what the drafter has cached, and what was learnt from earlier rounds.
+
+    edges  names of the sources that it copies from.
+    """
 
     text: CacheHandle
     sources: Sources
+    edges: Sequence[str] = ()
     calibration: Calibration = field(default_factory=Calibration)
     reader: DrafterPasses | None = None
     overlap: float = 0.0
@@ -62,9 +66,19 @@ class ModelDrafter(Drafter):
     def fresh(self) -> ModelDrafter:
         return ModelDrafter(self.model, self.vocab_size, self.edges)
 
+    def copies(self, structure: Structure) -> bool:
+        return bool(self.edges) and structure.filled
+
     def begin(self, request: Request) -> None:
         text = self.model.open(len(request.tokens) + FIRST_ROWS)
-        request.drafting = _State(text, Sources.of(self.edges, request.tokens, table=self.table))
+        names = self.edges if self.copies(request.choice.structure) else ()
+        if names and request.prediction:
+            names = (*names, "text")
+        request.drafting = _State(text, Sources.of(names, request.tokens, request.prediction, self.table), names)
+
+    def cached(self, request: Request) -> CacheHandle | None:
+        state: _State = request.drafting
+        return state.text
 
     def prefill(self, request: Request, limits: Limits) -> bool:
         state: _State = request.drafting
@@ -80,7 +94,7 @@ class ModelDrafter(Drafter):
 
     def propose(self, request: Request, limits: Limits) -> Draft:
         state: _State = request.drafting
-        if limits.depth == 0 and not self.edges:
+        if limits.depth == 0 and not state.edges:
             return Draft(DraftGraph())
         sampled = request.choice.sampled
         reader = state.reader = self._reader(request, limits)
@@ -90,8 +104,9 @@ class ModelDrafter(Drafter):
             _drawer(request) if sampled else None,
             state.calibration,
             reader.has_read,
-            partial(state.sources.for_draft, context=request.tokens[-TAIL:]) if self.edges else None,
+            partial(state.sources.for_draft, context=request.tokens[-TAIL:]) if state.edges else None,
             request.tokens[-TAIL:],
+            request.warper.refuses,
         )
         graph = request.choice.structure.grow(growth)
         if limits.depth == 0:  # copies alone: no slot is SAMPLED
@@ -106,7 +121,7 @@ class ModelDrafter(Drafter):
         token = draft.tree.tokens[verdict.path[0]] if verdict.path else verdict.token
         self._calibrate(request, draft, token, laws)
         state.reader = None
-        if self.edges:
+        if state.edges:
             state.sources.observe(request, draft.graph, draft.tree, verdict, scores)
 
     def _calibrate(self, request: Request, draft: Draft, token: int, laws: TargetLaws) -> None:
@@ -143,7 +158,7 @@ class ModelDrafter(Drafter):
             self.vocab_size,
             _law(request) if sampled else self._likelihood(request),
             state.calibration.temperature if sampled else 1.0,
-            self._ahead(request, limits) if self.edges else None,
+            self._ahead(request, limits) if state.edges else None,
         )
 
     def _ahead(self, request: Request, limits: Limits) -> Ahead | None:
@@ -152,11 +167,11 @@ class ModelDrafter(Drafter):
         count = request.choice.structure.copies_ahead(priced)
         if not count:
             return None
-        context = request.tokens[-TAIL:]
+        context, refuses = request.tokens[-TAIL:], request.warper.refuses
         reach = min(limits.depth, limits.reach) if sampled else limits.reach
 
         def ahead(graph: DraftGraph, nodes: Sequence[int]) -> list[Path]:
-            paths: list[Path] = sources.ahead(graph, nodes, context, count, reach - 1)
+            paths: list[Path] = sources.ahead(graph, nodes, context, count, reach - 1, refuses)
             return paths
 
         return ahead

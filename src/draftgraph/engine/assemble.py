@@ -173,16 +173,21 @@ def _refuse_missing_taps(target: CausalLM, own: Drafter) -> None:
 
 def _looking_up(target: CausalLM, config: Config, tokenizer: Any | None) -> LookupDrafter:
     """A drafter without a model; checks what it can do."""
+    refuse_without_model(config)
+    prediction = predicted(target, config, tokenizer)
+    return LookupDrafter(edges_without_model(config.edges, bool(prediction)), prediction)
+
+
+def refuse_without_model(config: Config) -> None:
+    """Raise OptionError for a structure that only a draft model can follow."""
     if config.resolved_structure.needs_model:
         raise OptionError(
             f"structure={config.resolved_structure} asks a draft model; give draft_model=..., or write structure='graph', "
             "'tree' or 'chain'"
         )
-    prediction = _prediction(target, config, tokenizer)
-    return LookupDrafter(edges_without_model(config.edges, bool(prediction)), prediction)
 
 
-def _prediction(target: CausalLM, config: Config, tokenizer: Any | None) -> list[int]:
+def predicted(target: CausalLM, config: Config, tokenizer: Any | None) -> list[int]:
     """Token ids of `config.prediction`."""
     prediction = config.prediction or ()
     if config.drafter == "text" and not prediction:

@@ -1,28 +1,39 @@
-"""The events of one request for `async for`: rounds run in a thread, so that the event loop stays free."""
+"""The events of one request for `async for`. The engine's own scheduler decodes it, so that the event loop stays free."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from types import TracebackType
 
-from draftgraph.request.result import Event, Result, Stream
+from draftgraph.engine.background import Entry
+from draftgraph.request.result import Event, Result
 
 
 class AsyncStream(AsyncIterator[Event]):
-    """The events of one request, as they come. Closing it early, or cancelling its task, frees what the request cached."""
+    """The events of one request, as they come. Closing it early, or cancelling a task that waits for it, ends the request:
+    before the next round nothing of it is cached. So does dropping it.
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+    The request runs from the beginning, whether or not its events are read. Tasks of several event loops may share it.
+    """
+
+    def __init__(self, entry: Entry) -> None:
+        self._entry = entry
 
     async def __anext__(self) -> Event:
-        event = await asyncio.to_thread(next, self._stream, None)
-        if event is None:
+        try:
+            outcome = await self._entry.next()
+        except BaseException:  # the task was cancelled, or its event loop is ending
+            self._entry.cancel()
+            raise
+        if outcome is None:
             raise StopAsyncIteration
-        return event
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
 
     async def aclose(self) -> None:
-        await asyncio.to_thread(self._stream.close)
+        """End the request. Returns when nothing of it is cached; its result so far stays."""
+        await self._entry.freed()
 
     async def __aenter__(self) -> AsyncStream:
         return self
@@ -32,6 +43,10 @@ class AsyncStream(AsyncIterator[Event]):
     ) -> None:
         await self.aclose()
 
+    def __del__(self) -> None:
+        self._entry.cancel()
+
     def result(self) -> Result:
         """What the request has produced so far; its `finish_reason` is None until it is finished."""
-        return self._stream.result()
+        result: Result = self._entry.result()
+        return result

@@ -11,6 +11,7 @@ from draftgraph.request.record import RoundRecord
 from draftgraph.request.result import Event
 from draftgraph.request.state import Request
 from draftgraph.sampling.laws import TargetLaws
+from draftgraph.sampling.logprobs import LogProbabilities, log_probabilities
 from draftgraph.types import FIXED, Verdict
 from draftgraph.verification.probabilities import confirmed, draft_probabilities
 
@@ -26,9 +27,9 @@ def commit(
     """
     tokens = [*(draft.tree.tokens[node] for node in verdict.path), verdict.token]
     length = len(request.tokens)
-    logprobs = _log_probabilities(tokens, verdict, logits) if request.params.logprobs else []
+    known = _known(request, tokens, verdict, logits)
     try:
-        text, reason = _emit(request, tokens, logprobs, lambda i: _told_to_stop(request, verdict, i, logits, scores))
+        text, reason = _emit(request, tokens, known, lambda i: _told_to_stop(request, verdict, i, logits, scores))
     finally:  # `stop_when` may fail; what came before it has been emitted all the same
         emitted = len(request.tokens) - length
         record = _record(request, draft, verdict, laws, length, emitted)
@@ -36,14 +37,17 @@ def commit(
     request.pieces.append(text)
     request.finish_reason = reason
     drafted = tuple(i < len(verdict.path) for i in range(emitted))
-    return Event(text, tuple(tokens[:emitted]), drafted, reason, record)
+    logprobs = tuple(known.values[:emitted]) if known.values else None
+    best = tuple(known.best[:emitted]) if known.best else None
+    return Event(text, tuple(tokens[:emitted]), drafted, reason, record, logprobs, best)
 
 
-def _log_probabilities(tokens: list[int], verdict: Verdict, logits: torch.Tensor) -> list[float]:
-    """Of every token of a round, under the target's own softmax."""
+def _known(request: Request, tokens: list[int], verdict: Verdict, logits: torch.Tensor) -> LogProbabilities:
+    """What is asked for of the tokens of a round."""
+    if not request.params.logprobs:
+        return LogProbabilities()
     rows = torch.tensor([0, *(node + 1 for node in verdict.path)], device=logits.device)
-    picked = torch.log_softmax(logits[rows].float(), dim=1)
-    return picked[range(len(tokens)), tokens].tolist()
+    return log_probabilities(logits[rows], tokens, request.params.top_logprobs)
 
 
 def _told_to_stop(request: Request, verdict: Verdict, i: int, logits: torch.Tensor, scores: torch.Tensor) -> bool:
@@ -55,9 +59,9 @@ def _told_to_stop(request: Request, verdict: Verdict, i: int, logits: torch.Tens
 
 
 def _emit(
-    request: Request, tokens: list[int], logprobs: list[float], told_to_stop: Callable[[int], bool]
+    request: Request, tokens: list[int], known: LogProbabilities, told_to_stop: Callable[[int], bool]
 ) -> tuple[str, str | None]:
-    """Append tokens until an end-of-sequence id, a stop string, `told_to_stop(i)` or the limit ends the text.
+    """Append tokens until an end-of-sequence id, a stop string, the grammar, `told_to_stop(i)` or the limit ends the text.
 
     Returns the text that became certain, and why the request ends, if it does.
     """
@@ -65,14 +69,17 @@ def _emit(
     one_by_one = bool(request.params.stop)
     pending: list[int] = []
     for i, token in enumerate(tokens):
-        request.logprobs += logprobs[i : i + 1]
+        with request.clock("warping"):
+            complete = request.warper.accept(token)
+        request.logprobs += known.values[i : i + 1]
+        request.top_logprobs += known.best[i : i + 1]
         request.tokens.append(token)
         pending.append(token)
         if one_by_one:
             text += request.detokenizer.push(pending)
             pending = []
         told = told_to_stop(i)  # always asked: it is also told of every token
-        if token in request.eos or request.detokenizer.stopped:
+        if complete or token in request.eos or request.detokenizer.stopped:
             reason = "stop"
         elif request.remaining <= 0:
             reason = "length"
@@ -125,4 +132,5 @@ def _count(request: Request, draft: Draft, verdict: Verdict, accepted: int) -> N
     tally.passes += draft.num_passes
     tally.merged += draft.graph.num_merged
     graph = draft.graph
+    tally.by_source.update(graph.origins)
     tally.by_match.update((graph.origins[node], graph.matched[node]) for node in verdict.path[:accepted])

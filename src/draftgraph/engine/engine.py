@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,37 +16,34 @@ from transformers import GenerationConfig, PreTrainedModel
 from draftgraph.backends.base import CausalLM
 from draftgraph.backends.choice import Loading, load_backend
 from draftgraph.backends.load import eos_ids, find_tokenizer
-from draftgraph.budget.automatic import MOST_DRAFTED
 from draftgraph.budget.costs import Costs
-from draftgraph.budget.limits import Windows, limits
 from draftgraph.draft.base import Drafter
-from draftgraph.draft.proposal import failing
 from draftgraph.engine import chat, prompts
 from draftgraph.engine.assemble import for_drafter, make_drafter, readable_drafts, why_one_path, with_drafter
 from draftgraph.engine.async_stream import AsyncStream
+from draftgraph.engine.background import Background
+from draftgraph.engine.batch import collect, decode_beside, decode_together
 from draftgraph.engine.bitwise import as_asked
 from draftgraph.engine.chat import Messages
 from draftgraph.engine.config import Config
+from draftgraph.engine.course import Course
 from draftgraph.engine.defaults import Defaults
+from draftgraph.engine.grammars import Grammars
 from draftgraph.engine.hints import Hints
-from draftgraph.engine.options import Asked, Params, read_options
+from draftgraph.engine.options import Params, read_options
 from draftgraph.engine.pair_costs import pair_costs
-from draftgraph.engine.prefill import prefill
 from draftgraph.engine.prompts import Prompt
-from draftgraph.engine.results import result_of
-from draftgraph.engine.room import room
-from draftgraph.engine.round import decode_round
-from draftgraph.engine.strategy import choose, plan, reconsider
-from draftgraph.errors import DraftgraphError, OptionError, PromptError, require
+from draftgraph.engine.requests import make_course
+from draftgraph.engine.scheduler import Load, Scheduler
+from draftgraph.engine.scoring import Scores, score
+from draftgraph.engine.serving import Serving, taken
+from draftgraph.engine.strategy import choose
+from draftgraph.errors import PromptError, require
 from draftgraph.request.record import RoundRecord
-from draftgraph.request.result import Event, Result, Stream
-from draftgraph.request.state import Request, Strategy
-from draftgraph.request.text import Detokenizer
-from draftgraph.sampling.contract import check_functions
+from draftgraph.request.result import Result, Stream
+from draftgraph.request.state import Strategy
 from draftgraph.sampling.generation_config import fields_of
 from draftgraph.sampling.params import SamplingParams
-from draftgraph.sampling.rng import Noise, fresh_seed
-from draftgraph.sampling.warp import Warper
 
 
 class Engine:
@@ -68,9 +64,13 @@ class Engine:
         tokenizer: Any | None,
         eos: frozenset[int],
         generation_config: GenerationConfig | None = None,
+        serving: Serving | None = None,
     ) -> None:
         self.target, self.drafter, self.config, self.tokenizer, self.eos = target, drafter, config, tokenizer, eos
-        self.generation_config, self._hints = generation_config, Hints()
+        self.generation_config, self.hints = generation_config, Hints()
+        self.serving = serving or Serving()
+        self._background = Background(partial(Scheduler, target, drafter, self.serving))
+        self.grammars = Grammars(tokenizer, target.vocab_size)
         self.backends: dict[str, str] = {}
 
     @classmethod
@@ -87,6 +87,7 @@ class Engine:
         weights: str | None = None,
         trust_remote_code: bool = False,
         generation_config: GenerationConfig | None = None,
+        serving: Serving | None = None,
         **options: Any,
     ) -> Engine:
         """An engine from folders, .gguf files, hub names or loaded transformers models.
@@ -102,6 +103,7 @@ class Engine:
         trust_remote_code  whether code that comes with the models may run. Without it such models are refused.
         generation_config  what to take for the model's own (`draftgraph.engine.defaults` says what becomes of it); an empty
                      GenerationConfig() leaves it aside.
+        serving      how many requests are decoded at once, and how much they may cache: a `Serving`, or its fields by name.
         options      fields of `Config`, e.g. budget=16, structure="tree", rule="agree", drafter=a `Drafter` of your own, and the
                      ecosystem's aliases.
 
@@ -111,6 +113,7 @@ class Engine:
         require(config is None or isinstance(config, Config), "config", config, "a Config, or its fields by name")
         named = generation_config is None or isinstance(generation_config, GenerationConfig)
         require(named, "generation_config", generation_config, "a transformers GenerationConfig")
+        serving, options = taken(serving, options)
         chosen = (config or Config()).with_options(**options)
         chosen = with_drafter(chosen, draft_model is not None)
         loading = Loading(dtype, device, trust_remote_code, backend, weights=weights)
@@ -121,7 +124,7 @@ class Engine:
         drafter, why = make_drafter(loaded, draft_model, chosen, tokenizer, loading, trained)
         chosen = readable_drafts(chosen, model, drafter)
         own = copy.deepcopy(loaded.generation_config if generation_config is None else generation_config)
-        engine = cls(model, drafter, chosen, tokenizer, eos_ids(loaded, tokenizer, generation_config), own)
+        engine = cls(model, drafter, chosen, tokenizer, eos_ids(loaded, tokenizer, generation_config), own, serving)
         engine.backends["target"] = f"{loaded.model.name}: {loaded.reason}"
         if drafter.model is not None and why:
             engine.backends["drafter"] = f"{drafter.model.name}: {why}"
@@ -147,41 +150,54 @@ class Engine:
         Raises PromptError and OptionError before the first forward. An error carries what was generated before it:
         `partial` of the request that failed, `finished` of those before it.
         """
-        prompt, named = prompts.take_named(prompt, options)
-        given, is_batch = prompts.split(prompt)
-        asked = read_options(params, named, len(given))
-        requests = [self._request(each, its) for each, its in zip(given, asked, strict=True)]
-        results: list[Result] = []
-        for request in requests:
-            stream = self._stream(request)
-            try:
-                for _ in stream:
-                    pass
-            except BaseException as error:
-                error.partial, error.finished = stream.result(), results  # type: ignore[attr-defined]
-                raise
-            finally:
-                stream.close()
-            results.append(stream.result())
-        return results if is_batch else results[0]
+        courses, is_batch = self._courses(prompt, params, options)
+        if len(courses) > 1:
+            return decode_together(Scheduler(self.target, self.drafter, self.serving), courses)
+        result = collect(self._stream(courses[0]))
+        return [result] if is_batch else result
 
     def stream(self, prompt: Prompt | None = None, params: Params | None = None, **options: Any) -> Stream:
         """Generate for one prompt, an event per round; `generate` is a loop over this, and takes the same options."""
-        prompt, named = prompts.take_named(prompt, options)
-        given, _ = prompts.split(prompt)
-        if len(given) != 1:
-            raise PromptError(
-                f"a stream continues one prompt, not {len(given)}; write one stream for each, or generate"
-            )
-        return self._stream(self._request(given[0], read_options(params, named, 1)[0]))
+        return self._stream(self._one(prompt, params, options))
 
     def astream(self, prompt: Prompt | None = None, params: Params | None = None, **options: Any) -> AsyncStream:
-        """`stream` for `async for`. Raises PromptError and OptionError here, before the first event is awaited."""
-        return AsyncStream(self.stream(prompt, params, **options))
+        """`stream` for `async for`, decoded together with all other requests of `astream` and `agenerate`.
 
-    async def agenerate(self, prompt: Any = None, params: Any = None, **options: Any) -> Any:
-        """`generate` that leaves the event loop free: a result, or a list of results."""
-        return await asyncio.to_thread(partial(self.generate, prompt, params, **options))
+        Raises PromptError, OptionError and QueueFullError here, before the first event is awaited.
+        """
+        return AsyncStream(self._background.add(self._one(prompt, params, options)))
+
+    @overload
+    async def agenerate(self, prompt: Prompt | None = None, params: Params | None = None, **options: Any) -> Result: ...
+    @overload
+    async def agenerate(
+        self, prompt: Sequence[Prompt], params: Params | Sequence[Params] | None = None, **options: Any
+    ) -> list[Result]: ...
+    async def agenerate(self, prompt: Any = None, params: Any = None, **options: Any) -> Result | list[Result]:
+        """`generate` that leaves the event loop free, decoded together with all other requests of `astream` and `agenerate`.
+
+        Cancelling the task ends its requests. Raises QueueFullError where the queue is full.
+        """
+        courses, is_batch = self._courses(prompt, params, options)
+        results = await decode_beside(self._background, courses)
+        return results if is_batch else results[0]
+
+    def score(self, prompt: Prompt, top_logprobs: int = 0) -> Scores:
+        """The target's log-probability of every token of a prompt, given those before it (before warping).
+
+        top_logprobs  also the best so many tokens at every position.
+
+        Raises PromptError and OptionError before the first forward.
+        """
+        top = SamplingParams(top_logprobs=top_logprobs)
+        top.refuse_beyond(self.target.vocab_size)
+        self.target.refuse_training()
+        return score(self.target, prompts.encode(prompt, self.tokenizer, self.target.vocab_size), top.top_logprobs)
+
+    @property
+    def load(self) -> Load:
+        """How many requests of `astream` and `agenerate` are running and waiting, and how many cells they use."""
+        return self._background.load
 
     @overload
     def chat_prompt(self, messages: Messages) -> list[int]: ...  # type: ignore[overload-overlap]  # a str is a sequence
@@ -208,93 +224,42 @@ class Engine:
         answers: Result | list[Result] = self.generate(self.chat_prompt(messages), params, **options)
         return answers
 
-    def choice(self, params: SamplingParams) -> Strategy:
+    def choice(self, params: SamplingParams, config: Config | None = None) -> Strategy:
         """The rule, structure and kind of slots that a request starts with, and why.
+
+        config  how the request drafts; None: as the engine.
 
         Raises OptionError if the rule that was asked for does not verify the drafts that there would be.
         """
         choice, why = (
-            choose(self.config, params.temperature, self.drafter),
+            choose(config or self.config, params.temperature, self.drafter),
             why_one_path(self.target, self.drafter.model),
         )
         return replace(choice, reason=f"{choice.reason}; {why}") if why else choice
 
-    def _stream(self, request: Request) -> Stream:
-        return Stream(
-            self._run(request), partial(result_of, request, self.target, self.tokenizer), partial(self._free, request)
-        )
+    def _courses(self, prompt: Any, params: Any, options: Mapping[str, Any]) -> tuple[list[Course], bool]:
+        """The requests of a call, and whether they came as a batch."""
+        prompt, named = prompts.take_named(prompt, options)
+        given, is_batch = prompts.split(prompt)
+        asked = read_options(params, named, len(given))
+        return [make_course(self, each, its) for each, its in zip(given, asked, strict=True)], is_batch
 
-    def _run(self, request: Request) -> Generator[Event | None, None, None]:
-        """A step at a time: the event of a round, or None after a piece of the text was read that a round could not read."""
-        asked = self.config.budget, self.config.num_speculative_tokens
-        windows = Windows.of(self.target, self.drafter)
-        try:
-            request.text = self.target.open(len(request.tokens) + MOST_DRAFTED)
-            request.begun = True
-            with failing(self.drafter, "beginning"):
-                self.drafter.begin(request)
-            while request.finish_reason is None:
-                with request.clock("drafting"):
-                    bounds = limits(*asked, request, windows)
-                while prefill(request, self.drafter, self.target, bounds):
-                    yield None
-                yield decode_round([request], self.drafter, self.target, [bounds])[0]
-                with failing(self.drafter, "counting its overlap"):
-                    seen = self.drafter.overlap(request)
-                request.choice = reconsider(request.choice, self.config, request.params.temperature, seen)
-        finally:
-            self._free(request)
-
-    def _free(self, request: Request) -> None:
-        """Let go of what the request holds; a second time, of what an interrupt has left."""
-        try:
-            if request.begun:
-                try:
-                    with failing(self.drafter, "ending"):
-                        self.drafter.end(request)
-                except DraftgraphError:
-                    request.begun, request.drafting = False, None  # it was asked, and has failed
-                    raise
-                request.begun, request.drafting = False, None
-        finally:
-            self.target.close(request.text)
-
-    def _request(self, prompt: Any, params: Params | Asked) -> Request:
-        """Check a prompt and its options; nothing is allocated yet."""
-        for model in (self.target, self.drafter.model):
-            if model is not None:
-                model.refuse_training()
-        ids = prompts.encode(prompt, self.tokenizer, self.target.vocab_size)
-        settled = self._defaults.settle(read_options(params, {}, 1)[0], ids)
-        params = settled.params
-        choice = self.choice(params)
-        limit = room(len(ids), params.max_new_tokens, self.target.context_window)
-        if params.stop and self.tokenizer is None:
-            raise OptionError(
-                "stop strings need a tokenizer; write Engine.from_pretrained(..., tokenizer=...) or stop_token_ids"
+    def _one(self, prompt: Any, params: Any, options: Mapping[str, Any]) -> Course:
+        """The request of a stream."""
+        prompt, named = prompts.take_named(prompt, options)
+        given, _ = prompts.split(prompt)
+        if len(given) != 1:
+            raise PromptError(
+                f"a stream continues one prompt, not {len(given)}; write one stream for each, or generate"
             )
-        drafts = self.config.budget != 0
-        if drafts:  # else processors are called as they expect
-            check_functions(params.logits_processors, ids, self.target.vocab_size, self.target.device)
-        self._hints.give("generation config", settled.hint)
-        self._hints.on_prompt(prompt, self.tokenizer)
-        seed = fresh_seed() if params.seed is None else params.seed
-        return Request(
-            params,
-            choice,
-            ids,
-            len(ids),
-            limit,
-            settled.eos,
-            Noise(seed, params.sample),
-            Warper(params, len(ids), sorted(settled.eos), self.target.device, drafts),
-            Detokenizer(self.tokenizer, ids, params.stop),
-            self.target.vocab_size,
-            plan(self.config, self.drafter, params.temperature, lambda: self.costs),
-        )
+        return make_course(self, given[0], read_options(params, named, 1)[0])
+
+    def _stream(self, course: Course) -> Stream:
+        return Stream(course.alone(), course.result, course.free)
 
     @property
-    def _defaults(self) -> Defaults:
+    def defaults(self) -> Defaults:
+        """What the model brings to every request."""
         own = fields_of(self.generation_config)
         return Defaults(own, self.eos, self.target.vocab_size, self.target.device)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from transformers import GenerationConfig
 
-from draftgraph.engine.config import Config
+from draftgraph.engine.config import ALIASES, Config
 from draftgraph.errors import OptionError, brief
 from draftgraph.sampling import generation_config as gc
 from draftgraph.sampling.params import SamplingParams
@@ -24,6 +24,8 @@ _NAMES = frozenset(field.name for field in fields(SamplingParams))
 _ONLY_CONFIG = gc.KNOWN - _NAMES
 """Fields by which a mapping is told to be a generation config."""
 _OF_ENGINE = frozenset(field.name for field in fields(Config))
+PER_REQUEST = frozenset({"budget", "num_speculative_tokens", "rule", "structure", "prediction"})
+"""Fields of `Config` that a request may have of its own."""
 _POSSIBLE = "write a SamplingParams, a GenerationConfig, a mapping of options, or the options by name"
 
 
@@ -34,11 +36,13 @@ class Asked:
     params  the options; those that nobody named have their defaults.
     named   the options that were named.
     config  the fields of a GenerationConfig, if one was given.
+    drafting  fields of `Config` for this request alone, by name.
     """
 
     params: SamplingParams
     named: frozenset[str]
     config: Mapping[str, Any] | None = None
+    drafting: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_options(params: Any, options: Mapping[str, Any], count: int) -> list[Asked]:
@@ -48,19 +52,35 @@ def read_options(params: Any, options: Mapping[str, Any], count: int) -> list[As
     """
     if isinstance(params, Asked):
         return [params] * count
+    drafting, options = _apart(options)
     options = _checked(options)
     several = None if params is None or isinstance(params, Mapping | SamplingParams | str) else as_list(params)
     if several is None:
-        return [_read(params, options)] * count
+        return [_read(params, options, drafting)] * count
     if len(several) != count:
         raise OptionError(
             f"{len(several)} params for {count} prompts; give one SamplingParams for all, or one for each"
         )
-    return [_read(each, options) for each in several]
+    return [_read(each, options, drafting) for each in several]
 
 
-def _read(params: Any, options: Mapping[str, Any]) -> Asked:
+def _read(params: Any, options: Mapping[str, Any], drafting: Mapping[str, Any]) -> Asked:
     """`options` have been checked."""
+    if isinstance(params, Mapping):
+        own = {name: value for name, value in params.items() if name in PER_REQUEST}
+        params = {name: value for name, value in params.items() if name not in PER_REQUEST}
+        drafting = {**own, **drafting}
+    return replace(_read_sampling(params, options), drafting=drafting)
+
+
+def _apart(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of drafting, by the names that `Config` has for them, and all others."""
+    names = {name: ALIASES.get(name, name) for name in options}
+    drafting = {names[name]: value for name, value in options.items() if names[name] in PER_REQUEST}
+    return drafting, {name: value for name, value in options.items() if names[name] not in PER_REQUEST}
+
+
+def _read_sampling(params: Any, options: Mapping[str, Any]) -> Asked:
     if params is None:
         params = {}
     if isinstance(params, SamplingParams):

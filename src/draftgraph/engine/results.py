@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from draftgraph.backends.base import CausalLM
@@ -35,4 +36,11 @@ def result_of(request: Request, target: CausalLM, tokenizer: Any | None) -> Resu
         choice,
         request.logprobs[: len(output)] if request.params.logprobs else None,
         tuple(request.rounds),
+        request.top_logprobs[: len(output)] if request.params.top_logprobs else None,
     )
+
+
+def tell(error: BaseException, results: Sequence[Result], number: int) -> None:
+    """Let an error of request `number` carry the results of its call."""
+    error.partial, error.finished = results[number], list(results[:number])  # type: ignore[attr-defined]
+    error.results = list(results)  # type: ignore[attr-defined]

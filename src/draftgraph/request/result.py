@@ -12,16 +12,24 @@ from draftgraph.request.record import RoundRecord
 from draftgraph.request.state import Strategy
 from draftgraph.request.stats import Stats
 
+Best = tuple[tuple[int, float], ...]
+"""The best tokens at one position with their log-probabilities, the best first."""
+
 
 @dataclass(frozen=True)
 class Event:
-    """What one round adds to a stream: new text, the new token ids, and which of them were drafted."""
+    """What one round adds to a stream: new text, the new token ids, and which of them were drafted.
+
+    logprobs      of `token_ids`, as in `Result`. top_logprobs  the same.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     drafted: tuple[bool, ...]
     finish_reason: str | None = None
     round: RoundRecord | None = None
+    logprobs: tuple[float, ...] | None = None
+    top_logprobs: tuple[Best, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,7 @@ class Result:
     token_ids      generated ids, the prompt excluded, an end-of-sequence token included.
     finish_reason  "stop" (end-of-sequence token or stop string), "length" (limit or context window), or None if interrupted.
     logprobs       log-probabilities of `token_ids` under the target's own softmax (before warping), if asked for.
+    top_logprobs   per token of `token_ids` the best ones at its position, with their log-probabilities, if asked for.
     seed           the seed the request ran with, so that it can be run again.
     choice         rule, structure and kind of slots that were used (last), and why.
     """
@@ -43,6 +52,7 @@ class Result:
     choice: Strategy
     logprobs: list[float] | None = None
     rounds: tuple[RoundRecord, ...] = field(default=(), repr=False)
+    top_logprobs: list[Best] | None = None
 
 
 class Stream(Iterator[Event]):

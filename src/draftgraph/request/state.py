@@ -54,6 +54,7 @@ class Request:
     vocab_size  of the target: a law has so many entries.
     plan      decides how much is drafted, if nothing was asked for; None for a fixed budget.
     text      what the target has cached; drafting  whatever the drafter keeps.
+    prediction  token ids that the output may repeat, for drafters that copy; () is none of its own.
     begun     the drafter was told that the request begins, and not yet that it is over.
     """
 
@@ -68,6 +69,7 @@ class Request:
     detokenizer: Detokenizer
     vocab_size: int
     plan: Plan | None = None
+    prediction: Sequence[int] = ()
     text: CacheHandle = field(default_factory=CacheHandle)
     drafting: Any = None
     begun: bool = False
@@ -75,6 +77,7 @@ class Request:
     tally: Tally = field(default_factory=Tally)
     pieces: list[str] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
     rounds: list[RoundRecord] = field(default_factory=list)
     finish_reason: str | None = None
 

@@ -23,6 +23,8 @@ class Stats:
     num_drafter_evaluations  rows that the drafter computed; num_drafter_passes: forward passes it took.
     num_merged_nodes         nodes that came by an edge instead of a drafter evaluation.
     accepted_by_source       accepted tokens by origin: "drafter", or the edge source that they were copied from.
+    rejected_by_source       drafted tokens that were not emitted, likewise.
+    num_cached_prompt_tokens  tokens of the prompt that were not read again, since another request had begun with them.
     accepted_by_match_length the same per length of match: entry j of an origin counts copies whose last j tokens agreed with the
                              place that they were copied from; what the drafter proposed itself is entry 0.
     seconds                  wall seconds per part of the rounds, see PARTS; of a pass that requests share, this one's share.
@@ -51,6 +53,8 @@ class Stats:
     accepted_by_source: dict[str, int]
     accepted_by_match_length: dict[str, list[int]]
     seconds: dict[str, float]
+    rejected_by_source: dict[str, int] = field(default_factory=dict)
+    num_cached_prompt_tokens: int = 0
     numerics: str = "not said"
     backend: str = "torch"
 
@@ -66,7 +70,7 @@ class Stats:
 
 @dataclass
 class Tally:
-    """Running counts of one request; the commit is their only writer."""
+    """Running counts of one request; the commit writes them, and whoever shares a prefix writes `cached`."""
 
     rounds: int = 0
     drafted: int = 0
@@ -74,6 +78,8 @@ class Tally:
     evaluations: int = 0
     passes: int = 0
     merged: int = 0
+    cached: int = 0
+    by_source: Counter[str] = field(default_factory=Counter)
     histogram: Counter[int] = field(default_factory=Counter)
     by_match: Counter[tuple[str, int]] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
@@ -86,6 +92,7 @@ class Tally:
         self, *, rule: str, structure: str, lossless: bool, numerics: str, prompt: int, output: int, backend: str
     ) -> Stats:
         longest = max(self.histogram, default=0)
+        accepted = {source: sum(counts) for source, counts in self._by_match_length().items()}
         return Stats(
             rule=rule,
             structure=structure,
@@ -103,7 +110,9 @@ class Tally:
             num_verified_nodes=self.drafted,
             num_prompt_tokens=prompt,
             num_output_tokens=output,
-            accepted_by_source={source: sum(counts) for source, counts in self._by_match_length().items()},
+            accepted_by_source=accepted,
+            rejected_by_source={source: n - accepted.get(source, 0) for source, n in self.by_source.items()},
+            num_cached_prompt_tokens=self.cached,
             accepted_by_match_length=self._by_match_length(),
             seconds=dict(self.seconds),
             backend=backend,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from draftgraph.errors import OptionError, brief, require, unknown_name
+from draftgraph.sampling.grammar import Grammar, Matcher, read_grammar
 from draftgraph.values import MOST_ITEMS, as_flag, as_integer, as_list, as_number, has_surrogates
 
 LogitsProcessor = Callable[[torch.LongTensor, torch.FloatTensor], torch.FloatTensor]
@@ -26,6 +27,7 @@ _INTEGERS = {
     "top_k": (0, "an integer >= 0 (0 switches it off)"),
     "min_new_tokens": (0, "an integer >= 0"),
     "sample": (0, "an integer >= 0"),
+    "top_logprobs": (0, "an integer >= 0 (0 is none)"),
 }
 """Options that are whole numbers: the least one, and what to write."""
 _NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -50,6 +52,10 @@ ELSEWHERE = {
     "stopping_criteria": "stop_when",
     "logits_processor": "logits_processors=[...]",
     "suppress_tokens": "logit_bias={token: -math.inf}",
+    "response_format": "grammar=a JSON schema, or grammar='json' for any JSON object",
+    "guided_json": "grammar=a JSON schema",
+    "guided_regex": "grammar=dg.Grammar.regex(pattern)",
+    "guided_grammar": "grammar=dg.Grammar.lark(text)",
     "n": "a batch of one prompt several times, with SamplingParams(sample=0), SamplingParams(sample=1), ...",
     "num_return_sequences": "a batch of one prompt several times, with SamplingParams(sample=0), (sample=1), ...",
     "attention_mask": "a prompt that is a mapping: {'input_ids': ..., 'attention_mask': ...}",
@@ -87,6 +93,14 @@ class SamplingParams:
     seed                None draws one; `Result.seed` tells it. Any integer of up to 128 bits, negative ones included; no two
                         of them are the same. sample distinguishes several samples with one seed.
     logprobs            also return the target's log-probability of every emitted token (before warping).
+    top_logprobs        also return the best so many tokens at the position of every emitted one, with their log-probabilities;
+                        `logprobs` is then on.
+    grammar             what the text as a whole must be (docs/grammars.md). A dict, its text or a pydantic model is a JSON
+                        schema; "json" is any JSON object; a text with a rule `start:` is a Lark grammar, another text of one
+                        line a regular expression. `dg.Grammar.json(schema)`, `.regex(pattern)` and `.lark(text)` say which.
+                        An object with fork, accept and mask is a matcher of your own (`dg.Matcher`). Where the grammar is
+                        complete the text ends, with finish_reason "stop". max_new_tokens may end it earlier, with "length":
+                        such a text is not complete.
 
     Raises OptionError for a value that is not possible.
     """
@@ -108,7 +122,9 @@ class SamplingParams:
     stop_when: StopWhen | None = None
     ignore_eos: bool = False
     logprobs: bool = False
+    top_logprobs: int = 0
     logits_processors: Sequence[LogitsProcessor] = ()
+    grammar: Grammar | Matcher | Mapping[str, Any] | type | str | None = None
 
     def __post_init__(self) -> None:
         for name, (least, possible) in _INTEGERS.items():
@@ -117,6 +133,8 @@ class SamplingParams:
             self._read(name, as_number, is_possible, possible)
         for name in ("ignore_eos", "logprobs"):
             self._read(name, as_flag, lambda flag: True, "True or False")
+        if self.top_logprobs:
+            self._set("logprobs", True)
         if self.seed is not None:
             self._read(
                 "seed", as_integer, lambda seed: seed.bit_length() <= SEED_BITS, "an integer of up to 128 bits, or None"
@@ -125,6 +143,7 @@ class SamplingParams:
         self._set("stop_token_ids", self._stop_ids())
         self._set("logit_bias", _read_bias(self.logit_bias))
         self._set("logits_processors", self._processors())
+        self._set("grammar", read_grammar(self.grammar))
         require(self.stop_when is None or callable(self.stop_when), "stop_when", self.stop_when, "a callable, or None")
         if (self.min_new_tokens or 0) > self.max_new_tokens:
             raise OptionError(
@@ -142,7 +161,11 @@ class SamplingParams:
         return replace(self, **options)
 
     def refuse_beyond(self, vocab_size: int) -> None:
-        """Raise OptionError if an option names a token id that the target's vocabulary does not have."""
+        """Raise OptionError if an option names token ids, or a number of them, that the target's vocabulary does not have."""
+        if self.top_logprobs > vocab_size:
+            raise OptionError(
+                f"top_logprobs={brief(self.top_logprobs)} is more than the target's vocabulary of {vocab_size}; write less"
+            )
         for name, ids in (("logit_bias", self.logit_bias), ("stop_token_ids", self.stop_token_ids)):
             wrong = next((token for token in ids if token >= vocab_size), None)
             if wrong is not None:

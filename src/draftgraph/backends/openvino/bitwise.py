@@ -45,11 +45,15 @@ class BitwiseModel(OpenVinoModel):
     def open(self, capacity: int) -> UnrolledText:
         return UnrolledText(capacity)
 
+    def share(self, text: CacheHandle, other: CacheHandle, count: int) -> int:
+        """0: a text is read in passes of its own widths, and other widths need not give the same bits."""
+        return 0
+
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
         self._refuse_taps(taps)
         with self._turn:
             texts = [cast(UnrolledText, feed.text) for feed in feeds]
-            with self._forgetting([(text, text.read) for text in texts]):
+            with self._entering(texts):
                 before = [self._before(feed, text, taps) for feed, text in zip(feeds, texts, strict=True)]
                 passed = [paths(feed, text) for feed, text in zip(feeds, texts, strict=True)]
                 scored = iter(self._by_groups(self._placed(texts, passed), taps))

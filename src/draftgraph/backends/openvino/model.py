@@ -56,6 +56,7 @@ class OpenVinoModel:
 
     name: ClassVar[str] = "openvino"
     most_rows = MOST_ROWS
+    joins: ClassVar[bool] = True
     sizes: ClassVar[Sequence[int]] = SIZES
 
     def __init__(self, graph: Any, about: About, precision: Precision, threads: int) -> None:
@@ -109,6 +110,10 @@ class OpenVinoModel:
     def numerics(self) -> str:
         return EXACT if self.precision.exact else NEAR_TIES
 
+    @property
+    def cell_bytes(self) -> int:
+        return self.pool.cell_bytes
+
     def bitwise(self) -> OpenVinoModel:
         from draftgraph.backends.openvino.bitwise import BitwiseModel  # which is a model like this one, in other passes
 
@@ -128,6 +133,13 @@ class OpenVinoModel:
     def open(self, capacity: int) -> CacheHandle:
         return PagedText(capacity)
 
+    def share(self, text: CacheHandle, other: CacheHandle, count: int) -> int:
+        """Full blocks become blocks of both texts; what is left of the last one is copied."""
+        text, other = cast(PagedText, text), cast(PagedText, other)
+        with self._turn:
+            count = min(count, other.read - len(other.moved))
+            return 0 if count <= 0 or text.blocks or text.length else self.pool.share(text, other, count)
+
     def expect(self, text: CacheHandle, length: int) -> None:
         """Nothing: a text of any length is read in one way."""
 
@@ -135,9 +147,9 @@ class OpenVinoModel:
         self._refuse_taps(taps)
         with self._turn:
             texts = [cast(PagedText, feed.text) for feed in feeds]
-            batch = self._enter(feeds, texts)
-            with self._forgetting([(text, rows.past) for text, (rows, _) in zip(texts, batch, strict=True)]):
-                return self._score(batch, taps)
+            self._settle(texts)
+            with self._entering(texts):
+                return self._score(self._enter(feeds, texts), taps)
 
     def _refuse_taps(self, taps: Sequence[str]) -> None:
         if taps and not self._compiled.has(taps):
@@ -145,38 +157,46 @@ class OpenVinoModel:
                 f"{self.about.class_name} was converted for OpenVINO without hidden states {tuple(taps)}; write backend='torch'"
             )
 
+    def _settle(self, texts: Sequence[PagedText]) -> None:
+        """Copy kept nodes to where they belong."""
+        for text in texts:
+            if text.moved:
+                self.pool.move(text, text.moved, text.read - len(text.moved))
+                text.moved = []
+
     @contextmanager
-    def _forgetting(self, written: Sequence[tuple[BlockHandle, int]]) -> Iterator[None]:
-        """Passes that write to these requests, each from a cell on. If they fail, what they wrote is gone."""
+    def _entering(self, texts: Sequence[BlockHandle]) -> Iterator[None]:
+        """Passes that enter rows into these texts. If they fail, nothing of them stays: not in the texts, not in their cells."""
+        marks = [text.mark() for text in texts]
         try:
             yield
         except BaseException:
-            for text, begin in written:
-                self.pool.zero(text, begin)
+            for text, mark in zip(texts, marks, strict=True):
+                text.back(mark)
+                self.pool.zero(text, text.read)
             raise
 
     def _score(self, batch: Sequence[tuple[Rows, Sequence[int]]], taps: Sequence[str]) -> list[Scored]:
         """One pass. batch  rows, each with its blocks."""
         self._compiled.run(lay_out(batch, self._buckets.size(sum(len(rows.tokens) for rows, _ in batch))))
-        logits = torch.from_numpy(self._compiled.output()[: sum(len(rows.asked) for rows, _ in batch)])
-        if not math.isfinite(logits.sum().item()):
+        counts = [len(rows.asked) for rows, _ in batch]
+        given = self._compiled.output()[: sum(counts)]
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = given.sum()
+        if not math.isfinite(total):
             raise LogitsError(
                 f"{self.about.class_name} returned NaN or infinite logits; the request was stopped, the engine is usable"
             )
-        parts = torch.split(logits.clone(), [len(rows.asked) for rows, _ in batch])
+        logits = torch.from_numpy(given.copy())  # the next pass overwrites what was given
+        parts = [logits] if len(batch) == 1 else torch.split(logits, counts)
         if not taps:
             return [Scored(part) for part in parts]
         states = self._states([rows for rows, _ in batch], taps)
         return [Scored(part, state) for part, state in zip(parts, states, strict=True)]
 
     def _enter(self, feeds: Sequence[Feed], texts: Sequence[PagedText]) -> list[tuple[Rows, list[int]]]:
-        """What every request feeds, with its blocks; kept nodes are where they belong."""
-        batch = []
-        for feed, text in zip(feeds, texts, strict=True):
-            if text.moved:
-                self.pool.move(text, text.moved, text.read - len(text.moved))
-                text.moved = []
-            batch.append(enter(feed, text))
+        """What every request feeds, with its blocks."""
+        batch = [enter(feed, text) for feed, text in zip(feeds, texts, strict=True)]
         cells = [rows.past + len(rows.tokens) for rows in batch]
         self.pool.allot(list(zip(texts, cells, strict=True)))
         return [(rows, text.blocks) for rows, text in zip(batch, texts, strict=True)]

@@ -55,6 +55,11 @@ class BlockPool:
         """The handles that may hold blocks, those of other threads included."""
         return [handle for ref in self._handles.valuerefs() if (handle := ref()) is not None]
 
+    @property
+    def cell_bytes(self) -> int:
+        """Bytes of one cell in all layers."""
+        return sum(shape.heads * shape.width for shape in self.shapes) * self.kind.itemsize
+
     def used(self) -> set[int]:
         """The blocks in use."""
         return {block for handle in self.handles for block in handle.blocks}
@@ -73,12 +78,25 @@ class BlockPool:
             handle.blocks = handle.blocks + [next(free) for _ in range(max(0, count))]
         self._fit()
 
+    def share(self, handle: BlockHandle, other: BlockHandle, count: int) -> int:
+        """Let a handle without blocks begin with the first `count` cells of another one. Returns how many it got."""
+        blocks = other.blocks
+        if len(blocks) < blocks_for(count):  # it was closed by another thread
+            return 0
+        self._handles[id(handle)] = handle
+        handle.blocks = blocks[: count // CELLS]
+        if count % CELLS:
+            self.allot([(handle, count)])
+            self.copy(blocks[count // CELLS], handle.blocks[-1:])
+        handle.length = count
+        return count
+
     def _fit(self) -> None:
         """Double at least, so that growing stays rare; halve what is mostly empty, down to KEPT_BLOCKS."""
         handles = self.handles
         high = max((max(handle.blocks, default=SCRATCH) for handle in handles), default=SCRATCH) + 1
-        expected = 1 + sum(max(blocks_for(handle.room), len(handle.blocks)) for handle in handles)
-        needed = max(high, expected)
+        wanted = sum(max(0, blocks_for(handle.room) - len(handle.blocks)) for handle in handles)
+        needed = max(high, 1 + len(self.used()) + wanted)
         if high > self.capacity:
             self._resize(max(needed, 2 * self.capacity), high)
         elif self.capacity > max(KEPT_BLOCKS, 4 * needed):
@@ -113,7 +131,8 @@ class BlockPool:
     def zero(self, handle: BlockHandle, begin: int) -> None:
         """Forget what a request has in its cells from `begin` on, and rows that only fill passes: a masked NaN would still
         poison an attention sum."""
-        blocks, cells = np.array(handle.blocks), np.arange(begin, len(handle.blocks) * CELLS)
+        blocks = np.array(handle.blocks, dtype=np.int64)
+        cells = np.arange(begin, max(begin, len(blocks) * CELLS))
         for memory in self._memory:
             memory[:, blocks[cells // CELLS], :, cells % CELLS] = 0
             memory[:, SCRATCH] = 0

@@ -15,43 +15,61 @@ import numpy.typing as npt
 
 from draftgraph.backends.base import CacheHandle, Feed
 
+Mark = tuple[int, list[int], int]
+"""Committed tokens, those without cells, and nodes: what a text was before a pass."""
+
 
 @dataclass(eq=False)
 class BlockHandle(CacheHandle):
-    """blocks  the blocks that the request holds."""
+    """blocks  the blocks that the request holds.
 
-    blocks: list[int] = field(default_factory=list)
-
-    def clear(self) -> None:
-        super().clear()
-        self.blocks = []
-
-
-@dataclass(eq=False)
-class PagedText(BlockHandle):
-    """blocks  in the order of its cells.
-
-    length  committed tokens.
-    unread  the last of them, which have no cells: they are fed before all others.
-    laid    nodes of this round in the cells after those of the text, in order.
-    drafted the token of every node.
-    moved   cells to be copied to the end of the text, before the next pass.
-    nodes   per node its path from the root, as node numbers, itself included.
+    length   committed tokens.
+    unread   the last of them, which have no cells: they are fed before all others.
+    drafted  the token of every node of this round.
     """
 
+    blocks: list[int] = field(default_factory=list)
     length: int = 0
     unread: list[int] = field(default_factory=list)
-    laid: list[int] = field(default_factory=list)
     drafted: list[int] = field(default_factory=list)
-    moved: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return self.length
 
     @property
     def read(self) -> int:
-        """Cells of the text, once `moved` is done."""
+        """Cells of the text."""
         return self.length - len(self.unread)
+
+    def mark(self) -> Mark:
+        """What `back` goes back to."""
+        return self.length, list(self.unread), len(self.nodes)
+
+    def back(self, mark: Mark) -> None:
+        """Take back what was entered since. Cells behind the text are lost: nodes that lay there are fed again."""
+        self.length, self.unread, nodes = mark
+        del self.nodes[nodes:], self.drafted[nodes:]
+
+    def clear(self) -> None:
+        super().clear()
+        self.blocks, self.length, self.unread, self.drafted = [], 0, [], []
+
+
+@dataclass(eq=False)
+class PagedText(BlockHandle):
+    """blocks  in the order of its cells. Those of the text are `read`, once `moved` is done.
+
+    laid   nodes of this round in the cells after those of the text, in order.
+    moved  cells to be copied to the end of the text, before the next pass.
+    nodes  per node its path from the root, as node numbers, itself included.
+    """
+
+    laid: list[int] = field(default_factory=list)
+    moved: list[int] = field(default_factory=list)
+
+    def back(self, mark: Mark) -> None:
+        super().back(mark)
+        self.laid = []
 
     def keep(self, nodes: Sequence[int]) -> None:
         """End the round: a path from the root joins the text, where it lies if that is its place, else moved or read again."""
@@ -68,8 +86,7 @@ class PagedText(BlockHandle):
 
     def clear(self) -> None:
         super().clear()
-        self.length = 0
-        self.unread, self.laid, self.drafted, self.moved = [], [], [], []
+        self.laid, self.moved = [], []
 
 
 @dataclass(frozen=True)

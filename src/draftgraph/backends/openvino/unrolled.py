@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from draftgraph.backends.base import Feed
 from draftgraph.backends.openvino.pool import CELLS, blocks_for
-from draftgraph.backends.openvino.text import BlockHandle, Rows
+from draftgraph.backends.openvino.text import BlockHandle, Mark, Rows
 
 LEAST_ROWS = 2
 """Rows of a sequence. A single row takes another kernel, which rounds otherwise; a second one costs no time."""
@@ -24,28 +24,18 @@ COMMITTED = -1
 class UnrolledText(BlockHandle):
     """blocks  in the order of the text's cells, then those of other paths.
 
-    length   committed tokens.
-    unread   the last of them, which have no cells: they are fed before all others.
-    drafted  the token of every node of this round.
     paths    of the last pass, as nodes; the first one's cells continue those of the text.
     shared   blocks that all of them read. owned  the further blocks of each.
     nodes    per node its path from the root, as node numbers, itself included.
     """
 
-    length: int = 0
-    unread: list[int] = field(default_factory=list)
-    drafted: list[int] = field(default_factory=list)
     paths: list[list[int]] = field(default_factory=list)
     shared: int = 0
     owned: list[list[int]] = field(default_factory=list)
 
-    def __len__(self) -> int:
-        return self.length
-
-    @property
-    def read(self) -> int:
-        """Cells of the text."""
-        return self.length - len(self.unread)
+    def back(self, mark: Mark) -> None:
+        super().back(mark)
+        self.paths, self.owned = [[]], [[]]
 
     def needed(self, passed: Sequence[Path]) -> int:
         """Blocks that the request holds while these paths are read."""
@@ -78,8 +68,7 @@ class UnrolledText(BlockHandle):
 
     def clear(self) -> None:
         super().clear()
-        self.length, self.shared = 0, 0
-        self.unread, self.drafted, self.paths, self.owned = [], [], [], []
+        self.shared, self.paths, self.owned = 0, [], []
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,11 @@ def make_config(drafting: Drafting, **more: Any) -> Config:
     )
 
 
-def load_engine(chosen: Chosen, config: Config, quiet: bool) -> Engine:
-    """The engine of a target and a drafter; the bundled drafter stays out where another kind of drafter was asked for."""
+def load_engine(chosen: Chosen, config: Config, quiet: bool, **serving: Any) -> Engine:
+    """The engine of a target and a drafter; the bundled drafter stays out where another kind of drafter was asked for.
+
+    serving  fields of `Serving` that are not its defaults.
+    """
     target, drafter = chosen.pair
     if not isinstance(drafter, str) and config.drafter not in (None, "model"):
         drafter = None
@@ -59,12 +62,9 @@ def load_engine(chosen: Chosen, config: Config, quiet: bool) -> Engine:
         return Engine.from_pretrained(
             target,
             draft_model=drafter,
-            dtype=chosen.dtype,
-            device=chosen.device,
             config=config,
-            backend=chosen.backend,
-            weights=chosen.weights,
-            trust_remote_code=chosen.trusted,
+            **chosen.loading,
+            **serving,
         )
 
 

@@ -1,0 +1,116 @@
+"""One request on its way: begun, planned, read piece by piece, decoded round by round, freed."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Any
+
+from draftgraph.backends.base import CausalLM
+from draftgraph.budget.form import MOST_DRAFTED
+from draftgraph.budget.limits import Windows, limits
+from draftgraph.draft.base import Drafter
+from draftgraph.draft.proposal import failing
+from draftgraph.draft.terms import Limits
+from draftgraph.engine.config import Config
+from draftgraph.engine.prefill import prefill
+from draftgraph.engine.results import result_of
+from draftgraph.engine.round import decode_round
+from draftgraph.engine.strategy import reconsider
+from draftgraph.errors import DraftgraphError
+from draftgraph.request.result import Event, Result
+from draftgraph.request.state import Request
+
+
+class Course:
+    """What happens to one request, whoever decides when.
+
+    config  how this request drafts and verifies: the engine's, changed by options of the call.
+    """
+
+    def __init__(
+        self, request: Request, config: Config, drafter: Drafter, target: CausalLM, tokenizer: Any | None
+    ) -> None:
+        self.request, self.config = request, config
+        self.drafter, self.target, self.tokenizer = drafter, target, tokenizer
+        copies = drafter.copies(config.resolved_structure)
+        self._windows = replace(Windows.of(target, drafter), copies=copies)
+        self._planned: Limits | None = None
+
+    @property
+    def unread(self) -> int:
+        """Tokens of the text that the target has not read; one where the request is decoding."""
+        return len(self.request.tokens) - len(self.request.text)
+
+    @property
+    def most_nodes(self) -> int:
+        """Nodes that a round of this request verifies at most."""
+        whole = self.request.choice.structure.whole(self.request.limit)
+        if self.config.budget == "auto":
+            return MOST_DRAFTED if whole is None else whole.budget
+        return int(self.config.budget)
+
+    def begin(self) -> None:
+        """Open its caches; nothing is read yet."""
+        self.request.text = self.target.open(len(self.request.tokens) + MOST_DRAFTED)
+        self.request.begun = True
+        with failing(self.drafter, "beginning"):
+            self.drafter.begin(self.request)
+
+    def plan(self) -> Limits:
+        """The limits of the next round. They are decided once, however often they are asked for before it."""
+        if self._planned is None:
+            asked = self.config.budget, self.config.num_speculative_tokens
+            with self.request.clock("drafting"):
+                self._planned = limits(*asked, self.request, self._windows)
+        return self._planned
+
+    def read_piece(self) -> bool:
+        """Read one piece of a text that is too long for the next round. Whether there was one."""
+        return prefill(self.request, self.drafter, self.target, self.plan())
+
+    def look_back(self) -> None:
+        """A round is over: what it has shown shapes the next one."""
+        self._planned = None
+        with failing(self.drafter, "counting its overlap"):
+            seen = self.drafter.overlap(self.request)
+        self.request.choice = reconsider(self.request.choice, self.config, self.request.params.temperature, seen)
+
+    def free(self) -> None:
+        """Let go of what the request holds; a second time, of what an interrupt has left."""
+        try:
+            self.end_drafting()
+        finally:
+            self.target.close(self.request.text)
+
+    def end_drafting(self) -> None:
+        """Tell the drafter that the request is over, once."""
+        request = self.request
+        if not request.begun:
+            return
+        try:
+            with failing(self.drafter, "ending"):
+                self.drafter.end(request)
+        except DraftgraphError:
+            request.begun, request.drafting = False, None  # it was asked, and has failed
+            raise
+        request.begun, request.drafting = False, None
+
+    def result(self) -> Result:
+        """What the request has produced so far; its `finish_reason` is None until it is finished."""
+        return result_of(self.request, self.target, self.tokenizer)
+
+    def alone(self) -> Generator[Event | None, None, None]:
+        """All of it, a step at a time: the event of a round, or None after a piece of the text was read."""
+        try:
+            self.begin()
+            while self.request.finish_reason is None:
+                while self.read_piece():
+                    yield None
+                (happened,) = decode_round([self.request], self.drafter, self.target, [self.plan()])
+                if isinstance(happened, Exception):
+                    raise happened
+                yield happened
+                self.look_back()
+        finally:
+            self.free()

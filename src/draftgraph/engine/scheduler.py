@@ -1,0 +1,259 @@
+"""Which requests take part in the next step: they join and leave between rounds. One thread drives it, step by step.
+
+A step frees nothing that is needed and starves nobody: requests begin in the order in which they came; of those that still
+read their prompts one piece is read, in turn; all others decode one round together. The pieces of a text do not depend on who
+else is there.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from draftgraph.backends.base import CausalLM
+from draftgraph.draft.base import Drafter
+from draftgraph.engine.claims import Claim, is_safe
+from draftgraph.engine.course import Course
+from draftgraph.engine.round import decode_round
+from draftgraph.engine.serving import Serving
+from draftgraph.errors import OptionError, QueueFullError
+from draftgraph.request.result import Event
+
+HEADROOM_CELLS = 32
+"""Cells that stay free per running request when another one begins, so that it need not wait at once."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a scheduler has to do.
+
+    running, waiting  requests that have begun, and that have not.
+    cells_used, cells_limit  tokens that are cached, drafts included, and that may be at once.
+    """
+
+    running: int
+    waiting: int
+    cells_used: int
+    cells_limit: int
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A request in a scheduler.
+
+    most      cells that it may hold at most. reserved  those of its prompt and first draft, which it counts with from the
+              beginning.
+    reading   whether it has not decoded yet.
+    """
+
+    course: Course
+    most: int
+    reserved: int
+    reading: bool = True
+
+    @property
+    def used(self) -> int:
+        """Cells that it holds."""
+        text = self.course.request.text
+        return len(text) - text.forgotten + len(text.nodes)
+
+    @property
+    def claim(self) -> Claim:
+        """What it counts with."""
+        held = max(self.used, self.reserved) if self.reading else self.used
+        return Claim(held, max(held, self.most))
+
+
+Outcome = Event | BaseException
+"""What a step brings to a request. After an event with a `finish_reason`, and after an error, the request is over."""
+
+
+@dataclass
+class Scheduler:
+    """waiting  requests that have not begun, in order. running  those that have; `_turns` those of them that still read."""
+
+    target: CausalLM
+    drafter: Drafter
+    serving: Serving
+    cells_limit: int = field(init=False)
+    waiting: deque[Ticket] = field(default_factory=deque)
+    running: list[Ticket] = field(default_factory=list)
+    _turns: deque[Ticket] = field(default_factory=deque)
+    _last_read: Ticket | None = None
+
+    def __post_init__(self) -> None:
+        self.cells_limit = self.serving.cells(self.target, self.drafter)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.running or self.waiting)
+
+    @property
+    def load(self) -> Load:
+        """May be asked by any thread."""
+        used = sum(ticket.used for ticket in list(self.running))
+        return Load(len(self.running), len(self.waiting), used, self.cells_limit)
+
+    def add(self, course: Course, queue: int | None = None) -> Ticket:
+        """Let a request wait for its turn. May be called by any thread.
+
+        queue  requests that may wait beside those that have a place; None: any number.
+
+        Raises OptionError for a request that can never fit, QueueFullError where there is no place.
+        """
+        request = course.request
+        nodes = course.most_nodes
+        ticket = Ticket(course, len(request.tokens) + request.limit + nodes, len(request.tokens) + nodes)
+        if ticket.most > self.cells_limit:
+            raise OptionError(
+                f"the request may grow to {ticket.most} cells (a prompt of {len(request.tokens)} tokens, {request.limit} new "
+                f"ones, {nodes} drafted), and there is memory for {self.cells_limit}; write a smaller max_new_tokens, or "
+                "Engine.from_pretrained(..., memory=...) with more bytes"
+            )
+        if queue is not None and len(self.waiting) + len(self.running) >= self.serving.max_batch + queue:
+            raise QueueFullError(
+                f"{len(self.running)} requests are running and {len(self.waiting)} are waiting, and no more than {queue} may "
+                "wait; ask again later, or write Engine.from_pretrained(..., queue=...) with more"
+            )
+        self.waiting.append(ticket)
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Let go of a request, and of its cells. To be called between steps; what is over stays so."""
+        if ticket in self.waiting:
+            self.waiting.remove(ticket)
+        elif ticket in self.running:
+            self._end(ticket)
+
+    def close(self) -> None:
+        """Let go of all requests, also after an interrupt."""
+        self.waiting.clear()
+        errors = [error for ticket in list(self.running) for error in self._tried(ticket)]
+        if errors:
+            raise errors[0]
+
+    def step(self) -> list[tuple[Ticket, Outcome]]:
+        """One piece of a prompt, and one round of all requests that can take part. Returns what came of it, in order."""
+        outcomes = list(self._begin())
+        joining = self._read(outcomes)
+        deciding = [ticket for ticket in self.running if not ticket.reading] + joining
+        outcomes += self._decode(self._fitting(deciding))
+        return outcomes
+
+    def _begin(self) -> Iterator[tuple[Ticket, Outcome]]:
+        """Requests that fit begin, the first ones first; nobody overtakes."""
+        while self.waiting and len(self.running) < self.serving.max_batch and self._has_room(self.waiting[0]):
+            ticket = self.waiting.popleft()
+            self.running.append(ticket)
+            self._turns.append(ticket)
+            try:
+                ticket.course.begin()
+            except Exception as error:
+                yield from self._fail(ticket, error)
+
+    def _has_room(self, ticket: Ticket) -> bool:
+        claims = [other.claim for other in self.running]
+        free = self.cells_limit - sum(claim.held for claim in claims) - ticket.claim.held
+        if claims and free < HEADROOM_CELLS * len(claims):
+            return False
+        return is_safe(free, [*claims, ticket.claim])
+
+    def _read(self, outcomes: list[tuple[Ticket, Outcome]]) -> list[Ticket]:
+        """Read one piece of one prompt, in turn. Returns the requests whose rest a round can read.
+
+        Their rests together are no more than a piece, so that nobody who decodes has to wait for long.
+        """
+        self._favour_oldest()
+        joining: list[Ticket] = []
+        rows = self.target.most_rows
+        for _ in range(len(self._turns)):
+            ticket = self._turns[0]
+            unread = ticket.course.unread
+            if joining and unread > rows:
+                break
+            self._turns.popleft()
+            try:
+                was_piece = ticket.course.read_piece()
+            except Exception as error:
+                outcomes += self._fail(ticket, error)
+                break
+            self._last_read = ticket
+            if was_piece:
+                self._turns.append(ticket)
+                break
+            joining.append(ticket)
+            rows -= unread
+        return joining
+
+    def _favour_oldest(self) -> None:
+        """Every other piece is one of the request that has been reading for longest, whoever else has come since."""
+        oldest = next((ticket for ticket in self.running if ticket.reading), None)
+        if oldest is not None and oldest is not self._last_read:
+            self._turns.remove(oldest)
+            self._turns.appendleft(oldest)
+
+    def _fitting(self, tickets: Sequence[Ticket]) -> list[Ticket]:
+        """The requests of a round; those who would take cells that others need to come to their end sit it out."""
+        claims = {ticket: ticket.claim for ticket in self.running}
+        free = self.cells_limit - sum(claim.held for claim in claims.values())
+        grown = {ticket: self._grown(ticket, claims[ticket]) for ticket in tickets}
+        wanted = sum(grown[ticket].held - claims[ticket].held for ticket in tickets)
+        if is_safe(free - wanted, [grown.get(ticket, claims[ticket]) for ticket in self.running]):
+            return list(tickets)
+        taking: list[Ticket] = []
+        for ticket in tickets:
+            more = grown[ticket].held - claims[ticket].held
+            if is_safe(free - more, [*({**claims, ticket: grown[ticket]}).values()]):
+                claims[ticket], free = grown[ticket], free - more
+                taking.append(ticket)
+            elif ticket.reading:
+                self._turns.appendleft(ticket)
+        return taking
+
+    def _grown(self, ticket: Ticket, claim: Claim) -> Claim:
+        """What a request counts with during a round."""
+        held = max(claim.held, ticket.used + ticket.course.unread + ticket.course.plan().budget)
+        return Claim(held, max(held, claim.most))
+
+    def _decode(self, tickets: Sequence[Ticket]) -> Iterator[tuple[Ticket, Outcome]]:
+        if not tickets:
+            return
+        requests = [ticket.course.request for ticket in tickets]
+        limits = [ticket.course.plan() for ticket in tickets]
+        for ticket, outcome in zip(tickets, decode_round(requests, self.drafter, self.target, limits), strict=True):
+            ticket.reading = False
+            yield from self._fail(ticket, outcome) if isinstance(outcome, Exception) else self._go_on(ticket, outcome)
+
+    def _go_on(self, ticket: Ticket, event: Event) -> Iterator[tuple[Ticket, Outcome]]:
+        yield ticket, event
+        try:
+            ticket.course.look_back()
+            if event.finish_reason is not None:
+                self._end(ticket)
+        except Exception as error:
+            yield from self._fail(ticket, error)
+
+    def _fail(self, ticket: Ticket, error: Exception) -> Iterator[tuple[Ticket, Outcome]]:
+        """Let go of a request after an error, which is the one that is told."""
+        self._tried(ticket)
+        yield ticket, error
+
+    def _tried(self, ticket: Ticket) -> list[Exception]:
+        """Let go of a request; the error that came of it, if there was one."""
+        try:
+            self._end(ticket)
+        except Exception as error:
+            return [error]
+        return []
+
+    def _end(self, ticket: Ticket) -> None:
+        try:
+            ticket.course.free()
+        finally:
+            if ticket in self._turns:
+                self._turns.remove(ticket)
+            if ticket in self.running:
+                self.running.remove(ticket)
+            if ticket is self._last_read:
+                self._last_read = None
