@@ -25,6 +25,7 @@ from draftgraph.backends.eagle3_files import (
 )
 from draftgraph.backends.features import FeatureShape
 from draftgraph.backends.paired import PairedNet
+from draftgraph.backends.taps import PREFIX
 from draftgraph.backends.trained import find_trained
 from draftgraph.errors import ModelError, OptionError
 
@@ -73,6 +74,23 @@ def exported(folder: Path, layout: str, target: str | None = None) -> dict[str, 
     )
     packed = {name: weight.contiguous() for name, weight in weights.items()}
     return {CONFIG: json.dumps(config, indent=1).encode(), WEIGHTS: safetensors.torch.save(packed)}
+
+
+def packed_eagle3(net: PairedNet, tokens: torch.Tensor, layers: int, dtype: torch.dtype) -> dict[str, bytes]:
+    """The files of a drafter by name, in the layout "eagle3"; weights of type `dtype`.
+
+    tokens  i64[K] of the head, rising. layers  of the target: the hidden states are named where they are not the usual ones.
+    """
+    vocab = net.core.config.vocab_size
+    numbers = tuple(int(name.removeprefix(PREFIX)) for name in net.shape.taps)
+    usual = numbers == (2, layers // 2, layers - 3)
+    read = Said(net.core.config, len(tokens), None if usual else numbers, net.norms)
+    weights = {name: weight.detach().to("cpu", dtype) for name, weight in tensors_of(net).items()}
+    ids = tokens.cpu()
+    entries = torch.zeros(vocab, dtype=torch.bool).index_fill_(0, ids, True)
+    weights |= {} if len(ids) == vocab else {"d2t": ids - torch.arange(len(ids)), "t2d": entries}
+    named = {name.replace("layers.0.", "midlayer.", 1): weight.contiguous() for name, weight in weights.items()}
+    return {CONFIG: json.dumps(_flat(read), indent=1).encode(), WEIGHTS: safetensors.torch.save(named)}
 
 
 def _said_of_eagle3(folder: Path) -> dict[str, Any]:
