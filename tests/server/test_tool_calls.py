@@ -36,7 +36,8 @@ CALLS = {
 }
 TEXTS = [
     "", "  ", "Hello.", "1 < 2 <tool", '{"a": 1}', "[1, 2]", "[f(1)]", "[x for x in y]", '{"name": "g", "arguments": {}}',
-    '{"name": "f", "arguments": [1]}', '{"name": "f"', '<tool_call>{"name": "f", "arguments": {}} and more', "<function=g>{}</function>",
+    '{"name": "f", "arguments": [1]}', '{"name": "f"', '<tool_call>{"name": "f", "arguments": {}} and more',
+    "<function=g>{}</function>",
     "[TOOL_CALLS]", "[" * 5000, "[f(a=open('x'))]", '{"name": ["f"], "arguments": {}}',
 ]  # fmt: skip
 """What is no call of a tool that there is."""
