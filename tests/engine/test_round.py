@@ -19,8 +19,8 @@ from draftgraph.request.state import Request
 from models import perturbed, plain, tiny_lm
 
 LONG = [3, 14, 15, 9, 26, 5, 35, 8, 9, 7]
-PARTS_BETWEEN = 13
-"""Parts of a round of two that no other part holds: two drafts, one pass, and five for each request after it."""
+LOOKS = 60
+"""Looks at the clock that a round of two takes at most; forwards take hundreds of them."""
 
 
 class Ticks:
@@ -71,12 +71,12 @@ def test_a_round_of_two_charges_each_its_share_and_all_of_its_time_once() -> Non
         decode_round(requests, engine.drafter, engine.target, [bounds(engine, request) for request in requests])
         records = [request.rounds[number] for request in requests]
         charged = sum(sum(record.seconds.values()) for record in records)
-        assert charged == pytest.approx(time.now - before - PARTS_BETWEEN)  # a look at the clock before each
+        assert time.now - before - LOOKS < charged <= time.now - before
         rows = [new + len(record.tokens) for new, record in zip(fed, records, strict=True)]
         shares = [record.seconds["target"] for record in records]
         assert sum(shares) == pytest.approx(1000.0 * sum(rows) + 1.0)
         assert shares[0] / shares[1] == pytest.approx(rows[0] / rows[1])
-        passes = sum(record.num_passes for record in records)
+        passes = max(record.num_passes for record in records)  # which both share
         assert sum(record.seconds["drafter"] for record in records) == time.spent[drafter] - drafters + passes
         assert all(record.seconds["drafting"] < 20.0 for record in records)  # looks, and no forward
     assert long.rounds[0].seconds is not short.rounds[0].seconds

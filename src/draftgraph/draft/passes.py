@@ -16,6 +16,7 @@ import torch
 
 from draftgraph.backends.base import CacheHandle, CausalLM, Feed
 from draftgraph.draft.graph import DraftGraph
+from draftgraph.draft.joined import drafter_pass
 from draftgraph.draft.structures.calibrate import sharpen
 from draftgraph.request.state import Request
 from draftgraph.sampling.warp import Prefixes
@@ -86,8 +87,7 @@ class DrafterPasses:
         )
         self.passes += 1
         self.evaluations += len(paths)
-        with self.request.clock("drafter"):
-            logits = self.model.forward([feed])[0].logits
+        logits = drafter_pass(self.model, self.request.clock, feed).logits
         prefixes = Prefixes(self.request.tokens, lambda row: list(paths[row]), partial(_above, paths))
         laws = self.shape(self.request.warper.scores(self._align(logits), prefixes), list(map(len, paths)))
         if len(drafted) < len(paths):

@@ -30,6 +30,18 @@ class Clock:
         """Charge what runs inside to one part."""
         return _Part(self, part)
 
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """What runs inside is done for others: this request is charged what `shared` says, and nothing else."""
+        self._begin()
+        begun = self.now()
+        try:
+            yield
+        finally:
+            self._nested.pop()
+            if self._nested:
+                self._nested[-1] += self.now() - begun
+
     def take(self) -> dict[str, float]:
         """The seconds so far; from here on they are counted anew."""
         seconds, self.seconds = self.seconds, dict.fromkeys(PARTS, 0.0)

@@ -111,7 +111,7 @@ def test_no_drafter_pass_leaves_a_draft_of_copies(monkeypatch: pytest.MonkeyPatc
     """`Limits.depth` 0 with a budget: whatever sources have is copied, at the root too, in any round."""
     from dataclasses import replace
 
-    from draftgraph.engine import engine as module
+    from draftgraph.engine import course as module
 
     bounds = module.limits
     rounds = iter(range(10**6))
