@@ -177,7 +177,7 @@ class Study:
             Text((*prompt, *one.token_ids), len(prompt), len(one.token_ids))
             for prompt, one in zip(self.prompts, results, strict=True)
         ]
-        rows = read_rows(self.pair.target, self.pair.drafter, texts, self.params, self.pair.vocab)
+        rows = read_rows(*self.pair.backends, texts, self.params, self.pair.vocab)
         given = survival(rows, plan).given
         calls = [float(rounds(given[s.begin : s.end], s.limit - s.begin)[0].sum()) for s in rows.spans]
         made = [one.stats.num_rounds for one in results]
@@ -284,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for t in options.temperature:
             params = dg.SamplingParams(max_new_tokens=options.new_tokens, temperature=t, ignore_eos=True, seed=11)
             texts = own_texts(pair.engine(budget=0), prompts * SAMPLES, params)
-            laws = read_rows(pair.target, pair.drafter, texts, params, pair.vocab)
+            laws = read_rows(*pair.backends, texts, params, pair.vocab)
             study = Study(name, pair, prompts, params, laws, options.places)
             for setup in track(setups(), f"{name}, T={t:g}"):
                 rows += study.of(setup)

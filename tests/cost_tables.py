@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from draftgraph.budget.costs import Cost, Costs, Greedy, Level
+from draftgraph.budget.costs import Cost, Costs, Drafts, Level
 
 
 def cost(*seconds: float, rows: tuple[int, ...] = (1, 2, 4)) -> Cost:
@@ -17,4 +17,4 @@ def costs(
     theirs = None if drafter is None else cost(1e-3 * drafter, 1.001e-3 * drafter, rows=(1, 16))
     seen = tuple(Level(reached**depth, 1.0, 1.5, 0.8**depth) for depth in range(1, levels + 1))
     around = (0.2e-3, 0.2e-3, 0.02e-3)
-    return Costs(target, theirs, around, 0.2e-3, 1, 64, seen, Greedy(around, seen), note)
+    return Costs(target, theirs, around, 0.2e-3, 1, 64, seen, Drafts(around, seen), note)

@@ -34,8 +34,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
 REFUSED: dict[str, dict[str, Any]] = {
     "rwkv": {},
     "doge": GROUPED | {"keep_window_size": 8},
-    "roberta": UNTIED | {"is_decoder": True, "pad_token_id": 1},
-    "bart": UNTIED | {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48},
+    "openai-gpt": UNTIED | {"n_positions": 128},
+    "moshi": UNTIED | {"audio_vocab_size": 8, "ffn_dim": 96, "sliding_window": 8},
     "t5": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4},
 }
 """Families (or options of them) that must be refused."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from draftgraph.integrations.transformers_generate import custom_generate
     from draftgraph.lab.prove.prover import prove
     from draftgraph.request.result import Event, Result
+    from draftgraph.sampling.grammar import Grammar, Matcher
     from draftgraph.sampling.params import SamplingParams
     from draftgraph.types import ROOT, Outcome, TokenTree, Verdict
     from draftgraph.verification.base import Accepts, Rule
@@ -39,6 +40,8 @@ __all__ = [
     "DraftgraphError",
     "Engine",
     "Event",
+    "Grammar",
+    "Matcher",
     "Outcome",
     "Result",
     "Rule",
@@ -62,6 +65,8 @@ _HOMES = {
     "Drafter": "draft.base",
     "Engine": "engine.engine",
     "Event": "request.result",
+    "Grammar": "sampling.grammar",
+    "Matcher": "sampling.grammar",
     "Outcome": "types",
     "Result": "request.result",
     "Rule": "verification.base",

@@ -53,13 +53,64 @@ def test_target_drafter_and_tokenizer_come_from_gguf_files(made: Path) -> None:
 
 
 def test_weights_in_blocks_are_dequantised(made: Path) -> None:
-    engine = dg.Engine.from_pretrained(made / "packed.gguf", budget=4)
+    engine = dg.Engine.from_pretrained(made / "packed.gguf", budget=4, backend="torch")
     whole, packed = tiny_lm(vocab=257, window=256).state_dict(), engine.target.model.state_dict()
     error = max(float((whole[name] - packed[name]).abs().max()) for name in whole)
     assert 0.0 < error < 0.1
     assert engine.generate(PROMPT, max_new_tokens=20, ignore_eos=True).token_ids == plain(
         engine.target.model, PROMPT, 20
     )
+
+
+@pytest.mark.parametrize("weights", [None, "int8"])
+def test_they_run_on_openvino_and_their_graphs_are_kept(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str | None
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("DRAFTGRAPH_CACHE", str(tmp_path / "cache"))
+    options = {"budget": 4, "backend": "openvino", "weights": weights, "drafter": "lookup"}
+    engine = dg.Engine.from_pretrained(made / "packed.gguf", **options)
+    torch_engine = dg.Engine.from_pretrained(made / "packed.gguf", backend="torch", budget=0)
+    text = engine.generate(PROMPT, max_new_tokens=30, ignore_eos=True).token_ids
+    if weights is None:
+        assert text == plain(torch_engine.target.model, PROMPT, 30)
+    assert (engine.eos, engine.target.model_name) == (torch_engine.eos, "packed.gguf")
+    del engine
+    monkeypatch.setattr("draftgraph.backends.openvino.load.load_model", None)  # nothing is dequantised again
+    again = dg.Engine.from_pretrained(str(made / "packed.gguf"), **options)
+    assert again.generate(PROMPT, max_new_tokens=30, ignore_eos=True).token_ids == text
+
+
+def test_another_file_at_the_same_place_is_another_model(
+    made: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("DRAFTGRAPH_CACHE", str(tmp_path / "cache"))
+    for name in ("_HEAD", "_PLACES"):  # so that the byte below is not among the places that are read at every start
+        monkeypatch.setattr(f"draftgraph.backends.openvino.weights.{name}", 2)
+    first = dg.Engine.from_pretrained(file, budget=0).target
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 64
+    file.write_bytes(content)
+    second = dg.Engine.from_pretrained(file, budget=0).target
+    assert (first.name, second.name) == ("openvino", "openvino")
+    ids = torch.tensor([PROMPT])
+    assert not torch.equal(first.plain(ids, 1), second.plain(ids, 1))
+
+
+def test_a_header_is_parsed_once_for_configuration_and_tokenizer(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    parsed, parse = [], reader.load_gguf_checkpoint
+    monkeypatch.setattr(
+        reader, "load_gguf_checkpoint", lambda *given, **more: parsed.append(0) or parse(*given, **more)
+    )
+    read_config(file).hidden_size = 5  # of a copy
+    assert read_config(file).hidden_size == 32
+    read_tokenizer(file)
+    assert len(parsed) == 1
+    write_gguf(tiny_lm(vocab=257, layers=1), file)
+    assert read_config(file).num_hidden_layers == 1
 
 
 def test_ends_of_text_and_the_chat_template_are_those_of_the_file(made: Path) -> None:
@@ -204,9 +255,3 @@ def test_spoiled_headers_are_refused_or_harmless(file: Path, data: st.DataObject
         json.dumps(fields)
     finally:
         file.write_bytes(whole)
-
-
-def test_openvino_does_not_read_gguf_files(file: Path) -> None:
-    assert dg.Engine.from_pretrained(file, budget=0).target.name == "torch"
-    with pytest.raises(ModelError, match="torch dequantises GGUF files; write backend='torch'"):
-        dg.Engine.from_pretrained(file, backend="openvino")

@@ -14,7 +14,7 @@ from cost_tables import cost, costs
 from draftgraph.backends.fingerprint import fingerprint
 from draftgraph.budget import cost_cache
 from draftgraph.budget.cost_cache import costs_of
-from draftgraph.budget.costs import Costs, Greedy, Level
+from draftgraph.budget.costs import Costs, Drafts, Level
 from draftgraph.budget.timing import levels
 from draftgraph.engine.pair_costs import pair_costs
 from draftgraph.request.record import RoundRecord
@@ -159,7 +159,7 @@ def test_an_engine_is_measured_and_told_so(lookup: bool, monkeypatch: pytest.Mon
 
 
 def test_greedy_requests_have_levels_of_their_own():
-    greedy = Greedy((1.0, 2.0, 3.0), (Level(0.5, 1.0, 2.0, 0.4),))
+    greedy = Drafts((1.0, 2.0, 3.0), (Level(0.5, 1.0, 2.0, 0.4),))
     table = replace(costs(), greedy=greedy)
     assert (table.at(0.0).overhead, table.at(0.0).levels) == (greedy.overhead, greedy.levels)
     assert table.at(0.7) == table

@@ -183,11 +183,13 @@ def test_nodes_that_cost_less_together_are_priced_together():
     """The chord to one node is .75 of a token, to three of them .18: drafts of one node must be able to grow."""
     auto, smooth = AutoBudget(humped(drafter=0.1)), AutoBudget(costs(drafter=0.1))
     auto.plan(20, [], 99)
-    for counts in auto.ledger.depths:
+    for counts in auto.forms[0].ledger.depths:
         counts.nodes = counts.rounds / 8.0  # one node a round
     chord = humped().target(4) - humped().target(1) + 3 * 0.02e-3
-    assert auto._slope() == pytest.approx(chord / 3)
-    assert smooth._slope() == pytest.approx(0.15e-3 + 0.02e-3), "and nothing changes where every row costs the same"
+    assert auto.forms[0]._slope() == pytest.approx(chord / 3)
+    assert smooth.forms[0]._slope() == pytest.approx(0.15e-3 + 0.02e-3), (
+        "and nothing changes where every row costs the same"
+    )
 
 
 def test_a_draft_model_s_drafts_grow_where_the_second_row_is_dear():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -168,6 +169,15 @@ def test_a_slow_model_with_sizes_is_timed_once_each(clock: Clock) -> None:
     costs, model, _ = measured(clock, 0.3, sizes=(1, 2, 4, 8, 24))
     assert model.rows[1:6] == [1, 2, 4, 8, 24]
     assert set(costs.target.rows) == {1, 2, 4, 8, 24}
+
+
+def test_what_is_needed_is_timed_after_smaller_sizes_that_are_not(clock: Clock) -> None:
+    """On a loaded machine a drafter was timed with one size alone: such a table cannot be read again."""
+    target, drafter = (SlowModel(clock, 1.0, sizes=(1, 2, 4, 8, 24)) for _ in range(2))
+    costs = timing.measure(target, drafter, Rounds(target))
+    assert costs.drafter is not None
+    assert {*timing.DRAFTER_NEEDED} <= {*costs.drafter.rows}
+    assert Costs.from_dict(json.loads(json.dumps(costs.to_dict())), "read again").drafter is not None
 
 
 @pytest.mark.parametrize("chains", [False, True])

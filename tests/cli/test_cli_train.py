@@ -49,6 +49,11 @@ def test_a_drafter_comes_out_that_the_engine_takes(target: Path, tmp_path: Path)
 
 
 def test_nothing_to_learn_from_is_refused(target: Path, tmp_path: Path) -> None:
+    missing = run(tmp_path / "absent", "--out", tmp_path / "drafter")
+    assert (missing.exit_code, "there is no such folder here" in missing.output) == (1, True)
+    for option in (("--weights", "int8"), ("--backend", "openvino")):
+        refused = run(target, "--out", tmp_path / "drafter", *option)
+        assert (refused.exit_code, f"{' '.join(option)} is not possible here" in refused.output) == (2, True)
     result = run(target, "--out", tmp_path / "drafter")
     assert "nothing to learn from; give prompts with --prompts, or answers with --answers" in result.output
     (tmp_path / "p.txt").write_text("hello\n")

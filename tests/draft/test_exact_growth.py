@@ -50,12 +50,12 @@ from draftgraph.request.result import Event
 from draftgraph.request.state import Request, Strategy
 from draftgraph.request.text import Detokenizer
 from draftgraph.sampling.params import SamplingParams
-from draftgraph.sampling.rng import Noise
 from draftgraph.sampling.warp import Warper
 from draftgraph.structures import GSD, Chain, Comb, Graph, Paths, Tree
-from draftgraph.types import FIXED, ROOT, TokenTree, Verdict
+from draftgraph.types import FIXED, ROOT, TokenTree
 from draftgraph.verification.layer import LayerRule
 from draftgraph.verification.registry import RULES
+from enumerated import EnumeratedNoise, by_row, continued, enumerate_drafts, enumerated_rule
 from test_sampling_law import TableLM
 
 EXACT, VISIBLE = 1e-12, 1e-3
@@ -156,10 +156,6 @@ def reading(q: Laws, temperature: float = 1.0) -> Evaluate:
         return rows if temperature == 1.0 else sharpen(rows, 1.0 / temperature)
 
     return evaluate
-
-
-def by_row(draw: Draw) -> Draws:
-    return lambda laws, depth, addresses: [draw(law) for law in laws]
 
 
 # The structures that ship. Those of a given shape have the setting's.
@@ -301,26 +297,9 @@ def test_the_graph_is_the_tree_and_copies_in_its_spare_slots() -> None:
 # Rounds that learn from each other.
 
 
-class EnumeratedRule(LayerRule):
-    """The layer rule, whose verdicts are enumerated."""
-
-    def verdict(self, tree: TokenTree, p: torch.Tensor, noise: Any, length: int) -> Verdict:
-        outcome = self.outcome(tree, p)
-        end = noise.draw(torch.tensor(outcome.stop, dtype=torch.float64))
-        return Verdict(tuple(tree.path(end - 1)), noise.draw(outcome.bonus(end)))
-
-
-class EnumeratedNoise(Noise):
-    """The randomness of one request: the enumerator's."""
-
-    def __init__(self, draw: Draw) -> None:
-        super().__init__(0)
-        self.draw = draw
-
-
 @pytest.fixture
 def enumerated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "_drawer", lambda request: by_row(request.noise.draw))
+    enumerate_drafts(monkeypatch)
 
 
 class TableModel(TableLM):
@@ -356,7 +335,7 @@ def decoded(
     table  the automatic budget decides by these costs, within `limits`. looked_up  without a draft model.
     """
     structure = config.resolved_structure
-    choice = Strategy(EnumeratedRule(), structure, structure.draws, "enumerated")
+    choice = Strategy(enumerated_rule(LayerRule()), structure, structure.draws, "enumerated")
     edges = edges_beside_model(config.edges, structure)
     drafter: Drafter = model.ModelDrafter(TableModel(tables.drafter, tables.vocab, len(prompt)), tables.vocab, edges)
     if looked_up:
@@ -387,19 +366,6 @@ def decoded(
             if seen is not None and seen.mean < switch:
                 request.choice = replace(choice, sampled=False)
     return request
-
-
-def continued(masses: defaultdict[tuple[int, ...], float], tables: Tables) -> torch.Tensor:
-    """The law of the text if the target goes on alone behind these beginnings."""
-    for length in range(tables.depth + 1):
-        for prefix in [prefix for prefix in masses if len(prefix) == length]:
-            mass = masses.pop(prefix)
-            for token, p in enumerate(tables.target(prefix).tolist()):
-                masses[*prefix, token] += mass * p
-    law = torch.zeros((tables.vocab,) * (tables.depth + 1), dtype=torch.float64)
-    for text, mass in masses.items():
-        law[text] = mass
-    return law.flatten()
 
 
 def round_tables(name: str, kind: str, seed: int) -> Tables:

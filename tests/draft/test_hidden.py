@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -12,9 +14,11 @@ import torch
 from transformers import PreTrainedModel
 
 import draftgraph as dg
+from dflash_folders import write_dflash
 from draftgraph.backends.base import Feed
-from draftgraph.backends.feature_model import FeatureModel
+from draftgraph.backends.feature_model import FeatureModel, FeatureReader
 from draftgraph.backends.torch_model import TorchModel
+from draftgraph.backends.trained import find_trained
 from draftgraph.draft import model
 from draftgraph.draft.hidden import HiddenDrafter
 from draftgraph.draft.proposal import propose
@@ -30,6 +34,7 @@ from draftgraph.sampling.warp import Warper
 from draftgraph.structures import Chain, Comb, Graph, Tree
 from draftgraph.types import TokenTree
 from draftgraph.verification.registry import RULES, get_rule
+from eagle3_folders import write_eagle3
 from feature_drafters import tiny_net, write_drafter
 from laws import p_value
 from models import tiny_lm
@@ -44,6 +49,13 @@ STRUCTURES: dict[str, Structure] = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_drafter(tmp_path_factory.mktemp("drafter"), tiny_lm(layers=4))
+
+
+@pytest.fixture(scope="module", params=["own", "EAGLE-3"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of every kind."""
+    write = write_drafter if request.param == "own" else write_eagle3
+    return write(tmp_path_factory.mktemp("drafter"), tiny_lm(layers=4))
 
 
 class Listening(dg.Drafter):
@@ -90,10 +102,10 @@ def test_taps_that_the_target_does_not_have_are_refused() -> None:
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
-def test_greedy_texts_are_exact(structure: str, folder: Path) -> None:
+def test_greedy_texts_are_exact(structure: str, trained: Path) -> None:
     over = tiny_lm(layers=4)
     plain = dg.Engine.from_pretrained(over, budget=0)
-    drafted = dg.Engine.from_pretrained(over, draft_model=folder, structure=STRUCTURES[structure], budget=7)
+    drafted = dg.Engine.from_pretrained(over, draft_model=trained, structure=STRUCTURES[structure], budget=7)
     drafted.target.most_rows = drafted.drafter.model.most_rows = 5  # type: ignore[union-attr]
     for seed in range(2):
         prompt = torch.randint(1, 64, (4 + 5 * seed,), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -103,9 +115,9 @@ def test_greedy_texts_are_exact(structure: str, folder: Path) -> None:
         assert result.stats.num_drafter_evaluations > 0
 
 
-def test_the_automatic_budget_times_it(folder: Path) -> None:
+def test_the_automatic_budget_times_it(trained: Path) -> None:
     over = tiny_lm(layers=4)
-    engine = dg.Engine.from_pretrained(over, draft_model=folder)
+    engine = dg.Engine.from_pretrained(over, draft_model=trained)
     plain = dg.Engine.from_pretrained(over, budget=0)
     options: dict[str, Any] = {"max_new_tokens": 40, "temperature": 0.0}
     assert engine.generate(TEXT, **options).token_ids == plain.generate(TEXT, **options).token_ids
@@ -117,10 +129,17 @@ def test_another_target_is_refused(folder: Path) -> None:
         dg.Engine.from_pretrained(tiny_lm(), draft_model=folder)
 
 
-@pytest.mark.parametrize("rule", ["layer", "block", "agree"])
+@pytest.mark.parametrize(
+    ("rule", "kind"), [("layer", "own"), ("block", "own"), ("agree", "own"), ("layer", "EAGLE-3"), ("block", "EAGLE-3")]
+)
 @torch.inference_mode()
-def test_the_engines_law_is_the_targets(rule: str, tmp_path: Path) -> None:
-    folder = write_drafter(tmp_path, target())
+def test_the_engines_law_is_the_targets(rule: str, kind: str, tmp_path: Path) -> None:
+    reduced = round(0.6 * target().config.vocab_size)
+    folder = (
+        write_drafter(tmp_path, target())
+        if kind == "own"
+        else write_eagle3(tmp_path, target(), "speculators", entries=reduced, ids=[0])
+    )
     options: dict[str, Any] = {"structure": "chain"} if rule == "block" else {}
     engine = dg.Engine.from_pretrained(target(), draft_model=folder, rule=rule, budget=4, **options)
     warped: dict[str, Any] = {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "repetition_penalty": 1.3}
@@ -137,17 +156,38 @@ VOCAB, DEPTH = 4, 2
 
 
 @cache
-def exact_pair() -> tuple[TorchModel, FeatureModel]:
+def exact_pair(kind: str) -> tuple[TorchModel, FeatureReader]:
     """A pair in float64, whose head has three of the four tokens."""
-    over: PreTrainedModel = tiny_lm(vocab=VOCAB, logit_gain=1.0).double()
-    net, tokens = tiny_net(over, share=0.75)
+    over: PreTrainedModel = tiny_lm(vocab=VOCAB, layers=3, logit_gain=1.0).double()
     target = TorchModel(over)
-    return target, FeatureModel(net, tokens, target.model.get_input_embeddings())
+    if kind == "own":
+        net, tokens = tiny_net(over, share=0.75)
+        return target, FeatureModel(net, tokens, target.model.get_input_embeddings())
+    with TemporaryDirectory() as folder:
+        written = WRITERS[kind](Path(folder), over)
+        found = find_trained(written)
+        assert found is not None
+        return target, found.read(over)
 
 
-def program(structure: Structure, edges: Sequence[str], budget: int) -> Program:
+def blocks(folder: Path, over: PreTrainedModel, layout: str) -> Path:
+    return write_dflash(folder, over, layout, entries=3, ids=(1, 2), size=3)
+
+
+WRITERS: dict[str, Callable[[Path, PreTrainedModel], Path]] = {
+    "EAGLE-3": lambda folder, over: write_eagle3(folder, over, entries=3),
+    "DFlash": lambda folder, over: blocks(folder, over, "dflash"),
+    "DSpark": lambda folder, over: blocks(folder, over, "dspark"),
+}
+"""Drafters whose heads have three of four tokens."""
+Spoil = Callable[[TokenTree], TokenTree]
+
+
+def program(
+    kind: str, structure: Structure, edges: Sequence[str], budget: int, spoil: Spoil = lambda tree: tree
+) -> Program:
     """A first draft behind a text that the target has read but for its last token."""
-    over, network = exact_pair()
+    over, network = exact_pair(kind)
     drafter = HiddenDrafter(network, VOCAB, edges)
     text = [1, 2, 0, 2]
     params = SamplingParams(max_new_tokens=DEPTH + 1, temperature=1.0)
@@ -164,7 +204,7 @@ def program(structure: Structure, edges: Sequence[str], budget: int) -> Program:
         drafter.begin(request)
         try:
             drafter.read(request, over.forward([Feed(request.text, text[:-1])], drafter.taps)[0].taps, ())
-            return propose(drafter, request, Limits(budget, DEPTH, DEPTH)).tree
+            return spoil(propose(drafter, request, Limits(budget, DEPTH, DEPTH)).tree)
         finally:
             drafter.end(request)
             over.close(request.text)
@@ -172,30 +212,132 @@ def program(structure: Structure, edges: Sequence[str], budget: int) -> Program:
     return drafted
 
 
-@pytest.mark.parametrize(
-    ("rule", "structure", "budget"),
-    [
-        ("layer", Tree(), 5),
-        ("layer", Graph(), 6),
-        ("layer", Tree((2, 1)), 4),
-        ("layer", Comb(), 5),
-        ("layer", Chain(), 2),
-        ("block", Chain(), 2),
-        ("token", Chain(), 2),
-    ],
-    ids=lambda value: str(value),
-)
-def test_every_draft_is_verified_exactly(
-    rule: str, structure: Structure, budget: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def enumerated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every draw be asked of the program that enumerates them."""
+
     def drawer(request: Request) -> Any:
         draw: Draw = request.noise.enumerator  # type: ignore[attr-defined]
         return lambda laws, depth, addresses: [draw(row) for row in laws]
 
     monkeypatch.setattr(model, "_drawer", drawer)
+
+
+CASES: list[tuple[str, Structure, int]] = [
+    ("layer", Tree(), 5), ("layer", Graph(), 6), ("layer", Tree((2, 1)), 4),
+    ("layer", Comb(), 5), ("layer", Chain(), 2), ("block", Chain(), 2), ("token", Chain(), 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "structure", "budget", "kind"),
+    [
+        (*case, kind)
+        for kind in ("own", *WRITERS)
+        for case in (CASES if kind in ("own", "EAGLE-3") else CASES[3:])  # block drafters draft along one path
+    ],
+    ids=lambda value: str(value),
+)
+def test_every_draft_is_verified_exactly(
+    rule: str, structure: Structure, budget: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enumerated(monkeypatch)
     edges = ("own", "context") if structure.filled else ()
-    for kind in ("random", "sparse", "greedy"):
-        tables = random_tables(kind, VOCAB, DEPTH, 3)
-        emitted = output_law(RULES[rule], tables, program(structure, edges, budget), DEPTH + 1)
+    for laws in ("random", "sparse", "greedy"):
+        tables = random_tables(laws, VOCAB, DEPTH, 3)
+        emitted = output_law(RULES[rule], tables, program(kind, structure, edges, budget), DEPTH + 1)
         assert emitted.drafts > 3
         assert total_variation(emitted.law, tables.target_law(DEPTH + 1)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("rule", "structure", "kind"),
+    [
+        ("layer", Tree(), "EAGLE-3"),
+        ("block", Chain(), "EAGLE-3"),
+        ("layer", Comb(), "DFlash"),
+        ("block", Chain(), "DSpark"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_laws_that_forget_the_reduced_vocabulary_are_refuted(
+    rule: str, structure: Structure, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens are drawn from three entries, and stated as drawn from all four: a control that must fail."""
+    enumerated(monkeypatch)
+
+    def spoil(tree: TokenTree) -> TokenTree:
+        assert all(bool((laws == 0.0).any()) for laws in tree.laws)
+        spread = torch.where(tree.laws > 0.0, tree.laws, 0.3)
+        return replace(tree, laws=spread / spread.sum(dim=1, keepdim=True))
+
+    tables = random_tables("random", VOCAB, DEPTH, 3)
+    emitted = output_law(RULES[rule], tables, program(kind, structure, (), 4, spoil), DEPTH + 1)
+    assert total_variation(emitted.law, tables.target_law(DEPTH + 1)) > 1e-3
+
+
+@pytest.mark.parametrize("structure", ["graph", "chain", "comb"])
+def test_under_agree_a_drafter_changes_no_token(structure: str, trained: Path) -> None:
+    """Noise belongs to positions, so that the law of the text is that of plain decoding, seed by seed."""
+    over = tiny_lm(layers=4)
+    plain = dg.Engine.from_pretrained(over, budget=0, rule="agree")
+    drafted = dg.Engine.from_pretrained(over, draft_model=trained, rule="agree", structure=structure, budget=6)
+    accepted = 0
+    for seed in range(6):
+        options: dict[str, Any] = {"max_new_tokens": 16, "temperature": 1.5, "seed": seed}
+        result = drafted.generate(TEXT, **options)
+        accepted += result.stats.num_accepted_tokens
+        assert result.token_ids == plain.generate(TEXT, **options).token_ids
+    assert accepted > 0
+
+
+# Drafters that give a block at once.
+
+
+@pytest.mark.parametrize("structure", ["auto", Chain(4), Comb()], ids=["auto", "long", "comb"])
+@pytest.mark.parametrize("layout", ["original", "dflash", "dspark"])
+def test_greedy_texts_of_block_drafters_are_exact(layout: str, structure: str | Structure, tmp_path: Path) -> None:
+    over = tiny_lm(layers=4)
+    folder = write_dflash(tmp_path, over, layout, entries=None if layout == "original" else 40)
+    plain = dg.Engine.from_pretrained(over, budget=0)
+    drafted = dg.Engine.from_pretrained(over, draft_model=folder, structure=structure, budget=7)
+    drafted.target.most_rows = drafted.drafter.model.most_rows = 5  # type: ignore[union-attr]
+    accepted = 0
+    for seed in range(3):
+        prompt = torch.randint(1, 64, (1 + 7 * seed,), generator=torch.Generator().manual_seed(seed)).tolist()
+        result = drafted.generate(prompt, max_new_tokens=24, temperature=0.0)
+        assert result.token_ids == plain.generate(prompt, max_new_tokens=24, temperature=0.0).token_ids
+        accepted += result.stats.num_accepted_tokens
+    assert accepted > 0
+
+
+@pytest.mark.parametrize("layout", ["dflash", "dspark"])
+def test_the_law_with_block_drafters_is_the_targets(layout: str, tmp_path: Path) -> None:
+    reduced = round(0.7 * target().config.vocab_size)
+    folder = write_dflash(tmp_path, target(), layout, entries=reduced, ids=(0,), size=4)
+    engine = dg.Engine.from_pretrained(target(), draft_model=folder, budget=4)
+    assert engine.config.structure == "comb"
+    warped: dict[str, Any] = {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "repetition_penalty": 1.3}
+    texts = [
+        tuple(engine.generate(PROMPT, max_new_tokens=LENGTH, seed=11, sample=number, **warped).token_ids)
+        for number in range(300)
+    ]
+    assert p_value(texts, exact("warped")) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"structure": "tree"}, "gives 4 tokens in one pass, .* structure='tree' branches below siblings"),
+        ({"structure": "graph"}, "structure='graph' branches below siblings; write 'comb' or 'chain'"),
+        ({"structure": Tree((2, 2))}, "branches below siblings"),
+        ({"structure": Tree((3, 1, 1))}, "branches below siblings"),
+        ({"num_speculative_tokens": 5}, "and 5 were asked for; write num_speculative_tokens=4 or less"),
+        ({"structure": Chain(5)}, "and 5 were asked for"),
+        ({"edges": ("own",)}, "fill the spare slots of structure='graph'"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_drafts_that_a_block_cannot_give_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    folder = write_dflash(tmp_path, tiny_lm(layers=4))
+    with pytest.raises(OptionError, match=message):
+        dg.Engine.from_pretrained(tiny_lm(layers=4), draft_model=folder, **options)

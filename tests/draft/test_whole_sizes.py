@@ -98,5 +98,5 @@ def test_a_request_whose_copies_fail_goes_back_to_plain_decoding():
     assert best_size([limits.worth(score) for score in scores], limits.seconds) > 0
     for _ in range(40):
         for score in scores:
-            auto.ledger.copied.enter(score, accepted=False)
+            auto.forms[0].ledger.copied.enter(score, accepted=False)
     assert best_size([limits.worth(score) for score in scores], limits.seconds) == 0

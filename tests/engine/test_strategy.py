@@ -42,6 +42,12 @@ def test_the_choice_follows_from_options_and_laws(options, temperature, drafter,
     assert choice.to_dict()["slots"] == ("sampled" if sampled else "fixed")
 
 
+@pytest.mark.parametrize("options", [{}, {"bitwise": True}, {"rule": "agree"}, {"structure": "chain"}], ids=str)
+def test_plain_decoding_says_that_nothing_is_drafted(options):
+    for temperature in (0.0, 1.0):
+        assert choose(Config(budget=0, **options), temperature, MODEL).reason == "budget=0: nothing is drafted"
+
+
 @pytest.mark.parametrize("rule", ["multipath", "kseq"])
 def test_a_rule_of_sampled_slots_is_refused_where_nothing_is_sampled(rule):
     options = {"structure": CHILDREN} if rule == "kseq" else {}

@@ -207,7 +207,8 @@ class CausalLM(Protocol):
     def plain(self, ids: torch.Tensor, count: int) -> torch.Tensor:
         """The last `count` rows of logits, f[b, count, V], of one forward over whole texts i64[b, n].
 
-        No cache, no masks, no positions: a second way to the same rows, which passes are checked against.
+        No cache, no masks, no positions where the model numbers them as `generate` does: a second way to the same rows, which
+        passes are checked against.
         """
         ...
 

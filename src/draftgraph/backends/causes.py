@@ -18,7 +18,6 @@ _BY_MODEL_TYPE = {
 }
 """Classes that are known to fail the probe."""
 _ROW_ORDER = "it numbers positions by the order of the rows (its forward takes no position_ids), and rows of a draft have another"
-_FROM_PADDING = "it numbers positions from its padding token on, and not from 0"
 
 
 def cause_of(model: PreTrainedModel) -> str:
@@ -26,6 +25,4 @@ def cause_of(model: PreTrainedModel) -> str:
     named = _BY_MODEL_TYPE.get(model.config.get_text_config(decoder=True).model_type)
     if named is not None:
         return named
-    if any(hasattr(module, "create_position_ids_from_input_ids") for module in model.modules()):
-        return _FROM_PADDING
     return "" if "position_ids" in inspect.signature(type(model).forward).parameters else _ROW_ORDER

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from draftgraph.backends.base import CausalLM
 from draftgraph.backends.cuda_graphs import on_gpu
+from draftgraph.backends.ends import Ends, ends_of
 from draftgraph.backends.hub import kept, locate
 from draftgraph.backends.load import Source, load_model, read_config
 from draftgraph.backends.openvino import load as openvino
@@ -35,7 +35,7 @@ class Loading:
 
     trusted     whether code that comes with them may run.
     taps        hidden states of the target that will be asked for.
-    embeddings  whether a drafter uses the target's embeddings.
+    ends        whether a drafter borrows the target's embeddings and head.
     weights     what they are quantised to, "int8" or "int4"; None: as they are stored.
     """
 
@@ -44,7 +44,7 @@ class Loading:
     trusted: bool = False
     backend: str = AUTO
     taps: tuple[str, ...] = ()
-    embeddings: bool = False
+    ends: bool = False
     weights: str | None = None
 
     def __post_init__(self) -> None:
@@ -62,6 +62,7 @@ class Loaded:
 
     reason  why it runs on this backend, in words.
     inside  the transformers model, where that is what runs.
+    ends    embeddings and head, where they were asked for.
     """
 
     model: CausalLM
@@ -69,17 +70,23 @@ class Loaded:
     generation_config: GenerationConfig
     reason: str
     inside: PreTrainedModel | None = None
+    ends: Ends | None = None
 
 
-def load_backend(source: Source, loading: Loading, probed: torch.nn.Module | None = None) -> Loaded:
+def load_backend(
+    source: Source,
+    loading: Loading,
+    probed: torch.nn.Module | None = None,
+    loaded: torch.nn.Module | None = None,
+) -> Loaded:
     """A model that is ready to run, checked against plain forwards.
 
-    probed  a transformers model that was checked already.
+    probed  a transformers model that was checked already. loaded  what torch would load from the source, if it is there.
 
     Raises ModelError for what cannot be loaded or run exactly, and OptionError for an impossible dtype or device.
     """
     faster, reason = off_torch(source, loading)
-    return _on_torch(source, loading, reason, probed) if faster is None else faster
+    return _on_torch(source if loaded is None else loaded, loading, reason, probed) if faster is None else faster
 
 
 def off_torch(source: Source, loading: Loading) -> tuple[Loaded | None, str]:
@@ -116,8 +123,6 @@ def _not_tried(source: Source, loading: Loading) -> str:
         return merged
     if not is_installed():
         return "OpenVINO, which is faster on a CPU, is not installed; pip install 'draftgraph[openvino]'"
-    if loading.embeddings:
-        return "the drafter uses the target's embeddings, which torch gives"
     if loading.trusted:
         return "the model may bring code of its own"
     if loading.device not in (None, "cpu") or (loading.device is None and torch.cuda.is_available()):
@@ -128,8 +133,6 @@ def _not_tried(source: Source, loading: Loading) -> str:
 def _made_by_torch(source: Source) -> str:
     """Why the weights of a folder or file are not those that would run, empty if they are."""
     place = locate(source) if isinstance(source, str | Path) and source else None
-    if place is not None and place.gguf is not None:
-        return "torch dequantises GGUF files"
     return "torch merges adapters" if place is not None and place.base is not None else ""
 
 
@@ -148,10 +151,15 @@ def _quantised(source: Source, loading: Loading, reason: str) -> Loaded:
 def _on_openvino(source: Source, loading: Loading, reason: str) -> Loaded:
     if isinstance(source, torch.nn.Module):
         model, said = openvino.from_loaded(source, loading.dtype, loading.device, loading.taps, loading.weights)
-        return Loaded(model, said.config, said.generation_config, reason)
+        return Loaded(model, said.config, said.generation_config, reason, ends=_ends(source, loading))
     model = openvino.from_folder(source, loading.dtype, loading.device, loading.taps, loading.weights)
     config = read_config(source)
-    return Loaded(model, config, _generation_config(os.fspath(source), config), reason)
+    own = _generation_config(locate(source).name, config)
+    return Loaded(model, config, own, reason, ends=_ends(source, loading))
+
+
+def _ends(source: Source, loading: Loading) -> Ends | None:
+    return ends_of(source) if loading.ends else None
 
 
 def _on_torch(source: Source, loading: Loading, reason: str, probed: torch.nn.Module | None) -> Loaded:
@@ -159,7 +167,8 @@ def _on_torch(source: Source, loading: Loading, reason: str, probed: torch.nn.Mo
     model = make(load_model(source, loading.dtype, loading.device, loading.trusted))
     if model.model is not probed:
         probe(model)
-    return Loaded(model, model.model.config, model.model.generation_config, reason, model.model)
+    inside = model.model
+    return Loaded(model, inside.config, inside.generation_config, reason, inside, inside)
 
 
 def _generation_config(name: str, config: PretrainedConfig) -> GenerationConfig:

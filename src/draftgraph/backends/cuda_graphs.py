@@ -77,6 +77,8 @@ class CudaGraphModel(TorchModel):
         """What one mask for all layers does not say, in words; nothing for most models."""
         if self._biased or self._holders:
             return "layers that make their own mask"
+        if self._tables:
+            return "a table of positions that is asked inside"
         if self._switch is not None:
             return "positions that a long text changes"
         return "" if all(kind.span is None for kind in self.kinds) else "layers that read windows"

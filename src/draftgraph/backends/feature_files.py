@@ -16,16 +16,18 @@ from typing import Any, cast
 
 import safetensors.torch
 import torch
-from transformers import PreTrainedModel
 
 from draftgraph import strictjson
+from draftgraph.backends.checkpoint import CONFIG, WEIGHTS, fill, read_safetensors
+from draftgraph.backends.ends import Ends, product_type
+from draftgraph.backends.feature_model import FeatureModel
 from draftgraph.backends.features import FeatureNet, FeatureShape, parameters_of
 from draftgraph.backends.taps import PREFIX
-from draftgraph.errors import ModelError, PairError, first_line
+from draftgraph.errors import ModelError, PairError
 from draftgraph.files import BrokenFileError, read_text
 
 KIND, VERSION = "draftgraph-features", 1
-CONFIG, WEIGHTS, TOKENS = "config.json", "model.safetensors", "tokens"
+TOKENS = "tokens"
 SAMPLED_ROWS, SAMPLED_COLUMNS = 16, 4
 ROUNDING = 0.02
 """Numbers of one embedding in two types differ by less than that share of the largest of them."""
@@ -42,7 +44,7 @@ class TargetSizes:
     sample: tuple[float, ...]
 
     @classmethod
-    def of(cls, target: PreTrainedModel) -> TargetSizes:
+    def of(cls, target: Ends) -> TargetSizes:
         config = target.config.get_text_config(decoder=True)
         embeddings = cast(torch.Tensor, cast(Any, target.get_input_embeddings()).weight)
         rows = torch.linspace(0, embeddings.shape[0] - 1, SAMPLED_ROWS).long().to(embeddings.device)
@@ -50,7 +52,7 @@ class TargetSizes:
         sizes = config.hidden_size, config.num_hidden_layers, config.vocab_size
         return cls(config.model_type, *sizes, tuple(float(f"{number:.5g}") for number in few))
 
-    def refuse_other(self, folder: Path, target: PreTrainedModel) -> None:
+    def refuse_other(self, folder: Path, target: Ends) -> None:
         """Raise PairError if a drafter for this target is asked to draft for `target`."""
         given = TargetSizes.of(target)
         for name in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size"):
@@ -79,18 +81,31 @@ class FeatureConfig:
     target: TargetSizes
 
 
-def holds_features(source: object) -> bool:
-    """Whether `source` is a folder of a feature drafter, of whatever version."""
-    if not isinstance(source, str | Path) or not Path(source).is_dir():
-        return False
-    try:
-        config = json.loads(read_text(Path(source) / CONFIG))
-    except (OSError, BrokenFileError, ValueError, RecursionError):
-        return False
-    return isinstance(config, dict) and config.get("kind") == KIND
+class OwnLayout:
+    """Reads folders that `draftgraph train` has written."""
+
+    name = "draftgraph"
+
+    def recognises(self, said: Mapping[str, Any]) -> bool:
+        """Whether config.json says that it is of this kind, of whatever version."""
+        return said.get("kind") == KIND
+
+    def taps(self, folder: Path, said: Mapping[str, Any], layers: int) -> tuple[str, ...]:
+        """Names of the hidden states that it reads. Raises ModelError, or PairError if the target does not have them."""
+        taps = _read_config(folder).taps
+        for tap in taps:
+            if tap not in {f"{PREFIX}{number}" for number in range(layers + 1)}:
+                raise PairError(
+                    f"the drafter in {folder} reads tap {tap!r}, and the target has '{PREFIX}0' to '{PREFIX}{layers}'"
+                )
+        return taps
+
+    def read(self, folder: Path, said: Mapping[str, Any], target: Ends) -> FeatureModel:
+        """The drafter, of the target's type and on its device. Raises ModelError or PairError, see `read_features`."""
+        return FeatureModel(*read_features(folder, target), target.get_input_embeddings())
 
 
-def packed(net: FeatureNet, tokens: torch.Tensor, target: PreTrainedModel, dtype: torch.dtype) -> dict[str, bytes]:
+def packed(net: FeatureNet, tokens: torch.Tensor, target: Ends, dtype: torch.dtype) -> dict[str, bytes]:
     """The files of a feature drafter by name; weights of type `dtype`. tokens  i64[K]."""
     config = FeatureConfig(KIND, VERSION, net.shape.taps, net.shape.tokens, TargetSizes.of(target))
     weights = {name: weight.detach().to("cpu", dtype).contiguous() for name, weight in parameters_of(net)}
@@ -98,24 +113,20 @@ def packed(net: FeatureNet, tokens: torch.Tensor, target: PreTrainedModel, dtype
     return {CONFIG: json.dumps(asdict(config), indent=1).encode(), WEIGHTS: safetensors.torch.save(weights)}
 
 
-def read_features(folder: Path, target: PreTrainedModel) -> tuple[FeatureNet, torch.Tensor]:
-    """The drafter in a folder, of the target's type and on its device, and its tokens i64[K].
+def read_features(folder: Path, target: Ends) -> tuple[FeatureNet, torch.Tensor]:
+    """The drafter in a folder, on the target's device, and its tokens i64[K]. For its type see `product_type`.
 
     Raises ModelError for files that are missing or broken, PairError for a drafter of another target.
     """
     config = _read_config(folder)
     config.target.refuse_other(folder, target)
-    layers = config.target.num_hidden_layers
-    for tap in config.taps:
-        if tap not in {f"{PREFIX}{number}" for number in range(layers + 1)}:
-            raise PairError(
-                f"the drafter in {folder} reads tap {tap!r}, and the target has '{PREFIX}0' to '{PREFIX}{layers}'"
-            )
+    OwnLayout().taps(folder, {}, config.target.num_hidden_layers)
     net = FeatureNet(FeatureShape(config.target.hidden_size, config.taps, config.tokens), target.config)
-    weights = _read_weights(folder)
+    weights = read_safetensors(folder / WEIGHTS)
     tokens = _tokens(folder, weights, config)
-    _fill(folder, net, weights)
-    net = net.to(target.device, target.dtype).eval().requires_grad_(False)
+    fill(folder / WEIGHTS, dict(parameters_of(net)), weights, "the target's block")
+    kind = product_type(weights["back.weight"].dtype, target)
+    net = net.to(target.device, kind).eval().requires_grad_(False)
     net.share_head(target, tokens)
     return net, tokens.to(target.device)
 
@@ -138,16 +149,6 @@ def _read_config(folder: Path) -> FeatureConfig:
     return config
 
 
-def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    file = folder / WEIGHTS
-    try:
-        return dict(safetensors.torch.load_file(file))
-    except OSError as error:
-        raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
-    except Exception as error:  # the library raises errors of its own, and others for sizes that make no sense
-        raise ModelError(f"{file} is truncated or broken ({first_line(error)}); copy or train it again") from error
-
-
 def _tokens(folder: Path, weights: dict[str, torch.Tensor], config: FeatureConfig) -> torch.Tensor:
     tokens = weights.pop(TOKENS, torch.empty(0)).long()
     distinct = set(tokens.flatten().tolist())
@@ -158,22 +159,3 @@ def _tokens(folder: Path, weights: dict[str, torch.Tensor], config: FeatureConfi
     if min(distinct) < 0:
         raise ModelError(f"{folder / WEIGHTS} names a token below 0")
     return tokens
-
-
-@torch.no_grad()
-def _fill(folder: Path, net: FeatureNet, weights: Mapping[str, torch.Tensor]) -> None:
-    """Copy the weights into the net; every one must be there, of its shape and finite."""
-    file, needed = folder / WEIGHTS, dict(parameters_of(net))
-    wrong = sorted(needed.keys() ^ weights.keys())
-    if wrong:
-        said = "lacks" if wrong[0] in needed else "has unknown"
-        raise ModelError(f"{file} {said} the weight {wrong[0]!r}; {len(wrong)} names differ from the target's block")
-    for name, weight in needed.items():
-        if weight.shape != weights[name].shape:
-            raise ModelError(
-                f"{file}: the weight {name!r} has shape {list(weights[name].shape)}, and the target asks for "
-                f"{list(weight.shape)}"
-            )
-        if not weights[name].isfinite().all():
-            raise ModelError(f"{file}: the weight {name!r} holds NaN or infinite numbers")
-        weight.copy_(weights[name])

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 
-from draftgraph.backends.base import CacheHandle, Feed, Scored
-from draftgraph.backends.features import FeatureNet
+from draftgraph.backends.base import CacheHandle, CausalLM, Feed, Scored
+from draftgraph.backends.features import FeatureNetwork
 from draftgraph.backends.fingerprint import fingerprint
-from draftgraph.backends.taps import PREFIX
+from draftgraph.backends.prepared import prepare
+from draftgraph.backends.taps import tapped
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.errors import ModelError
 from draftgraph.types import ROOT
 
-OUTPUT = f"{PREFIX}1"
-"""What the head of one block reads."""
+
+class FeatureReader(CausalLM, Protocol):
+    """A causal LM that reads features of the target; its handles are `FeatureHandle`s.
+
+    taps    names of the target's hidden states that make features, in their order.
+    depths  tokens that a draft may be deep, along one path: its rows know the depth alone. None: drafts of any depth and shape.
+    """
+
+    @property
+    def taps(self) -> tuple[str, ...]: ...
+    @property
+    def depths(self) -> int | None: ...
 
 
 @dataclass(eq=False)
@@ -48,21 +60,29 @@ class FeatureModel(TorchModel):
     """A `CausalLM` over the target's vocabulary; tokens outside of the head have the logit -inf.
 
     Rows of committed tokens read features, which are handed in before (`FeatureHandle.learn`). A token that got none reads zeros,
-    as the first one of a text does. Rows of nodes read the output of the row above, which an earlier pass has computed. Nodes are
-    never kept: once accepted, a token is read again, with the target's features.
+    as the first one of a text does; where that has no row, a handle counts it as read. Rows of nodes read the output of the row
+    above, which an earlier pass has computed. Nodes are never kept: once accepted, a token is read again, with the target's
+    features.
 
     net  the network. tokens  i64[K], the target's id of every entry of the head. embeddings  those of the target.
     """
 
-    def __init__(self, net: FeatureNet, tokens: torch.Tensor, embeddings: torch.nn.Module) -> None:
+    def __init__(self, net: FeatureNetwork, tokens: torch.Tensor, embeddings: torch.nn.Module) -> None:
         super().__init__(net.core)
         self.net, self.tokens = net, tokens
         self.embeddings = embeddings
+        self._prepared = prepare(net.core)
+        self._outputs = torch.empty(0, 0)
 
     @property
     def taps(self) -> tuple[str, ...]:
         """Names of the target's hidden states that make features."""
         return self.net.shape.taps
+
+    @property
+    def depths(self) -> None:
+        """No limit: a row reads the row above it."""
+        return None
 
     @property
     def model_name(self) -> str:
@@ -73,9 +93,9 @@ class FeatureModel(TorchModel):
         return f"{fingerprint(self.net)} {self.dtype} {self.model.config._attn_implementation}"
 
     def open(self, capacity: int) -> FeatureHandle:
-        return FeatureHandle(
-            capacity, above=torch.zeros(1, self.net.shape.features, device=self.device, dtype=self.dtype)
-        )
+        first = int(self.net.reads_first)
+        above = torch.zeros(first, self.net.shape.features, device=self.device, dtype=self.dtype)
+        return FeatureHandle(capacity, forgotten=1 - first, above=above)
 
     def share(self, text: CacheHandle, other: CacheHandle, count: int) -> int:
         """0: what the target put out for these tokens is handed in by whoever reads them."""
@@ -106,10 +126,24 @@ class FeatureModel(TorchModel):
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
         with self._lock:
             firsts = [len(feed.text.nodes) for feed in feeds]
-            scored = super().forward(feeds, (*taps, OUTPUT))
-            for feed, first, rows in zip(feeds, firsts, scored, strict=True):
-                self._remember(handle_of(feed), feed, first, rows.taps[OUTPUT])
+            scored = super().forward(feeds, taps)
+            counts = [feed.num_rows for feed in feeds]
+            outputs = torch.split(self._outputs[-sum(counts) :], counts)
+            for feed, first, rows in zip(feeds, firsts, outputs, strict=True):
+                self._remember(handle_of(feed), feed, first, rows)
         return [Scored(self._over_all(rows.logits), rows.taps) for rows in scored]
+
+    def call(self, **inputs: Any) -> torch.Tensor:
+        """Logits f[1, rows, K] of one forward of the core; keeps the outputs of all its rows."""
+        cache = inputs[self.cache_argument]
+        if self._prepared is None:
+            with tapped(self.model, [self.net.output]) as states:
+                logits = super().call(**inputs)
+            self._outputs = states[self.net.output][0]
+            return logits
+        read, mask, positions = inputs["inputs_embeds"][0], inputs["attention_mask"], inputs["position_ids"][0]
+        self._outputs, logits = self._prepared(read, mask, positions, cache, inputs["logits_to_keep"])
+        return logits[None]
 
     def _remember(self, text: FeatureHandle, feed: Feed, first: int, outputs: torch.Tensor) -> None:
         """Keep the outputs f[rows, d] of a pass in which node `first` was the first."""

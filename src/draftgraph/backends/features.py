@@ -13,14 +13,16 @@ Training it in stages: docs/training.md.
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from draftgraph.backends.ends import Ends
 from draftgraph.backends.taps import PREFIX, decoder_layers
 
 CARRIED, TOKEN = 10.0, 20.0
@@ -46,7 +48,33 @@ class FeatureShape:
         return self.width * len(self.taps)
 
 
-class FeatureNet(nn.Module):
+class FeatureNetwork(nn.Module):
+    """What a `FeatureModel` runs.
+
+    shape        its sizes, and the hidden states that it reads.
+    core         a causal LM over what `committed` and `drafted` put together, with a head of K entries.
+    reads_first  whether a text's first token, which has no features above it, has a row.
+    """
+
+    shape: FeatureShape
+    core: PreTrainedModel
+    reads_first: ClassVar[bool] = True
+
+    @property
+    def output(self) -> str:
+        """The name of the core's hidden state that the row below reads."""
+        return f"{PREFIX}{self.core.config.num_hidden_layers}"
+
+    @abstractmethod
+    def committed(self, features: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+        """What rows read, f[…, w], if the tokens above them have features f[…, features]; embedded  f[…, d]."""
+
+    @abstractmethod
+    def drafted(self, outputs: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+        """What rows read, f[…, w], if the rows above them put out `outputs` f[…, d]; embedded  f[…, d]."""
+
+
+class FeatureNet(FeatureNetwork):
     """shape  its sizes. core  a causal LM of one block with a head of K entries; its own embeddings are not used."""
 
     def __init__(self, shape: FeatureShape, config: PretrainedConfig) -> None:
@@ -97,7 +125,7 @@ class FeatureNet(nn.Module):
         self.share_head(target, tokens)
 
     @torch.no_grad()
-    def share_head(self, target: PreTrainedModel, tokens: torch.Tensor) -> None:
+    def share_head(self, target: Ends, tokens: torch.Tensor) -> None:
         """Copy the rows of the target's head for `tokens` i64[K], and freeze them."""
         whole = target.get_output_embeddings()
         self.core.set_output_embeddings(part_of_head(whole, tokens).to(self.back.weight.device, self.back.weight.dtype))
@@ -123,15 +151,22 @@ def default_taps(layers: int) -> tuple[str, ...]:
 
 
 def _one_block(config: PretrainedConfig, tokens: int) -> PreTrainedModel:
-    """A causal LM as the config says, with random weights: one layer, a head of `tokens` entries, no embeddings."""
+    """A causal LM of one layer as the config says, with random weights, a head of `tokens` entries and no embeddings."""
     own = copy.deepcopy(config.get_text_config(decoder=True))
-    whole = own.vocab_size
-    own.num_hidden_layers, own.vocab_size, own.tie_word_embeddings = 1, tokens, False
-    own.pad_token_id = own.bos_token_id = own.eos_token_id = None
+    own.num_hidden_layers = 1
     if getattr(own, "layer_types", None):
         own.layer_types = own.layer_types[-1:]
     if hasattr(own, "quantization_config"):
         del own.quantization_config
+    return build_core(own, tokens)
+
+
+def build_core(config: PretrainedConfig, tokens: int) -> PreTrainedModel:
+    """A causal LM as the config says, with random weights, a head of `tokens` entries and no embeddings."""
+    own = copy.deepcopy(config)
+    whole = own.vocab_size
+    own.vocab_size, own.tie_word_embeddings = tokens, False
+    own.pad_token_id = own.bos_token_id = own.eos_token_id = None
     core = AutoModelForCausalLM.from_config(own, dtype=torch.float32, attn_implementation="sdpa")
     core.set_input_embeddings(nn.Embedding(1, core.get_input_embeddings().embedding_dim))
     core.config.vocab_size = whole  # its laws are over the target's vocabulary

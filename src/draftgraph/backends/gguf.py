@@ -5,14 +5,15 @@ The header is read here first: what is missing, cut or foreign is told before tr
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any, BinaryIO
 
@@ -61,13 +62,14 @@ class GgufFile:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """transformers reads the file: its progress bar can be switched off as all others, and an architecture that it does
-        not know is a ModelError."""
+        """transformers reads the file: its progress bar can be switched off as all others, the header is parsed once for
+        configuration and tokenizer, and an architecture that it does not know is a ModelError."""
         from transformers import modeling_gguf_pytorch_utils as reader
         from transformers.utils.logging import tqdm
 
-        own = reader.tqdm  # asks nobody whether bars are wanted
-        reader.tqdm = tqdm
+        own, parse = reader.tqdm, reader.load_gguf_checkpoint
+        reader.tqdm = tqdm  # its own asks nobody whether bars are wanted
+        reader.load_gguf_checkpoint = partial(_parsed_once, parse)
         try:
             yield
         except (ValueError, NotImplementedError) as error:
@@ -78,12 +80,30 @@ class GgufFile:
                 f"{brief(self.fields['general.architecture'])}; give the model's own folder or hub name"
             ) from error
         finally:
-            reader.tqdm = own
+            reader.tqdm, reader.load_gguf_checkpoint = own, parse
+
+
+_PARSED: dict[tuple[str, int, int], dict[str, Any]] = {}
+"""The header that was parsed last, by path, size and time of its file: seconds for a vocabulary of 50,000 tokens."""
+
+
+def _parsed_once(parse: Callable[..., dict[str, Any]], path: Any, return_tensors: bool = False, **more: Any) -> Any:
+    """What `parse` makes of a file; of its header alone it is remembered."""
+    if return_tensors:
+        return parse(path, return_tensors=True, **more)
+    found = os.stat(path)
+    key = (os.path.abspath(path), found.st_size, found.st_mtime_ns)
+    parsed = _PARSED.get(key)
+    if parsed is None:
+        parsed = parse(path, **more)
+        _PARSED.clear()
+        _PARSED[key] = parsed
+    return copy.deepcopy(parsed)
 
 
 def is_gguf(name: str) -> bool:
-    """Whether a path is that of a GGUF file, by its name."""
-    return name.lower().endswith(SUFFIX)
+    """Whether a path is that of a GGUF file, by its name. A folder is none."""
+    return name.lower().endswith(SUFFIX) and not os.path.isdir(name)
 
 
 def only_gguf(folder: str) -> str | None:

@@ -24,6 +24,7 @@ from draftgraph.backends.adapters import ADAPTER, refuse_without_peft, with_adap
 from draftgraph.backends.auto_classes import auto_class
 from draftgraph.backends.check import Check
 from draftgraph.backends.hub import Place, kept, locate
+from draftgraph.backends.load_report import unreported
 from draftgraph.backends.support import COMPUTED
 from draftgraph.backends.untrusted import refuse_broken_generation_config, refuse_kernels, refuse_sizes, told
 from draftgraph.backends.wrapped import is_compiled, opened
@@ -78,14 +79,15 @@ def load_model(
         config = AutoConfig.from_pretrained(place.name, trust_remote_code=trust_remote_code, **place.arguments)
         if not trust_remote_code:
             refuse_kernels(config)
-        model, info = auto_class(config).from_pretrained(
-            place.name,
-            dtype=wanted,
-            output_loading_info=True,
-            trust_remote_code=trust_remote_code,
-            **place.arguments,
-            **({} if place.gguf is None else place.gguf.dense),
-        )
+        with unreported():
+            model, info = auto_class(config).from_pretrained(
+                place.name,
+                dtype=wanted,
+                output_loading_info=True,
+                trust_remote_code=trust_remote_code,
+                **place.arguments,
+                **({} if place.gguf is None else place.gguf.dense),
+            )
     if info["missing_keys"] or info.get("mismatched_keys"):
         wrong = sorted(map(str, info["missing_keys"] or info["mismatched_keys"]))
         raise ModelError(

@@ -25,6 +25,7 @@ from draftgraph.backends.check import Check
 from draftgraph.backends.fingerprint import fingerprint
 from draftgraph.backends.layer_kinds import layer_kinds
 from draftgraph.backends.masks import Given, Mask, as_given, cell_positions, for_kinds
+from draftgraph.backends.positions import numbers_from_padding, placed, position_tables
 from draftgraph.backends.rope import find_switch
 from draftgraph.backends.row_masks import Shown, mask_holders
 from draftgraph.backends.support import context_window, in_training, refuse_unsupported
@@ -74,6 +75,7 @@ class TorchModel:
         self._switch = find_switch(self.model, self.context_window)
         self._biased, self._holders = biased_layers(self.model), mask_holders(self.model)
         self._held_kinds = [kind for _, _, kind in self._holders]
+        self._tables, self._counts_from_0 = position_tables(self.model), numbers_from_padding(self.model)
         self.cache = CellPool(self.config.num_hidden_layers)
         self.cache_argument = cache_argument(inside.called.forward, self.model.forward)
 
@@ -199,7 +201,7 @@ class TorchModel:
             feed.text.forget(min(kind.first_read(len(feed.text)) for kind in self.kinds))
         slots = self.cache.find([feed.text for feed in feeds], count + lead)
         hidden = max(torch.finfo(self.dtype).min, torch.finfo(torch.float32).min)
-        mask, positions = lay_out(feeds, slots[lead:], self.cache.high, hidden)
+        mask, positions = self.lay_out(feeds, slots[lead:], hidden)
         masks = for_kinds([*self.kinds, *self._held_kinds], mask, hidden, positions, feeds)
         if lead:
             inputs = {name: torch.cat([given[:, :1], given], dim=1) for name, given in inputs.items()}
@@ -207,7 +209,7 @@ class TorchModel:
             masks = [led(mask, slots[0], hidden) for mask in masks]
         self.cache.begin(slots, self.device)
         given = as_given(self.kinds, masks[: len(self.kinds)], self.device, self.dtype)
-        with self._placing(feeds, given, masks[len(self.kinds) :]):
+        with placed(self._tables, positions, self.device), self._placing(feeds, given, masks[len(self.kinds) :]):
             logits = self.call(
                 **inputs,
                 attention_mask=None if self._biased else given,
@@ -222,6 +224,10 @@ class TorchModel:
             )
         self.cache.end()
         return apart(feeds, logits, {name: rows[:, lead:] for name, rows in states.items()})
+
+    def lay_out(self, feeds: Sequence[Feed], slots: list[int], hidden: float) -> tuple[Mask, list[int]]:
+        """Enter the rows into their requests' state: an additive mask f32[rows, cells], and their positions."""
+        return lay_out(feeds, slots, self.cache.high, hidden)
 
     def _needs_lead(self, feeds: Sequence[Feed]) -> bool:
         """Whether the first pieces of a long text are read, whose own positions would not tell that it is long.
@@ -250,8 +256,9 @@ class TorchModel:
         return {"input_ids": torch.tensor([tokens], device=self.device)}
 
     def plain(self, ids: torch.Tensor, count: int) -> torch.Tensor:
+        told = {"position_ids": torch.arange(ids.shape[1], device=self.device)[None]} if self._counts_from_0 else {}
         with self._lock:
-            return self.call(input_ids=ids.to(self.device), use_cache=False, logits_to_keep=count)
+            return self.call(input_ids=ids.to(self.device), use_cache=False, logits_to_keep=count, **told)
 
     def keep(self, text: CacheHandle, nodes: Sequence[int]) -> None:
         if len(nodes):

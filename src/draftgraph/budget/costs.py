@@ -95,8 +95,8 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Greedy:
-    """What differs at temperature 0, where no slot is SAMPLED: `overhead` and `levels` of `Costs`."""
+class Drafts:
+    """What is measured for every kind of drafts: `overhead` and `levels` of `Costs`."""
 
     overhead: tuple[float, float, float]
     levels: tuple[Level, ...]
@@ -112,9 +112,10 @@ class Costs:
     threads   of torch, when it was measured.
     context   committed tokens behind which it was measured.
     levels    what drafts did, by depth, while they were measured: where a request starts from.
-    greedy    the same at temperature 0.
+    greedy    the same at temperature 0, where no slot is SAMPLED.
     note      where the table comes from, in words.
     waited    share of the time of the passes in which the processor did not work for them.
+    chains, greedy_chains  what differs for chains, where drafts may be chains as well.
     """
 
     target: Cost
@@ -124,15 +125,25 @@ class Costs:
     threads: int
     context: int
     levels: tuple[Level, ...] = ()
-    greedy: Greedy | None = None
+    greedy: Drafts | None = None
     note: str = "measured"
     waited: float = 0.0
+    chains: Drafts | None = None
+    greedy_chains: Drafts | None = None
 
     def at(self, temperature: float) -> Costs:
         """The costs of requests at this temperature."""
         if temperature > 0.0 or self.greedy is None:
             return self
-        return replace(self, overhead=self.greedy.overhead, levels=self.greedy.levels, greedy=None)
+        return replace(self._of(self.greedy), greedy=None, chains=self.greedy_chains, greedy_chains=None)
+
+    @property
+    def of_chains(self) -> Costs | None:
+        """The costs of rounds whose drafts are chains; None if they were not measured."""
+        return None if self.chains is None else self._of(self.chains)
+
+    def _of(self, drafts: Drafts) -> Costs:
+        return replace(self, overhead=drafts.overhead, levels=drafts.levels)
 
     @property
     def widest(self) -> int:
@@ -184,12 +195,10 @@ def _refuse_impossible(costs: Costs) -> None:
     for cost in (costs.target, costs.drafter):
         if cost is not None:
             _refuse_pass_times(cost)
-    added = [*costs.overhead, costs.plain_overhead, *(costs.greedy.overhead if costs.greedy else ())]
-    shares = [
-        share
-        for level in (*costs.levels, *(costs.greedy.levels if costs.greedy else ()))
-        for share in vars(level).values()
-    ]
+    measured = [Drafts(costs.overhead, costs.levels), costs.greedy, costs.chains, costs.greedy_chains]
+    drafts = [each for each in measured if each is not None]
+    added = [costs.plain_overhead, *(seconds for each in drafts for seconds in each.overhead)]
+    shares = [share for each in drafts for level in each.levels for share in vars(level).values()]
     held = {
         "times outside the passes": all(0.0 <= seconds <= DAY_SECONDS for seconds in added),
         "counts of drafts": all(0.0 <= share <= IMPOSSIBLE_NODES for share in shares),

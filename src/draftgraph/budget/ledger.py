@@ -24,6 +24,8 @@ FEW = 4.0
 """What was measured at a level counts as so many rounds beside one of what all levels say."""
 LEAST_GAIN = 0.1
 """Scores are never doubted more than this."""
+LEAST_MISS = 0.05
+"""What was measured while costs were is never taken for surer than this."""
 NO_PRIOR = Level(0.5, 1.0, 1.5, 0.7)
 
 
@@ -59,6 +61,12 @@ class _Depth:
         for name in ("rounds", "above", "reached", "passes", "nodes"):
             setattr(self, name, keep * getattr(self, name))
 
+    def hear(self, reached: float) -> None:
+        """Take a path of another form that came to the depth above for one that came here with a chance of `reached`."""
+        keep = min(1.0, (MEMORY - 1.0) / self.above) if self.above > 0.0 else 1.0
+        self.above = keep * self.above + 1.0
+        self.reached = max(0.0, keep * self.reached + reached)
+
     def judge(self, grown: bool, promised: float) -> None:
         """Count a round that drafted this depth."""
         self.grown += grown - self.grown / MEMORY
@@ -69,18 +77,15 @@ class _Depth:
 class Ledger:
     """Counts of one request. `levels` is what drafts did while costs were measured.
 
-    cached  committed tokens that the drafter had read when it last drafted.
     beyond, spare  tokens per round accepted, and nodes verified, below the depth that was asked for (copies along edges).
     drafted, copied   scores of nodes that the drafter proposed itself, and of copies.
     """
 
     levels: Sequence[Level]
     deepest: int
-    cached: int = 0
     beyond: float = 0.0
     spare: float = 0.0
     rows: float = 1.0
-    read: int = 0
     memory: float = MEMORY
     depths: list[_Depth] = field(init=False)
     drafted: ScoreBins = field(default_factory=ScoreBins)
@@ -127,11 +132,21 @@ class Ledger:
         self._drift(record.num_passes)
         if record.num_passes:
             self.rows += (record.num_evaluations / record.num_passes - self.rows) / BRIEF
-            self.cached = record.length
         self.beyond += (max(0, accepted - asked) - self.beyond) / MEMORY
         self.spare += (sum(depth > asked for depth in deep) - self.spare) / MEMORY
         self.judge(record)
         self.memory = MEMORY
+
+    def hear(self, accepted: int, asked: int, misses: float) -> None:
+        """Count a round whose draft had another form, and misses the target once where this one does `misses` times."""
+        for depth, counts in enumerate(self.depths[:asked], 1):
+            if accepted >= depth - 1:
+                counts.hear(1.0 if accepted >= depth else 1.0 - misses)
+
+    @property
+    def usual_miss(self) -> float:
+        """Of the paths that came to a level while costs were measured, the share that went no further."""
+        return max(LEAST_MISS, 1.0 - self._pooled()[0])
 
     def judge(self, record: RoundRecord) -> None:
         """Compare the scores of a round's nodes with what was accepted of them."""

@@ -17,7 +17,7 @@ import torch
 
 from draftgraph.backends.base import CausalLM, Feed
 from draftgraph.backends.prefill import read
-from draftgraph.budget.costs import Cost, Costs, Greedy, Level
+from draftgraph.budget.costs import Cost, Costs, Drafts, Level
 from draftgraph.request.record import RoundRecord
 from draftgraph.types import ROOT
 
@@ -38,8 +38,8 @@ LONGEST_SECONDS = 20.0
 SETTLED_SECONDS = 0.02
 """Beside a pass that takes longer, what a change of size costs does not matter."""
 FORWARDS = ("drafter", "target")
-FEW, FULL = 2, 16
-"""Nodes of the drafts that tell what passes and nodes cost outside the forwards; FULL ones also what drafts are accepted."""
+FEW, FULL, FULL_CHAIN = 2, 16, 8
+"""Nodes of the drafts that tell what passes and nodes cost outside the forwards; full ones also what drafts are accepted."""
 COUNTED, LEAST_COUNTED = 32, 6
 """Tokens of every text after which drafts are counted, and of the text before them. Fewer than the least count for nothing."""
 BRIEF_PLAIN, BRIEF_DRAFTED = 2, 3
@@ -52,10 +52,13 @@ Run = Callable[[int, Sequence[int], int, float], Sequence[RoundRecord]]
 """run(budget, prompt, tokens, temperature) -> the rounds of a request with that fixed budget."""
 
 
-def measure(target: CausalLM, drafter: CausalLM | None, run: Run, chains: bool = False) -> Costs:
+def measure(
+    target: CausalLM, drafter: CausalLM | None, run: Run, chains: bool = False, run_chains: Run | None = None
+) -> Costs:
     """The costs of a pair, or of a target whose drafts are looked up (drafter None).
 
     chains  whether drafts are chains, so that the target is timed with them; else with rows that part at the root.
+    run_chains  `run` with chains, where drafts may be chains as well.
 
     Drafts are counted after text that the target wrote itself, sampled at temperature 1.
     """
@@ -77,10 +80,10 @@ def measure(target: CausalLM, drafter: CausalLM | None, run: Run, chains: bool =
     if times(1) > SLOW_SECONDS:
         return table
     tokens = min(COUNTED, int(ROUNDS_SECONDS / times(1) / PASSES_PER_TOKEN), (window - context) // 2)
-    return _with_rounds(table, run, prompt[:1], tokens)
+    return _with_rounds(table, run, run_chains, prompt[:1], tokens)
 
 
-def _with_rounds(table: Costs, run: Run, start: Sequence[int], tokens: int) -> Costs:
+def _with_rounds(table: Costs, run: Run, run_chains: Run | None, start: Sequence[int], tokens: int) -> Costs:
     """The table, with what rounds take outside the forwards and, if there is time for `tokens` tokens, what drafts did."""
     if tokens < LEAST_COUNTED:
         return _with_brief_rounds(table, run, start)
@@ -88,13 +91,15 @@ def _with_rounds(table: Costs, run: Run, start: Sequence[int], tokens: int) -> C
     plain = run(0, start, 2 * tokens, 1.0)
     own = [*start, *(record.bonus for record in plain)]
     texts = [own[: 1 + tokens], own]
-    overhead, counted = _drafts(run, texts, tokens, 1.0)
+    drafts = _drafts(run, texts, tokens, 1.0, FULL)
     return replace(
         table,
-        overhead=overhead,
+        overhead=drafts.overhead,
         plain_overhead=statistics.median(map(outside, plain[1:])),
-        levels=counted,
-        greedy=Greedy(*_drafts(run, texts, tokens, 0.0)),
+        levels=drafts.levels,
+        greedy=_drafts(run, texts, tokens, 0.0, FULL),
+        chains=None if run_chains is None else _drafts(run_chains, texts, tokens, 1.0, FULL_CHAIN),
+        greedy_chains=None if run_chains is None else _drafts(run_chains, texts, tokens, 0.0, FULL_CHAIN),
     )
 
 
@@ -111,14 +116,11 @@ def _with_brief_rounds(table: Costs, run: Run, start: Sequence[int]) -> Costs:
     return replace(table, overhead=overhead, plain_overhead=alone)
 
 
-def _drafts(
-    run: Run, texts: Sequence[Sequence[int]], tokens: int, temperature: float
-) -> tuple[tuple[float, float, float], tuple[Level, ...]]:
-    """What drafts after `texts` cost outside the forwards, and what became of the FULL ones."""
-    few, full = ([run(budget, text, tokens, temperature) for text in texts] for budget in (FEW, FULL))
-    return fit_overhead([rounds[1:] for rounds in (*few, *full)]), levels(
-        [record for rounds in full for record in rounds]
-    )
+def _drafts(run: Run, texts: Sequence[Sequence[int]], tokens: int, temperature: float, most: int) -> Drafts:
+    """What drafts after `texts` cost outside the forwards, and what became of those of `most` nodes."""
+    few, full = ([run(budget, text, tokens, temperature) for text in texts] for budget in (FEW, most))
+    overhead = fit_overhead([rounds[1:] for rounds in (*few, *full)])
+    return Drafts(overhead, levels([record for rounds in full for record in rounds]))
 
 
 @torch.inference_mode()
@@ -174,7 +176,7 @@ class _Timed:
             now = time.perf_counter()
             needed = first and size in self.needed and (len(self.times) < 2 or now < deadline + LONGEST_SECONDS)
             if now > deadline and not needed:
-                break
+                continue  # a larger size may be needed
             if first or size in self.times:
                 fed = (self.tokens * size)[:size]
                 parents = range(ROOT, size - 1) if self.chained else [ROOT] * size

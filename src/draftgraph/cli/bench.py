@@ -22,6 +22,8 @@ def bench_command(
     dtype: options.Dtype = None,
     device: options.Device = None,
     threads: options.Threads = None,
+    backend: options.Backend = "auto",
+    weights: options.Weights = None,
     trust_remote_code: options.TrustRemoteCode = False,
     prompts: Annotated[
         list[Path] | None,
@@ -77,7 +79,13 @@ def bench_command(
     Ctrl-C ends it with a report of what was measured so far.
     """
     chosen = options.Chosen(
-        options.sources(target, drafter, model, draft_model), dtype, device, threads, trust_remote_code
+        options.sources(target, drafter, model, draft_model),
+        dtype,
+        device,
+        threads,
+        trust_remote_code,
+        backend,
+        weights,
     )
     from draftgraph.cli.work.bench import Order, run
 

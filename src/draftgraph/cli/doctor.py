@@ -24,12 +24,13 @@ def pair_check(
     device: options.Device = None,
     threads: options.Threads = None,
     backend: options.Backend = "auto",
+    weights: options.Weights = None,
     trust_remote_code: options.TrustRemoteCode = False,
     as_json: options.Json = False,
 ) -> None:
     """Check every rule of what can run, in seconds and without generating; exit code 1 if one fails."""
     pair = options.sources(target, drafter, model, draft_model)
-    chosen = options.Chosen(pair, dtype, device, threads, trust_remote_code, backend)
+    chosen = options.Chosen(pair, dtype, device, threads, trust_remote_code, backend, weights)
     from draftgraph.cli.work.doctor import run_check
 
     raise typer.Exit(0 if run_check(chosen, as_json) else FAILED)
@@ -45,6 +46,7 @@ def doctor(
     device: options.Device = None,
     threads: options.Threads = None,
     backend: options.Backend = "auto",
+    weights: options.Weights = None,
     trust_remote_code: options.TrustRemoteCode = False,
     prompt: Annotated[
         list[str] | None,
@@ -83,7 +85,7 @@ def doctor(
     Exit code 0 if they run, whether it pays or not; 1 if they cannot run.
     """
     pair = options.sources(target, drafter, model, draft_model)
-    chosen = options.Chosen(pair, dtype, device, threads, trust_remote_code, backend)
+    chosen = options.Chosen(pair, dtype, device, threads, trust_remote_code, backend, weights)
     params = dg.SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
     from draftgraph.cli.work.doctor import Order, run
 

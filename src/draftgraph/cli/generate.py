@@ -52,6 +52,9 @@ def generate(
             rich_help_panel=SAMPLING,
         ),
     ] = None,
+    json_schema: options.JsonSchema = None,
+    regex: options.Regex = None,
+    grammar: options.Grammar = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same text.", rich_help_panel=SAMPLING)] = None,
     rule: options.RuleName = "auto",
     structure: options.Structure = "auto",
@@ -91,7 +94,7 @@ def generate(
     chosen = options.Chosen(
         options.sources(None, None, model, draft_model), dtype, device, threads, trust_remote_code, backend, weights
     )
-    text = _read_prompt(prompt)
+    text, must_be = _read_prompt(prompt), options.as_grammar(json_schema, regex, grammar)
     params = dg.SamplingParams(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -102,6 +105,7 @@ def generate(
         stop=tuple(map(options.unescaped, stop or ())),
         seed=seed,
         logprobs=logprobs,
+        grammar=must_be,
     )
     from draftgraph.cli.work.engines import encoded, load_engine, make_config, place
 

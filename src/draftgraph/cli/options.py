@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,6 +40,12 @@ class Chosen:
     trusted: bool
     backend: str = "auto"
     weights: str | None = None
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """The options of `Engine.from_pretrained` that say how models are loaded."""
+        named = {"dtype": self.dtype, "device": self.device, "trust_remote_code": self.trusted}
+        return named | {"backend": self.backend, "weights": self.weights}
 
     @property
     def title(self) -> str:
@@ -101,7 +107,7 @@ Backend = Annotated[
     str,
     typer.Option(
         "--backend",
-        help="torch, openvino, or auto: OpenVINO on a CPU where it is installed and exact.",
+        help="torch, openvino, cuda_graphs, or auto: OpenVINO on a CPU where it is installed and exact.",
         rich_help_panel=MODELS,
     ),
 ]
@@ -121,6 +127,20 @@ TopK = Annotated[int, typer.Option("--top-k", help="Keep the k likeliest tokens;
 TopP = Annotated[float, typer.Option("--top-p", help="Keep this much probability.", rich_help_panel=SAMPLING)]
 MinP = Annotated[
     float, typer.Option("--min-p", help="Drop tokens below this share of the best.", rich_help_panel=SAMPLING)
+]
+
+JsonSchema = Annotated[
+    Path | None,
+    typer.Option(
+        "--json-schema", help="The text is JSON that follows the schema in this file.", rich_help_panel=SAMPLING
+    ),
+]
+Regex = Annotated[
+    str | None, typer.Option("--regex", help="The text matches this expression as a whole.", rich_help_panel=SAMPLING)
+]
+Grammar = Annotated[
+    Path | None,
+    typer.Option("--grammar", help="The text follows the Lark grammar in this file.", rich_help_panel=SAMPLING),
 ]
 
 RuleName = Annotated[
@@ -201,6 +221,28 @@ def as_prediction(text: str | None) -> str | None:
         raise OptionError(
             f"--prediction cannot read {text[1:]!r}: {why}; give a text file in UTF-8, or write @@ for a text that begins with @"
         ) from None
+
+
+def as_grammar(json_schema: Path | None, regex: str | None, grammar: Path | None) -> Any:
+    """The grammar that was asked for, a `dg.Grammar`, or None. Raises OptionError for two of them, and for unreadable files."""
+    given = {"--json-schema": json_schema, "--regex": regex, "--grammar": grammar}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise OptionError(f"{' and '.join(named)} are two grammars for one text; write one of them")
+    if not named:
+        return None
+    from draftgraph.sampling.grammar import Grammar
+
+    if regex is not None:
+        return Grammar.regex(regex)
+    file = json_schema or grammar
+    assert file is not None
+    try:
+        text = read_text(file)
+    except (OSError, BrokenFileError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise OptionError(f"{named[0]} cannot read {str(file)!r}: {why}; give a text file in UTF-8") from None
+    return Grammar.json(text) if json_schema is not None else Grammar.lark(text)
 
 
 def unescaped(text: str) -> str:

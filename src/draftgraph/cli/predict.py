@@ -23,6 +23,8 @@ def predict_command(
     dtype: options.Dtype = None,
     device: options.Device = None,
     threads: options.Threads = None,
+    backend: options.Backend = "auto",
+    weights: options.Weights = None,
     trust_remote_code: options.TrustRemoteCode = False,
     text: Annotated[
         Path | None,
@@ -55,7 +57,7 @@ def predict_command(
 ) -> None:
     """Predict tokens per target call and speed of every structure and rule from one pass of both models over sample texts."""
     pair = options.sources(target, drafter, model, draft_model)
-    chosen = options.Chosen(pair, dtype, device, threads, trust_remote_code)
+    chosen = options.Chosen(pair, dtype, device, threads, trust_remote_code, backend, weights)
     from draftgraph.cli.work.predict import make_params, run
 
     params = make_params(new_tokens, temperature, top_k, top_p, min_p, seed)

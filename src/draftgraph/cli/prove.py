@@ -15,7 +15,7 @@ ALL = "all"
 PANEL = "By Monte Carlo, on a real pair"
 AUDITED = {
     "target", "drafter", "prompts", "structure", "budget", "prediction", "temperature", "top_p", "samples", "tokens", "seed",
-    "dtype", "device", "threads", "trust_remote_code",
+    "dtype", "device", "threads", "backend", "weights", "trust_remote_code",
 }  # fmt: skip
 EXACT = {"vocab", "depth", "verbose"}
 """Options of the one and of the other way to prove."""
@@ -49,6 +49,8 @@ def prove_command(
     dtype: options.Dtype = None,
     device: options.Device = None,
     threads: options.Threads = None,
+    backend: options.Backend = "auto",
+    weights: options.Weights = None,
     trust_remote_code: options.TrustRemoteCode = False,
     prompts: Annotated[
         list[str] | None, typer.Option("--prompt", help="May be repeated.", rich_help_panel=PANEL)
@@ -74,7 +76,7 @@ def prove_command(
 
     if audited:
         pair = options.sources(target, drafter)
-        chosen = options.Chosen(pair, dtype, device, threads, trust_remote_code)
+        chosen = options.Chosen(pair, dtype, device, threads, trust_remote_code, backend, weights)
         drafting = options.Drafting("auto" if rule == ALL else rule, structure, budget, prediction)
         sampling = work.sampling(tokens, temperature, top_p, seed)
         held = work.run_audit(chosen, drafting, sampling, prompts or (), samples, as_json, markdown)

@@ -9,6 +9,7 @@ import typer
 
 from draftgraph.cli import options
 from draftgraph.cli.program import app
+from draftgraph.errors import OptionError
 
 LEARNT = "What is learnt"
 
@@ -49,6 +50,8 @@ def train(
     dtype: options.Dtype = "bfloat16",
     device: options.Device = None,
     threads: options.Threads = None,
+    backend: options.Backend = "auto",
+    weights: options.Weights = None,
     trust_remote_code: options.TrustRemoteCode = False,
     as_json: options.Json = False,
 ) -> None:
@@ -56,9 +59,15 @@ def train(
 
     Run the same command again to go on after an interruption: what is done is kept beside OUT.
     """
+    if backend not in ("auto", "torch") or weights is not None:
+        named = f"--backend {backend}" if weights is None else f"--weights {weights}"
+        raise OptionError(
+            f"{named} is not possible here: training reads hidden states and embeddings of the stored weights, which torch "
+            "gives; leave it out"
+        )
     from draftgraph.cli.work.train import run
     from draftgraph.lab.train.features.project import Settings
 
-    chosen = options.Chosen((target, None), dtype, device, threads, trust_remote_code)
+    chosen = options.Chosen((target, None), dtype, device, threads, trust_remote_code, backend, weights)
     settings = Settings(tokens if prompts else 0, most, batch, head, rows, epochs, seed)
     run(chosen, out, prompts or [], answers or [], settings, as_json)

@@ -31,6 +31,7 @@ class Drafter(ABC):
     identity   names it in tables of costs, which are then kept between processes. None: it is timed once per engine.
     heeds_prices  True: it leaves out slots below `limits.floor` and passes below `limits.price_pass(…)`, so that the automatic
                budget may leave the number of nodes to it.
+    depths     tokens that its drafts may be deep, along one path with leaves beside it; None: of any depth and shape.
     trusted    True leaves out the checks of every law that it states. The prover is the better place for them.
 
     What a drafter keeps of one request belongs into `request.drafting`, which is its own. An engine may serve several requests
@@ -44,6 +45,7 @@ class Drafter(ABC):
     edges: Sequence[str] = ()
     identity: str | None = None
     heeds_prices: bool = False
+    depths: int | None = None
     trusted: ClassVar[bool] = False
 
     @property

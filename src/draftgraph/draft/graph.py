@@ -68,6 +68,8 @@ class EdgeSource(Protocol):
         ...
 
 
+Refuses = Callable[[Sequence[int], int], bool]
+"""refuses(path of drafted tokens, token) -> whether the request's grammar rules out that the token follows them."""
 DrawOne = Callable[[torch.Tensor, int], int]
 """draw(law f[V], node) -> token: one fresh draw from `law`, with noise that belongs to the node alone."""
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from draftgraph.backends.feature_model import FeatureHandle, FeatureModel
+from draftgraph.backends.feature_model import FeatureHandle, FeatureReader
 from draftgraph.draft.model import ModelDrafter
 from draftgraph.draft.passes import Ahead
 from draftgraph.draft.terms import Draft, Limits
@@ -15,14 +15,15 @@ from draftgraph.request.state import Request
 
 
 class HiddenDrafter(ModelDrafter):
-    """A drafter over a `FeatureModel`, which grows the structures that a draft model does.
+    """A drafter over a `FeatureReader`, which grows the structures that a draft model does.
 
     In the first round the target has not read the prompt's end, so that there are copies at most.
     """
 
-    def __init__(self, model: FeatureModel, vocab_size: int, edges: Sequence[str] = ()) -> None:
+    def __init__(self, model: FeatureReader, vocab_size: int, edges: Sequence[str] = ()) -> None:
         super().__init__(model, vocab_size, edges)
         self.features, self.taps = model, model.taps
+        self.depths = model.depths
         self.identity = f"features {' '.join(self.edges)}"
 
     def fresh(self) -> HiddenDrafter:
@@ -39,7 +40,10 @@ class HiddenDrafter(ModelDrafter):
         return text.known + 1 >= len(text) + self.model.most_rows and super().prefill(request, limits)
 
     def propose(self, request: Request, limits: Limits) -> Draft:
-        known = _text(request).known + 1 >= len(request.tokens)
+        text, length = _text(request), len(request.tokens)
+        known = text.known + 1 >= length > len(text)
+        if self.depths is not None:
+            limits = replace(limits, reach=min(limits.reach, self.depths), depth=min(limits.depth, self.depths))
         return super().propose(request, limits if known else replace(limits, depth=0))
 
     def _ahead(self, request: Request, limits: Limits) -> Ahead | None:

@@ -51,7 +51,8 @@ class LookupDrafter(Drafter):
         sources: Sources = request.drafting
         context = request.tokens[-TAIL:]
         width = request.choice.structure.width
-        unroller = Unroller(graph, sources.for_draft(graph, context), context, limits.floor, width)
+        copies = sources.for_draft(graph, context)
+        unroller = Unroller(graph, copies, context, limits.floor, width, request.warper.refuses)
         unroller.grow([ROOT], limits.budget, min(limits.depth or limits.reach, limits.reach), self._first_edge(request))
         return Draft(cut(graph, limits.seconds, limits.worth))
 

@@ -106,6 +106,7 @@ class ModelDrafter(Drafter):
             reader.has_read,
             partial(state.sources.for_draft, context=request.tokens[-TAIL:]) if state.edges else None,
             request.tokens[-TAIL:],
+            request.warper.refuses,
         )
         graph = request.choice.structure.grow(growth)
         if limits.depth == 0:  # copies alone: no slot is SAMPLED
@@ -166,11 +167,11 @@ class ModelDrafter(Drafter):
         count = request.choice.structure.copies_ahead(priced)
         if not count:
             return None
-        context = request.tokens[-TAIL:]
+        context, refuses = request.tokens[-TAIL:], request.warper.refuses
         reach = min(limits.depth, limits.reach) if sampled else limits.reach
 
         def ahead(graph: DraftGraph, nodes: Sequence[int]) -> list[Path]:
-            paths: list[Path] = sources.ahead(graph, nodes, context, count, reach - 1)
+            paths: list[Path] = sources.ahead(graph, nodes, context, count, reach - 1, refuses)
             return paths
 
         return ahead

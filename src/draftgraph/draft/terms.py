@@ -43,6 +43,7 @@ class Limits:
     price_passes  pass i is made only if the scores of the nodes that it would read sum to price_passes[i]; () makes every pass.
     reason  why so much: "draft", "copies", "plain", "probe" or "fixed", a colon, and the figures.
     spread  True: an equal share of the budget per level ("exact size"); False: the budget is a cap and prices decide.
+    narrow  True: one path, from a structure that `narrows`.
     seconds  of a round that verifies 0, 1, … nodes: a draft of copies alone is cut to the size that pays best. () keeps all.
     worth   expected accepted tokens of a node by its score, which are weighed against `seconds`.
     """
@@ -53,6 +54,7 @@ class Limits:
     floor: float = 0.0
     price_passes: Sequence[float] = ()
     spread: bool = True
+    narrow: bool = False
     reason: str = "fixed: asked for"
     seconds: Sequence[float] = ()
     worth: Callable[[float], float] = float

@@ -9,7 +9,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from draftgraph.draft.graph import DraftGraph, Edge, EdgeSource, Row, RowKey
+from draftgraph.draft.graph import DraftGraph, Edge, EdgeSource, Refuses, Row, RowKey
 from draftgraph.types import FIXED, ROOT
 
 
@@ -31,6 +31,8 @@ class Unroller:
     """Best-first unrolling of a graph: always the candidate with the highest path score, until the budget is spent.
 
     Scores are products of factors <= 1, so the result is closed under prefixes and holds the highest path scores.
+
+    refuses  which copies would be rejected for certain; they get no node.
     """
 
     def __init__(
@@ -40,8 +42,10 @@ class Unroller:
         context: Sequence[int],
         floor: float,
         width: int | None = None,
+        refuses: Refuses | None = None,
     ) -> None:
         self.graph, self.sources, self.floor, self.width = graph, sources, floor, width
+        self.refuses = refuses
         self.context = list(context)
         self._heap: list[_Candidate] = []
         self._order = 0
@@ -61,6 +65,9 @@ class Unroller:
             assert best.edge is not None
             token = best.row.tokens[best.rank]
             edge, score = best.edge, -best.negative_score
+            if self.refuses is not None and self.refuses(graph.path_tokens(best.parent), token):
+                self._push(best.parent, best.rank + 1, edge, best.row, best.scale, best.passed)
+                continue
             node = graph.add(best.parent, token, score, FIXED, edge.source, edge.key[1], edge.match_length)
             graph.edges.setdefault(best.parent, edge)
             self._push(best.parent, best.rank + 1, edge, best.row, best.scale, best.passed)

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from draftgraph.backends.base import CausalLM, Feed
 from draftgraph.backends.choice import Loaded, Loading, load_backend
-from draftgraph.backends.feature_files import holds_features, read_features
-from draftgraph.backends.feature_model import FeatureModel
-from draftgraph.backends.load import check_pair, load_tokenizer
+from draftgraph.backends.load import check_pair, load_tokenizer, read_config
 from draftgraph.backends.recurrent_model import torch_model
 from draftgraph.backends.torch_model import TorchModel
+from draftgraph.backends.trained import Trained, find_trained
+from draftgraph.backends.wrapped import opened
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.edges.sources import edges_beside_model, edges_without_model
 from draftgraph.draft.hidden import HiddenDrafter
 from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
+from draftgraph.draft.structures.base import Structure
 from draftgraph.engine.config import Config
 from draftgraph.errors import OptionError
 
@@ -69,10 +71,65 @@ def on_one_path(config: Config, *models: CausalLM | None) -> Config:
         raise OptionError(f"{why}; {error}") from error
 
 
-def for_drafter(loading: Loading, draft_model: object, config: Config) -> Loading:
-    """How the target is loaded, so that it gives its drafter what that reads."""
-    taps = () if config.own_drafter is None else tuple(config.own_drafter.taps)
-    return replace(loading, taps=taps, embeddings=draft_model is not None and holds_features(draft_model))
+def readable_drafts(config: Config, target: CausalLM, drafter: Drafter) -> Config:
+    """The config for drafts that target and drafter can read. Raises OptionError where others were asked for."""
+    return along_one_spine(on_one_path(config, target, drafter.model), drafter.depths)
+
+
+def along_one_spine(config: Config, most: int | None) -> Config:
+    """The config for a drafter that gives `most` tokens at once, whose rows hold along one path with leaves beside it.
+
+    most  None: it grows drafts of any shape, and nothing changes.
+
+    Raises OptionError where drafts were asked for that branch further down, or are deeper than its rows.
+    """
+    if most is None:
+        return config
+    why = f"the draft model gives {most} tokens in one pass, whose laws are of use along one path only"
+    if config.structure == "auto" and not _is_spine(config.resolved_structure):
+        config = _one_of(config, ("comb", "chain"))
+    structure = config.resolved_structure
+    if not _is_spine(structure):
+        raise OptionError(f"{why}, and structure={structure} branches below siblings; write 'comb' or 'chain'")
+    asked = config.num_speculative_tokens if structure.shape is None else len(structure.shape)
+    if asked is not None and asked > most:
+        raise OptionError(f"{why}, and {asked} were asked for; write num_speculative_tokens={most} or less")
+    return config
+
+
+def _one_of(config: Config, structures: Sequence[str]) -> Config:
+    """The config with the first of these structures that its rule verifies. Raises OptionError if there is none."""
+    *others, last = structures
+    for structure in others:
+        with suppress(OptionError):
+            return config.with_options(structure=structure)
+    return config.with_options(structure=last)
+
+
+def _is_spine(structure: Structure) -> bool:
+    """Whether one node of a level has children at most."""
+    for sampled in (False, True):
+        tree = structure.example(sampled)
+        levels = [tree.depths[parent] for parent in {parent for parent in tree.parents if parent >= 0}]
+        if len(set(levels)) < len(levels):
+            return False
+    return True
+
+
+def for_drafter(loading: Loading, target: Any, draft_model: object, config: Config) -> tuple[Loading, Trained | None]:
+    """How the target is loaded, so that it gives its drafter what that reads; and the drafter, if it is a trained one.
+
+    Raises ModelError or PairError for a trained drafter that is broken, or reads what the target does not have.
+    """
+    own, trained = config.own_drafter, find_trained(draft_model)
+    if trained is None:
+        return replace(loading, taps=() if own is None else tuple(own.taps)), None
+    layers = _config_of(target, loading.trusted).get_text_config(decoder=True).num_hidden_layers
+    return replace(loading, taps=tuple(dict.fromkeys(trained.taps(layers))), ends=True), trained
+
+
+def _config_of(target: Any, trusted: bool) -> PretrainedConfig:
+    return opened(target).model.config if isinstance(target, torch.nn.Module) else read_config(target, trusted)
 
 
 def make_drafter(
@@ -81,6 +138,7 @@ def make_drafter(
     config: Config,
     tokenizer: Any | None,
     loading: Loading,
+    trained: Trained | None = None,
 ) -> tuple[Drafter, str]:
     """The drafter that the config asks for, and why its model runs on its backend, in words."""
     own, config = config.own_drafter, on_one_path(config, target.model)
@@ -91,25 +149,15 @@ def make_drafter(
         return _looking_up(target.model, config, tokenizer), ""
     if config.prediction is not None:
         raise OptionError("prediction is for drafter='text', which has no draft_model; leave out one of them")
-    edges = edges_beside_model(config.edges, config.resolved_structure)
-    if holds_features(draft_model):
-        return _reading_features(Path(str(draft_model)), target, edges), "it reads the target's hidden states"
+    if trained is not None:
+        assert target.ends is not None, "they were asked for"
+        reader = trained.read(target.ends)
+        edges = edges_beside_model(config.edges, along_one_spine(config, reader.depths).resolved_structure)
+        return HiddenDrafter(reader, target.model.vocab_size, edges), "it reads the target's hidden states"
     drafter = load_backend(draft_model, replace(loading, taps=()), probed=target.inside)
     check_pair(target.model, drafter.model, tokenizer, load_tokenizer(draft_model, loading.trusted))
     edges = edges_beside_model(config.edges, on_one_path(config, drafter.model).resolved_structure)
     return ModelDrafter(drafter.model, target.model.vocab_size, edges), drafter.reason
-
-
-def _reading_features(folder: Path, target: Loaded, edges: Sequence[str]) -> HiddenDrafter:
-    """A trained drafter from its folder. Raises PairError or ModelError for what does not fit the target."""
-    if target.inside is None:
-        raise OptionError(
-            f"the drafter in {str(folder)!r} uses the target's embeddings, which backend={target.model.name!r} does not give; "
-            "write backend='torch'"
-        )
-    network, tokens = read_features(folder, target.inside)
-    embeddings = target.inside.get_input_embeddings()
-    return HiddenDrafter(FeatureModel(network, tokens, embeddings), target.model.vocab_size, edges)
 
 
 @torch.inference_mode()

@@ -61,7 +61,7 @@ def _told_to_stop(request: Request, verdict: Verdict, i: int, logits: torch.Tens
 def _emit(
     request: Request, tokens: list[int], known: LogProbabilities, told_to_stop: Callable[[int], bool]
 ) -> tuple[str, str | None]:
-    """Append tokens until an end-of-sequence id, a stop string, `told_to_stop(i)` or the limit ends the text.
+    """Append tokens until an end-of-sequence id, a stop string, the grammar, `told_to_stop(i)` or the limit ends the text.
 
     Returns the text that became certain, and why the request ends, if it does.
     """
@@ -69,6 +69,8 @@ def _emit(
     one_by_one = bool(request.params.stop)
     pending: list[int] = []
     for i, token in enumerate(tokens):
+        with request.clock("warping"):
+            complete = request.warper.accept(token)
         request.logprobs += known.values[i : i + 1]
         request.top_logprobs += known.best[i : i + 1]
         request.tokens.append(token)
@@ -77,7 +79,7 @@ def _emit(
             text += request.detokenizer.push(pending)
             pending = []
         told = told_to_stop(i)  # always asked: it is also told of every token
-        if token in request.eos or request.detokenizer.stopped:
+        if complete or token in request.eos or request.detokenizer.stopped:
             reason = "stop"
         elif request.remaining <= 0:
             reason = "length"

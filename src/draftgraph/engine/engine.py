@@ -19,7 +19,7 @@ from draftgraph.backends.load import eos_ids, find_tokenizer
 from draftgraph.budget.costs import Costs
 from draftgraph.draft.base import Drafter
 from draftgraph.engine import chat, prompts
-from draftgraph.engine.assemble import for_drafter, make_drafter, on_one_path, why_one_path, with_drafter
+from draftgraph.engine.assemble import for_drafter, make_drafter, readable_drafts, why_one_path, with_drafter
 from draftgraph.engine.async_stream import AsyncStream
 from draftgraph.engine.background import Background
 from draftgraph.engine.batch import collect, decode_beside, decode_together
@@ -28,6 +28,7 @@ from draftgraph.engine.chat import Messages
 from draftgraph.engine.config import Config
 from draftgraph.engine.course import Course
 from draftgraph.engine.defaults import Defaults
+from draftgraph.engine.grammars import Grammars
 from draftgraph.engine.hints import Hints
 from draftgraph.engine.options import Params, read_options
 from draftgraph.engine.pair_costs import pair_costs
@@ -69,6 +70,7 @@ class Engine:
         self.generation_config, self.hints = generation_config, Hints()
         self.serving = serving or Serving()
         self._background = Background(partial(Scheduler, target, drafter, self.serving))
+        self.grammars = Grammars(tokenizer, target.vocab_size)
         self.backends: dict[str, str] = {}
 
     @classmethod
@@ -114,12 +116,13 @@ class Engine:
         serving, options = taken(serving, options)
         chosen = (config or Config()).with_options(**options)
         chosen = with_drafter(chosen, draft_model is not None)
-        loading = for_drafter(Loading(dtype, device, trust_remote_code, backend, weights=weights), draft_model, chosen)
+        loading = Loading(dtype, device, trust_remote_code, backend, weights=weights)
+        loading, trained = for_drafter(loading, target, draft_model, chosen)
         loaded = load_backend(target, loading)
         tokenizer = find_tokenizer(tokenizer, target, trust_remote_code)
         model, chosen = as_asked(loaded.model, chosen)
-        drafter, why = make_drafter(loaded, draft_model, chosen, tokenizer, loading)
-        chosen = on_one_path(chosen, loaded.model, drafter.model)
+        drafter, why = make_drafter(loaded, draft_model, chosen, tokenizer, loading, trained)
+        chosen = readable_drafts(chosen, model, drafter)
         own = copy.deepcopy(loaded.generation_config if generation_config is None else generation_config)
         engine = cls(model, drafter, chosen, tokenizer, eos_ids(loaded, tokenizer, generation_config), own, serving)
         engine.backends["target"] = f"{loaded.model.name}: {loaded.reason}"

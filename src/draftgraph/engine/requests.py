@@ -44,6 +44,8 @@ def _request(engine: Engine, prompt: Any, asked: Asked, config: Config) -> Reque
         raise OptionError(
             "stop strings need a tokenizer; write Engine.from_pretrained(..., tokenizer=...) or stop_token_ids"
         )
+    stops = settled.eos.intersection(params.stop_token_ids) - engine.eos
+    grammar = engine.grammars.states(params.grammar, settled.eos - stops, stops)
     drafts = config.budget != 0
     if drafts:  # else processors are called as they expect
         check_functions(params.logits_processors, ids, target.vocab_size, target.device)
@@ -58,7 +60,7 @@ def _request(engine: Engine, prompt: Any, asked: Asked, config: Config) -> Reque
         limit,
         settled.eos,
         Noise(seed, params.sample),
-        Warper(params, len(ids), sorted(settled.eos), target.device, drafts),
+        Warper(params, len(ids), sorted(settled.eos), target.device, drafts, grammar),
         Detokenizer(tokenizer, ids, params.stop),
         target.vocab_size,
         plan(config, drafter, params.temperature, lambda: engine.costs),

@@ -28,6 +28,8 @@ def choose(config: Config, temperature: float, drafter: Drafter) -> Strategy:
     Raises OptionError if the rule that was asked for does not verify the drafts that there would be.
     """
     choice = _choose(config, temperature, drafter)
+    if config.budget == 0:
+        return replace(choice, reason="budget=0: nothing is drafted")
     if config.bitwise is True and config.structure == "auto" and config.own_drafter is None:
         why = f"bitwise: a draft is a {choice.structure.name}, for every path of a tree would be a sequence of its own"
         return replace(choice, reason=f"{choice.reason}; {why}")
@@ -77,4 +79,11 @@ def plan(config: Config, drafter: Drafter, temperature: float, costs: Callable[[
     if width is None and not drafter.heeds_prices:
         width = known.widest
     computes = drafter.model is not None or not copies
-    return AutoBudget(known, config.num_speculative_tokens or DEPTH, computes, copies, width).plan
+    deepest = config.num_speculative_tokens or DEPTH
+    return AutoBudget(known, deepest, computes, copies, width, may_narrow(config, drafter)).plan
+
+
+def may_narrow(config: Config, drafter: Drafter) -> bool:
+    """Whether the automatic budget may draft chains where the structure would branch: where no structure was asked for."""
+    branches = config.resolved_structure.narrows and not config.drafts_chains
+    return config.structure == "auto" and branches and drafter.model is not None and drafter.heeds_prices

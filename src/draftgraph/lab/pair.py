@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel
 
+from draftgraph.backends.base import CausalLM
 from draftgraph.backends.recurrent_model import reads_one_path
 from draftgraph.engine.engine import Engine
 from draftgraph.errors import OptionError
@@ -47,15 +49,26 @@ class Pair:
         dtype: str | None = None,
         device: str | None = None,
         trusted: bool = False,
+        made_with: Mapping[str, Any] | None = None,
     ) -> Pair:
         """A pair from folders, hub names or loaded models. trusted  whether their own code may run.
+
+        made_with  how engines load both, from the same sources; None: they get the loaded models.
 
         Raises ModelError or PairError if the engine could not run it.
         """
         models = load(target, drafter, dtype, device, trusted)
         assert models.drafter is not None, "a draft model was given"
         window = WINDOW if models.window is None else min(WINDOW, models.window)
-        return cls(models.target, models.drafter, models.tokenizer, models.vocab, window)
+        made_of = None if made_with is None else (target, drafter, made_with)
+        return cls(models.target, models.drafter, models.tokenizer, models.vocab, window, made_of)
+
+    @cached_property
+    def backends(self) -> tuple[CausalLM, CausalLM]:
+        """What runs target and drafter in engines."""
+        engine = self.engine(budget=0)
+        assert engine.drafter.model is not None, "a draft model was given"
+        return engine.target, engine.drafter.model
 
     def engine(self, **options: Any) -> Engine:
         """An engine for these weights, whatever their generation config says; `options` are those of `Config`."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from draftgraph.errors import OptionError, brief, require, unknown_name
+from draftgraph.sampling.grammar import Grammar, Matcher, read_grammar
 from draftgraph.values import MOST_ITEMS, as_flag, as_integer, as_list, as_number, has_surrogates
 
 LogitsProcessor = Callable[[torch.LongTensor, torch.FloatTensor], torch.FloatTensor]
@@ -51,6 +52,10 @@ ELSEWHERE = {
     "stopping_criteria": "stop_when",
     "logits_processor": "logits_processors=[...]",
     "suppress_tokens": "logit_bias={token: -math.inf}",
+    "response_format": "grammar=a JSON schema, or grammar='json' for any JSON object",
+    "guided_json": "grammar=a JSON schema",
+    "guided_regex": "grammar=dg.Grammar.regex(pattern)",
+    "guided_grammar": "grammar=dg.Grammar.lark(text)",
     "n": "a batch of one prompt several times, with SamplingParams(sample=0), SamplingParams(sample=1), ...",
     "num_return_sequences": "a batch of one prompt several times, with SamplingParams(sample=0), (sample=1), ...",
     "attention_mask": "a prompt that is a mapping: {'input_ids': ..., 'attention_mask': ...}",
@@ -90,6 +95,12 @@ class SamplingParams:
     logprobs            also return the target's log-probability of every emitted token (before warping).
     top_logprobs        also return the best so many tokens at the position of every emitted one, with their log-probabilities;
                         `logprobs` is then on.
+    grammar             what the text as a whole must be (docs/grammars.md). A dict, its text or a pydantic model is a JSON
+                        schema; "json" is any JSON object; a text with a rule `start:` is a Lark grammar, another text of one
+                        line a regular expression. `dg.Grammar.json(schema)`, `.regex(pattern)` and `.lark(text)` say which.
+                        An object with fork, accept and mask is a matcher of your own (`dg.Matcher`). Where the grammar is
+                        complete the text ends, with finish_reason "stop". max_new_tokens may end it earlier, with "length":
+                        such a text is not complete.
 
     Raises OptionError for a value that is not possible.
     """
@@ -113,6 +124,7 @@ class SamplingParams:
     logprobs: bool = False
     top_logprobs: int = 0
     logits_processors: Sequence[LogitsProcessor] = ()
+    grammar: Grammar | Matcher | Mapping[str, Any] | type | str | None = None
 
     def __post_init__(self) -> None:
         for name, (least, possible) in _INTEGERS.items():
@@ -131,6 +143,7 @@ class SamplingParams:
         self._set("stop_token_ids", self._stop_ids())
         self._set("logit_bias", _read_bias(self.logit_bias))
         self._set("logits_processors", self._processors())
+        self._set("grammar", read_grammar(self.grammar))
         require(self.stop_when is None or callable(self.stop_when), "stop_when", self.stop_when, "a callable, or None")
         if (self.min_new_tokens or 0) > self.max_new_tokens:
             raise OptionError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from transformers import (
@@ -19,6 +20,7 @@ from draftgraph.errors import LogitsError
 from draftgraph.sampling.contract import call, refusal, same, unknown
 from draftgraph.sampling.copies import copied
 from draftgraph.sampling.filters import Filters
+from draftgraph.sampling.grammar_states import GrammarStates, State
 from draftgraph.sampling.laws import TargetLaws
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.types import TokenTree
@@ -52,17 +54,25 @@ class LogitBias(LogitsProcessor):  # type: ignore[misc]
 class Warper:
     """The warping of one request; one object shapes p, q and the bonus row alike.
 
-    drafts  whether processors are asked about drafts, so that what they say of emitted tokens has to be confirmed.
+    drafts   whether processors are asked about drafts, so that what they say of emitted tokens has to be confirmed.
+    grammar  the states of the request's grammar; None without one.
     """
 
     def __init__(
-        self, params: SamplingParams, prompt_length: int, eos: Sequence[int], device: torch.device, drafts: bool = False
+        self,
+        params: SamplingParams,
+        prompt_length: int,
+        eos: Sequence[int],
+        device: torch.device,
+        drafts: bool = False,
+        grammar: GrammarStates | None = None,
     ) -> None:
-        self.temperature, self.device = params.temperature, device
-        own = _prefixed(params, prompt_length, eos, device)
-        self._prefixed = [*own, *params.logits_processors]
+        self.temperature, self.device, self.grammar = params.temperature, device, grammar
+        self._own = _prefixed(params, prompt_length, eos, device)
+        self._users = params.logits_processors
+        self._prefixed = [*self._own, *self._users]
         self._unknown = unknown(params.logits_processors) if drafts else []
-        self._in_order = [*own, *map(copied, params.logits_processors)] if self._unknown else []
+        self._in_order = list(map(copied, params.logits_processors)) if self._unknown else []
         self._filters = Filters(params.top_k, params.top_p, params.min_p)
         self._buffer = torch.empty(0)
 
@@ -71,13 +81,15 @@ class Warper:
         return self.shape(self.scores(logits, prefixes))
 
     def scores(self, logits: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
-        """Logits after everything that depends on the prefix (penalties, bias, processors), before the temperature.
+        """Logits after everything that depends on the prefix (penalties, bias, grammar, processors), before the temperature.
 
-        Processors are not asked about nodes below a token that they have ruled out: a grammar may know no such state.
+        Processors are not asked about nodes below a token that is ruled out: they may know no such state. Rows behind such a
+        token, or behind the end of the text, cannot be reached; a grammar leaves them as they are.
         """
         logits = logits if logits.dtype == torch.float64 else logits.float()
+        states = self._states(prefixes, len(logits))
         if not self._prefixed:
-            return logits
+            return logits if states is None else self._masked(states, logits)
         scores = logits.clone()
         unreachable: set[int] = set()
         for rows in prefixes.by_length(len(logits)):
@@ -85,8 +97,52 @@ class Warper:
             unreachable |= {row for row in rows if row in impossible or prefixes.parent(row) in unreachable}
             asked = [row for row in rows if row not in unreachable]
             if asked:
-                ids, part = prefixes.ids(asked, logits.device), logits[asked]
-                scores[asked] = _processed(self._prefixed, ids, part).to(scores)
+                ids, behind = prefixes.ids(asked, logits.device), None if states is None else [states[r] for r in asked]
+                scores[asked] = self._processed(self._users, ids, logits[asked], behind).to(scores)
+        return scores
+
+    def _states(self, prefixes: Prefixes, count: int) -> list[State] | None:
+        return None if self.grammar is None else [self.grammar.behind(prefixes.path(row)) for row in range(count)]
+
+    def _processed(
+        self, users: Sequence[Any], ids: torch.Tensor, logits: torch.Tensor, states: Sequence[State] | None
+    ) -> torch.Tensor:
+        """What the options make of rows of equal length. Processors see what the grammar refuses, and cannot allow it."""
+        if states is None:
+            return _processed(users, ids, _processed(self._own, ids, logits))
+        penalties = self._penalties(states)
+        masked = logits + penalties
+        scores = _processed(self._own, ids, masked)
+        if users:
+            emptied = _empty(scores)[:, None]
+            scores = _processed(users, ids, torch.where(emptied, masked, scores)) + penalties
+            scores = scores.masked_fill(emptied, -torch.inf)
+        return self._settled(states, logits, scores, penalties)
+
+    def _masked(self, states: Sequence[State], logits: torch.Tensor) -> torch.Tensor:
+        """What the grammar alone makes of rows."""
+        penalties = self._penalties(states)
+        return self._settled(states, logits, logits + penalties, penalties)
+
+    def _penalties(self, states: Sequence[State]) -> torch.Tensor:
+        assert self.grammar is not None
+        return self.grammar.penalties(states, self.device)
+
+    def _settled(
+        self, states: Sequence[State], logits: torch.Tensor, scores: torch.Tensor, penalties: torch.Tensor
+    ) -> torch.Tensor:
+        """Scores f[rows, V] in which every row has a token.
+
+        Where the grammar is complete the text ends, whatever other options say. Where grammar and options leave no token the
+        row is what the model gave, logits f[rows, V]: that is an error only if the text gets there (`accept`).
+        """
+        assert self.grammar is not None
+        for row, (state, is_empty) in enumerate(zip(states, _empty(scores).tolist(), strict=True)):
+            state.stuck = is_empty
+            if is_empty:
+                ending = logits[row] + penalties[row]
+                state.stuck = bool(_empty(ending)) or not self.grammar.must_end(state)
+                scores[row] = logits[row] if state.stuck else ending
         return scores
 
     def confirm(
@@ -103,14 +159,27 @@ class Warper:
         tokens = [tree.tokens[node] for node in path]
         for depth, row in enumerate((0, *(node + 1 for node in path))):
             ids = torch.tensor([[*committed, *tokens[:depth]]], device=logits.device)
+            states = None if self.grammar is None else [self.grammar.behind(tokens[:depth])]
             try:
-                answer = _processed(self._in_order, ids, logits[row : row + 1].to(scores, copy=True))
+                answer = self._processed(self._in_order, ids, logits[row : row + 1].to(scores, copy=True), states)
             except LogitsError as error:
                 raise refusal(self._unknown, f"fails where plain decoding calls it ({error})") from error
             if not same(answer.to(scores), scores[row : row + 1]):
                 raise refusal(
                     self._unknown, "answered otherwise than in plain decoding, so it keeps state from call to call"
                 )
+
+    @property
+    def refuses(self) -> Callable[[Sequence[int], int], bool] | None:
+        """refuses(path of drafted tokens, token) -> whether the grammar rules out that the token follows; None without one."""
+        return None if self.grammar is None else self.grammar.refuses
+
+    def accept(self, token: int) -> bool:
+        """Take note of an emitted token. Returns whether the grammar says that the text is complete, without an end token.
+
+        Raises LogitsError where the grammar left no token to choose.
+        """
+        return self.grammar is not None and self.grammar.accept(token)
 
     def shape(self, scores: torch.Tensor) -> torch.Tensor:
         """Temperature, top-k, top-p, min-p and softmax: rows of scores f[rows, V] to laws of the same shape."""
@@ -227,3 +296,8 @@ def _processed(chain: Sequence[LogitsProcessor], ids: torch.Tensor, scores: torc
     for processor in chain:
         scores = call(processor, ids, scores)
     return scores
+
+
+def _empty(scores: torch.Tensor) -> torch.Tensor:
+    """Which rows of f[..., V] have no token, bool[...]."""
+    return scores.amax(dim=-1) == -torch.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -21,36 +22,51 @@ class BlockRule(Rule):
 
     def outcome(self, tree: TokenTree, p: torch.Tensor) -> Outcome:
         self.check(tree)
-        b = [1.0]  # b_i = min(1, b_{i-1} p(X_i) / q(X_i)); the paper's p_i
-        for p_x, q_x in zip(target_probabilities(tree, p), draft_probabilities(tree), strict=True):
-            b.append(min(1.0, b[-1] * ratio(p_x, 1.0 if q_x is None else q_x)))
-        residuals = _residuals(tree, p, b)
-        masses = residuals.sum(dim=1, dtype=torch.float64).tolist()
-        stop = [0.0] * len(b)
-        carry = 1.0  # probability that every later position failed
-        for i in range(len(b) - 1, -1, -1):
-            h = b[i] if i == len(tree) else _keep(masses[i], b[i], first=i == 0)
-            stop[i] = carry * h
-            carry *= 1.0 - h
-
-        def bonus(row: int) -> torch.Tensor:
-            return residuals[row] if row < len(tree) and masses[row] > 0.0 else p[row]
-
-        return Outcome(stop, bonus)
+        return chain_outcome(tree, p)
 
 
-def _residuals(tree: TokenTree, p: torch.Tensor, b: list[float]) -> torch.Tensor:
-    """(b_i p - q)_+ at every position i, f[N, V]."""
-    in_order = tree.laws is not None and list(tree.law_row) == list(range(len(tree.laws)))
-    laws = tree.laws if in_order else [law_of(tree, node, p[node]) for node in range(len(tree))]
-    q = laws if isinstance(laws, torch.Tensor) else torch.stack(laws) if laws else p[:0]
-    shares = torch.tensor(b[:-1], dtype=p.dtype, device=p.device)[:, None]
-    return (shares * p[:-1]).sub_(q).clamp_(min=0.0)
+def chain_outcome(tree: TokenTree, p: torch.Tensor) -> Outcome:
+    """The law of the verdict about a chain, which is checked already.
+
+    A position with b = 1 stops whatever has not stopped below it, and one with b = 0 stops nothing. So whole rows are looked at
+    only below the deepest position with b = 1, and where the bonus token comes from.
+    """
+    b = [1.0]  # b_i = min(1, b_{i-1} p(X_i) / q(X_i)); the paper's p_i
+    for p_x, q_x in zip(target_probabilities(tree, p), draft_probabilities(tree), strict=True):
+        b.append(min(1.0, b[-1] * ratio(p_x, 1.0 if q_x is None else q_x)))
+    last = max(i for i, share in enumerate(b) if share == 1.0)
+    residuals = {i: _residual(tree, p, i, b[i]) for i in range(last + 1, len(tree)) if b[i] > 0.0}
+    masses = dict(zip(residuals, _sums([*residuals.values()]), strict=True))
+    stop = [0.0] * len(b)
+    carry = 1.0  # probability that every later position failed
+    for i in range(len(tree), last - 1, -1):
+        keep = b[i] if i in (last, len(tree)) else _keep(masses.get(i, 0.0), b[i])
+        stop[i] = carry * keep
+        carry *= 1.0 - keep
+
+    def bonus(row: int) -> torch.Tensor:
+        if row == len(tree):
+            return p[row]
+        residual = residuals[row] if row in residuals else _residual(tree, p, row, b[row])
+        return residual if bool(residual.any()) else p[row]
+
+    return Outcome(stop, bonus)
 
 
-def _keep(mass: float, b: float, first: bool) -> float:
-    """h_i = r_i / (r_i + 1 - b_i), the acceptance probability of position i; position 0 always stops."""
-    missing = 1.0 - b  # added to the mass, not "mass + 1 - b": that can round h above 1
-    if first or mass + missing <= 0.0:
-        return 1.0
-    return mass / (mass + missing)
+def _residual(tree: TokenTree, p: torch.Tensor, i: int, b: float) -> torch.Tensor:
+    """(b_i p - q)_+ at position i, f[V]."""
+    return (p[i] * b).sub_(law_of(tree, i, p[i])).clamp_(min=0.0)
+
+
+def _sums(rows: Sequence[torch.Tensor]) -> list[float]:
+    """Sums of rows in f64. Read together where every reading would wait for the device."""
+    sums = [row.sum(dtype=torch.float64) for row in rows]
+    if not sums or sums[0].is_cpu:
+        return [float(one) for one in sums]
+    together: list[float] = torch.stack(sums).tolist()
+    return together
+
+
+def _keep(mass: float, b: float) -> float:
+    """h_i = r_i / (r_i + 1 - b_i), the acceptance probability of position i > 0 with b_i < 1."""
+    return mass / (mass + (1.0 - b))  # added to the mass, not "mass + 1 - b": that can round h above 1

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 import draftgraph as dg
 from draftgraph.errors import ModelError, OptionError
-from draftgraph.lab.bench.contenders import AGAIN, PLAIN, Ours, Transformers, endless
+from draftgraph.lab.bench.contenders import AGAIN, PLAIN, Ours, Task, Transformers, endless
 from draftgraph.lab.bench.encode import Prompt
 from draftgraph.lab.bench.field import line_up, parse_spec
 from draftgraph.lab.bench.models import Models
@@ -225,3 +226,19 @@ def test_json_has_a_run_per_line():
     assert json.loads(text) == said
     assert '[1, "a"],\n[2, "b"]' in text
     assert json.loads(to_json({"version": 1, "runs": []}))["runs"] == []
+
+
+def test_draftgraph_is_measured_on_the_backend_and_weights_that_were_asked_for(models):
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    chosen = replace(models, weights="int8")
+    task = Task(0.0, TOKENS)
+    quantised, stored = Ours("quantised", chosen, task), Ours("stored", chosen, task, weights=None, backend="torch")
+    assert "int8" in quantised.engine.target.fingerprint
+    assert stored.engine.target.name == "torch"
+    assert (quantised.lossless, stored.lossless) == (False, True)  # the one has another model's text
+    assert parse_spec("weights=int8,budget=2").options == {"weights": "int8", "budget": 2}
+    with pytest.raises(OptionError, match="weights='int7' is not possible"):
+        parse_spec("weights=int7")
+    with pytest.raises(OptionError, match="backend='fast' is not possible"):
+        Models.load(models.source, None, backend="fast")

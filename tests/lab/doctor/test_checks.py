@@ -131,8 +131,8 @@ def test_without_tokenizers_only_sizes_are_compared(tmp_path):
 
 RULE_OF = {
     "rwkv": "cache rolls back",
-    "bart": "honours masks and positions",
-    "roberta": "honours masks and positions",
+    "openai-gpt": "honours masks and positions",
+    "moshi": "honours masks and positions",
 }
 
 
@@ -183,6 +183,28 @@ def test_a_small_drafter_and_a_big_one():
     target, small = tiny_lm(layers=12), tiny_lm(layers=1, vocab=8)
     assert checks.sizes(target, small).outcome == "pass"
     assert "times more" in checks.sizes(small, target).found
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it can run there")
+def test_a_backend_that_cannot_run_here_fails_as_in_an_engine(pair):
+    checkup = check_up(*pair, backend="cuda_graphs")
+    check = found(checkup, "target", "backend")
+    assert (check.outcome, checkup.ok) == ("fail", False)
+    with pytest.raises(DraftgraphError) as raised:
+        dg.Engine.from_pretrained(pair[0], backend="cuda_graphs")
+    assert str(raised.value) == check.found
+
+
+def test_quantised_weights_are_checked_and_handed_on(pair):
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    checkup = check_up(*pair, weights="int8")
+    assert checkup.ok, checkup.to_dict()
+    assert found(checkup, "target", "backend").found == "openvino: weights='int8' was asked for"
+    assert "int8 weights make another model" in found(checkup, "target", "precision").found
+    target, drafter = checkup.pair().backends
+    assert "int8" in target.fingerprint
+    assert "int8" in drafter.fingerprint
 
 
 def test_more_threads_than_cores_are_warned_about(monkeypatch):

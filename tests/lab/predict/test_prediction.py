@@ -28,7 +28,7 @@ def pair() -> Pair:
 
 def rows_of(pair: Pair, params: SamplingParams, texts: int = 6):
     prompts = [[1 + i] for i in range(texts)]
-    return read_rows(pair.target, pair.drafter, own_texts(pair.engine(budget=0), prompts, params), params, pair.vocab)
+    return read_rows(*pair.backends, own_texts(pair.engine(budget=0), prompts, params), params, pair.vocab)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.0])
@@ -68,7 +68,7 @@ def test_the_engine_makes_as_many_rounds_as_its_texts_say(pair, rule, children, 
         for i, prompt in enumerate(prompts)
     ]
     texts = [Text((*prompt, *one.token_ids), 1, 40) for prompt, one in zip(prompts, results, strict=True)]
-    rows = read_rows(pair.target, pair.drafter, texts, PARAMS, pair.vocab)
+    rows = read_rows(*pair.backends, texts, PARAMS, pair.vocab)
     given = survival(rows, Plan(rule, (1, 1, 1), children)).given
     lost = [
         one.stats.num_rounds - float(rounds(given[span.begin : span.end], 40)[0].sum())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -14,7 +14,8 @@ from draftgraph.backends.openvino.text import Rows
 
 LEAST_ASKED = 2
 """Rows that the head gets at least, where the pass has so many: it too computes one row by itself with other roundings."""
-Inputs = Mapping[str, npt.NDArray[np.generic]]
+Inputs = Mapping[str, Sequence[int] | npt.NDArray[np.uint8]]
+"""Whole numbers by the name of an input; which are sequences of integers, whatever the input wants, and masks as they are."""
 
 
 def lay_out(batch: Sequence[tuple[Rows, Sequence[int]]], size: int) -> Inputs:
@@ -35,16 +36,16 @@ def lay_out(batch: Sequence[tuple[Rows, Sequence[int]]], size: int) -> Inputs:
     asked = [start + row for (rows, _), start in zip(batch, starts, strict=False) for row in rows.asked]
     logits = size if size <= 2 * len(asked) else max(len(asked), min(size, LEAST_ASKED))
     return {
-        "input_ids": _i64(tokens + tokens[-1:] * spare),
-        "position_ids": _i64(positions + positions[-1:] * spare),
-        ROWS: _i64(asked + asked[-1:] * (logits - len(asked))),
-        "past_lens": _i32([rows.past for rows, _ in batch]),
-        "subsequence_begins": _i32(starts),
-        "block_indices": _i32([block for held in blocks for block in held]),
-        "block_indices_begins": _begins(map(len, blocks)),
-        "max_context_len": np.array(max(ends), dtype=np.int32),
+        "input_ids": tokens + tokens[-1:] * spare,
+        "position_ids": positions + positions[-1:] * spare,
+        ROWS: asked + asked[-1:] * (logits - len(asked)),
+        "past_lens": [rows.past for rows, _ in batch],
+        "subsequence_begins": starts,
+        "block_indices": [block for held in blocks for block in held],
+        "block_indices_begins": list(accumulate(map(len, blocks), initial=0)),
+        "max_context_len": [max(ends)],
         "qq_bias": np.concatenate(masks) if len(masks) > 1 else masks[0],
-        "qq_bias_begins": _begins(map(len, masks)),
+        "qq_bias_begins": list(accumulate(map(len, masks), initial=0)),
     }
 
 
@@ -64,15 +65,3 @@ def _mask(visible: npt.NDArray[np.uint8] | None, count: int) -> npt.NDArray[np.u
 
 
 _CAUSAL = np.zeros(0, dtype=np.uint8)
-
-
-def _begins(sizes: Iterable[int]) -> npt.NDArray[np.int32]:
-    return _i32(list(accumulate(sizes, initial=0)))
-
-
-def _i64(values: Sequence[int]) -> npt.NDArray[np.int64]:
-    return np.array(values, dtype=np.int64)
-
-
-def _i32(values: Sequence[int]) -> npt.NDArray[np.int32]:
-    return np.array(values, dtype=np.int32)

@@ -1,9 +1,10 @@
-"""From a folder, a hub name or a loaded model to a model on OpenVINO: converted once, then read from the user's cache."""
+"""From a folder, a file, a hub name or a loaded model to a model on OpenVINO: converted once, then read from the user's cache."""
 
 from __future__ import annotations
 
 import copy
 import gc
+import importlib.metadata
 import logging
 import threading
 import time
@@ -18,6 +19,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from draftgraph.backends.fingerprint import fingerprint
+from draftgraph.backends.gguf import is_gguf
 from draftgraph.backends.hub import kept, locate
 from draftgraph.backends.load import as_device, load_model, read_config
 from draftgraph.backends.openvino import refusals
@@ -54,9 +56,9 @@ _TOLD: set[str] = set()
 
 @dataclass(frozen=True)
 class _Source:
-    """The weights of a folder.
+    """The weights of a model.
 
-    name         of the folder, or on the hub. files  that hold its weights.
+    name         of the folder or the GGUF file, or on the hub. files  that hold its weights.
     fingerprint  of weights and configuration. made_with  what else a graph of them depends on.
     """
 
@@ -84,7 +86,7 @@ def from_folder(
     taps: Sequence[str] = (),
     weights: str | None = None,
 ) -> OpenVinoModel:
-    """The model of a folder or hub name.
+    """The model of a folder, a GGUF file (which transformers dequantises) or a hub name.
 
     taps     names of the hidden states that its graph gives as well.
     weights  what they are quantised to, "int8" or "int4"; None: as they are stored.
@@ -93,9 +95,11 @@ def from_folder(
     """
     version = refusals.version()
     refusals.refuse_device(as_device(device))
-    name = locate(source).name
+    place = locate(source)
+    name = place.title
     config = read_config(name)
-    refusals.refuse_folder(name)
+    if place.gguf is None:
+        refusals.refuse_folder(name)
     refusals.refuse_config(config)
     precision = refusals.precision_of(dtype, config, weights)
     with _ONE:
@@ -146,7 +150,7 @@ def _look(name: str, version: str, precision: Precision, taps: tuple[str, ...] =
             f"the weights of {name!r} are not in safetensors files, by which converted models are told apart; save the model "
             f"again with save_pretrained, or {refusals.INSTEAD}"
         )
-    config = kept(name, "config.json")
+    config = None if is_gguf(name) else kept(name, "config.json")
     try:
         known = fingerprint_of_files(files, "" if config is None else read_text(config))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -154,6 +158,8 @@ def _look(name: str, version: str, precision: Precision, taps: tuple[str, ...] =
         raise ModelError(f"cannot read the weights of {name!r}: {first_line(error)}") from error
     made_with = {"openvino": version, "transformers": transformers.__version__, "torch": torch.__version__}
     made_with |= {"precision": str(precision), "taps": " ".join(taps)} | quantised_with(precision)
+    if is_gguf(name):
+        made_with["gguf"] = importlib.metadata.version("gguf")  # which knows how its blocks are dequantised
     return _Source(name, files, known, made_with, precision, taps)
 
 

@@ -179,12 +179,16 @@ class OpenVinoModel:
     def _score(self, batch: Sequence[tuple[Rows, Sequence[int]]], taps: Sequence[str]) -> list[Scored]:
         """One pass. batch  rows, each with its blocks."""
         self._compiled.run(lay_out(batch, self._buckets.size(sum(len(rows.tokens) for rows, _ in batch))))
-        logits = torch.from_numpy(self._compiled.output()[: sum(len(rows.asked) for rows, _ in batch)])
-        if not math.isfinite(logits.sum().item()):
+        counts = [len(rows.asked) for rows, _ in batch]
+        given = self._compiled.output()[: sum(counts)]
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = given.sum()
+        if not math.isfinite(total):
             raise LogitsError(
                 f"{self.about.class_name} returned NaN or infinite logits; the request was stopped, the engine is usable"
             )
-        parts = torch.split(logits.clone(), [len(rows.asked) for rows, _ in batch])
+        logits = torch.from_numpy(given.copy())  # the next pass overwrites what was given
+        parts = [logits] if len(batch) == 1 else torch.split(logits, counts)
         if not taps:
             return [Scored(part) for part in parts]
         states = self._states([rows for rows, _ in batch], taps)

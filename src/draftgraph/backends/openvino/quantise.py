@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import io
 import logging
-import sys
 from typing import Any
 
 from draftgraph.backends.openvino.precision import Precision
@@ -40,7 +40,7 @@ def quantise(graph: Any, precision: Precision) -> None:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # where its bar is in nobody's way
+        with contextlib.redirect_stdout(io.StringIO()):  # it draws a bar, and whoever converts says so already
             nncf.compress_weights(graph, **modes[precision.weights])
     except (MemoryError, OSError):
         raise

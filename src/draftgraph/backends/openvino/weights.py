@@ -1,4 +1,4 @@
-"""The weight files of a folder, told apart without loading them into a model."""
+"""The weight files of a model, told apart without loading them into a model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from draftgraph.backends.gguf import is_gguf
 from draftgraph.backends.hub import kept
 from draftgraph.errors import ModelError
 from draftgraph.files import BrokenFileError, read_text
@@ -17,13 +18,17 @@ _LEAST_PERIOD, _SAMPLES = 4096, 64
 """Tensors up to this many bytes are read whole, of larger ones so many places."""
 _PLACE = 16
 """Bytes that are read of a place."""
+_HEAD, _PLACES = 1 << 20, 4096
+"""Bytes at the beginning of a GGUF file that are read whole, and places that are read of the rest."""
 
 
 def weight_files(name: str) -> list[Path]:
-    """The safetensors files of a folder or of a hub name that was downloaded; none where it has no such files.
+    """The safetensors files of a folder or of a hub name that was downloaded, or the GGUF file itself; none where it has none.
 
     Raises ModelError for an index that cannot be read, or that names files which are not there.
     """
+    if is_gguf(name):
+        return [Path(name)]
     index = kept(name, INDEX)
     if index is None:
         single = kept(name, SINGLE)
@@ -43,10 +48,13 @@ def weight_files(name: str) -> list[Path]:
 def fingerprint(files: Sequence[Path], *texts: str) -> str:
     """A hash of headers and of places all over the tensors, and of `texts`. Takes milliseconds.
 
-    Raises OSError or ValueError for files that are no safetensors files.
+    Raises OSError or ValueError for files that are neither safetensors nor GGUF files.
     """
     known = hashlib.sha256("\n".join(texts).encode())
     for file in files:
+        if is_gguf(file.name):
+            known.update(_places(file))
+            continue
         with file.open("rb") as opened:
             size = int.from_bytes(opened.read(8), "little")
             head = opened.read(size) if size <= file.stat().st_size else b""
@@ -58,6 +66,17 @@ def fingerprint(files: Sequence[Path], *texts: str) -> str:
                     opened.seek(8 + size + place)
                     known.update(opened.read(min(_PLACE if len(few) > 1 else _LEAST_PERIOD, end - place)))
     return known.hexdigest()
+
+
+def _places(file: Path) -> bytes:
+    """The size of a GGUF file, its beginning, and places all over the rest."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        found = [str(size).encode(), opened.read(_HEAD)]
+        for place in range(_HEAD, size, max(_PLACE, (size - _HEAD) // _PLACES)):
+            opened.seek(place)
+            found.append(opened.read(_PLACE))
+    return b"".join(found)
 
 
 def _spans(head: bytes) -> list[tuple[int, int]]:

@@ -77,7 +77,7 @@ def run(chosen: Chosen, order: Order, as_json: bool) -> int:
     if order.out is not None:
         refuse_unwritable(order.out)
     with status(f"loading {chosen.title}", as_json) as say, silent_loading():
-        models = Models.load(*chosen.pair, chosen.dtype, chosen.device, chosen.trusted)
+        models = Models.load(*chosen.pair, chosen.dtype, chosen.device, chosen.trusted, chosen.backend, chosen.weights)
         files = files or [bundled_texts(models)]
         encoded = encode(files, models, order.max_new_tokens, order.limit, say)
         loaded = [load(each, models, torch.get_num_threads(), settings.drafted[0]) for each in asked]
@@ -147,6 +147,8 @@ def command_line(chosen: Chosen, order: Order, settings: Settings) -> str:
         "dtype": [chosen.dtype] if chosen.dtype else (),
         "device": [chosen.device] if chosen.device else (),
         "threads": [torch.get_num_threads()],
+        "backend": [chosen.backend] if chosen.backend != "auto" else (),
+        "weights": [chosen.weights] if chosen.weights else (),
         "out": [order.out] if order.out else (),
     }
     words: list[object] = ["draftgraph", "bench", *chosen.named, *(["--trust-remote-code"] if chosen.trusted else [])]

@@ -88,4 +88,6 @@ def _check(chosen: Chosen, quiet: bool) -> Checkup:
     place(chosen)
     target, drafter = chosen.pair
     with status("loading", quiet) as say, silent_loading():
-        return check_up(target, drafter, chosen.dtype, chosen.device, say, chosen.trusted, chosen.backend)
+        return check_up(
+            target, drafter, chosen.dtype, chosen.device, say, chosen.trusted, chosen.backend, chosen.weights
+        )

@@ -62,12 +62,8 @@ def load_engine(chosen: Chosen, config: Config, quiet: bool, **serving: Any) -> 
         return Engine.from_pretrained(
             target,
             draft_model=drafter,
-            dtype=chosen.dtype,
-            device=chosen.device,
             config=config,
-            backend=chosen.backend,
-            weights=chosen.weights,
-            trust_remote_code=chosen.trusted,
+            **chosen.loading,
             **serving,
         )
 

@@ -54,7 +54,7 @@ def run(
         predictions.need_matplotlib()
     place(chosen)
     with status("loading the pair", as_json) as say, silent_loading():
-        pair = Pair.load(target, drafter, dtype=chosen.dtype, device=chosen.device, trusted=chosen.trusted)
+        pair = Pair.load(target, drafter, chosen.dtype, chosen.device, chosen.trusted, chosen.loading)
         prediction = _predict(pair, pair.encode(natural), own, params, speed, measured, say)
     if plot is not None:
         predictions.draw(prediction, plot)
@@ -83,7 +83,7 @@ def _predict(
         say(f"letting the target write {len(prompts)} texts")
         source, texts = "own", own_texts(pair.engine(budget=0), prompts, params)
     say(f"reading {len(texts)} texts with both models")
-    rows = read_rows(pair.target, pair.drafter, texts, params, pair.vocab)
+    rows = read_rows(*pair.backends, texts, params, pair.vocab)
     say("measuring what rounds cost, once per pair and machine")
     costs = pair.engine().costs.at(params.temperature) if speed else None
     prediction = predict(rows, source, params.temperature, costs, say, pair.branches)

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from draftgraph.backends.load import eos_ids, load_model, load_tokenizer
+from draftgraph.backends.load import eos_ids, load_model, load_tokenizer, read_config
 from draftgraph.cli.options import Chosen
 from draftgraph.cli.program import tell
 from draftgraph.cli.work.engines import place
@@ -25,10 +25,12 @@ def run(
     chosen: Chosen, out: Path, prompts: Sequence[Path], answers: Sequence[Path], settings: Settings, as_json: bool
 ) -> None:
     """Train, and print what the drafter will be worth. Raises OptionError, ModelError, TrainingError."""
-    if not prompts and not answers:
-        raise OptionError("nothing to learn from; give prompts with --prompts, or answers with --answers")
     place(chosen)
     source = str(chosen.pair[0])
+    with silent_loading():
+        read_config(source, chosen.trusted)  # or it says that there is no such model
+    if not prompts and not answers:
+        raise OptionError("nothing to learn from; give prompts with --prompts, or answers with --answers")
     with status(f"loading {source}", as_json), silent_loading():
         target = load_model(source, chosen.dtype, chosen.device, chosen.trusted).requires_grad_(False)
         tokenizer = load_tokenizer(source, chosen.trusted)

@@ -9,7 +9,7 @@ import torch
 
 from draftgraph.draft.edges.rows import Discounts, DraftRows, TextRows
 from draftgraph.draft.edges.table import TableRows, TokenTable
-from draftgraph.draft.graph import SHARED_ROW, DraftGraph, Edge, EdgeSource, Row
+from draftgraph.draft.graph import SHARED_ROW, DraftGraph, Edge, EdgeSource, Refuses, Row
 from draftgraph.draft.passes import Path
 from draftgraph.draft.structures.base import Structure
 from draftgraph.draft.unroll import Unroller
@@ -120,11 +120,17 @@ class Sources:
         return [source for source in (merge, self.predicted, self.own, self.rejected, table) if source is not None]
 
     def ahead(
-        self, graph: DraftGraph, nodes: Sequence[int], context: Sequence[int], count: int, reach: int
+        self,
+        graph: DraftGraph,
+        nodes: Sequence[int],
+        context: Sequence[int],
+        count: int,
+        reach: int,
+        refuses: Refuses | None = None,
     ) -> list[Path]:
         """Paths of up to `count` copies below `nodes`, the likeliest, parents first; to depth `reach`."""
         copied = graph.subset(range(len(graph)))
-        unroller = Unroller(copied, self.for_draft(graph, context), context, LEAST_AHEAD)
+        unroller = Unroller(copied, self.for_draft(graph, context), context, LEAST_AHEAD, refuses=refuses)
         unroller.grow(nodes, len(graph) + count, reach)
         return [tuple(copied.path_tokens(node)) for node in range(len(graph), len(copied))]
 

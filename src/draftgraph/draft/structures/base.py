@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import torch
 
-from draftgraph.draft.graph import DraftGraph, EdgeSource
+from draftgraph.draft.graph import DraftGraph, EdgeSource, Refuses
 from draftgraph.draft.structures.calibrate import Calibration
 from draftgraph.draft.structures.children import expand
 from draftgraph.draft.terms import Draw, Evaluate, Known, Limits
@@ -42,6 +42,7 @@ class Growth:
     known        which rows cost no pass.
     sources      where copies may come from, for a draft; None: nowhere.
     context      the last committed tokens, which copies are looked up behind.
+    refuses      which copies the request's grammar rules out; None: none.
     """
 
     limits: Limits
@@ -51,6 +52,7 @@ class Growth:
     known: Known = nothing
     sources: Callable[[DraftGraph], Sequence[EdgeSource]] | None = None
     context: Sequence[int] = ()
+    refuses: Refuses | None = None
 
     def expand(self, graph: DraftGraph, nodes: Sequence[int], k: int, children: str = "hybrid") -> list[list[int]]:
         """One drafter pass: give every node of a level up to k slots, FIXED ones where nothing is drawn.
@@ -106,6 +108,11 @@ class Structure(ABC):
     @property
     def best_first(self) -> bool:
         """Whether its FIXED drafts are the best of any shape, so that they may take the place of SAMPLED ones."""
+        return False
+
+    @property
+    def narrows(self) -> bool:
+        """Whether it drafts one path where `limits.narrow` says so."""
         return False
 
     @property

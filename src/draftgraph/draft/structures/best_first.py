@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from draftgraph.draft.graph import DraftGraph, EdgeSource, Expected
+from draftgraph.draft.graph import DraftGraph, EdgeSource, Expected, Refuses
 from draftgraph.draft.structures.base import nothing
 from draftgraph.draft.terms import Evaluate, Known, Limits
 from draftgraph.draft.unroll import Unroller
@@ -67,12 +67,19 @@ def _best(pool: DraftGraph, children: dict[tuple[int, int], int], limits: Limits
     return chosen
 
 
-def add_edges(graph: DraftGraph, sources: Sequence[EdgeSource], context: Sequence[int], limits: Limits) -> DraftGraph:
+def add_edges(
+    graph: DraftGraph,
+    sources: Sequence[EdgeSource],
+    context: Sequence[int],
+    limits: Limits,
+    refuses: Refuses | None = None,
+) -> DraftGraph:
     """Let copies along edges compete with the drafted nodes for the budget, at every node that was not evaluated."""
     full = len(graph) >= limits.budget
     floor = max(limits.floor, min(graph.scores)) if full else limits.floor
     open_nodes = graph.unevaluated(limits.reach)
-    Unroller(graph, sources, context, floor).grow(open_nodes, len(graph) + limits.budget, limits.reach)
+    unroller = Unroller(graph, sources, context, floor, refuses=refuses)
+    unroller.grow(open_nodes, len(graph) + limits.budget, limits.reach)
     if len(graph) <= limits.budget:
         return graph
     best = sorted(range(len(graph)), key=lambda node: (-graph.scores[node], node))

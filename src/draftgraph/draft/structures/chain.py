@@ -7,10 +7,12 @@ from typing import ClassVar
 
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.structures.base import Growth, Structure
-from draftgraph.draft.structures.branching import grow_branching
 from draftgraph.draft.structures.sizes import size
 from draftgraph.draft.terms import Limits
 from draftgraph.types import ROOT
+
+LEAST_MASS = 1e-6
+"""A node that is reached less often than this is taken for one that is reached so often."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,6 +37,10 @@ class Chain(Structure):
         return self.length is not None
 
     @property
+    def narrows(self) -> bool:
+        return True
+
+    @property
     def shape(self) -> tuple[int, ...] | None:
         return None if self.length is None else (1,) * self.length
 
@@ -47,25 +53,35 @@ class Chain(Structure):
         return Limits(budget, depth or budget, reach)
 
     def grow(self, growth: Growth) -> DraftGraph:
-        limits = growth.limits
-        if growth.draw is None and self.length is None:
-            return _grow_likeliest(growth)
-        shape = self.shape or (1,) * min(limits.depth, limits.budget)
-        return grow_branching(growth.evaluate, growth.draw, limits, shape)[0]
+        return grow_chain(growth, growth.limits.budget if self.length is None else self.length)
 
 
-def _grow_likeliest(growth: Growth) -> DraftGraph:
-    """The best token of every row, FIXED, while it may be reached and its row may cost a pass."""
-    graph, limits = DraftGraph(), growth.limits
+def grow_chain(growth: Growth, length: int) -> DraftGraph:
+    """One path of up to `length` tokens, token by token: a draw from every row, or its best token, FIXED.
+
+    It ends where the next node is too unlikely to be reached for the price of a pass, or for `limits.floor`. Both are known
+    before the token is drawn.
+    """
+    graph, limits, draw = DraftGraph(across=False), growth.limits, growth.draw
     node, passes = ROOT, 0
-    while len(graph) < min(limits.budget, limits.reach):
+    while len(graph) < min(length, limits.budget, limits.reach):
+        score = graph.score(node)
         if not growth.known(graph, node):
-            if passes == limits.depth or graph.score(node) < limits.price_pass(passes):
+            if passes == limits.depth or score < limits.price_pass(passes):
                 break
             passes += 1
-        (row,) = graph.remember([node], growth.evaluate(graph, [node]), 1, growth.calibration.expected)
-        score = graph.score(node) * row.probs[0]
+        law = growth.evaluate(graph, [node])
+        if draw is None:
+            (row,) = graph.remember([node], law, 1, growth.calibration.expected)
+            score *= row.probs[0]
+        else:
+            (row,) = graph.remember([node], law, 1)
+            score *= growth.calibration.kept(row.probs[0], 1.0 / max(score, LEAST_MASS))
         if score < limits.floor:
             break
-        node = graph.add(node, row.tokens[0], score)
+        if draw is None:
+            node = graph.add(node, row.tokens[0], score)
+        else:
+            (token,) = draw(law, len(graph) + 1, (0,))
+            node = graph.add(node, token, score, graph.add_laws(law))
     return graph

@@ -46,16 +46,24 @@ class Graph(Structure):
     def best_first(self) -> bool:
         return True
 
+    @property
+    def narrows(self) -> bool:
+        return True
+
     def copies_ahead(self, priced: bool) -> int:
         return (AHEAD if priced else 0) if self.read_ahead == "auto" else int(self.read_ahead)
 
     def grow(self, growth: Growth) -> DraftGraph:
         graph = grow_where_expected(growth)
-        if growth.sources is None or (growth.draw is not None and len(graph) >= growth.limits.budget):
+        if (
+            growth.sources is None
+            or growth.limits.narrow
+            or (growth.draw is not None and len(graph) >= growth.limits.budget)
+        ):
             return graph
         sources = growth.sources(graph)
         if growth.draw is None:
-            return add_edges(graph, sources, growth.context, growth.limits)
+            return add_edges(graph, sources, growth.context, growth.limits, growth.refuses)
         return _fill(graph, sources, growth)
 
 
@@ -66,6 +74,7 @@ def _fill(graph: DraftGraph, sources: Sequence[EdgeSource], growth: Growth) -> D
     in the draft (docs/layer_rule.md, "FIXED subtrees").
     """
     limits = growth.limits
-    unroller = Unroller(graph, sources, growth.context, max(limits.floor, MIN_COPY_SCORE))
+    floor = max(limits.floor, MIN_COPY_SCORE)
+    unroller = Unroller(graph, sources, growth.context, floor, refuses=growth.refuses)
     unroller.grow(graph.unevaluated(limits.reach), limits.budget, limits.reach)
     return graph

@@ -10,6 +10,7 @@ from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.structures.base import Growth, Structure
 from draftgraph.draft.structures.best_first import WIDTH, grow_best_first
 from draftgraph.draft.structures.branching import grow_branching
+from draftgraph.draft.structures.chain import grow_chain
 from draftgraph.draft.structures.children import KINDS
 from draftgraph.draft.structures.levels import grow_levels
 from draftgraph.draft.structures.sizes import child_counts
@@ -67,6 +68,10 @@ class Tree(Structure):
         return self.branching is None
 
     @property
+    def narrows(self) -> bool:
+        return self.branching is None
+
+    @property
     def shape(self) -> tuple[int, ...] | None:
         return None if self.branching is None else tuple(self.branching)
 
@@ -87,7 +92,9 @@ class Tree(Structure):
 
 
 def grow_where_expected(growth: Growth) -> DraftGraph:
-    """The level policy where slots are SAMPLED, best-first where all are FIXED."""
+    """One path where that is all there shall be; the level policy where slots are SAMPLED, best-first where all are FIXED."""
+    if growth.limits.narrow:
+        return grow_chain(growth, growth.limits.budget)
     if growth.draw is None:
         expected = growth.calibration.expected
         return grow_best_first(growth.evaluate, growth.limits, expected, WIDTH, growth.known)[0]

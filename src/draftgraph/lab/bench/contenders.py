@@ -110,19 +110,22 @@ class Ours:
     """One engine. Its text is detokenised as it comes, which transformers' runs do not do; that counts against us."""
 
     def __init__(self, name: str, pair: Weights, task: Task, **options: Any) -> None:
-        """options  fields of `draftgraph.Config`, and `backend`; without a `drafter` among them the pair's drafts.
+        """options  fields of `draftgraph.Config`, `backend` and `weights`; without a `drafter` among them the pair's drafts.
 
         Raises OptionError for a configuration that cannot draft, or whose rule does not verify its drafts.
         """
         self.name = name
         loaded: tuple[Any, Any, Mapping[str, Any]] = (pair.target, pair.drafter, {})
-        target, drafter, loading = pair.made_of or loaded if options.get("backend") != TORCH else loaded
+        target, drafter, loading = pair.made_of or loaded
+        if options.get("backend", loading.get("backend")) == TORCH:  # which has them already
+            target, drafter, loading = loaded
         if options.get("drafter") in ("lookup", "text"):
             drafter = None
         options |= {"tokenizer": pair.tokenizer, "generation_config": GenerationConfig()}  # as `endless` does
-        self.engine = Engine.from_pretrained(target, draft_model=drafter, **options, **loading)
+        options = {**loading, **options}
+        self.engine = Engine.from_pretrained(target, draft_model=drafter, **options)
         self.params = SamplingParams(max_new_tokens=task.tokens, temperature=task.temperature, ignore_eos=True)
-        self.lossless = self.engine.choice(self.params).rule.lossless
+        self.lossless = self.engine.choice(self.params).rule.lossless and options.get("weights") is None
 
     def answer(self, prompt: Sequence[int], seed: int) -> Answer:
         return answer_of(self.engine, prompt, self.params, seed)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from draftgraph.backends.choice import AUTO, Loading
+from draftgraph.backends.choice import Loading
 from draftgraph.engine.config import Config
 from draftgraph.engine.old_options import OLD_OPTIONS, structure_of
 from draftgraph.errors import OptionError, unknown_name
@@ -19,6 +19,8 @@ from draftgraph.lab.turns import Contender
 OURS_PLAIN, OURS = "draftgraph plain", "draftgraph"
 LOOKUP_TOKENS = 10
 """Tokens that transformers' prompt lookup drafts, as in its documentation."""
+_LOADING = {"backend", "weights"}
+"""What a configuration may say beside the options of `Config`."""
 CONSTANT = {"num_assistant_tokens_schedule": "constant", "assistant_confidence_threshold": 0.0}
 NOTES = {
     PLAIN: "model.generate; everybody's time is divided by its own",
@@ -47,7 +49,7 @@ def parse_spec(text: str) -> Spec:
     Raises OptionError for what is no option, or a value that is not possible.
     """
     options: dict[str, Any] = {}
-    known = {field.name for field in fields(Config)} - {"prediction"} | OLD_OPTIONS.keys() | {"backend"}
+    known = {field.name for field in fields(Config)} - {"prediction"} | OLD_OPTIONS.keys() | _LOADING
     for part in text.split(","):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not value:
@@ -59,8 +61,8 @@ def parse_spec(text: str) -> Spec:
     if parameters:  # a command line has no objects
         said = structure_of(options.get("structure", "auto"), options.get("rule", "auto"), **parameters)
         options["structure"] = said
-    Config(**{name: value for name, value in options.items() if name != "backend"})
-    Loading(backend=options.get("backend", AUTO))
+    Config(**{name: value for name, value in options.items() if name not in _LOADING})
+    Loading(**{name: value for name, value in options.items() if name in _LOADING})
     return Spec(text, options)
 
 

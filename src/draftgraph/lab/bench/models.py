@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from draftgraph.backends.choice import AUTO, Loading
 from draftgraph.errors import OptionError
 from draftgraph.lab.loading import load
 
@@ -19,6 +20,7 @@ class Models:
 
     window   positions that all models can read; None if none says.
     trusted  whether their own code may run.
+    backend, weights  what runs them in draftgraph, and what they are quantised to there. Everybody else has the stored weights.
     """
 
     source: str
@@ -28,6 +30,8 @@ class Models:
     tokenizer: Any
     window: int | None
     trusted: bool = False
+    backend: str = AUTO
+    weights: str | None = None
 
     @classmethod
     def load(
@@ -37,26 +41,26 @@ class Models:
         dtype: str | None = None,
         device: str | None = None,
         trusted: bool = False,
+        backend: str = AUTO,
+        weights: str | None = None,
     ) -> Models:
-        """Models from folders or hub names. trusted  whether their own code may run.
+        """Models from folders or hub names. trusted  whether their own code may run. backend, weights  see the class.
 
         Raises ModelError or PairError if the engine could not run them, OptionError without a tokenizer.
         """
+        Loading(dtype, device, trusted, backend, weights=weights)  # refuses what cannot be, before anything is loaded
         models = load(target, drafter, dtype, device, trusted)
         if models.tokenizer is None:
             raise OptionError("the target has no tokenizer files, so no prompt can be read; add them to its folder")
         sources = str(target), None if drafter is None else str(drafter)
-        return cls(*sources, models.target, models.drafter, models.tokenizer, models.window, trusted)
+        known = models.target, models.drafter, models.tokenizer, models.window
+        return cls(*sources, *known, trusted, backend, weights)
 
     @property
     def made_of(self) -> tuple[str, str | None, dict[str, Any]]:
         """What users give an engine: the sources, in the precision and on the device of the models that were loaded."""
-        device = str(self.target.device)
-        return (
-            self.source,
-            self.drafter_source,
-            {"dtype": self.dtype_name, "device": device, "trust_remote_code": self.trusted},
-        )
+        loading = {"dtype": self.dtype_name, "device": str(self.target.device), "trust_remote_code": self.trusted}
+        return self.source, self.drafter_source, loading | {"backend": self.backend, "weights": self.weights}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -75,6 +79,8 @@ class Models:
             "dtype": self.dtype_name,
             "device": str(self.target.device),
             "window": self.window,
+            "backend": self.backend,
+            "weights": self.weights,
         }
 
 

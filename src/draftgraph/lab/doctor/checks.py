@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from draftgraph.backends.base import CausalLM
 from draftgraph.backends.check import Check
-from draftgraph.backends.choice import Loading, off_torch
+from draftgraph.backends.choice import Loading, load_backend
 from draftgraph.backends.load import eos_ids, load_model, read_config, read_tokenizer, same_tokens
 from draftgraph.backends.probe import honours_masks
 from draftgraph.backends.support import decoder_only, support
@@ -120,21 +120,22 @@ def check_up(
     tell: Callable[[str], None] = lambda text: None,
     trusted: bool = False,
     backend: str = "auto",
+    weights: str | None = None,
 ) -> Checkup:
     """Load the models and check every rule, without generating.
 
     tell  hears what is being done. trusted  whether code that comes with the models may run. backend  what runs them.
-    A failed rule is not raised.
+    weights  what they are quantised to. A failed rule is not raised.
     """
-    loading = Loading(dtype, device, trusted, backend)
+    loading = Loading(dtype, device, trusted, backend, weights=weights)
     sides = [Side("target", target)] + ([] if drafter is None else [Side("drafter", drafter)])
     for side in sides:
         tell(f"checking the {side.name}")
         _check_side(side, loading)
     ours, theirs = sides[0], sides[1] if drafter is not None else None
     checks = [] if theirs is None else _check_pair(ours, theirs)
-    options = {"dtype": dtype, "device": device, "backend": backend}
-    return Checkup(ours, theirs, [*checks, threads()], {} if trusted else options)
+    options = {"dtype": dtype, "device": device, "backend": backend, "weights": weights, "trust_remote_code": trusted}
+    return Checkup(ours, theirs, [*checks, threads()], options)
 
 
 def _check_side(side: Side, loading: Loading) -> None:
@@ -171,7 +172,7 @@ def _check_side(side: Side, loading: Loading) -> None:
             add(make_backend(side.model).rows_alone)
         if side.runs:
             add(_probe(side.model))
-            add(precision(side.model.dtype))
+            add(precision(side.model.dtype, loading.weights))
         if side.runs:
             add(_backend(side, loading))
     done = {check.rule for check in side.checks}
@@ -197,16 +198,13 @@ def _probe(model: PreTrainedModel) -> Check:
 
 
 def _backend(side: Side, loading: Loading) -> Check:
-    """What runs the model in an engine, and why."""
-    side.made_of = side.model
+    """What runs the model in an engine, and why: made here as engines make it."""
     try:
-        faster, why = off_torch(side.source, loading)
+        loaded = load_backend(side.source, loading, probed=side.model, loaded=side.model)
     except DraftgraphError as error:
         return Check("backend", "fail", str(error), error=type(error))
-    if faster is None:
-        return Check("backend", "pass", f"torch: {why}")
-    side.made_of, side.backend = side.source, faster.model
-    return Check("backend", "pass", f"{faster.model.name}: {why}")
+    side.made_of, side.backend = side.source if loaded.inside is None else side.model, loaded.model
+    return Check("backend", "pass", f"{loaded.model.name}: {loaded.reason}")
 
 
 def _read(rule: str, action: Callable[[], _T], found: Callable[[Any], str]) -> tuple[Check, _T | None]:
@@ -235,8 +233,14 @@ def _layers(model: PreTrainedModel) -> int:
     return int(model.config.get_text_config(decoder=True).num_hidden_layers)
 
 
-def precision(dtype: torch.dtype) -> Check:
-    """Greedy text is that of plain decoding where wide and narrow passes agree on every likeliest token."""
+def precision(dtype: torch.dtype, weights: str | None = None) -> Check:
+    """Greedy text is that of plain decoding where wide and narrow passes agree on every likeliest token.
+
+    weights  what they are quantised to, if they are.
+    """
+    if weights is not None:
+        found = f"{weights} weights make another model than the stored one; drafts that are chains change no bit of its text"
+        return Check("precision", "pass", found)
     name = str(dtype).removeprefix("torch.")
     if dtype in (torch.float32, torch.float64):
         return Check("precision", "pass", f"{name}: greedy text is that of plain decoding, token by token")

@@ -209,7 +209,7 @@ def _predict(
     tell(f"predicting, temperature {params.temperature:g}")
     starts = [prompts[i % len(prompts)] for i in range(max(OWN_SAMPLES, len(prompts)))]
     texts = own_texts(pair.engine(budget=0), starts, params)
-    rows = read_rows(pair.target, pair.drafter, texts, params, pair.vocab)
+    rows = read_rows(*pair.backends, texts, params, pair.vocab)
     return predict(rows, "own", params.temperature, costs.at(params.temperature), tell, pair.branches)
 
 

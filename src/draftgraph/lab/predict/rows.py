@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from transformers import PreTrainedModel
 
+from draftgraph.backends.base import CausalLM
 from draftgraph.errors import LogitsError, OptionError
 from draftgraph.lab.texts import Text
 from draftgraph.sampling.params import SamplingParams
@@ -68,7 +68,7 @@ class PairRows:
 
 @torch.inference_mode()
 def read_rows(
-    target: PreTrainedModel, drafter: PreTrainedModel, texts: Sequence[Text], params: SamplingParams, vocab: int
+    target: CausalLM, drafter: CausalLM, texts: Sequence[Text], params: SamplingParams, vocab: int
 ) -> PairRows:
     """The laws of both models at the predicted positions of `texts`, under the sampling options of `params`.
 
@@ -117,18 +117,19 @@ def _batches(texts: Sequence[Text], rows: int) -> Iterator[list[Text]]:
     yield batch
 
 
-def _forward(model: PreTrainedModel, batch: Sequence[Text], vocab: int) -> list[torch.Tensor]:
+def _forward(model: CausalLM, batch: Sequence[Text], vocab: int) -> list[torch.Tensor]:
     """Per text logits f[count, vocab] at its predicted positions. Padding stands on the right, where nothing reads it."""
-    width = max(len(text.tokens) for text in batch) - 1
-    own = model.config.get_text_config(decoder=True).vocab_size
+    width, first = max(len(text.tokens) for text in batch) - 1, min(text.start for text in batch) - 1
+    own = model.vocab_size
     ids = torch.zeros(len(batch), width, dtype=torch.int64)
     for row, text in zip(ids, batch, strict=True):
         known = torch.tensor(text.tokens[:-1])
         row[: len(known)] = torch.where(known < own, known, 0)  # what only the target has is padding
-    logits = model(input_ids=ids.to(model.device), use_cache=False).logits
-    parts = [_aligned(logits[i, text.start - 1 : len(text.tokens) - 1], vocab) for i, text in enumerate(batch)]
+    logits = model.plain(ids, width - first)
+    ends = [(text.start - 1 - first, len(text.tokens) - 1 - first) for text in batch]
+    parts = [_aligned(rows[start:end], vocab) for rows, (start, end) in zip(logits, ends, strict=True)]
     if not all(bool(torch.isfinite(part[:, : min(own, vocab)]).all()) for part in parts):
-        raise LogitsError(f"{type(model).__name__} returned NaN or infinite logits; there is no law to study")
+        raise LogitsError(f"{model.model_name} returned NaN or infinite logits; there is no law to study")
     return [part.cpu() for part in parts]
 
 

@@ -1,0 +1,67 @@
+"""The two ends of a target that trained drafters borrow: its embeddings, and its head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from draftgraph.backends.load import Source, load_model
+from draftgraph.backends.wrapped import opened
+
+
+class Ends(Protocol):
+    """What a drafter may ask of its target; every transformers model has it."""
+
+    @property
+    def config(self) -> PretrainedConfig: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def device(self) -> torch.device: ...
+    def get_input_embeddings(self) -> Any: ...
+    def get_output_embeddings(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class LoneEnds:
+    """The ends of a target that another backend than torch runs, without the layers between them."""
+
+    config: PretrainedConfig
+    embeddings: torch.nn.Module
+    head: torch.nn.Module
+
+    @property
+    def _weight(self) -> torch.Tensor:
+        return next(self.embeddings.parameters())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._weight.device
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return self.embeddings
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        return self.head
+
+
+def ends_of(source: Source) -> LoneEnds:
+    """The ends of a model in a folder, in float32 on the CPU, or those of a loaded one. Raises ModelError if it has none."""
+    model: PreTrainedModel = opened(load_model(source, torch.float32, "cpu")).model
+    return LoneEnds(model.config, model.get_input_embeddings(), model.get_output_embeddings())
+
+
+def product_type(stored: torch.dtype, target: Ends) -> torch.dtype:
+    """In which a drafter multiplies: as it is stored where that is bfloat16 and the CPU has it, else as the target.
+
+    Its rounding changes no text, and half the bytes are half the time of a pass.
+    """
+    narrow = stored == torch.bfloat16 and target.dtype == torch.float32 and target.device.type == "cpu"
+    return torch.bfloat16 if narrow and torch.ops.mkldnn._is_mkldnn_bf16_supported() else target.dtype

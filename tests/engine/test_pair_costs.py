@@ -1,0 +1,41 @@
+"""Costs of block drafters: a block is read once per round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import draftgraph as dg
+from cost_tables import costs
+from dflash_folders import write_dflash
+from draftgraph.engine import pair_costs
+from eagle3_folders import write_eagle3
+from models import tiny_lm
+
+
+def measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(pair_costs, "measure", lambda *args: costs())
+    monkeypatch.setattr(pair_costs, "block_seconds", lambda model: 0.5)
+    engine = dg.Engine.from_pretrained(tiny_lm(layers=4), draft_model=folder)
+    engine.drafter.identity = None
+    return pair_costs.pair_costs(engine.target, engine.drafter, engine.config, engine._decode)
+
+
+def test_a_round_of_a_block_drafter_costs_its_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = measured(write_dflash(tmp_path, tiny_lm(layers=4)), monkeypatch)
+    assert found.overhead[0] == costs().overhead[0] + 0.5
+    assert found.overhead[1:] == costs().overhead[1:]
+    assert found.at(0.0).overhead[0] == costs().at(0.0).overhead[0] + 0.5
+
+
+def test_other_drafters_pay_by_the_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert measured(write_eagle3(tmp_path, tiny_lm(layers=4)), monkeypatch).overhead == costs().overhead
+
+
+def test_blocks_are_timed(tmp_path: Path) -> None:
+    engine = dg.Engine.from_pretrained(tiny_lm(layers=4), draft_model=write_dflash(tmp_path, tiny_lm(layers=4)))
+    assert engine.drafter.model is not None
+    assert pair_costs.block_seconds(engine.drafter.model) > 0.0
+    assert not engine.drafter.model.cache.handles
