@@ -39,6 +39,10 @@ def test_prompts_come_as_a_text_texts_ids_and_lists_of_ids(server: Served):
         answer = complete(server, prompt=prompt, max_tokens=20)
         assert [(choice.index, choice.text) for choice in answer.choices] == [(0, own), (1, second)]
         assert answer.usage.prompt_tokens == len(ids) + len(other)
+    twice = complete(server, prompt=[ids, other], max_tokens=2, n=2)
+    assert [choice.index for choice in twice.choices] == [0, 1, 2, 3]
+    assert twice.usage.prompt_tokens == len(ids) + len(other), "each prompt is counted once"
+    assert twice.usage.completion_tokens == 8
 
 
 def test_without_a_length_there_are_sixteen_tokens_and_without_a_temperature_they_are_sampled(server: Served):
