@@ -18,7 +18,7 @@ from draftgraph.backends.alibi import biased, biased_layers
 from draftgraph.backends.arithmetic import OwnArithmetic, rounding, rows_alone
 from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, CausalLM, Feed, Scored
 from draftgraph.backends.cache_argument import cache_argument
-from draftgraph.backends.cell_rows import enter, entering, led, mask_of, split, wanted
+from draftgraph.backends.cell_rows import enter, entering, led, mask_of, needs_lead, split, wanted
 from draftgraph.backends.cells import CellPool, cell_numbers
 from draftgraph.backends.check import Check
 from draftgraph.backends.fingerprint import fingerprint
@@ -218,7 +218,7 @@ class TorchModel:
         apart  whether requests may attend to their own cells only; they do where that is faster, or `always`.
         """
         inputs, count = self.inputs(feeds), sum(feed.num_rows for feed in feeds)
-        lead = self._switch is not None and self._needs_lead(feeds)
+        lead = self.switch is not None and needs_lead(feeds, self.switch)
         for feed in feeds if self._forgets else ():
             feed.text.forget(min(kind.first_read(len(feed.text)) for kind in self.kinds))
         slots = self.cache.find([feed.text for feed in feeds], count + lead)
@@ -289,16 +289,6 @@ class TorchModel:
     def own_masks(self) -> bool:
         """Whether rows read something else than their own text and nodes, or layers make masks which a pass exchanges."""
         return bool(self._biased or self._holders)
-
-    def _needs_lead(self, feeds: Sequence[Feed]) -> bool:
-        """Whether the first pieces of a long text are read, whose own positions would not tell that it is long.
-
-        Then a row that nobody reads goes first, at a position that does.
-        """
-        length = self.switch
-        return length is not None and all(
-            feed.text.stretched and len(feed.text) + len(feed.committed) <= length for feed in feeds
-        )
 
     def _placing(self, feeds: Sequence[Feed], given: Given, held: Sequence[Mask]) -> AbstractContextManager[Any]:
         """Where layers do not take the mask from the model's argument, it reaches them inside. held  that of every holder."""
