@@ -10,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from draftgraph.backends.check import Check
 from draftgraph.backends.layer_kinds import are_recurrent, layer_kinds, unreadable
+from draftgraph.backends.ragged import named
 from draftgraph.backends.wrapped import gives_logits
 from draftgraph.errors import first_line
 
@@ -128,7 +129,7 @@ def rolls_back(model: PreTrainedModel) -> Check:
 
 
 def takes_masks(model: PreTrainedModel) -> Check:
-    rule, attention = "attention takes masks", getattr(model.config, "_attn_implementation", None)
+    rule, attention = "attention takes masks", named(getattr(model.config, "_attn_implementation", None))
     if attention not in ("sdpa", "eager"):
         return Check(
             rule,
