@@ -90,3 +90,11 @@ def split(feeds: Sequence[Feed], logits: torch.Tensor, states: Mapping[str, torc
     taps = {name: torch.split(rows[0], [feed.num_rows for feed in feeds]) for name, rows in states.items()}
     parts = torch.split(logits, [feed.num_logits for feed in feeds])
     return [Scored(part, {name: tap[i] for name, tap in taps.items()}) for i, part in enumerate(parts)]
+
+
+def needs_lead(feeds: Sequence[Feed], switch: int) -> bool:
+    """Whether the first pieces of a long text are read, whose own positions would not tell that it is long.
+
+    Then a row that nobody reads goes first, at a position that does. switch  see `CausalLM.switch`.
+    """
+    return all(feed.text.stretched and len(feed.text) + len(feed.committed) <= switch for feed in feeds)

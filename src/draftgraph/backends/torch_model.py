@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import proxy, ref
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from draftgraph.backends.alibi import biased, biased_layers
 from draftgraph.backends.arithmetic import OwnArithmetic, rounding, rows_alone
 from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, CausalLM, Feed, Scored
 from draftgraph.backends.cache_argument import cache_argument
-from draftgraph.backends.cell_rows import enter, entering, led, mask_of, split, wanted
+from draftgraph.backends.cell_rows import enter, entering, led, mask_of, needs_lead, split, wanted
 from draftgraph.backends.cells import CellPool, cell_numbers
 from draftgraph.backends.check import Check
 from draftgraph.backends.fingerprint import fingerprint
@@ -35,9 +35,14 @@ from draftgraph.backends.taps import tapped
 from draftgraph.backends.wrapped import opened
 from draftgraph.errors import LogitsError, ModelError, OptionError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 MOST_ROWS, MOST_ROWS_OF_GPU = 256, 1024
 """Rows per pass while a long prompt is read, which bound the mask's memory and how long others wait. More are no faster on a
 CPU: 7.3 s for 2048 tokens of SmolLM2 with 256, 7.4 s with 1024."""
+_KEPT = "logits_to_keep"
+"""The argument that names the rows whose logits are computed; some older models compute all."""
 
 
 class TorchModel:
@@ -76,6 +81,7 @@ class TorchModel:
         self.cache = CellPool(self.config.num_hidden_layers)
         if self.device.type != "cpu":
             self.most_rows = MOST_ROWS_OF_GPU
+        self._selects = _KEPT in inspect.signature(self.model.forward).parameters
         self.cache_argument = cache_argument(inside.called.forward, self.model.forward)
 
     @property
@@ -151,8 +157,11 @@ class TorchModel:
         """Logits f[b, rows, V] of one forward of the model, uncompiled: as many numbers of rows would be compiled apart."""
         module = self.called
         run = module if module._compiled_call_impl is None else module._call_impl
+        kept = None if self._selects else inputs.pop(_KEPT, None)
         logits: torch.Tensor = run(**inputs).logits  # type: ignore[no-untyped-call]
-        return logits
+        if kept is None:
+            return logits
+        return logits[:, -kept:] if isinstance(kept, int) else logits[:, kept]
 
     def refuse_training(self) -> None:
         """Raise ModelError if dropout would make every pass another law."""
@@ -209,7 +218,7 @@ class TorchModel:
         apart  whether requests may attend to their own cells only; they do where that is faster, or `always`.
         """
         inputs, count = self.inputs(feeds), sum(feed.num_rows for feed in feeds)
-        lead = self._switch is not None and self._needs_lead(feeds)
+        lead = self.switch is not None and needs_lead(feeds, self.switch)
         for feed in feeds if self._forgets else ():
             feed.text.forget(min(kind.first_read(len(feed.text)) for kind in self.kinds))
         slots = self.cache.find([feed.text for feed in feeds], count + lead)
@@ -281,16 +290,6 @@ class TorchModel:
         """Whether rows read something else than their own text and nodes, or layers make masks which a pass exchanges."""
         return bool(self._biased or self._holders)
 
-    def _needs_lead(self, feeds: Sequence[Feed]) -> bool:
-        """Whether the first pieces of a long text are read, whose own positions would not tell that it is long.
-
-        Then a row that nobody reads goes first, at a position that does.
-        """
-        length = self.switch
-        return length is not None and all(
-            feed.text.stretched and len(feed.text) + len(feed.committed) <= length for feed in feeds
-        )
-
     def _placing(self, feeds: Sequence[Feed], given: Given, held: Sequence[Mask]) -> AbstractContextManager[Any]:
         """Where layers do not take the mask from the model's argument, it reaches them inside. held  that of every holder."""
         if self._holders:
@@ -327,4 +326,4 @@ class TorchModel:
             self.cache.release()
 
     def hold_weakly(self) -> None:
-        self.model = cast(PreTrainedModel, proxy(self.model))
+        self.model = cast("PreTrainedModel", proxy(self.model))
