@@ -95,7 +95,7 @@ def _automatic(config: Config, drafter: Drafter, known: Costs) -> Plan:
         width = known.widest
     computes = drafter.model is not None or not copies
     deepest = config.num_speculative_tokens or DEPTH
-    return AutoBudget(known, deepest, computes, copies, width, may_narrow(config, drafter)).plan
+    return AutoBudget(known, deepest, computes, copies, width, may_narrow(config, drafter))
 
 
 def may_narrow(config: Config, drafter: Drafter) -> bool:
