@@ -252,7 +252,7 @@ class Scheduler:
 
     def _grown(self, ticket: Ticket, claim: Claim) -> Claim:
         """What a request counts with during a round."""
-        held = max(claim.held, ticket.used + ticket.course.unread + ticket.course.plan().budget)
+        held = max(claim.held, ticket.used + ticket.course.unread + ticket.course.nodes)
         return Claim(held, max(held, claim.most))
 
     def _decode(self, tickets: Sequence[Ticket]) -> Iterator[tuple[Ticket, Outcome]]:

@@ -6,16 +6,14 @@ request alone, so that a seed gives the same text whatever ran before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from draftgraph.budget.automatic import DEPTH, AutoBudget
 from draftgraph.budget.costs import Costs
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.terms import Overlap
 from draftgraph.engine.config import Config
-from draftgraph.request.record import RoundRecord
 from draftgraph.request.state import Plan, Strategy
 from draftgraph.verification.registry import get_rule
 
@@ -72,25 +70,12 @@ def reconsider(choice: Strategy, config: Config, temperature: float, overlap: Ov
 
 
 def plan(config: Config, drafter: Drafter, temperature: float, costs: Callable[[], Costs]) -> Plan | None:
-    """Who decides how much is drafted: the automatic budget, or None where the options say it.
-
-    costs  asked for before the first round: measuring them takes seconds, for which no event loop should wait.
-    """
-    if config.budget != "auto" or config.resolved_structure.shape is not None:
-        return None
-    made: list[Plan] = []
-
-    def planned(length: int, rounds: Sequence[RoundRecord], reach: int, unable: str) -> Any:
-        if not made:
-            made.append(_automatic(config, drafter, costs().at(temperature)))
-        return made[0](length, rounds, reach, unable)
-
-    return planned
-
-
-def _automatic(config: Config, drafter: Drafter, known: Costs) -> Plan:
+    """Who decides how much is drafted: the automatic budget, or None where the options say it. costs  asked for if needed."""
     structure = config.resolved_structure
-    copies, width = drafter.copies(structure), structure.nodes_per_level
+    copies = drafter.copies(structure)
+    if config.budget != "auto" or structure.shape is not None:
+        return None
+    known, width = costs().at(temperature), structure.nodes_per_level
     if width is None and not drafter.heeds_prices:
         width = known.widest
     computes = drafter.model is not None or not copies
