@@ -18,7 +18,7 @@ from transformers import PretrainedConfig
 
 from draftgraph.backends.block_model import BlockModel
 from draftgraph.backends.block_net import BlockNet, BlockShape
-from draftgraph.backends.checkpoint import CONFIG, Rules, Weights, fill, read_weights
+from draftgraph.backends.checkpoint import CONFIG, Rules, Weights, fill, read_weights, refuse_misfit
 from draftgraph.backends.eagle3_files import (
     TYPE,
     block_config,
@@ -93,7 +93,10 @@ class DFlashLayout:
         refuse_other_width(folder, weights.get("fc.weight"), len(taps), config.hidden_size)
         tokens = head_tokens(file, weights, read.tokens, config.vocab_size)
         borrow_head(file, weights, target, tokens, read.config.hidden_size)
-        net = BlockNet(FeatureShape(config.hidden_size, taps, read.tokens), read.block, read.config)
+        shape = FeatureShape(config.hidden_size, taps, read.tokens)
+        with torch.device("meta"):  # nothing is made of sizes that the weights do not have
+            refuse_misfit(file, _tensors(BlockNet(shape, read.block, read.config)), weights, "config.json")
+        net = BlockNet(shape, read.block, read.config)
         fill(file, _tensors(net), weights, "config.json")
         net = net.to(target.device, target.dtype).eval().requires_grad_(False)
         embeddings = target.get_input_embeddings().weight.detach()

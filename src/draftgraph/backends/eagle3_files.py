@@ -16,7 +16,16 @@ from typing import Any
 import torch
 from transformers import AutoConfig, LlamaConfig, PretrainedConfig
 
-from draftgraph.backends.checkpoint import CONFIG, Rules, Weights, fill, read_weights, refuse_shape
+from draftgraph.backends.checkpoint import (
+    CONFIG,
+    Rules,
+    Weights,
+    fill,
+    read_weights,
+    refuse_misfit,
+    refuse_not_finite,
+    refuse_shape,
+)
 from draftgraph.backends.ends import Ends
 from draftgraph.backends.feature_model import FeatureModel
 from draftgraph.backends.features import FeatureShape, part_of_head
@@ -81,9 +90,12 @@ class Eagle3Layout:
         taps = tap_names(folder, read.taps, config.num_hidden_layers)
         refuse_other_width(folder, weights.get("fc.weight"), len(taps), config.hidden_size)
         tokens = head_tokens(file, weights, read.tokens, config.vocab_size)
-        net = PairedNet(FeatureShape(config.hidden_size, taps, read.tokens), read.block, read.norms)
         embeddings = _embeddings(file, weights, target, read.block.hidden_size)
         borrow_head(file, weights, target, tokens, read.block.hidden_size)
+        shape = FeatureShape(config.hidden_size, taps, read.tokens)
+        with torch.device("meta"):  # nothing is made of sizes that the weights do not have
+            refuse_misfit(file, tensors_of(PairedNet(shape, read.block, read.norms)), weights, "config.json")
+        net = PairedNet(shape, read.block, read.norms)
         fill(file, tensors_of(net), weights, "config.json")
         net = net.to(target.device, target.dtype).eval().requires_grad_(False)
         return FeatureModel(net, tokens.to(target.device), embeddings)
@@ -298,8 +310,7 @@ def _embeddings(file: Path, weights: Weights, target: Ends, width: int) -> torch
             )
         return borrowed
     refuse_shape(file, "embed_tokens.weight", own, torch.Size([vocab, width]), "the target")
-    if not own.isfinite().all():
-        raise ModelError(f"{file}: the weight 'embed_tokens.weight' holds NaN or infinite numbers")
+    refuse_not_finite(file, "embed_tokens.weight", own)
     embeddings = torch.nn.Embedding(vocab, width, _weight=own.to(target.device, target.dtype))
     return embeddings.requires_grad_(False)
 
