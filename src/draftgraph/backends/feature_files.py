@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import safetensors.torch
 import torch
@@ -25,6 +25,9 @@ from draftgraph.backends.features import FeatureNet, FeatureShape, parameters_of
 from draftgraph.backends.taps import PREFIX
 from draftgraph.errors import ModelError, PairError
 from draftgraph.files import BrokenFileError, read_text
+
+if TYPE_CHECKING:
+    pass
 
 KIND, VERSION = "draftgraph-features", 1
 TOKENS = "tokens"

@@ -16,14 +16,17 @@ import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from draftgraph.backends.ends import Ends
 from draftgraph.backends.taps import PREFIX, decoder_layers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CARRIED, TOKEN = 10.0, 20.0
 """Root mean squares in the residual at the start: of fused features and own outputs, and of tokens. Tokens that start with 1
@@ -183,7 +186,7 @@ def build_core(config: PretrainedConfig, tokens: int) -> PreTrainedModel:
     core = AutoModelForCausalLM.from_config(own, dtype=torch.float32, attn_implementation="sdpa")
     core.set_input_embeddings(nn.Embedding(1, core.get_input_embeddings().embedding_dim))
     core.config.vocab_size = whole  # its laws are over the target's vocabulary
-    return cast(PreTrainedModel, core)
+    return cast("PreTrainedModel", core)
 
 
 def parameters_of(net: FeatureNetwork) -> Sequence[tuple[str, nn.Parameter]]:

@@ -9,7 +9,21 @@ from __future__ import annotations
 import os
 import sys
 
-from draftgraph.cli import bench, chat, costs, demo, doctor, export, generate, predict, prove, serve, train, view
+from draftgraph.cli import (
+    bench,
+    chat,
+    costs,
+    demo,
+    doctor,
+    export,
+    generate,
+    models,
+    predict,
+    prove,
+    serve,
+    train,
+    view,
+)
 from draftgraph.cli.program import app
 
 __all__ = [
@@ -22,6 +36,7 @@ __all__ = [
     "export",
     "generate",
     "main",
+    "models",
     "predict",
     "prove",
     "serve",
