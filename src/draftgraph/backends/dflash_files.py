@@ -19,9 +19,10 @@ from transformers import PretrainedConfig
 from draftgraph.backends.block_model import BlockModel
 from draftgraph.backends.block_net import BlockNet, BlockShape
 from draftgraph.backends.checkpoint import CONFIG, Rules, Weights, fill, read_weights, refuse_misfit
-from draftgraph.backends.eagle3_files import (
-    TYPE,
-    block_config,
+from draftgraph.backends.eagle3_files import TYPE, block_config
+from draftgraph.backends.ends import Ends
+from draftgraph.backends.features import FeatureShape
+from draftgraph.backends.fits import (
     borrow_head,
     complete,
     count_layers,
@@ -33,9 +34,7 @@ from draftgraph.backends.eagle3_files import (
     same_class,
     same_vocabulary,
     tap_names,
-)
-from draftgraph.backends.ends import Ends
-from draftgraph.backends.features import FeatureShape
+)  # fmt: skip
 from draftgraph.backends.taps import decoder_layers
 from draftgraph.errors import ModelError, PairError
 from draftgraph.values import as_integer

@@ -18,20 +18,9 @@ from draftgraph.backends.checkpoint import (
     refuse_misfit,
     refuse_not_finite,
 )
-from draftgraph.backends.eagle3_files import (
-    IDS,
-    MAPS,
-    TYPE,
-    Eagle3Layout,
-    Said,
-    count_layers,
-    head_tokens,
-    own_names,
-    said_of,
-    tensors_of,
-    verifier_of,
-)
+from draftgraph.backends.eagle3_files import IDS, TYPE, Eagle3Layout, Said, own_names, said_of, tensors_of
 from draftgraph.backends.features import FeatureShape
+from draftgraph.backends.fits import MAPS, count_layers, head_tokens, verifier_of
 from draftgraph.backends.paired import PairedNet
 from draftgraph.backends.taps import PREFIX
 from draftgraph.backends.trained import find_trained
