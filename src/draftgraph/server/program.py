@@ -55,8 +55,8 @@ class Program(uvicorn.Server):  # type: ignore[misc]
         """Called ten times a second."""
         gate = self._service.gate
         if self._signals and not gate.draining:
-            self._service.log.write("info", "draining", running=len(gate), seconds=self._service.settings.drain_seconds)
-            self._ends = asyncio.get_running_loop().time() + self._service.settings.drain_seconds + 1.0
+            self._service.log.write("info", "draining", running=len(gate), seconds=self._service.settings.drain_timeout)
+            self._ends = asyncio.get_running_loop().time() + self._service.settings.drain_timeout + 1.0
             gate.drain()
         if self._ends is not None:
             late = asyncio.get_running_loop().time() >= self._ends
@@ -67,6 +67,7 @@ class Program(uvicorn.Server):  # type: ignore[misc]
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises OptionError for an address that is not to be had."""
+    listening = None
     try:
         address: Any = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listening = socket.socket(address[0], socket.SOCK_STREAM)
@@ -74,6 +75,8 @@ def listen(host: str, port: int) -> socket.socket:
         listening.bind(address[4])
         listening.listen(BACKLOG)
     except OSError as error:
+        if listening is not None:
+            listening.close()
         raise OptionError(
             f"cannot listen on {host} port {port}: {error.strerror or error}; write another --host or --port"
         ) from None
