@@ -11,10 +11,12 @@ from typing import Any
 
 from draftgraph.engine.scoring import Scores
 from draftgraph.request.result import Event, Result
+from draftgraph.server.errors import ApiError
 from draftgraph.server.logprobs import ScoredToken, scored_event
 from draftgraph.server.schemas import Sampled
 from draftgraph.server.service import Service
 from draftgraph.server.usage import speculation_of, usage, usage_of
+from draftgraph.view.tracefile import make_trace
 
 
 @dataclass
@@ -52,6 +54,12 @@ class Answer(ABC):
         self.wants_logprobs = asked_logprobs(asked)
         options = asked.stream_options
         self._tells_usage = options is not None and bool(options.include_usage or options.continuous_usage_stats)
+        self._traces = asked.draftgraph is not None and bool(asked.draftgraph.trace)
+        self._tokenizer: Any = service.engine.tokenizer
+        if self._traces and len(self.choices) != 1:
+            raise ApiError(
+                400, "a trace is of one answer; leave n and further prompts out", "draftgraph.trace", "invalid_value"
+            )
         self._counts = options is not None and bool(options.continuous_usage_stats)
 
     def opening(self, scores: Sequence[Scores]) -> list[dict[str, Any]]:
@@ -70,10 +78,10 @@ class Answer(ABC):
 
     def closing(self, results: Sequence[Result]) -> list[dict[str, Any]]:
         """Chunks after the last event."""
-        if not self._tells_usage:
+        if not self._tells_usage and not self._traces:
             return []
-        last = self.chunk([])
-        return [last | {"usage": usage_of(self.prompts, results, self.per_prompt), "metrics": speculation_of(results)}]
+        counted = {"usage": usage_of(self.prompts, results, self.per_prompt)} if self._tells_usage else {}
+        return [self.chunk([]) | counted | self._about_drafts(results)]
 
     def whole(self, results: Sequence[Result]) -> dict[str, Any]:
         """The answer in one piece, once all choices are finished."""
@@ -86,8 +94,16 @@ class Answer(ABC):
             "system_fingerprint": self.fingerprint,
             "choices": choices,
             "usage": usage_of(self.prompts, results, self.per_prompt),
-            "metrics": speculation_of(results),
+            **self._about_drafts(results),
         }
+
+    def _about_drafts(self, results: Sequence[Result]) -> dict[str, Any]:
+        """What there is to tell of drafts."""
+        told: dict[str, Any] = {"metrics": speculation_of(results)}
+        if self._traces and len(results) == 1:
+            trace = make_trace(results[0], self._tokenizer.decode(self.prompts[0]), self._tokenizer, self.prompts[0])
+            told["draftgraph"] = {"trace": trace.to_dict()}
+        return told
 
     def chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         chunk: dict[str, Any] = {
