@@ -127,12 +127,16 @@ class PredictedContent(Fields):
 
 
 class DraftOptions(Fields):
-    """How this request is drafted; the engine's own options where they are left out."""
+    """How this request is drafted; the engine's own options where they are left out.
+
+    trace  whether the answer tells how it was drafted, round by round.
+    """
 
     budget: Annotated[int, Field(ge=0)] | Literal["auto"] | None = None
     num_speculative_tokens: Annotated[int, Field(ge=1)] | None = None
     rule: str | None = None
     structure: str | None = None
+    trace: bool | None = None
 
 
 Probability = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
