@@ -111,7 +111,7 @@ const COMPLETION_TOKENS = 256;
 const EXAMPLES = { true: ["What is a draft graph?", "Write a haiku about patience."], false: ["def add(a, b):", "class Stack:\n    def __init__(self):"] };
 function welcome() {
   $("welcome-title").textContent = chats() ? "Ask something" : "Begin a text";
-  $("welcome-text").textContent = "The answer is the model's own, to the token. It comes faster, as tokens are drafted ahead; each answer shows how.";
+  $("welcome-text").textContent = "Tokens are drafted ahead, and the model checks every one of them. Each answer shows how.";
   $("examples").replaceChildren(...EXAMPLES[chats()].map((text) => {
     const button = make("button", { type: "button" }, text.replace(/\s*\n\s*/g, " ⏎ "));
     button.addEventListener("click", () => { $("say").value = text; grow(); $("say").focus(); });
@@ -140,7 +140,7 @@ class Turn {
   /* state: writing, whole, stopped or failed. tokens: of the answer, as places in its text. */
   clear() {
     Object.assign(this, { state: "writing", text: "", error: "", finish: null, tokens: [], rounds: [], words: {}, rest: null, pieces: 0,
-                          begun: performance.now(), first: 0, last: 0, atFirst: 0, isDirty: false });
+                          first: 0, last: 0, atFirst: 0, isDirty: false, opener: null });
   }
   take(chunk) {
     const choice = chunk.choices[0], told = chunk.draftgraph;
@@ -213,8 +213,9 @@ class Turn {
     if (this.finish === "length") parts.push("ended at the limit of tokens");
     return parts.join(" · ");
   }
-  /* The buttons below an answer that is no longer written. */
+  /* The buttons below an answer. */
   offer() {
+    const hadFocus = this.tools.contains(document.activeElement), isWritten = this.state !== "writing";
     const isLast = turns[turns.length - 1] === this, offered = [];
     const add = (name, action) => {
       const button = make("button", { type: "button" }, name);
@@ -222,18 +223,16 @@ class Turn {
       offered.push(button);
       return button;
     };
-    if (this.state !== "writing") {
-      if (this.text) add("Copy", (button) => copy(this.text, button));
-      if (this.rounds.length) {
-        const button = add("How it was drafted", () => open(this, button));
-        button.setAttribute("aria-expanded", inspected === this);
-        button.setAttribute("aria-controls", "drafting");
-        this.opener = button;
-      }
-      if (isLast) add(this.state === "failed" ? "Try again" : "Regenerate", () => again(this));
-      if (isLast && !chats() && this.text) add("Go on", () => { send(this.asked + this.text); $("say").focus(); });
+    if (isWritten && this.text) add("Copy", (button) => copy(this.text, button));
+    if (this.rounds.length) {
+      this.opener = add("How it was drafted", () => open(this));
+      this.opener.setAttribute("aria-expanded", inspected === this);
+      this.opener.setAttribute("aria-controls", "drafting");
     }
+    if (isWritten && isLast) add(this.state === "failed" ? "Try again" : "Regenerate", () => again(this));
+    if (isWritten && isLast && !chats() && this.text) add("Go on", () => { send(this.asked + this.text); $("say").focus(); });
     this.tools.replaceChildren(...offered);
+    if (hadFocus) (this.opener || $("say")).focus();
   }
 }
 
@@ -324,15 +323,20 @@ function busy(is) {
   $("stop").hidden = !is;
   $("send").hidden = is;
 }
-/* One drawing per frame, however fast chunks come. */
+/* One drawing for all chunks of a moment, in tabs that nobody sees too. */
+const MOMENT_MILLISECONDS = 50;
 function refresh(turn) {
   if (turn.isDirty) return;
   turn.isDirty = true;
-  requestAnimationFrame(() => {
+  setTimeout(() => {
     turn.isDirty = false;
-    if (running && running.turn === turn) keepEnd(() => turn.show());
+    if (!running || running.turn !== turn) return;
+    keepEnd(() => {
+      turn.show();
+      if (!turn.opener) turn.offer();
+    });
     if (inspected === turn) follow(turn);
-  });
+  }, MOMENT_MILLISECONDS);
 }
 /* Who reads the end goes on reading it; who has scrolled up stays there. */
 function keepEnd(change) {
@@ -374,17 +378,21 @@ let inspected = null, current = 0, isFollowing = false;
 const pane = new GraphPane($("graph"), $("details"));
 const isNarrow = matchMedia("(max-width: 999.98px)");
 
-function open(turn, opener, token = null) {
-  if (inspected === turn && token === null && opener) { close(true); return; }
-  if (inspected && inspected.opener) inspected.opener.setAttribute("aria-expanded", "false");
+/* token  whose node is wanted; without one, opening what is open closes it. */
+function open(turn, token = null) {
+  if (inspected === turn && token === null) { close(true); return; }
+  if (inspected) close(false);
   inspected = turn;
-  if (turn.opener) turn.opener.setAttribute("aria-expanded", "true");
-  $("drafting").hidden = false;
-  $("app").classList.add("is-split");
+  turn.opener.setAttribute("aria-expanded", "true");
+  keepEnd(() => {
+    $("drafting").hidden = false;
+    $("app").classList.add("is-split");
+  });
   cover();
   isFollowing = turn.state === "writing" && token === null;
+  current = token ? token.round : 0;
   follow(turn);
-  go(token ? token.round : isFollowing ? turn.rounds.length - 1 : 0);
+  go(isFollowing ? turn.rounds.length - 1 : current);
   if (token) { pane.select(token.node); pane.reveal(); } else $("h-drafting").focus();
 }
 /* On narrow screens the pane covers the conversation, which then takes no focus. */
@@ -413,9 +421,9 @@ function follow(turn) {
   $("slider").max = Math.max(1, rounds.length);
   $("save").disabled = !rest;
   describe($("marks"), $("origins"), rounds);
-  if (isFollowing && rounds.length) go(rounds.length - 1);
-  else bounds();
-  if (turn.state !== "writing") { isFollowing = false; mark(); }
+  if (isFollowing) go(rounds.length - 1);
+  else { bounds(); mark(); }
+  if (turn.state !== "writing") isFollowing = false;
 }
 function go(to) {
   const { rounds } = inspected;
@@ -500,7 +508,7 @@ $("turns").addEventListener("click", (event) => {
   const span = event.target.closest("span[data-token]");
   if (!span || !getSelection().isCollapsed) return;
   const turn = turns.find((each) => each.row.contains(span)), token = turn.tokens[span.dataset.token];
-  if (turn.rounds[token.round]) open(turn, null, token);
+  if (turn.rounds[token.round] && turn.opener) open(turn, token);
 });
 $("close").addEventListener("click", () => close(true));
 $("save").addEventListener("click", save);
