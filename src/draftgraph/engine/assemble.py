@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from draftgraph.backends.base import CausalLM, Feed
 from draftgraph.backends.choice import Loaded, Loading, load_backend
@@ -26,6 +26,9 @@ from draftgraph.draft.model import ModelDrafter
 from draftgraph.draft.structures.base import Structure
 from draftgraph.engine.config import Config
 from draftgraph.errors import OptionError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def with_drafter(config: Config, draft_model: bool) -> Config:
@@ -48,7 +51,8 @@ def make_backend(model: torch.nn.Module) -> TorchModel:
 def why_one_path(*models: CausalLM | None) -> str:
     """Why drafts cannot branch, in words; empty if they can. models  the target, and that of the drafter if it has one."""
     bound = next((model for model in models if model is not None and not model.branches), None)
-    return "" if bound is None else f"{bound.model_name} has recurrent layers, which read one path: drafts are chains"
+    layers = "layers that read one path (recurrent ones, or such with an index of rows)"
+    return "" if bound is None else f"{bound.model_name} has {layers}: drafts are chains"
 
 
 def on_one_path(config: Config, *models: CausalLM | None) -> Config:
