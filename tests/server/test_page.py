@@ -303,7 +303,7 @@ def test_the_draft_graph_of_every_round_is_drawn(page, tmp_path):
     tab.press("ArrowLeft")
     assert tab.evaluate(where)[0] == f"{count - 1} of {count}"
     first = tab.evaluate(where)[1]
-    tab.press("ArrowUp")
+    tab.press("ArrowDown")
     assert tab.evaluate(where)[1] != first
     saved = tmp_path / "trace.json"
     saved.write_text(tab.evaluate("JSON.stringify(inspected.trace)"), encoding="utf-8")
@@ -398,7 +398,8 @@ def test_a_server_with_a_key_and_a_model_without_a_template(tab: Browser):
 # --- every screen -----------------------------------------------------------------------------------------------------
 
 CONTRAST = """[...document.querySelectorAll('body *')].filter((e) => e.checkVisibility() &&
-    !e.matches('.unseen, option, :disabled') && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim())).map((element) => {
+    !e.matches('.unseen, option, :disabled') &&
+    [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim())).map((element) => {
   const pen = window.pen ??= document.createElement('canvas').getContext('2d', {willReadFrequently: true});
   const isDrawn = element instanceof SVGElement, style = getComputedStyle(element), layers = [];
   for (let e = element; e; e = e.parentElement) {

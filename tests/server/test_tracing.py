@@ -26,7 +26,7 @@ def chunks(server: Served, body: dict, path: str = "/v1/chat/completions") -> li
 
 
 def told(parts: list[dict]) -> tuple[list[dict], dict]:
-    """What chunks say of rounds, and what the last one says."""
+    """What chunks say of rounds, and the trace in the last one."""
     rounds = [part["draftgraph"] for part in parts if "round" in part.get("draftgraph", {})]
     return rounds, parts[-1]["draftgraph"]["trace"]
 
@@ -42,13 +42,14 @@ def rounds_of(records) -> list[dict]:
     return [json.loads(json.dumps(asdict(record))) | {"seconds": None} for record in records]
 
 
-def test_the_chunks_of_a_stream_make_a_trace_file(server: Served, tmp_path):
+def test_chunks_tell_of_rounds_and_the_last_one_has_a_trace_file(server: Served, tmp_path):
     own = engine().generate(engine().chat_prompt(ASKED["messages"]), max_new_tokens=40)
-    rounds, rest = told(chunks(server, ASKED | TRACED))
-    trace = loaded(tmp_path, rest | {"rounds": [each["round"] for each in rounds]})
+    rounds, whole = told(chunks(server, ASKED | TRACED))
+    trace = loaded(tmp_path, whole)
     assert (trace.text, trace.token_ids, trace.finish_reason) == (own.text, own.token_ids, own.finish_reason)
     assert trace.prompt_ids == list(engine().chat_prompt(ASKED["messages"]))
     assert rounds_of(trace.rounds) == rounds_of(own.rounds)
+    assert [each["round"] for each in rounds] == whole["rounds"]
     words = {int(token): word for each in rounds for token, word in each["words"].items()}
     assert words == trace.words
     assert [piece for each in rounds for piece in each["pieces"]] == trace.pieces
@@ -56,22 +57,22 @@ def test_the_chunks_of_a_stream_make_a_trace_file(server: Served, tmp_path):
 
 
 def test_an_answer_in_one_piece_has_the_same_trace(server: Served, tmp_path):
-    whole = server.http.post("/v1/chat/completions", json=ASKED | TRACED).json()
-    trace = loaded(tmp_path, whole["draftgraph"]["trace"])
-    rounds, rest = told(chunks(server, ASKED | TRACED | {"stream_options": {"include_usage": True}}))
-    streamed = loaded(tmp_path, rest | {"rounds": [each["round"] for each in rounds]})
+    answer = server.http.post("/v1/chat/completions", json=ASKED | TRACED).json()
+    trace = loaded(tmp_path, answer["draftgraph"]["trace"])
+    _, whole = told(chunks(server, ASKED | TRACED | {"stream_options": {"include_usage": True}}))
+    streamed = loaded(tmp_path, whole)
     assert rounds_of(trace.rounds) == rounds_of(streamed.rounds)
-    assert trace.text == streamed.text == whole["choices"][0]["message"]["content"]
+    assert trace.text == streamed.text == answer["choices"][0]["message"]["content"]
 
 
 def test_completions_have_traces_too_and_characters_of_several_tokens_are_whole(server: Served, tmp_path):
     text = "naïve 漢字 🙂 end"
     body = {"prompt": "x = '漢", "max_tokens": 60, "temperature": 0, "structured_outputs": {"choice": [text]}}
     parts = chunks(server, body | TRACED, "/v1/completions")
-    rounds, rest = told(parts)
+    rounds, whole = told(parts)
     assert "".join(choice["text"] for part in parts for choice in part["choices"]) == text
     assert "".join(piece for each in rounds for piece in each["pieces"]) == text
-    assert loaded(tmp_path, rest | {"rounds": [each["round"] for each in rounds]}).text == text
+    assert loaded(tmp_path, whole).text == text
 
 
 @pytest.mark.parametrize("draftgraph", [{}, {"trace": False}, {"trace": None}])

@@ -76,12 +76,10 @@ class Answer(ABC):
 
     def closing(self, results: Sequence[Result]) -> list[dict[str, Any]]:
         """Chunks after the last event."""
-        told: dict[str, Any] = {}
-        if self._tells_usage:
-            told |= {"usage": usage_of(self.prompts, results, self.per_prompt), "metrics": speculation_of(results)}
-        if self._tracing is not None:
-            told["draftgraph"] = {"trace": self._tracing.rest(results[0])}
-        return [self.chunk([]) | told] if told else []
+        if not self._tells_usage and self._tracing is None:
+            return []
+        counted = {"usage": usage_of(self.prompts, results, self.per_prompt)} if self._tells_usage else {}
+        return [self.chunk([]) | counted | self._about_drafts(results)]
 
     def whole(self, results: Sequence[Result]) -> dict[str, Any]:
         """The answer in one piece, once all choices are finished."""
@@ -94,8 +92,15 @@ class Answer(ABC):
             "system_fingerprint": self.fingerprint,
             "choices": choices,
             "usage": usage_of(self.prompts, results, self.per_prompt),
-            "metrics": speculation_of(results),
-        } | ({} if self._tracing is None else {"draftgraph": {"trace": self._tracing.whole(results[0])}})
+            **self._about_drafts(results),
+        }
+
+    def _about_drafts(self, results: Sequence[Result]) -> dict[str, Any]:
+        """What there is to tell of drafts."""
+        told: dict[str, Any] = {"metrics": speculation_of(results)}
+        if self._tracing is not None:
+            told["draftgraph"] = {"trace": self._tracing.whole(results[0])}
+        return told
 
     def chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         chunk: dict[str, Any] = {

@@ -105,6 +105,7 @@ def _answered(endpoint: Endpoint, service: Service) -> Callable[[Request], Await
             return await endpoint(request, service)
         except Exception as error:
             failure = as_api_error(error, NAMES)
+            request.state.told["error"] = failure.code or failure.status
             if failure.status == 500:
                 service.log.failure(error, id=request.state.id)
             return error_response(failure)

@@ -139,7 +139,7 @@ class Turn {
   }
   /* state: writing, whole, stopped or failed. tokens: of the answer, as places in its text. */
   clear() {
-    Object.assign(this, { state: "writing", text: "", error: "", finish: null, tokens: [], rounds: [], words: {}, rest: null, pieces: 0,
+    Object.assign(this, { state: "writing", text: "", error: "", finish: null, tokens: [], rounds: [], words: {}, whole: null, pieces: 0,
                           first: 0, last: 0, atFirst: 0, isDirty: false, opener: null });
   }
   take(chunk) {
@@ -149,7 +149,7 @@ class Turn {
       this.finish = choice.finish_reason || this.finish;
     }
     if (!told) return;
-    if (told.trace) { this.rest = told.trace; return; }
+    if (told.trace) { this.whole = told.trace; return; }
     Object.assign(this.words, told.words);
     const record = told.round;
     if (record) this.rounds.push(record);
@@ -161,10 +161,10 @@ class Turn {
     this.last = performance.now();
     if (!this.first) { this.first = this.last; this.atFirst = this.tokens.length; }
   }
-  /* What was told so far, in the form of a trace. The prompt's ids come at the end, and its length is known before. */
+  /* What was told so far, in the form of a trace: the whole one comes at the end, and the prompt's length is known before. */
   get trace() {
     const length = this.rounds.length ? this.rounds[0].length : 0;
-    return { prompt_ids: Array(length).fill(-1), token_ids: [], ...this.rest, words: this.words, rounds: this.rounds };
+    return this.whole || { prompt_ids: Array(length).fill(-1), token_ids: [], words: this.words, rounds: this.rounds };
   }
   get speed() {
     const after = this.tokens.length - this.atFirst;
@@ -412,14 +412,14 @@ function close(isAsked) {
 }
 /* Once an answer has grown: what is said of all rounds, and the last of them if nobody has chosen another. */
 function follow(turn) {
-  const { rounds, rest, tokens } = turn, verified = rounds.reduce((sum, record) => sum + record.tokens.length, 0);
+  const { rounds, whole, tokens } = turn, verified = rounds.reduce((sum, record) => sum + record.tokens.length, 0);
   const kept = rounds.reduce((sum, record) => sum + accepted(record), 0);
   const parts = [`${plural(tokens.length, "token")} in ${plural(rounds.length, "round")}`, `${number(tokens.length / Math.max(1, rounds.length))} tokens per target call`,
                  `${kept} of ${plural(verified, "drafted token")} accepted`];
-  if (rest) parts.push(`rule ${rest.choice.rule}, structure ${rest.choice.structure}`, rest.stats.lossless ? "lossless" : "NOT lossless");
+  if (whole) parts.push(`rule ${whole.choice.rule}, structure ${whole.choice.structure}`, whole.stats.lossless ? "lossless" : "NOT lossless");
   $("summary").textContent = harmless(parts.join(" · "));
   $("slider").max = Math.max(1, rounds.length);
-  $("save").disabled = !rest;
+  $("save").disabled = !whole;
   describe($("marks"), $("origins"), rounds);
   if (isFollowing) go(rounds.length - 1);
   else { bounds(); mark(); }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any
 
@@ -15,6 +16,10 @@ from draftgraph.server.service import Service
 
 BACKLOG = 2048
 """Connections that may wait to be taken."""
+IDLE_SECONDS = 75
+"""How long a connection may wait for its next request."""
+THREADS = 32
+"""For what must not keep the event loop waiting: tokenizers, templates, grammars, scores of prompts."""
 LAST_SECONDS = 3
 """What connections get to close, once nothing runs."""
 
@@ -33,10 +38,15 @@ class Program(uvicorn.Server):  # type: ignore[misc]
             server_header=False,
             lifespan="off",
             timeout_graceful_shutdown=LAST_SECONDS,
+            timeout_keep_alive=IDLE_SECONDS,
         )
         super().__init__(config)
         self._service, self._signals = service, 0
         self._ends: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
+        await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._signals += 1

@@ -1,7 +1,7 @@
 """How an answer was drafted, told to the client that asks for it with `draftgraph: {"trace": true}`.
 
-The chunks of a stream bring rounds as they come, and the last one brings the rest of a trace file (`view/tracefile`). An answer
-in one piece brings a trace that `draftgraph view` reads.
+The chunks of a stream bring rounds as they come. The last chunk, or the answer, brings all of them as a trace that
+`draftgraph view` reads.
 """
 
 from __future__ import annotations
@@ -46,14 +46,8 @@ class Tracing:
         self._words |= words
         return {"round": None if record is None else asdict(record), "pieces": pieces, "words": words}
 
-    def rest(self, result: Result) -> dict[str, Any]:
-        """A trace file without its rounds."""
-        whole = self.whole(result)
-        del whole["rounds"]
-        return whole
-
     def whole(self, result: Result) -> dict[str, Any]:
-        """A trace file."""
+        """What a trace file holds."""
         prompt = str(self._tokenizer.decode(self._prompt))
         return make_trace(result, prompt, self._tokenizer, self._prompt).to_dict()
 
@@ -67,8 +61,8 @@ def tracing_of(asked: Sampled, tokenizer: Any, prompts: Sequence[Sequence[int]],
             400,
             f"{PARAM} is of one answer, and the request asks for {len(prompts) * per_prompt}; write n: 1 and one prompt",
             PARAM,
-            "unsupported_value",
+            "invalid_value",
         )
     if asked.max_tokens == 0:
-        raise ApiError(400, f"{PARAM} needs an answer; write max_tokens: 1 or more", PARAM, "unsupported_value")
+        raise ApiError(400, f"{PARAM} needs an answer; write max_tokens: 1 or more", PARAM, "invalid_value")
     return Tracing(tokenizer, prompts[0])
