@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.ledger import Ledger
+from draftgraph.budget.offers import Level, Offer
 from draftgraph.draft.terms import Limits
 from draftgraph.request.record import RoundRecord
 
@@ -103,8 +105,13 @@ class Form:
     def limits(self, reach: int) -> Limits:
         """The limits of a round with a draft of this form, as prices want it."""
         depth, rate, _ = self.expected()
-        row, made = 0.0 if self._padded else rate * self._slope(), rate * self.costs.drafter_pass(1.0)
-        deeper = [HOPE * (made + row) / counts.gain for counts in self.ledger.depths[1:depth]]
+        row = 0.0 if self._padded else rate * self._slope()
+        return self.priced(depth, reach, row, [rate * self.costs.drafter_pass(1.0)] * depth)
+
+    def priced(self, depth: int, reach: int, row: float, made: Sequence[float]) -> Limits:
+        """The limits of a draft at most `depth` deep. row, made  what a row and every drafter pass cost, in tokens."""
+        levels = zip(made[1:depth], self.ledger.depths[1:depth], strict=True)
+        deeper = [HOPE * (one + row) / counts.gain for one, counts in levels]
         return Limits(
             MOST_DRAFTED if self.width is None else min(MOST_DRAFTED, self.width * depth),
             depth,
@@ -114,6 +121,12 @@ class Form:
             spread=False,
             narrow=self.narrow,
         )
+
+    def offer(self, depth: int) -> Offer:
+        """A draft of this form, `depth` levels, as the rounds before have counted them."""
+        counted = zip(self.ledger.survival(), self.ledger.depths, strict=True)
+        levels = [Level(chance, each.nodes / each.rounds, each.passes / each.rounds) for chance, each in counted]
+        return Offer(levels[:depth], self.ledger.rows)
 
     def _slope(self) -> float:
         """Seconds per node of the cheapest size near the one that drafts have now.
