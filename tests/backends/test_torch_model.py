@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 
 import draftgraph as dg
 from draftgraph.backends.base import CacheHandle, Feed
-from draftgraph.backends.cache_argument import CACHE
+from draftgraph.backends.cache_argument import cache_name
 from draftgraph.backends.probe import probe
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.budget.limits import Windows, limits
@@ -23,6 +23,7 @@ from draftgraph.request.state import Request
 from draftgraph.types import ROOT
 from models import FAMILIES, perturbed, tiny_lm
 
+CACHE = cache_name()
 PROMPT = [5, 9, 3, 40]
 TOKENS, PARENTS = [7, 8, 7, 9, 1, 2], [ROOT, ROOT, 0, 0, 2, 1]
 TREE = dg.TokenTree(TOKENS, PARENTS, [-1] * 6)

@@ -30,12 +30,13 @@ from transformers import (
 )
 
 import draftgraph as dg
-from draftgraph.backends.cache_argument import CACHE
+from draftgraph.backends.cache_argument import cache_name
 from draftgraph.errors import ModelError, OptionError
 from draftgraph.sampling.rng import Noise
 from draftgraph.verification.agree import choose
 from models import byte_tokenizer, perturbed, tiny_lm
 
+CACHE = cache_name()
 PROMPT = torch.tensor([[7, 3, 9, 7, 3]])
 ENDS = {"eos_token_id": None, "pad_token_id": 0}
 PADDED = torch.tensor([[0, 0, 7, 3, 9], [4, 8, 1, 4, 8], [0, 0, 0, 0, 5]])

@@ -7,13 +7,15 @@ import os
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers import PreTrainedModel
 
 from draftgraph.errors import ModelError, first_line
 from draftgraph.files import read_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ADAPTER = "adapter_config.json"
 
@@ -82,8 +84,7 @@ def with_adapter(base: PreTrainedModel, folder: str) -> PreTrainedModel:
             f"the adapter {folder!r} cannot be put into the weights of {type(base).__name__} ({first_line(error)}); load it with "
             "peft.PeftModel.from_pretrained and pass what that returns"
         ) from error
-    assert isinstance(merged, PreTrainedModel)
-    return merged
+    return cast("PreTrainedModel", merged)
 
 
 def refuse_unmergeable(module: torch.nn.Module) -> None:

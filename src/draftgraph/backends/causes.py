@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedModel
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 ADVICE = "use another architecture"
 _OWN_INTERFACE = "its forward is older than transformers' caches and masks, and takes none of them for rows of a draft"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PretrainedConfig
 
 from draftgraph.backends.base import CausalLM
 from draftgraph.backends.cuda_graphs import on_gpu
@@ -21,6 +22,9 @@ from draftgraph.backends.probe import probe
 from draftgraph.backends.recurrent_model import torch_model
 from draftgraph.backends.untrusted import refuse_broken_generation_config, told
 from draftgraph.errors import ModelError, OptionError, require
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 AUTO, TORCH, OPENVINO, CUDA_GRAPHS = "auto", "torch", "openvino", "cuda_graphs"
 NAMES = (AUTO, TORCH, OPENVINO, CUDA_GRAPHS)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from draftgraph.backends.load import Source, load_model
 from draftgraph.backends.wrapped import opened
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Ends(Protocol):

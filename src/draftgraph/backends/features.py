@@ -16,14 +16,17 @@ import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from draftgraph.backends.ends import Ends
 from draftgraph.backends.taps import PREFIX, decoder_layers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CARRIED, TOKEN = 10.0, 20.0
 """Root mean squares in the residual at the start: of fused features and own outputs, and of tokens. Tokens that start with 1
@@ -64,6 +67,19 @@ class FeatureNetwork(nn.Module):
     def output(self) -> str:
         """The name of the core's hidden state that the row below reads."""
         return f"{PREFIX}{self.core.config.num_hidden_layers}"
+
+    @property
+    @abstractmethod
+    def head(self) -> nn.Module:
+        """The target's rows of its head, K of them, which are not trained."""
+
+    def logits(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Logits f[…, K] of outputs f[…, d]."""
+        return cast(torch.Tensor, self.core.get_output_embeddings()(outputs))
+
+    @abstractmethod
+    def start_from(self, target: PreTrainedModel, tokens: torch.Tensor) -> None:
+        """Begin as much of the target as fits, with its head over `tokens` i64[K]."""
 
     @abstractmethod
     def committed(self, features: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
@@ -170,10 +186,10 @@ def build_core(config: PretrainedConfig, tokens: int) -> PreTrainedModel:
     core = AutoModelForCausalLM.from_config(own, dtype=torch.float32, attn_implementation="sdpa")
     core.set_input_embeddings(nn.Embedding(1, core.get_input_embeddings().embedding_dim))
     core.config.vocab_size = whole  # its laws are over the target's vocabulary
-    return cast(PreTrainedModel, core)
+    return cast("PreTrainedModel", core)
 
 
-def parameters_of(net: FeatureNet) -> Sequence[tuple[str, nn.Parameter]]:
+def parameters_of(net: FeatureNetwork) -> Sequence[tuple[str, nn.Parameter]]:
     """What is trained and kept in a file: everything but the head, which is the target's, and the unused embeddings."""
     shared = {id(part) for module in (net.head, net.core.get_input_embeddings()) for part in module.parameters()}
     return [(name, weight) for name, weight in net.named_parameters() if id(weight) not in shared]

@@ -8,17 +8,10 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    GenerationConfig,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from draftgraph.backends.adapters import ADAPTER, refuse_without_peft, with_adapter
 from draftgraph.backends.auto_classes import auto_class
@@ -30,6 +23,9 @@ from draftgraph.backends.untrusted import refuse_broken_generation_config, refus
 from draftgraph.backends.wrapped import is_compiled, opened
 from draftgraph.errors import ModelError, OptionError, PairError, brief, first_line, require
 from draftgraph.values import as_integer, as_list
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Source = str | Path | torch.nn.Module
 """A folder, a GGUF file, a hub name, or a loaded model, which adapters may surround."""

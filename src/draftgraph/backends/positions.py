@@ -12,12 +12,15 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 
-from draftgraph.backends.cache_argument import CACHE
+from draftgraph.backends.cache_argument import cache_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _POSITIONS = "position_ids"
 
@@ -45,7 +48,11 @@ def _told_by_generate(model: PreTrainedModel) -> bool:
     positions = torch.arange(3)[None]
     try:
         prepared = model.prepare_inputs_for_generation(
-            ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=True, **{CACHE: DynamicCache()}
+            ids,
+            attention_mask=torch.ones_like(ids),
+            position_ids=positions,
+            use_cache=True,
+            **{cache_name(): DynamicCache()},
         )
     except Exception:
         return False  # then the probe compares with what the forward does by itself

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedModel
 
 from draftgraph.backends.cells import CellPool
 from draftgraph.backends.layer_kinds import LayerKind, layer_kinds
 from draftgraph.backends.taps import decoder_layers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary embeddings whose angles depend on the position alone."""

@@ -10,13 +10,16 @@ No text gets there: it ends at the context window, which is the same number.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PretrainedConfig
 
-from draftgraph.backends.cache_argument import CACHE
+from draftgraph.backends.cache_argument import cache_name
 from draftgraph.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _SWITCHING = "longrope"
 _LENGTH = "original_max_position_embeddings"
@@ -62,11 +65,11 @@ def _rereads(model: PreTrainedModel, length: int) -> bool:
     ids = torch.zeros((1, length + 1), dtype=torch.long)
     try:
         prepared = model.prepare_inputs_for_generation(
-            ids, attention_mask=torch.ones_like(ids), use_cache=True, **{CACHE: cache}
+            ids, attention_mask=torch.ones_like(ids), use_cache=True, **{cache_name(): cache}
         )
     except Exception as error:
         raise ModelError(
             f"{type(model).__name__} has positions for long texts ({_SWITCHING}), and what generate does where a text becomes "
             f"long cannot be told ({type(error).__name__}: {error}); set max_position_embeddings={length} in its configuration"
         ) from error
-    return prepared.get(CACHE) is None
+    return prepared.get(cache_name()) is None

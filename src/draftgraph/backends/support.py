@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from draftgraph.backends.check import Check
 from draftgraph.backends.layer_kinds import layer_kinds, unreadable, why_one_path
+from draftgraph.backends.ragged import named
 from draftgraph.backends.wrapped import gives_logits
 from draftgraph.errors import first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 COMPUTED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Types that torch's own layers compute in."""
@@ -133,7 +138,7 @@ def rolls_back(model: PreTrainedModel) -> Check:
 
 
 def takes_masks(model: PreTrainedModel) -> Check:
-    rule, attention = "attention takes masks", getattr(model.config, "_attn_implementation", None)
+    rule, attention = "attention takes masks", named(getattr(model.config, "_attn_implementation", None))
     if attention not in ("sdpa", "eager"):
         return Check(
             rule,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
 
 from draftgraph.errors import ModelError, OptionError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PREFIX = "hidden:"
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch._dynamo import OptimizedModule
-from transformers import PreTrainedModel
 
 from draftgraph.backends.adapters import refuse_unmergeable
 from draftgraph.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ def opened(module: torch.nn.Module) -> Opened:
 
     Raises ModelError if there is no language model inside, or an adapter that depends on what a pass holds.
     """
+    from transformers import PreTrainedModel  # models that are loaded have imported it already
+
     called = _without_wrappers(module)
     refuse_unmergeable(called)
     if isinstance(called, PreTrainedModel):
@@ -51,8 +55,8 @@ def opened(module: torch.nn.Module) -> Opened:
 
 
 def _without_wrappers(module: torch.nn.Module) -> torch.nn.Module:
-    if isinstance(module, OptimizedModule):
-        return _without_wrappers(module._orig_mod)
+    if _is_optimized(module):
+        return _without_wrappers(module.get_submodule("_orig_mod"))
     if isinstance(module, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
         return _without_wrappers(module.module)
     return module
@@ -62,7 +66,14 @@ def is_compiled(module: torch.nn.Module) -> bool:
     """Whether torch.compile was asked to compile a model as a whole, which is not done here."""
     if isinstance(module, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
         return is_compiled(module.module)
-    return isinstance(module, OptimizedModule) or module._compiled_call_impl is not None
+    return _is_optimized(module) or module._compiled_call_impl is not None
+
+
+def _is_optimized(module: torch.nn.Module) -> bool:
+    """Whether torch.compile has put it around a module."""
+    from torch._dynamo import OptimizedModule  # which takes its time to import
+
+    return isinstance(module, OptimizedModule)
 
 
 def gives_logits(model: PreTrainedModel) -> bool:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from draftgraph.backends.base import CausalLM, Feed
 from draftgraph.backends.choice import Loaded, Loading, load_backend
@@ -26,6 +26,9 @@ from draftgraph.draft.model import ModelDrafter
 from draftgraph.draft.structures.base import Structure
 from draftgraph.engine.config import Config
 from draftgraph.errors import OptionError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def with_drafter(config: Config, draft_model: bool) -> Config:

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig
 
 from draftgraph.backends.base import CausalLM
 from draftgraph.backends.choice import Loading, load_backend
@@ -44,6 +44,9 @@ from draftgraph.request.result import Result, Stream
 from draftgraph.request.state import Strategy
 from draftgraph.sampling.generation_config import fields_of
 from draftgraph.sampling.params import SamplingParams
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Engine:

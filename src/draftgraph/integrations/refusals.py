@@ -13,12 +13,12 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from draftgraph.backends.cache_argument import CACHES
+from draftgraph.backends.cache_argument import cache_names
 from draftgraph.backends.support import in_training
 from draftgraph.errors import OptionError
 from draftgraph.sampling.generation_config import OTHER_MEANS, OTHER_TEXTS, fields_of, unsupported
 
-_PREPARED = {"attention_mask", "position_ids", "cache_position", *CACHES, "use_cache", "logits_to_keep"}
+_PREPARED = {"attention_mask", "position_ids", "cache_position", *cache_names(), "use_cache", "logits_to_keep"}
 """Model inputs that `generate` prepares; the engine makes its own from the prompt."""
 
 
@@ -59,7 +59,7 @@ def refuse_inputs(model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
         raise _refusal(
             f"an encoder-decoder ({type(model).__name__})", "it decodes causal (decoder-only) language models"
         )
-    for name in CACHES:
+    for name in cache_names():
         cache = inputs.get(name)
         if cache is not None and (getattr(cache, "_is_user_defined", False) or _is_used(cache)):
             raise _refusal(name, "it has a cache of its own; pass the whole text as input_ids")

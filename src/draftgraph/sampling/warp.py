@@ -16,7 +16,7 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
 )
 
-from draftgraph.errors import LogitsError
+from draftgraph.errors import LogitsError, OptionError
 from draftgraph.sampling.contract import call, refusal, same, unknown
 from draftgraph.sampling.copies import copied
 from draftgraph.sampling.filters import Filters
@@ -67,6 +67,8 @@ class Warper:
         drafts: bool = False,
         grammar: GrammarStates | None = None,
     ) -> None:
+        if params.grammar is not None and grammar is None:
+            raise OptionError("laws are read without a grammar here; leave grammar out of the params")
         self.temperature, self.device, self.grammar = params.temperature, device, grammar
         self._own = _prefixed(params, prompt_length, eos, device)
         self._users = params.logits_processors
@@ -89,7 +91,7 @@ class Warper:
         logits = logits if logits.dtype == torch.float64 else logits.float()
         states = self._states(prefixes, len(logits))
         if not self._prefixed:
-            return logits if states is None else self._masked(states, logits)
+            return logits if states is None else self._settled(states, logits, self._masked(states, logits))
         scores = logits.clone()
         unreachable: set[int] = set()
         for rows in prefixes.by_length(len(logits)):
@@ -110,27 +112,20 @@ class Warper:
         """What the options make of rows of equal length. Processors see what the grammar refuses, and cannot allow it."""
         if states is None:
             return _processed(users, ids, _processed(self._own, ids, logits))
-        penalties = self._penalties(states)
-        masked = logits + penalties
+        masked = self._masked(states, logits)
         scores = _processed(self._own, ids, masked)
         if users:
             emptied = _empty(scores)[:, None]
-            scores = _processed(users, ids, torch.where(emptied, masked, scores)) + penalties
-            scores = scores.masked_fill(emptied, -torch.inf)
-        return self._settled(states, logits, scores, penalties)
+            scores = _processed(users, ids, torch.where(emptied, masked, scores))
+            scores = self._masked(states, scores).masked_fill(emptied, -torch.inf)
+        return self._settled(states, logits, scores)
 
-    def _masked(self, states: Sequence[State], logits: torch.Tensor) -> torch.Tensor:
-        """What the grammar alone makes of rows."""
-        penalties = self._penalties(states)
-        return self._settled(states, logits, logits + penalties, penalties)
-
-    def _penalties(self, states: Sequence[State]) -> torch.Tensor:
+    def _masked(self, states: Sequence[State], scores: torch.Tensor) -> torch.Tensor:
+        """Scores f[rows, V] with -inf for the tokens that the grammar refuses."""
         assert self.grammar is not None
-        return self.grammar.penalties(states, self.device)
+        return self.grammar.penalties(states, scores.device).to(scores.dtype).add_(scores)
 
-    def _settled(
-        self, states: Sequence[State], logits: torch.Tensor, scores: torch.Tensor, penalties: torch.Tensor
-    ) -> torch.Tensor:
+    def _settled(self, states: Sequence[State], logits: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Scores f[rows, V] in which every row has a token.
 
         Where the grammar is complete the text ends, whatever other options say. Where grammar and options leave no token the
@@ -140,9 +135,9 @@ class Warper:
         for row, (state, is_empty) in enumerate(zip(states, _empty(scores).tolist(), strict=True)):
             state.stuck = is_empty
             if is_empty:
-                ending = logits[row] + penalties[row]
+                ending = self._masked([state], logits[row : row + 1])
                 state.stuck = bool(_empty(ending)) or not self.grammar.must_end(state)
-                scores[row] = logits[row] if state.stuck else ending
+                scores[row] = logits[row] if state.stuck else ending[0]
         return scores
 
     def confirm(

@@ -9,11 +9,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from draftgraph.backends.cache_argument import cache_argument
@@ -21,6 +21,9 @@ from draftgraph.backends.openvino.refusals import UnfitError
 from draftgraph.backends.openvino.rotary import exact_rotary
 from draftgraph.backends.openvino.runtime import runtime
 from draftgraph.backends.taps import tapped
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LOGITS, ROWS = "logits", "rows"
 """Names in a graph: its first output, and the input i64[n] that says of which rows logits are wanted."""

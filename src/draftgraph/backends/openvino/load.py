@@ -11,12 +11,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
 
 import torch
 import transformers
-from transformers import PreTrainedModel
 
 from draftgraph.backends.fingerprint import fingerprint
 from draftgraph.backends.gguf import is_gguf
@@ -25,12 +24,13 @@ from draftgraph.backends.load import as_device, load_model, read_config
 from draftgraph.backends.openvino import refusals
 from draftgraph.backends.openvino.convert import convert
 from draftgraph.backends.openvino.model import About, OpenVinoModel
+from draftgraph.backends.openvino.pages import given_back
 from draftgraph.backends.openvino.precision import Precision
 from draftgraph.backends.openvino.quantise import made_with as quantised_with
 from draftgraph.backends.openvino.quantise import quantise
 from draftgraph.backends.openvino.refusals import UnfitError
 from draftgraph.backends.openvino.runtime import runtime
-from draftgraph.backends.openvino.store import GRAPH, Entry, place_of, read_entry, update_entry, write_entry
+from draftgraph.backends.openvino.store import GRAPH, WEIGHTS, Entry, place_of, read_entry, update_entry, write_entry
 from draftgraph.backends.openvino.trial import alike, trial
 from draftgraph.backends.openvino.weights import digest, stamps, weight_files
 from draftgraph.backends.openvino.weights import fingerprint as fingerprint_of_files
@@ -40,6 +40,9 @@ from draftgraph.backends.wrapped import opened
 from draftgraph.errors import DraftgraphError, LogitsError, ModelError, first_line
 from draftgraph.files import BrokenFileError, read_text
 from draftgraph.user_cache import FOLDER, folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NOTES = "draftgraph.converting"
 """The logger that says when someone waits for a conversion."""
@@ -133,7 +136,7 @@ def from_loaded(
     refusals.refuse_config(model.config)
     precision = refusals.precision_of(TorchModel(model).dtype if dtype is None else dtype, model.config, weights)
     # A graph shares the memory of the model that it was converted from, and that one belongs to its user.
-    model = cast(PreTrainedModel, copy.deepcopy(model).float())
+    model = cast("PreTrainedModel", copy.deepcopy(model).float())
     with _ONE:
         about = _about(TorchModel(model), fingerprint(model), version)
         return _probed(_graph(model, taps), TorchModel(model), about, precision)[0], inside.model
@@ -203,8 +206,10 @@ def _started(place: Path, entry: Entry, source: _Source) -> OpenVinoModel:
         entry.checked,
     )
     graph = ov.Core().read_model(place / GRAPH)
-    model = OpenVinoModel(graph, about, source.precision, torch.get_num_threads())
-    if not alike(trial(model), torch.tensor(entry.sample), source.precision.tolerance):
+    with given_back(place / WEIGHTS):
+        model = OpenVinoModel(graph, about, source.precision, torch.get_num_threads())
+        seen = trial(model)  # the first passes pack what is left
+    if not alike(seen, torch.tensor(entry.sample), source.precision.tolerance):
         raise BrokenFileError("its logits are not those that it had")
     return model
 
