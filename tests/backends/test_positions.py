@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 import draftgraph as dg
 from draftgraph.backends.base import Feed
 from draftgraph.backends.positions import numbers_from_padding, placed, position_tables
 from draftgraph.backends.probe import honours_masks
 from draftgraph.backends.torch_model import TorchModel
+from draftgraph.errors import ModelError
 from draftgraph.types import ROOT
 from models import perturbed, plain, tiny_lm
 
@@ -64,6 +65,21 @@ def test_positions_count_from_0_as_generate_counts_them(family: str) -> None:
     assert honours_masks(over).failed
 
 
+def test_a_model_that_tells_itself_other_positions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own preparation for `generate` numbers them from the padding token on, as its forward does."""
+    lm = model("roberta")
+    prepare = type(lm).prepare_inputs_for_generation
+
+    def own(self: Any, *arguments: Any, **options: Any) -> Any:
+        prepared = prepare(self, *arguments, **options)
+        return prepared | {"position_ids": prepared["position_ids"] + 2}
+
+    monkeypatch.setattr(type(lm), "prepare_inputs_for_generation", own)
+    assert not numbers_from_padding(lm)
+    with pytest.raises(ModelError, match="does not honour explicit masks and positions"):
+        dg.Engine.from_pretrained(lm)
+
+
 def test_models_that_are_told_positions_have_no_tables_to_ask() -> None:
     for family in ("llama", "gpt2", "opt"):
         lm = tiny_lm(family)
@@ -101,3 +117,14 @@ def test_other_threads_and_later_calls_read_the_model_as_it_is() -> None:
         assert not torch.equal(lm(ids).logits, expected)
     call()
     assert all(torch.equal(each, expected) for each in seen)
+
+
+def test_decoders_of_speech_end_at_their_table_of_positions() -> None:
+    options = {name: value for name, value in DECODER.items() if name != "tie_word_embeddings"}
+    lm = tiny_lm("whisper", max_target_positions=60, max_source_positions=60, tie_word_embeddings=False, **options)
+    lm.generation_config = GenerationConfig()
+    del lm.config.max_position_embeddings  # real configurations have none
+    engine = dg.Engine.from_pretrained(lm, draft_model=perturbed(lm, 0.05), budget=12)
+    result = engine.generate(PROMPT[:30], max_new_tokens=100)
+    assert (result.finish_reason, len(result.token_ids)) == ("length", 30)
+    assert result.token_ids == plain(lm, PROMPT[:30], 30)

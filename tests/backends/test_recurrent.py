@@ -55,7 +55,7 @@ def test_a_recurrent_drafter_for_a_recurrent_target(family: str, length: int) ->
         result = engine.generate(PROMPT[:length], max_new_tokens=NEW)
         assert result.token_ids == expected(family, length)
         assert result.stats.structure == "chain"
-        assert result.choice.reason.endswith("has recurrent layers, which read one path: drafts are chains")
+        assert result.choice.reason.endswith("recurrent ones, or such with an index of rows): drafts are chains")
         assert drafter is None or result.stats.num_accepted_tokens > 0
 
 
@@ -213,7 +213,7 @@ def test_drafts_that_branch_are_refused(structure: Any, role: str) -> None:
     target, drafter = pair if role == "target" else pair[::-1]
     with pytest.raises(
         OptionError,
-        match=r"Lfm2ForCausalLM has recurrent layers.*structure=.* branches; leave it out, or write 'chain'",
+        match=r"Lfm2ForCausalLM has layers that read one path.*structure=.* branches; leave it out, or write 'chain'",
     ):
         dg.Engine.from_pretrained(target, draft_model=drafter, structure=structure)
 

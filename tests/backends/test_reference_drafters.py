@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from dflash_folders import MASK, SIZE, write_dflash
 from draftgraph.backends.base import Feed
+from draftgraph.backends.eagle3_export import exported
 from draftgraph.backends.feature_model import FeatureHandle, FeatureModel
 from draftgraph.backends.trained import find_trained
 from draftgraph.types import ROOT
@@ -70,6 +71,22 @@ def test_eagle3_logits_are_those_of_speculators(kind: str, norms: dict[str, bool
     for layout in ("original", "sglang") if kind != "qwen3" else ():
         other = write_eagle3(tmp_path / layout, target, layout, **options, **norms)
         torch.testing.assert_close(drafted_logits(*read(other), cut=7), theirs, atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_what_is_exported_runs_in_speculators(tmp_path: Path) -> None:
+    core = pytest.importorskip("speculators.models.eagle3.core")
+    target = tiny_lm(layers=LAYERS)
+    embedded = {"embed_tokens.weight": target.get_input_embeddings().weight.detach().clone()}
+    folder = write_eagle3(tmp_path / "drafter", target, "sglang", own=embedded, ids=[1, 3, 5], norm_output=True)
+    other = tmp_path / "other"
+    other.mkdir()
+    for name, content in exported(folder, "speculators", target="made-up").items():
+        (other / name).write_bytes(content)
+    model, features = read(folder)
+    torch.testing.assert_close(
+        drafted_logits(model, features, 4), reference(core, other, features), atol=1e-4, rtol=1e-4
+    )
 
 
 def reference(core: Any, folder: Path, features: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,6 @@ from draftgraph.cli.work.chat import Told, converse
 from draftgraph.errors import DraftgraphError
 from models import byte_tokenizer
 from pairs import save_pair
-from served import engine, served
 
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}me: {% endif %}"
@@ -100,17 +99,3 @@ def test_a_server_that_is_not_there_is_misuse(address):
     assert told.exit_code == 2
     assert "no server answers" in told.stderr
     assert run("--server", address, "--model", "x").exit_code == 2
-
-
-def test_a_server_answers_as_its_engine_does(tmp_path):
-    with served("--api-key", "k", template=tmp_path / "template.jinja") as server:
-        words = ("--server", server.url, "--temperature", "0", "--max-new-tokens", "12")
-        told = run(*words, "--api-key", "k", text="write a loop\n")
-        own = engine().chat("write a loop", max_new_tokens=12)
-        assert told.stdout == own.text + "\n"
-        assert "12 tokens, " in told.stderr
-        assert f"{own.stats.mean_acceptance_length:.2f} per round" in told.stderr
-        refused = run(*words, "--api-key", "wrong", text="write a loop\n")
-        assert (refused.exit_code, "API key" in refused.stderr) == (2, True)
-        long = run(*words[:-1], "5000", "--api-key", "k", text="write a loop\n")
-        assert (long.exit_code, "context window" in long.stderr) == (0, True)

@@ -59,3 +59,8 @@ def test_nothing_to_learn_from_is_refused(target: Path, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("hello\n")
     result = run(target, "--out", tmp_path / "drafter", "--prompts", tmp_path / "p.txt")
     assert "has no tokenizer, which prompts need" in result.output
+
+
+def test_a_network_that_is_not_known_is_refused(target: Path, tmp_path: Path) -> None:
+    result = run(target, "--out", tmp_path / "drafter", "--network", "medusa")
+    assert (result.exit_code, "--network 'medusa' is not possible; write own or eagle3" in result.output) == (2, True)

@@ -12,12 +12,12 @@ import torch
 from transformers import PreTrainedModel
 
 import draftgraph as dg
-from company import Guest, round_of, variant
+from company import arrived, happened, round_of, running
 from draftgraph.draft import joined
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.model import ModelDrafter
 from draftgraph.draft.structures.base import Growth
-from draftgraph.engine.round import decode_round
+from draftgraph.engine.course import Course
 from draftgraph.errors import DrafterError, LogitsError
 from draftgraph.types import ROOT
 from feature_drafters import write_drafter
@@ -108,11 +108,11 @@ def test_passes_and_rows_of_a_round_and_the_drafts_of_each_alone(case: str, monk
     engine = engine_of(**options)
     sampling = [{"max_new_tokens": TOKENS + n, "temperature": temperature, "seed": n} for n in range(len(PROMPTS))]
     alone = [engine.generate(prompt, **its) for prompt, its in zip(PROMPTS, sampling, strict=True)]
-    guests = [Guest.of(engine, prompt, **its) for prompt, its in zip(PROMPTS, sampling, strict=True)]
+    guests = [arrived(engine, prompt, **its) for prompt, its in zip(PROMPTS, sampling, strict=True)]
     with monkeypatch.context() as patch:
         targets, drafters = Counted(engine.target, patch), Counted(engine.drafter.model, patch)
-        while running := [guest for guest in guests if guest.running]:
-            check_round(running, targets, drafters)
+        while some := running(guests):
+            check_round(some, targets, drafters)
     for guest, result in zip(guests, alone, strict=True):
         assert guest.request.output == result.token_ids
         for ours, theirs in zip(guest.request.rounds, result.rounds, strict=True):
@@ -121,7 +121,7 @@ def test_passes_and_rows_of_a_round_and_the_drafts_of_each_alone(case: str, monk
     assert not engine.drafter.model.cache._used  # type: ignore[union-attr]
 
 
-def check_round(guests: list[Guest], targets: Counted, drafters: Counted) -> None:
+def check_round(guests: list[Course], targets: Counted, drafters: Counted) -> None:
     for counted in (targets, drafters):
         counted.passes.clear()
         counted.computed.clear()
@@ -142,13 +142,13 @@ def test_a_feature_drafter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for temperature in (0.0, 1.0):
         options = {"max_new_tokens": TOKENS, "temperature": temperature, "seed": 5}
         alone = [engine.generate(prompt, **options).token_ids for prompt in PROMPTS]
-        guests = [Guest.of(engine, prompt, **options) for prompt in PROMPTS]
+        guests = [arrived(engine, prompt, **options) for prompt in PROMPTS]
         with monkeypatch.context() as patch:
             drafters = Counted(engine.drafter.model, patch)
-            while running := [guest for guest in guests if guest.running]:
+            while some := running(guests):
                 drafters.passes.clear()
-                round_of(running)
-                assert len(drafters.passes) == max(guest.request.rounds[-1].num_passes for guest in running)
+                round_of(some)
+                assert len(drafters.passes) == max(guest.request.rounds[-1].num_passes for guest in some)
         assert [guest.request.output for guest in guests] == alone
 
 
@@ -156,25 +156,25 @@ def test_a_drafter_of_a_users_that_asks_another(monkeypatch: pytest.MonkeyPatch)
     inside = engine_of().drafter
     engine = dg.Engine.from_pretrained(target(), drafter=Wrapped(inside), budget=8)  # type: ignore[arg-type]
     alone = [engine.generate(prompt, max_new_tokens=TOKENS).token_ids for prompt in PROMPTS]
-    guests = [Guest.of(engine, prompt, max_new_tokens=TOKENS) for prompt in PROMPTS]
+    guests = [arrived(engine, prompt, max_new_tokens=TOKENS) for prompt in PROMPTS]
     drafters = Counted(inside.model, monkeypatch)
     round_of(guests)
     assert len(drafters.passes) == max(guest.request.rounds[-1].num_passes for guest in guests)
-    while running := [guest for guest in guests if guest.running]:
-        round_of(running)
+    while some := running(guests):
+        round_of(some)
     assert [guest.request.output for guest in guests] == alone
 
 
 def test_requests_of_different_structures_and_rules_share_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of()
     kinds: list[dict[str, Any]] = [{}, {"structure": "chain"}, {"structure": "gsd", "budget": 3}, {"rule": "agree"}]
-    engines = [variant(engine, **options) for options in kinds]
     sampling = {"max_new_tokens": TOKENS, "temperature": 0.8, "seed": 3}
-    alone = [its.generate(prompt, **sampling).token_ids for its, prompt in zip(engines, PROMPTS, strict=True)]
-    guests = [Guest.of(its, prompt, **sampling) for its, prompt in zip(engines, PROMPTS, strict=True)]
+    asked = [(prompt, sampling | its) for prompt, its in zip(PROMPTS, kinds, strict=True)]
+    alone = [engine.generate(prompt, **its).token_ids for prompt, its in asked]
+    guests = [arrived(engine, prompt, **its) for prompt, its in asked]
     targets, drafters = Counted(engine.target, monkeypatch), Counted(engine.drafter.model, monkeypatch)
-    while running := [guest for guest in guests if guest.running]:
-        check_round(running, targets, drafters)
+    while some := running(guests):
+        check_round(some, targets, drafters)
     assert [guest.request.output for guest in guests] == alone
 
 
@@ -211,32 +211,29 @@ def test_a_structure_that_fails_between_passes_ends_its_request_alone() -> None:
     log: list[str] = []
     engine = engine_of(structure=Between(fail, PROMPTS[1][-1], log))
     whole = engine_of(structure=Between(fail, -1, []))
-    guests = [Guest.of(engine, prompt, max_new_tokens=TOKENS) for prompt in PROMPTS[:3]]
-    happened = decode_round(
-        [guest.request for guest in guests], engine.drafter, engine.target, [guest.plan() for guest in guests]
-    )
-    assert isinstance(happened[1], DrafterError)
-    assert "on purpose" in str(happened[1])
-    assert [isinstance(each, Exception) for each in happened] == [False, True, False]
-    engine._free(guests[1].request)
+    guests = [arrived(engine, prompt, max_new_tokens=TOKENS) for prompt in PROMPTS[:3]]
+    found = happened(guests)
+    assert isinstance(found[1], DrafterError)
+    assert "on purpose" in str(found[1])
+    assert [isinstance(each, Exception) for each in found] == [False, True, False]
     left = [guests[0], guests[2]]
     for guest in left:
         expected = whole.generate(guest.request.tokens[: guest.request.prompt_length], max_new_tokens=1).token_ids
         assert guest.request.output[:1] == expected
-        engine._free(guest.request)
+        guest.free()
     assert not engine.drafter.model.cache._used  # type: ignore[union-attr]
 
 
 def test_an_interrupt_in_one_ends_all_of_them_in_order() -> None:
     log: list[str] = []
     engine = engine_of(structure=Between(interrupt, PROMPTS[1][-1], log))
-    guests = [Guest.of(engine, prompt, max_new_tokens=TOKENS) for prompt in PROMPTS[:3]]
+    guests = [arrived(engine, prompt, max_new_tokens=TOKENS) for prompt in PROMPTS[:3]]
     log.clear()
     with pytest.raises(KeyboardInterrupt):
         round_of(guests)
     assert log == ["ended"] * 3  # every `finally` has run
     for guest in guests:
-        engine._free(guest.request)
+        guest.free()
     assert not engine.target.cache._used  # type: ignore[attr-defined]
     assert not engine.drafter.model.cache._used  # type: ignore[union-attr]
     assert engine.generate(PROMPTS[0], max_new_tokens=3).token_ids
@@ -251,13 +248,11 @@ def test_a_pass_that_fails_for_one_is_that_ones_error() -> None:
         return output
 
     prompts = [[3, 14], [7, 8], [26, 5]]
-    guests = [Guest.of(engine, prompt, max_new_tokens=TOKENS) for prompt in prompts]
+    guests = [arrived(engine, prompt, max_new_tokens=TOKENS) for prompt in prompts]
     hook = engine.drafter.model.model.register_forward_hook(spoil, with_kwargs=True)  # type: ignore[union-attr]
-    happened = decode_round(
-        [guest.request for guest in guests], engine.drafter, engine.target, [guest.plan() for guest in guests]
-    )
+    found = happened(guests)
     hook.remove()
-    assert [isinstance(each, LogitsError) for each in happened] == [False, True, False]
+    assert [isinstance(each, LogitsError) for each in found] == [False, True, False]
 
 
 # --- without the package, and beside a user's own state ----------------------------------------------------------------
@@ -267,12 +262,12 @@ def test_without_greenlet_every_request_makes_its_own_passes(monkeypatch: pytest
     monkeypatch.setattr(joined, "greenlet", None)
     engine = engine_of()
     alone = [engine.generate(prompt, max_new_tokens=TOKENS).token_ids for prompt in PROMPTS]
-    guests = [Guest.of(engine, prompt, max_new_tokens=TOKENS) for prompt in PROMPTS]
+    guests = [arrived(engine, prompt, max_new_tokens=TOKENS) for prompt in PROMPTS]
     drafters = Counted(engine.drafter.model, monkeypatch)
     round_of(guests)
     assert len(drafters.passes) == sum(guest.request.rounds[-1].num_passes for guest in guests)
-    while running := [guest for guest in guests if guest.running]:
-        round_of(running)
+    while some := running(guests):
+        round_of(some)
     assert [guest.request.output for guest in guests] == alone
 
 
@@ -297,8 +292,8 @@ def test_a_structure_may_generate_while_it_grows() -> None:
     seen: list[list[int]] = []
     engine = engine_of(structure=Asking(inside, seen), budget=2, num_speculative_tokens=2)
     alone = [engine.generate(prompt, max_new_tokens=5).token_ids for prompt in PROMPTS]
-    guests = [Guest.of(engine, prompt, max_new_tokens=5) for prompt in PROMPTS]
-    while running := [guest for guest in guests if guest.running]:
-        round_of(running)
+    guests = [arrived(engine, prompt, max_new_tokens=5) for prompt in PROMPTS]
+    while some := running(guests):
+        round_of(some)
     assert [guest.request.output for guest in guests] == alone
     assert all(each == seen[0] for each in seen)

@@ -10,10 +10,11 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 import draftgraph as dg
 from automata import Automaton
@@ -166,7 +167,7 @@ def test_a_stop_string_ends_a_text_that_the_grammar_would_go_on_with() -> None:
 
 # Token ids, without a tokenizer.
 
-VOCAB, EOS, OTHER_EOS = 8, 7, 6
+VOCAB, EOS = 8, 7
 COUNTED = Automaton(
     {"start": {0: "a", 1: "a"}, "a": {2: "b", 3: "start", EOS: None}, "b": {4: "end"}, "end": {EOS: None}}
 )
@@ -296,6 +297,36 @@ def test_several_ends_and_stop_ids_end_a_text_where_the_grammar_does() -> None:
     result = plain.generate(grammar=dg.Grammar.regex("[ab]{3}"), ignore_eos=True, **TEXTS)
     assert (result.finish_reason, len(result.text)) == ("stop", 3)
     assert not plain.eos & set(result.token_ids)
+
+
+def test_the_ends_are_those_of_the_request_and_not_the_tokenizers() -> None:
+    target, _ = bundled_pair()
+    other = 5
+    config = GenerationConfig(eos_token_id=other)
+    changed = dg.Engine.from_pretrained(target, backend="torch", generation_config=config, budget=4)
+    result = changed.generate(grammar=dg.Grammar.regex("[ab]{3}"), **TEXTS)
+    assert (result.finish_reason, len(result.token_ids) <= 4, result.token_ids[-1]) == ("stop", True, other)
+
+
+class Recording(Automaton):
+    """Keeps what any of its copies has accepted."""
+
+    accepted: ClassVar[list[int]] = []
+
+    def fork(self) -> Recording:
+        return Recording(self.steps, self.state, self.vocab)
+
+    def accept(self, token: int) -> None:
+        assert bool(self.mask()[token])
+        self.accepted.append(token)
+        super().accept(token)
+
+
+def test_a_matcher_accepts_tokens_of_its_mask_alone_and_no_end() -> None:
+    for seed in range(10):
+        by_ids().generate([1, 2], grammar=Recording(COUNTED.steps), temperature=1.0, seed=seed)
+    assert EOS not in Recording.accepted
+    assert set(Recording.accepted) == {0, 1, 2, 3, 4}
 
 
 def test_threads_share_an_engine_and_its_grammars() -> None:

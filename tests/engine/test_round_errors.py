@@ -9,13 +9,9 @@ import pytest
 import torch
 
 import draftgraph as dg
-from draftgraph.budget.limits import Windows, limits
+from company import arrived, happened
 from draftgraph.engine.course import Course
-from draftgraph.engine.requests import make_course
-from draftgraph.engine.round import decode_round
 from draftgraph.errors import DrafterError, LogitsError
-from draftgraph.request.result import Event
-from draftgraph.request.state import Request
 from models import perturbed, tiny_lm
 
 PROMPTS = ([3, 14, 15, 9], [7, 8], [26, 5, 35, 8, 9, 7])
@@ -23,31 +19,17 @@ GUILTY = 1
 TOKENS = 14
 
 
-def begun(engine: dg.Engine, number: int, **options: Any) -> Request:
-    params = dg.SamplingParams(max_new_tokens=TOKENS, temperature=1.0, seed=number, **options)
-    request = make_course(engine, PROMPTS[number], params).request
-    request.text = engine.target.open(64)
-    request.begun = True
-    engine.drafter.begin(request)
-    return request
+def begun(engine: dg.Engine, number: int, **options: Any) -> Course:
+    return arrived(engine, PROMPTS[number], max_new_tokens=TOKENS, temperature=1.0, seed=number, **options)
 
 
-def free(engine: dg.Engine, request: Request) -> None:
-    Course(request, engine.config, engine.drafter, engine.target, None).free()
-
-
-def together(engine: dg.Engine, requests: list[Request]) -> dict[int, Exception]:
+def together(courses: list[Course]) -> dict[int, Exception]:
     """Decode to the end; the errors, by the number of the request."""
     errors: dict[int, Exception] = {}
-    windows = Windows.of(engine.target, engine.drafter)
-    while live := [n for n, each in enumerate(requests) if each.finish_reason is None and n not in errors]:
-        bounds = [limits(engine.config.budget, None, requests[n], windows) for n in live]
-        happened = decode_round([requests[n] for n in live], engine.drafter, engine.target, bounds)
-        assert len(happened) == len(live)
-        for n, each in zip(live, happened, strict=True):
-            if not isinstance(each, Event):
-                errors[n] = each
-                free(engine, requests[n])
+    while live := [n for n, each in enumerate(courses) if each.request.finish_reason is None and n not in errors]:
+        found = happened([courses[n] for n in live])
+        assert len(found) == len(live)
+        errors |= {n: each for n, each in zip(live, found, strict=True) if isinstance(each, Exception)}
     return errors
 
 
@@ -99,12 +81,10 @@ def check(engine: dg.Engine, guilty: dict[str, Any], kind: type[Exception]) -> N
         engine.generate(p, max_new_tokens=TOKENS, temperature=1.0, seed=n) for n, p in enumerate(PROMPTS) if n != 1
     ]
     requests = [begun(engine, n, **(guilty if n == GUILTY else {})) for n in range(len(PROMPTS))]
-    errors = together(engine, requests)
+    errors = together(requests)
     assert list(errors) == [GUILTY]
     assert isinstance(errors[GUILTY], kind)
-    assert [requests[n].output for n in (0, 2)] == [result.token_ids for result in alone]
-    for n in (0, 2):
-        free(engine, requests[n])
+    assert [requests[n].request.output for n in (0, 2)] == [result.token_ids for result in alone]
     held: list[Any] = [engine.target] + ([engine.drafter.model] if engine.drafter.model else [])
     assert not any(model.cache._used for model in held)
 
@@ -157,7 +137,7 @@ def test_an_interrupt_ends_the_round() -> None:
 
     requests = [begun(engine, n, **({"stop_when": interrupt} if n else {})) for n in range(2)]
     with pytest.raises(KeyboardInterrupt):
-        together(engine, requests)
+        together(requests)
 
 
 def test_one_request_raises_what_it_raised_with_the_place_where_it_did() -> None:

@@ -7,8 +7,10 @@ import json
 
 import openai
 import pytest
+from typer.testing import CliRunner
 
-from served import Served, engine, served
+from draftgraph.cli import app
+from served import Served, engine
 
 HELLO = [{"role": "user", "content": "write a function that adds two numbers"}]
 TOOLS = [
@@ -21,12 +23,6 @@ TOOLS = [
         },
     }
 ]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with served(template=tmp_path_factory.mktemp("chat") / "template.jinja") as running:
-        yield running
 
 
 def expected(messages=HELLO, **options):
@@ -209,7 +205,7 @@ def test_log_probabilities_of_a_chat_have_bytes_and_alternatives(server: Served)
         model="bundled", messages=HELLO, max_tokens=10, temperature=0, logprobs=True, top_logprobs=2
     )
     content = answer.choices[0].logprobs.content
-    assert [entry.logprob for entry in content] == pytest.approx(own.logprobs)
+    assert [entry.logprob for entry in content] == pytest.approx(own.logprobs, abs=1e-5)
     assert b"".join(bytes(entry.bytes) for entry in content).decode() == own.text
     assert all(len(entry.top_logprobs) == 2 for entry in content)
     assert content[0].top_logprobs[0].token == content[0].token, "greedy"
@@ -223,3 +219,14 @@ def test_log_probabilities_of_a_chat_have_bytes_and_alternatives(server: Served)
         for entry in (choice.logprobs.content if choice.logprobs else [])
     ]
     assert streamed == content
+
+
+def test_the_chat_command_answers_as_the_engine_does(server: Served):
+    words = ["chat", "--server", server.url, "--temperature", "0", "--max-new-tokens"]
+    told = CliRunner().invoke(app, [*words, "12"], input="write a loop\n")
+    own = engine().chat("write a loop", max_new_tokens=12)
+    assert told.stdout == own.text + "\n"
+    assert "12 tokens, " in told.stderr
+    assert f"{own.stats.mean_acceptance_length:.2f} per round" in told.stderr
+    long = CliRunner().invoke(app, [*words, "5000"], input="write a loop\n")
+    assert (long.exit_code, "context window" in long.stderr) == (0, True)

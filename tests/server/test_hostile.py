@@ -13,7 +13,9 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from draftgraph.cli import app
 from served import Served, engine, served
 
 PROMPT = "def add(a, b):\n    return"
@@ -98,7 +100,7 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(FIELDS, VALUES, max_size=4))
-@settings(max_examples=80)
+@settings(max_examples=40)
 def test_any_json_is_answered_or_refused_and_never_fails_inside(server: Served, fields):
     body = {"prompt": PROMPT, "max_tokens": 2} | fields
     answer = server.http.post("/v1/completions", json=body)
@@ -106,7 +108,7 @@ def test_any_json_is_answered_or_refused_and_never_fails_inside(server: Served, 
 
 
 @given(st.binary(max_size=40))
-@settings(max_examples=40)
+@settings(max_examples=30)
 def test_any_bytes_are_refused(server: Served, content):
     answer = server.http.post("/v1/chat/completions", content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
@@ -134,6 +136,21 @@ def test_only_who_has_the_key_comes_in(server: Served):
         for path, status in (("/v1/models", 401), ("/tokenize", 401), ("/health", 200), ("/metrics", 200)):
             assert stranger.get(path).status_code == status
     works(server)
+
+
+def test_a_chat_without_a_template_says_what_to_write(server: Served):
+    answer = server.http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "hi"}]})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "no_chat_template")
+    assert all(word in answer.json()["error"]["message"] for word in ("/v1/completions", "--chat-template"))
+
+
+def test_the_chat_command_is_told_that_its_key_is_wrong(server: Served):
+    told = CliRunner().invoke(app, ["chat", "--server", server.url, "--api-key", "wrong"], input="hello\n")
+    assert told.exit_code == 2
+    assert "API key" in told.stderr
+    told = CliRunner().invoke(app, ["chat", "--server", server.url, "--api-key", KEY], input="hello\n")
+    assert told.exit_code == 0
+    assert "no chat template" in told.stderr
 
 
 def test_a_client_that_goes_away_frees_its_place_at_once(server: Served):
@@ -208,7 +225,7 @@ def test_sigterm_lets_what_runs_finish_and_sends_the_others_away():
 
 
 def test_limits_on_requests_and_on_time_are_errors_that_say_so():
-    limits = ("--max-requests", "1", "--request-timeout", "5", "--drain-timeout", "0.2")
+    limits = ("--max-requests", "1", "--request-timeout", "3", "--drain-timeout", "0.2")
     with served(*limits) as server, ThreadPoolExecutor(2) as threads:
         body = LONG | {"n": 8}
         first = threads.submit(server.http.post, "/v1/completions", json=body)

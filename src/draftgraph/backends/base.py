@@ -121,7 +121,7 @@ class CausalLM(Protocol):
     switch          tokens of the longest text that is read as short; longer texts are read with other positions (longrope).
                     No draft may reach over it. None if there is one way only.
     landmarks       lengths of text beyond which some layer begins to read otherwise: windows, chunks, the switch.
-    branches        whether drafts may branch; False: all are chains, since a recurrent state reads one path.
+    branches        whether drafts may branch; False: all are chains, since some layers read one path.
     joins           whether requests share passes; False: one pass has rows of one request.
     numerics        what the width of a pass does to its logits: `EXACT`, `NEAR_TIES` or `BITWISE`.
     fingerprint     tells its costs from those of other models: a hash of its weights, and how it computes.

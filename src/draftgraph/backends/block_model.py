@@ -15,8 +15,10 @@ from draftgraph.backends.block_net import BlockNet
 from draftgraph.backends.feature_model import FeatureHandle
 from draftgraph.backends.fingerprint import fingerprint
 from draftgraph.backends.masks import Mask
+from draftgraph.backends.ragged import named
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.errors import ModelError
+from draftgraph.types import ROOT
 
 
 @dataclass(eq=False)
@@ -63,7 +65,7 @@ class BlockModel(TorchModel):
 
     @property
     def fingerprint(self) -> str:
-        return f"{fingerprint(self.net)} {self.dtype} {self.net.block} {self.model.config._attn_implementation}"
+        return f"{fingerprint(self.net)} {self.dtype} {self.net.block} {named(self.model.config._attn_implementation)}"
 
     def open(self, capacity: int) -> BlockHandle:
         above = torch.zeros(0, self.net.shape.features, device=self.device, dtype=self.dtype)
@@ -83,20 +85,40 @@ class BlockModel(TorchModel):
         self.net.rows.numbers = torch.tensor(numbers, device=self.device)
         return {"inputs_embeds": torch.cat(parts)[None]}
 
-    def lay_out(self, feeds: Sequence[Feed], slots: list[int], hidden: float) -> tuple[Mask, list[int]]:
+    def share(self, text: CacheHandle, other: CacheHandle, count: int) -> int:
+        """0: what the target put out for these tokens is handed in by whoever reads them."""
+        return 0
+
+    def enter(self, feeds: Sequence[Feed], slots: Sequence[int]) -> list[int]:
         for feed in feeds:
             feed.text.nodes = []
-        mask, positions = super().lay_out(feeds, slots, hidden)
-        end = 0
+        return super().enter(feeds, slots)
+
+    @property
+    def own_masks(self) -> bool:
+        return True
+
+    def mask_of(self, feeds: Sequence[Feed], slots: Sequence[int], hidden: float) -> Mask:
+        mask, end = super().mask_of(feeds, slots, hidden), 0
         for feed in feeds if not self.net.block.causal else ():
             begin, end = end + len(feed.committed), end + feed.num_rows
             mask[begin:end, slots[begin:end]] = 0.0
-        return mask, positions
+        return mask
 
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
         with self._lock:
+            for feed in feeds:  # before anything is entered
+                self._refuse_deep(feed)
             self._read_blocks([feed for feed in feeds if feed.committed])
             return [Scored(self._over_all(self._enter(feed))) for feed in feeds]
+
+    def _refuse_deep(self, feed: Feed) -> None:
+        """Raise ModelError for nodes of which no block speaks."""
+        depths = [len(path) for path in ([] if feed.committed else feed.text.nodes)]
+        for parent in feed.parents:
+            depths.append(1 if parent == ROOT else depths[parent] + 1)
+        if max(depths, default=0) >= self.depths:
+            raise ModelError(f"a block drafter speaks of {self.depths} tokens, and a node {max(depths)} deep was fed")
 
     def _read_blocks(self, feeds: Sequence[Feed]) -> None:
         """One pass over the committed tokens of these feeds, and a block behind each."""
@@ -120,10 +142,6 @@ class BlockModel(TorchModel):
             text.nodes.append(path)
             depths.append(len(path))
             before.append(token)
-        if max(depths) >= len(text.rows):
-            raise ModelError(
-                f"a block drafter speaks of {len(text.rows)} tokens, and a node {max(depths)} deep was fed"
-            )
         return self.net.logits(text.rows[depths], torch.tensor(before, device=self.device))
 
     def _over_all(self, logits: torch.Tensor) -> torch.Tensor:

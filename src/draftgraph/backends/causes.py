@@ -15,9 +15,7 @@ _BY_MODEL_TYPE = {
     "moshi": "its configuration names a window that its own masks leave out, so that what generate reads depends on the cache",
     "dory": "it runs layers in loops that read the cache past its interface",
     "cpmant": "it computes positions and segments of the whole text in every pass",
-    **dict.fromkeys(
-        ("openai-gpt", "reformer", "xlm", "xlnet", "prophetnet", "whisper", "trocr", "speech_to_text_2"), _OWN_INTERFACE
-    ),
+    **dict.fromkeys(("openai-gpt", "reformer", "xlm", "xlnet", "prophetnet"), _OWN_INTERFACE),
 }
 """Classes that are known to fail the probe."""
 _ROW_ORDER = "it numbers positions by the order of the rows (its forward takes no position_ids), and rows of a draft have another"

@@ -24,36 +24,41 @@ def entering(feeds: Sequence[Feed]) -> Iterator[None]:
         raise
 
 
-def lay_out(
-    batch: Sequence[Feed], slots: list[int], width: int, hidden: float
-) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float32]], list[int]]:
-    """Give every row its slot, its position and what it may read; enter the rows into their requests' state.
-
-    Returns an additive mask f32[rows, width] (0 visible, `hidden` not) and the positions.
-    """
-    mask = np.empty((len(slots), width), dtype=np.float32)
+def enter(batch: Sequence[Feed], slots: Sequence[int]) -> list[int]:
+    """Enter the rows into their requests' state, each with its slot. Returns their positions."""
     positions: list[int] = []
     start = 0
-    for rows in batch:
-        text, fed = rows.text, len(rows.committed)
-        mine = np.array(slots[start : start + fed + len(rows.tokens)], dtype=np.int64)
-        committed = np.full(width, hidden, dtype=np.float32)  # once for all rows: they are many in a tree
-        committed[text.slots] = 0.0
-        mask[start : start + len(mine)] = committed
+    for feed in batch:
+        text, fed = feed.text, len(feed.committed)
+        mine = slots[start : start + feed.num_rows]
         positions.extend(range(len(text), len(text) + fed))
         if fed:
-            mask[start : start + fed, mine[:fed]] = np.where(
-                np.tri(fed, dtype=bool), np.float32(0.0), np.float32(hidden)
-            )
-            mask[start + fed : start + len(mine), mine[:fed]] = 0.0
             text.slots = np.append(text.slots, mine[:fed])
-        for i, slot in enumerate(mine[fed:].tolist()):
-            path = [*rows.ancestors(i), slot]
-            mask[start + fed + i, path] = 0.0
+        for i, slot in enumerate(mine[fed:]):
+            path = [*feed.ancestors(i), slot]
             positions.append(len(text) + len(path) - 1)
             text.nodes.append(path)
-        start += len(mine)
-    return mask, positions
+        start += feed.num_rows
+    return positions
+
+
+def mask_of(batch: Sequence[Feed], width: int, hidden: float) -> Mask:
+    """What rows that have been entered may read: an additive mask f32[rows, width], 0 visible, `hidden` not."""
+    mask = np.empty((sum(feed.num_rows for feed in batch), width), dtype=np.float32)
+    start = 0
+    for feed in batch:
+        text, fed, end = feed.text, len(feed.committed), start + feed.num_rows
+        visible = np.full(width, hidden, dtype=np.float32)  # once for all rows: they are many in a tree
+        visible[text.slots] = 0.0
+        mask[start:end] = visible
+        if fed > 1:
+            mask[start : start + fed, text.slots[-fed:]] = np.where(
+                np.tri(fed, dtype=bool), np.float32(0.0), np.float32(hidden)
+            )
+        for row, path in enumerate(text.nodes[len(text.nodes) - len(feed.tokens) :], start + fed):
+            mask[row, path] = 0.0
+        start = end
+    return mask
 
 
 def led(mask: Mask, slot: int, hidden: float) -> Mask:
@@ -80,8 +85,16 @@ def wanted_rows(feeds: Sequence[Feed]) -> list[int]:
     return wanted
 
 
-def apart(feeds: Sequence[Feed], logits: torch.Tensor, states: Mapping[str, torch.Tensor]) -> list[Scored]:
+def split(feeds: Sequence[Feed], logits: torch.Tensor, states: Mapping[str, torch.Tensor]) -> list[Scored]:
     """To every request its rows of the logits f[rows, V] and of the hidden states f[1, rows, width]."""
     taps = {name: torch.split(rows[0], [feed.num_rows for feed in feeds]) for name, rows in states.items()}
     parts = torch.split(logits, [feed.num_logits for feed in feeds])
     return [Scored(part, {name: tap[i] for name, tap in taps.items()}) for i, part in enumerate(parts)]
+
+
+def needs_lead(feeds: Sequence[Feed], switch: int) -> bool:
+    """Whether the first pieces of a long text are read, whose own positions would not tell that it is long.
+
+    Then a row that nobody reads goes first, at a position that does. switch  see `CausalLM.switch`.
+    """
+    return all(feed.text.stretched and len(feed.text) + len(feed.committed) <= switch for feed in feeds)

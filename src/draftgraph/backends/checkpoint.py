@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from draftgraph.files import BrokenFileError, read_text
 
 CONFIG, WEIGHTS, INDEX, PICKLE = "config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 Weights = dict[str, torch.Tensor]
+Rules = Mapping[str, Callable[[], str]]
+"""What must hold of a drafter's folder and its target, by name: says what was found, or raises ModelError or PairError."""
 
 
 def config_of(folder: Path) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 
 from draftgraph.backends.base import CacheHandle, Feed, Scored
-from draftgraph.backends.cell_rows import apart, entering, lay_out
+from draftgraph.backends.cell_rows import enter, entering, mask_of, split
 from draftgraph.backends.static_pass import StaticPass, StaticPool, bucket_rows
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.errors import LogitsError, ModelError, OptionError, first_line
@@ -113,7 +113,7 @@ class CudaGraphModel(TorchModel):
                 self.refuse_training()
             cells = self.cache.find([feed.text for feed in feeds], rows)
             static, recorded = self._bucket(bucket_rows(rows))
-            mask, positions = lay_out(feeds, cells, self.cache.high, 1.0)
+            positions, mask = enter(feeds, cells), mask_of(feeds, self.cache.high, 1.0)
             self.cache.begin_at(static.written)
             count = static.load(feeds, cells, positions, mask)
             logits, total = self._put_out(static, recorded)
@@ -122,7 +122,7 @@ class CudaGraphModel(TorchModel):
                     f"{self.class_name} returned NaN or infinite logits; the request was stopped, the engine is usable"
                 )
             self.cache.end()
-            return apart(feeds, logits[:count].clone(), {})  # the next replay writes there
+            return split(feeds, logits[:count].clone(), {})  # the next replay writes there
 
     def _put_out(self, static: StaticPass, recorded: Recorded | None) -> PutOut:
         if not self.records:

@@ -18,17 +18,20 @@ from transformers import PretrainedConfig
 
 from draftgraph.backends.block_model import BlockModel
 from draftgraph.backends.block_net import BlockNet, BlockShape
-from draftgraph.backends.checkpoint import CONFIG, Weights, fill, read_weights
+from draftgraph.backends.checkpoint import CONFIG, Rules, Weights, fill, read_weights
 from draftgraph.backends.eagle3_files import (
     TYPE,
     block_config,
     borrow_head,
+    complete,
     count_layers,
     head_tokens,
     numbers_of,
     refuse_other_class,
     refuse_other_vocabulary,
     refuse_other_width,
+    same_class,
+    same_vocabulary,
     tap_names,
 )
 from draftgraph.backends.ends import Ends
@@ -99,6 +102,32 @@ class DFlashLayout:
                 f"the drafter in {folder} has mask_token_id={read.block.mask}, and the target embeds {len(embeddings)} tokens"
             )
         return BlockModel(net, tokens.to(target.device), embeddings)
+
+    def rules(self, folder: Path, said: Mapping[str, Any], target: Ends) -> Rules:
+        """What must hold of the folder and its target."""
+        config = target.config.get_text_config(decoder=True)
+
+        def width() -> str:
+            count = len(self.taps(folder, said, config.num_hidden_layers))
+            refuse_other_width(folder, read_weights(folder)[1].get("fc.weight"), count, config.hidden_size)
+            return f"{count} hidden states of size {config.hidden_size}"
+
+        def maps() -> str:
+            file, weights = read_weights(folder)
+            tokens = head_tokens(file, weights, _said(folder, said).tokens, config.vocab_size)
+            return f"{len(tokens)} of the target's {config.vocab_size} tokens are drafted"
+
+        return {
+            "configuration": lambda: f"{self.name}, blocks of {_said(folder, said).block.tokens} tokens",
+            "same vocabulary": lambda: same_vocabulary(
+                folder, _said(folder, said).config.vocab_size, config.vocab_size
+            ),
+            "same class of target": lambda: same_class(folder, said, target),
+            "hidden states": lambda: ", ".join(self.taps(folder, said, config.num_hidden_layers)),
+            "same width": width,
+            "token maps": maps,
+            "weights": lambda: complete(self.read(folder, said, target).net),
+        }
 
 
 def _said(folder: Path, said: Mapping[str, Any]) -> Said:

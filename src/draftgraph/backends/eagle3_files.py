@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, LlamaConfig, PretrainedConfig
 
-from draftgraph.backends.checkpoint import CONFIG, Weights, fill, read_weights, refuse_shape
+from draftgraph.backends.checkpoint import CONFIG, Rules, Weights, fill, read_weights, refuse_shape
 from draftgraph.backends.ends import Ends
 from draftgraph.backends.feature_model import FeatureModel
 from draftgraph.backends.features import FeatureShape, part_of_head
@@ -64,7 +64,7 @@ class Eagle3Layout:
 
     def taps(self, folder: Path, said: Mapping[str, Any], layers: int) -> tuple[str, ...]:
         """Names of the hidden states that it reads of a target with `layers` layers. Raises ModelError or PairError."""
-        return tap_names(folder, _said(folder, said).taps, layers)
+        return tap_names(folder, said_of(folder, said).taps, layers)
 
     def read(self, folder: Path, said: Mapping[str, Any], target: Ends) -> FeatureModel:
         """The drafter, of the target's type and on its device.
@@ -72,11 +72,11 @@ class Eagle3Layout:
         Raises ModelError for files that are missing or broken, PairError for a drafter of another target.
         """
         config = target.config.get_text_config(decoder=True)
-        read = _said(folder, said)
+        read = said_of(folder, said)
         refuse_other_vocabulary(folder, read.block.vocab_size, config.vocab_size)
         refuse_other_class(folder, said, target)
         file, weights = read_weights(folder)
-        weights = _own_names(weights)
+        weights = own_names(weights)
         read.block.num_hidden_layers = count_layers(file, weights)
         taps = tap_names(folder, read.taps, config.num_hidden_layers)
         refuse_other_width(folder, weights.get("fc.weight"), len(taps), config.hidden_size)
@@ -84,12 +84,54 @@ class Eagle3Layout:
         net = PairedNet(FeatureShape(config.hidden_size, taps, read.tokens), read.block, read.norms)
         embeddings = _embeddings(file, weights, target, read.block.hidden_size)
         borrow_head(file, weights, target, tokens, read.block.hidden_size)
-        fill(file, _tensors(net), weights, "config.json")
+        fill(file, tensors_of(net), weights, "config.json")
         net = net.to(target.device, target.dtype).eval().requires_grad_(False)
         return FeatureModel(net, tokens.to(target.device), embeddings)
 
+    def rules(self, folder: Path, said: Mapping[str, Any], target: Ends) -> Rules:
+        """What must hold of the folder and its target."""
+        config = target.config.get_text_config(decoder=True)
 
-def _said(folder: Path, said: Mapping[str, Any]) -> Said:
+        def width() -> str:
+            weights = own_names(read_weights(folder)[1])
+            count = len(self.taps(folder, said, config.num_hidden_layers))
+            refuse_other_width(folder, weights.get("fc.weight"), count, config.hidden_size)
+            return f"{count} hidden states of size {config.hidden_size}"
+
+        def maps() -> str:
+            file, weights = read_weights(folder)
+            tokens = head_tokens(file, own_names(weights), said_of(folder, said).tokens, config.vocab_size)
+            return f"{len(tokens)} of the target's {config.vocab_size} tokens are drafted"
+
+        return {
+            "configuration": lambda: f"{self.name}, {said_of(folder, said).tokens} entries of the head",
+            "same vocabulary": lambda: same_vocabulary(
+                folder, said_of(folder, said).block.vocab_size, config.vocab_size
+            ),
+            "same class of target": lambda: same_class(folder, said, target),
+            "hidden states": lambda: ", ".join(self.taps(folder, said, config.num_hidden_layers)),
+            "same width": width,
+            "token maps": maps,
+            "weights": lambda: complete(self.read(folder, said, target).net),
+        }
+
+
+def same_vocabulary(folder: Path, own: int, targets: int) -> str:
+    refuse_other_vocabulary(folder, own, targets)
+    return f"{own} tokens"
+
+
+def same_class(folder: Path, said: Mapping[str, Any], target: Ends) -> str:
+    refuse_other_class(folder, said, target)
+    named = verifier_of(said).get("architectures")
+    return ", ".join(map(str, named)) if named else "the folder does not name its target"
+
+
+def complete(net: torch.nn.Module) -> str:
+    return f"{sum(weight.numel() for weight in net.parameters()):,} parameters, complete and finite"
+
+
+def said_of(folder: Path, said: Mapping[str, Any]) -> Said:
     file = folder / CONFIG
     flat = TYPE not in said
     block = said if flat else said.get("transformer_layer_config")
@@ -184,13 +226,20 @@ def refuse_other_vocabulary(folder: Path, own: int, targets: int) -> None:
 
 def refuse_other_class(folder: Path, said: Mapping[str, Any], target: Ends) -> None:
     """Raise PairError if the folder names the class of its target, and this one is of another."""
-    verifier = (said.get("speculators_config") or {}).get("verifier") or {}
+    verifier = verifier_of(said)
     named, given = verifier.get("architectures"), getattr(target.config, "architectures", None)
     if named and given and not set(named) & set(given):
         raise PairError(
             f"the drafter in {folder} was trained for another target, {verifier.get('name_or_path')!r} of class "
             f"{', '.join(map(str, named))}; the target is a {', '.join(given)}; {_TRAIN}"
         )
+
+
+def verifier_of(said: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a folder says of its target."""
+    outer = said.get("speculators_config")
+    inner = outer.get("verifier") if isinstance(outer, Mapping) else None
+    return inner if isinstance(inner, Mapping) else {}
 
 
 def refuse_other_width(folder: Path, fc: torch.Tensor | None, taps: int, width: int) -> None:
@@ -204,7 +253,7 @@ def refuse_other_width(folder: Path, fc: torch.Tensor | None, taps: int, width: 
     )
 
 
-def _own_names(weights: Weights) -> Weights:
+def own_names(weights: Weights) -> Weights:
     """Weights by the names that are used here: `layers.0` for `midlayer`."""
     stripped = {name.removeprefix("model."): weight for name, weight in weights.items()}
     return {
@@ -272,7 +321,7 @@ def borrow_head(file: Path, weights: Weights, target: Ends, tokens: torch.Tensor
     weights["lm_head.weight"] = head.weight
 
 
-def _tensors(net: PairedNet) -> dict[str, torch.Tensor]:
+def tensors_of(net: PairedNet) -> dict[str, torch.Tensor]:
     """The network's tensors by their names in a checkpoint."""
     _, layers = decoder_layers(net.core)
     parts = {"fc": net.fc, "norm": net.norm, "lm_head": net.head, "layers": layers}

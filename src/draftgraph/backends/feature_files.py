@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 
 from draftgraph import strictjson
-from draftgraph.backends.checkpoint import CONFIG, WEIGHTS, fill, read_safetensors
+from draftgraph.backends.checkpoint import CONFIG, WEIGHTS, Rules, fill, read_safetensors
 from draftgraph.backends.ends import Ends, product_type
 from draftgraph.backends.feature_model import FeatureModel
 from draftgraph.backends.features import FeatureNet, FeatureShape, parameters_of
@@ -106,6 +106,25 @@ class OwnLayout:
     def read(self, folder: Path, said: Mapping[str, Any], target: Ends) -> FeatureModel:
         """The drafter, of the target's type and on its device. Raises ModelError or PairError, see `read_features`."""
         return FeatureModel(*read_features(folder, target), target.get_input_embeddings())
+
+    def rules(self, folder: Path, said: Mapping[str, Any], target: Ends) -> Rules:
+        """What must hold of the folder and its target."""
+        layers = target.config.get_text_config(decoder=True).num_hidden_layers
+
+        def same() -> str:
+            _read_config(folder).target.refuse_other(folder, target)
+            return "sizes and embeddings are those that it was trained for"
+
+        def weights() -> str:
+            net, tokens = read_features(folder, target)
+            return f"{sum(weight.numel() for weight in net.parameters()):,} parameters, complete and finite; {len(tokens)} tokens"
+
+        return {
+            "configuration": lambda: f"{self.name}, {_read_config(folder).tokens} entries of the head",
+            "same target": same,
+            "hidden states": lambda: ", ".join(self.taps(folder, said, layers)),
+            "weights": weights,
+        }
 
 
 def packed(net: FeatureNet, tokens: torch.Tensor, target: Ends, dtype: torch.dtype) -> dict[str, bytes]:

@@ -12,6 +12,7 @@ from draftgraph.backends.base import CacheHandle, CausalLM, Feed, Scored
 from draftgraph.backends.features import FeatureNetwork
 from draftgraph.backends.fingerprint import fingerprint
 from draftgraph.backends.prepared import prepare
+from draftgraph.backends.ragged import named
 from draftgraph.backends.taps import tapped
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.errors import ModelError
@@ -90,7 +91,7 @@ class FeatureModel(TorchModel):
 
     @property
     def fingerprint(self) -> str:
-        return f"{fingerprint(self.net)} {self.dtype} {self.model.config._attn_implementation}"
+        return f"{fingerprint(self.net)} {self.dtype} {named(self.model.config._attn_implementation)}"
 
     def open(self, capacity: int) -> FeatureHandle:
         first = int(self.net.reads_first)

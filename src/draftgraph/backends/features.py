@@ -68,6 +68,19 @@ class FeatureNetwork(nn.Module):
         """The name of the core's hidden state that the row below reads."""
         return f"{PREFIX}{self.core.config.num_hidden_layers}"
 
+    @property
+    @abstractmethod
+    def head(self) -> nn.Module:
+        """The target's rows of its head, K of them, which are not trained."""
+
+    def logits(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Logits f[…, K] of outputs f[…, d]."""
+        return cast(torch.Tensor, self.core.get_output_embeddings()(outputs))
+
+    @abstractmethod
+    def start_from(self, target: PreTrainedModel, tokens: torch.Tensor) -> None:
+        """Begin as much of the target as fits, with its head over `tokens` i64[K]."""
+
     @abstractmethod
     def committed(self, features: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
         """What rows read, f[…, w], if the tokens above them have features f[…, features]; embedded  f[…, d]."""
@@ -176,7 +189,7 @@ def build_core(config: PretrainedConfig, tokens: int) -> PreTrainedModel:
     return cast("PreTrainedModel", core)
 
 
-def parameters_of(net: FeatureNet) -> Sequence[tuple[str, nn.Parameter]]:
+def parameters_of(net: FeatureNetwork) -> Sequence[tuple[str, nn.Parameter]]:
     """What is trained and kept in a file: everything but the head, which is the target's, and the unused embeddings."""
     shared = {id(part) for module in (net.head, net.core.get_input_embeddings()) for part in module.parameters()}
     return [(name, weight) for name, weight in net.named_parameters() if id(weight) not in shared]

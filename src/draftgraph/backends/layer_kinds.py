@@ -15,9 +15,12 @@ READ = (FULL, WINDOWED, _CHUNKED)
 """Kinds whose layers read keys and values of single tokens, so that a mask can hide rejected ones."""
 RECURRENT_ALONE = ("linear_attention", "conv")
 RECURRENT = (*RECURRENT_ALONE, "hybrid", "hybrid_sliding")
-"""Kinds whose layers have a recurrent state, without attention or beside it. They read one path."""
+"""Kinds whose layers have a recurrent state, without attention or beside it."""
+INDEXED = "indexed_attention"
+"""Layers that pick the tokens that they read by an index, which knows them by the order of their rows."""
+ON_ONE_PATH = (*RECURRENT, INDEXED)
+"""Kinds whose layers read one path: rows that follow each other in the text."""
 CAUSES = {
-    "indexed_attention": "picks the tokens that it reads by an index of its own, which knows the order of the rows only",
     "minimax_m3_sparse": "picks the tokens that it reads by blocks of rows, and drafted rows are no blocks",
     "compressed_sparse_attention": "compresses blocks of rows in its cache, which cannot roll back rejected tokens",
     "heavily_compressed_attention": "compresses blocks of rows in its cache, which cannot roll back rejected tokens",
@@ -73,15 +76,17 @@ def _shared(name: str, config: PretrainedConfig, number: int) -> LayerKind:
     return LayerKind(name, getattr(its, spans[name]) if name in spans else None, name == _CHUNKED)
 
 
-def are_recurrent(kinds: Sequence[LayerKind]) -> bool:
-    """Whether layers of one of these kinds have a recurrent state."""
-    return any(kind.name in RECURRENT for kind in kinds)
+def why_one_path(kinds: Sequence[LayerKind]) -> str:
+    """Why layers of these kinds read one path, in words; empty if they do not."""
+    if any(kind.name in RECURRENT for kind in kinds):
+        return "recurrent layers"
+    return "layers with an index over the order of the rows" if any(kind.name == INDEXED for kind in kinds) else ""
 
 
 def unreadable(kinds: Sequence[LayerKind]) -> str | None:
     """Why layers of these kinds cannot read drafts, in words; None if they can."""
     for kind in kinds:
-        if kind.name not in (*READ, *RECURRENT):
+        if kind.name not in (*READ, *ON_ONE_PATH):
             return f"its {kind.name} {CAUSES.get(kind.name, _OTHER)}"
     if len({kind.name for kind in kinds}) < len(kinds):
         spans = sorted({kind.span for kind in kinds if kind.span is not None})

@@ -26,16 +26,20 @@ def for_kinds(
 
     positions  i64[rows] of the rows. batch  was entered into its requests' state already.
     """
-    windowed = [kind for kind in kinds if kind.span is not None]
-    cut = [kind for kind in windowed if kind.first_read(max(positions)) > 0]
-    if not cut:
+    if all(kind.span is None or kind.first_read(max(positions)) == 0 for kind in kinds):
         return [mask] * len(kinds)
-    rows, cells = np.asarray(positions)[:, None], cell_positions(batch, mask.shape[1])[None]
-    return [_cut(kind, mask, hidden, rows, cells) if kind in cut else mask for kind in kinds]
+    rows, cells = np.asarray(positions), cell_positions(batch, mask.shape[1])
+    return [cut(kind, mask, hidden, rows, cells) for kind in kinds]
 
 
-def _cut(kind: LayerKind, mask: Mask, hidden: float, rows: np.ndarray, cells: np.ndarray) -> Mask:
-    assert kind.span is not None
+def cut(kind: LayerKind, mask: Mask, hidden: float, rows: npt.NDArray[np.int64], cells: npt.NDArray[np.int64]) -> Mask:
+    """A mask f32[rows, cells] without what lies outside of the window or chunk of a kind, by the positions of rows and cells.
+
+    The same array if nothing does.
+    """
+    if kind.span is None or kind.first_read(int(rows.max())) == 0:
+        return mask
+    rows, cells = rows[:, None], cells[None]
     outside = rows // kind.span != cells // kind.span if kind.chunk else rows - cells >= kind.span
     return np.where(outside, np.float32(hidden), mask)
 

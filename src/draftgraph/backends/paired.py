@@ -18,10 +18,13 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
-from transformers import PretrainedConfig
+from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel
 
-from draftgraph.backends.features import FeatureNetwork, FeatureShape, build_core
+from draftgraph.backends.features import FeatureNetwork, FeatureShape, build_core, part_of_head
 from draftgraph.backends.taps import decoder_layers
+from draftgraph.errors import ModelError
+
+_WIDE = tuple(f"self_attn.{part}_proj.weight" for part in "qkv")
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,27 @@ class PairedNet(FeatureNetwork):
         head = self.core.get_output_embeddings()
         return cast(nn.Linear, head if self.norms.output else head[1])
 
+    @torch.no_grad()
+    def start_from(self, target: PreTrainedModel, tokens: torch.Tensor) -> None:
+        """Begin as the target's last layer reading its last tap, where their parts have the same shapes; the rest is noise."""
+        decoder, layers = decoder_layers(target)
+        block: Any = decoder_layers(self.core)[1][0]
+        theirs = dict(layers[-1].named_parameters())
+        for name, weight in block.named_parameters():
+            other = theirs.get(name)
+            if name in _WIDE and other is not None and other.shape[1] * 2 == weight.shape[1]:
+                weight[:, other.shape[1] :].copy_(other)
+            elif name != "input_layernorm.weight" and other is not None and other.shape == weight.shape:
+                weight.copy_(other)
+        if "input_layernorm.weight" in theirs:
+            block.hidden_norm.weight.copy_(theirs["input_layernorm.weight"])
+        if isinstance(getattr(decoder.norm, "weight", None), torch.Tensor):
+            self.norm.weight.copy_(decoder.norm.weight)  # type: ignore[operator, arg-type, union-attr]
+        nn.init.normal_(self.fc.weight, std=0.02)
+        self.fc.weight[:, -self.shape.width :] += torch.eye(self.shape.width, device=self.fc.weight.device)
+        self.head.weight.copy_(part_of_head(target.get_output_embeddings(), tokens).weight)
+        self.head.requires_grad_(False)
+
     def committed(self, features: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
         read = features.to(self.fc.weight.dtype)
         if self.input_norm is not None:
@@ -105,7 +129,31 @@ class PairedNet(FeatureNetwork):
         return self.drafted(self.fc(read), embedded)
 
     def drafted(self, outputs: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-        return torch.cat([embedded.to(outputs.dtype), outputs], dim=-1)
+        kind = self.fc.weight.dtype
+        return torch.cat([embedded.to(kind), outputs.to(kind)], dim=-1)
+
+
+def block_of(target: PretrainedConfig) -> PretrainedConfig:
+    """The configuration of one block of the size of a target's, as every engine reads it. Raises ModelError without one."""
+    config = target.get_text_config(decoder=True)
+    try:
+        heads = config.num_attention_heads
+        return LlamaConfig(
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_attention_heads=heads,
+            num_key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            rms_norm_eps=getattr(config, "rms_norm_eps", 1e-6),
+            vocab_size=config.vocab_size,
+            max_position_embeddings=config.max_position_embeddings,
+            rope_theta=(getattr(config, "rope_parameters", None) or {}).get("rope_theta", 10000.0),
+            num_hidden_layers=1,
+        )
+    except AttributeError as error:
+        raise ModelError(
+            f"a target of model_type={config.model_type!r} does not say the size of a block: {error}"
+        ) from error
 
 
 def _norm(config: PretrainedConfig, width: int) -> nn.Module:

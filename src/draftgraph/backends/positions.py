@@ -15,6 +15,9 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import DynamicCache
+
+from draftgraph.backends.cache_argument import cache_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,10 +37,27 @@ def _takes_positions(module: torch.nn.Module) -> bool:
 
 
 def numbers_from_padding(model: PreTrainedModel) -> bool:
-    """Whether a forward that is not told positions numbers them otherwise than `generate` does."""
-    return _takes_positions(model) and any(
-        hasattr(module, "create_position_ids_from_input_ids") for module in model.modules()
-    )
+    """Whether a forward that is not told positions numbers them from its padding token on, and `generate` tells it others."""
+    named = any(hasattr(module, "create_position_ids_from_input_ids") for module in model.modules())
+    return named and _takes_positions(model) and _told_by_generate(model)
+
+
+def _told_by_generate(model: PreTrainedModel) -> bool:
+    """Ask the model's own preparation for `generate` whether it leaves positions that count from 0 as they are."""
+    ids = torch.full((1, 3), 2)
+    positions = torch.arange(3)[None]
+    try:
+        prepared = model.prepare_inputs_for_generation(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            position_ids=positions,
+            use_cache=True,
+            **{cache_name(): DynamicCache()},
+        )
+    except Exception:
+        return False  # then the probe compares with what the forward does by itself
+    given = prepared.get(_POSITIONS)
+    return given is not None and torch.equal(given, positions)
 
 
 @contextmanager

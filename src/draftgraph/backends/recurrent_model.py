@@ -1,10 +1,10 @@
-"""Models with recurrent layers: drafts are chains, what was rejected is taken back by going back to a copy of the states.
+"""Models whose layers read one path: drafts are chains, what was rejected is taken back by going back to a copy of the states.
 
-States are copied before the drafts of a round. If all drafts are kept, nothing is to be done. Otherwise the copy is put back,
-and the handle is as long as the copy: what was kept is fed once more, in front of the next round's tokens, by whoever looks at
-its length. So no pass is made for it.
+Such layers are recurrent, or have an index over the order of their rows. States are copied before the drafts of a round. If all
+drafts are kept, nothing is to be done. Otherwise the copy is put back, and the handle is as long as the copy: what was kept is
+fed once more, in front of the next round's tokens, by whoever looks at its length. So no pass is made for it.
 
-Every request runs by itself: rows of two texts cannot follow each other in a recurrent layer.
+Every request runs by itself: rows of two texts cannot follow each other in such a layer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from draftgraph.backends.base import CacheHandle, Feed, Scored
-from draftgraph.backends.layer_kinds import are_recurrent, layer_kinds
+from draftgraph.backends.layer_kinds import layer_kinds, why_one_path
 from draftgraph.backends.states import StateCache, StateHandle
 from draftgraph.backends.support import evaluating
 from draftgraph.backends.taps import tapped
@@ -38,15 +38,15 @@ def torch_model(module: torch.nn.Module) -> TorchModel:
 
 
 def reads_one_path(module: torch.nn.Module) -> bool:
-    """Whether a model has recurrent layers, as its configuration says."""
+    """Whether a model has layers that read one path, as its configuration says."""
     try:
-        return are_recurrent(layer_kinds(opened(module).model.config.get_text_config(decoder=True)))
+        return bool(why_one_path(layer_kinds(opened(module).model.config.get_text_config(decoder=True))))
     except (AttributeError, TypeError, ValueError):
         return False  # what is wrong is told by the rules of the support
 
 
 class RecurrentModel(TorchModel):
-    """`CausalLM` for a transformers model with recurrent layers.
+    """`CausalLM` for a transformers model whose layers read one path.
 
     one_by_one  whether its layers go on from a state by one token only.
 
@@ -60,8 +60,8 @@ class RecurrentModel(TorchModel):
         super().__init__(model)
         if self._switch is not None:
             raise ModelError(
-                f"{self.class_name} has recurrent layers, and positions that change beyond {self._switch.length} tokens; set "
-                f"max_position_embeddings={self._switch.length} in its configuration, for shorter texts"
+                f"{self.class_name} has {why_one_path(self.kinds)}, and positions that change beyond {self._switch.length} "
+                f"tokens; set max_position_embeddings={self._switch.length} in its configuration, for shorter texts"
             )
         self._takes = frozenset(inspect.signature(self.model.forward).parameters)
         self.one_by_one = False
@@ -138,7 +138,7 @@ class RecurrentModel(TorchModel):
         """The engine gives no other drafts to such a model; own drafters might."""
         last = len(feed.text.nodes) - 1
         if list(feed.parents) != list(range(last, last + len(feed.tokens))):
-            raise DraftError(f"{self.class_name} has recurrent layers, which read one path; draft chains")
+            raise DraftError(f"{self.class_name} has {why_one_path(self.kinds)}, which read one path; draft chains")
 
     def _rows(self, cache: StateCache, tokens: list[int], count: int, taps: Sequence[str]) -> list[Scored]:
         """Passes over tokens that follow what is cached: one, or one for each. Logits come back for the last `count`."""

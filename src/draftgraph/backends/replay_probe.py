@@ -1,4 +1,4 @@
-"""Whether a model with recurrent layers goes on from copied states as if nothing had been rejected.
+"""Whether a model whose layers read one path goes on from copied states as if nothing had been rejected.
 
 As nasty as rounds are: drafts rejected at every depth, several rounds in a row, kept tokens read again, a long text in pieces,
 passes of a drafter (one node each), and two texts in turns.

@@ -1,4 +1,4 @@
-"""The cache of one request to a model with recurrent layers.
+"""The cache of one request to a model whose layers read one path.
 
 Keys and values are rows that can be left out again: a length says how many count. A recurrent state has no rows. It is copied
 before anything is tried, and the copy is put back where the trial failed.
@@ -22,7 +22,7 @@ from transformers.cache_utils import (
 )
 
 from draftgraph.backends.base import CacheHandle
-from draftgraph.backends.layer_kinds import ELSEWHERE, RECURRENT, RECURRENT_ALONE
+from draftgraph.backends.layer_kinds import ELSEWHERE, INDEXED, RECURRENT, RECURRENT_ALONE
 
 Saved = list[dict[str, Any]]
 """What the layers held, one after the other."""
@@ -71,6 +71,27 @@ def _with_room(rows: torch.Tensor | None, like: torch.Tensor, begin: int, end: i
     return larger
 
 
+class IndexedLayer(RowsLayer):
+    """Keys and values of one layer, and the keys of the index by which it picks among them.
+
+    indexed  index keys that count. indexer_position_ids  i64[dims, 1, rows], kept by models that need positions of their index.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rows.append(None)
+        self.indexed = 0
+        self.indexer_position_ids: torch.Tensor | None = None
+
+    def update_indexer(self, indexer_key_states: torch.Tensor) -> torch.Tensor:
+        """The index keys f[1, n, dim] of all rows, with those of new rows f[1, rows, dim]."""
+        begin, self.indexed = self.indexed, self.indexed + indexer_key_states.shape[1]
+        states = indexer_key_states[:, None]
+        rows = self._rows[2] = _with_room(self._rows[2], states, begin, self.indexed)
+        rows[:, :, begin : self.indexed] = states
+        return rows[:, 0, : self.indexed]
+
+
 class BothLayer(LinearAttentionLayer, RowsLayer):  # type: ignore[misc]
     """A layer with a recurrent state and attention."""
 
@@ -107,7 +128,7 @@ def _layer(name: str, options: dict[str, Any]) -> Any:
     if name == ELSEWHERE:
         return DummyLayer()
     if name not in RECURRENT:
-        return RowsLayer()
+        return IndexedLayer() if name == INDEXED else RowsLayer()
     kind = LinearAttentionLayer if name in RECURRENT_ALONE else BothLayer
     return kind(number_of_states=options.get("number_of_states", 1))
 
@@ -120,7 +141,7 @@ def _copied(value: Any) -> Any:
 
 @dataclass(eq=False)
 class StateHandle(CacheHandle):
-    """What a model with recurrent layers has cached of one request.
+    """What a model that reads one path has cached of one request.
 
     cache   its layers; None once it was let go.
     length  committed tokens that the cache holds; drafted ones come after them.

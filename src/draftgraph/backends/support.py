@@ -10,7 +10,8 @@ import torch
 from transformers import PretrainedConfig
 
 from draftgraph.backends.check import Check
-from draftgraph.backends.layer_kinds import are_recurrent, layer_kinds, unreadable
+from draftgraph.backends.layer_kinds import layer_kinds, unreadable, why_one_path
+from draftgraph.backends.ragged import named
 from draftgraph.backends.wrapped import gives_logits
 from draftgraph.errors import first_line
 
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 
 COMPUTED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Types that torch's own layers compute in."""
-_MOST_READ = "keep_window_size"
-"""The field of configurations whose layers read the tokens of the largest bias only."""
+_WINDOWS = ("max_position_embeddings", "max_seq_len", "max_target_positions")
+"""Fields of configurations that may name the context window."""
+_MOST_READ = ("keep_window_size", "index_topk")
+"""Fields of configurations whose layers read so many tokens at most, those that score highest."""
 
 
 def support(model: PreTrainedModel) -> list[Check]:
@@ -38,8 +41,8 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
 def context_window(model: PreTrainedModel) -> int | None:
     """Tokens that the model can read at most; None if it does not say."""
     config = model.config.get_text_config(decoder=True)
-    window = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
-    return int(window) if window else None
+    windows = (getattr(config, name, None) for name in _WINDOWS)
+    return next((int(window) for window in windows if window), None)
 
 
 def decoder_only(config: PretrainedConfig, name: str) -> Check:
@@ -116,23 +119,26 @@ def rolls_back(model: PreTrainedModel) -> Check:
         why = "it has recurrent states, and its configuration does not say in which layers"
     if why is not None:
         return Check(rule, "fail", f"{name} cannot verify drafts: {why}", "use a model with attention in every layer")
-    most, window = getattr(config, _MOST_READ, None), context_window(model)
-    if most is not None and (window is None or window > most):
-        found = (
-            f"{name} reads the {_MOST_READ}={most} tokens of the largest bias, and among equal ones the order of the rows "
-            "decides, which drafts change"
-        )
+    window = context_window(model)
+    for field_name in _MOST_READ:
+        most = getattr(config, field_name, None)
+        if most is not None and (window is None or window > most):
+            found = (
+                f"{name} reads the {field_name}={most} tokens that score highest, and among equal scores the number of rows "
+                "decides, which drafts change"
+            )
+            advice = f"write max_position_embeddings={most} into its configuration, for shorter texts"
+            return Check(rule, "fail", found, advice)
+    if bound := why_one_path(kinds):
         return Check(
-            rule, "fail", found, f"write max_position_embeddings={most} into its configuration, for shorter texts"
+            rule, "pass", f"{bound}, which read one path: drafts are chains, and states are copied before them"
         )
-    if are_recurrent(kinds):
-        return Check(rule, "pass", "recurrent states, which are copied before drafts; drafts are chains")
     spans = [f"{kind.name} over {kind.span} tokens" if kind.span else "full attention" for kind in kinds]
     return Check(rule, "pass", f"{' and '.join(spans)}, in every layer")
 
 
 def takes_masks(model: PreTrainedModel) -> Check:
-    rule, attention = "attention takes masks", getattr(model.config, "_attn_implementation", None)
+    rule, attention = "attention takes masks", named(getattr(model.config, "_attn_implementation", None))
     if attention not in ("sdpa", "eager"):
         return Check(
             rule,

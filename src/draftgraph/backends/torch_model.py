@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
-from weakref import WeakKeyDictionary, proxy, ref
+from weakref import proxy, ref
 
 import numpy as np
 import torch
@@ -18,13 +18,16 @@ from draftgraph.backends.alibi import biased, biased_layers
 from draftgraph.backends.arithmetic import OwnArithmetic, rounding, rows_alone
 from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, CausalLM, Feed, Scored
 from draftgraph.backends.cache_argument import cache_argument
-from draftgraph.backends.cell_rows import apart, entering, lay_out, led, wanted
+from draftgraph.backends.cell_rows import enter, entering, led, mask_of, needs_lead, split, wanted
 from draftgraph.backends.cells import CellPool, cell_numbers
 from draftgraph.backends.check import Check
 from draftgraph.backends.fingerprint import fingerprint
-from draftgraph.backends.layer_kinds import layer_kinds
+from draftgraph.backends.layer_kinds import LayerKind, layer_kinds
+from draftgraph.backends.locks import lock_of
 from draftgraph.backends.masks import Given, Mask, as_given, cell_positions, for_kinds
 from draftgraph.backends.positions import numbers_from_padding, placed, position_tables
+from draftgraph.backends.ragged import configs_of, lay_out_apart, named, pays, running
+from draftgraph.backends.ragged_probe import attends_apart
 from draftgraph.backends.rope import find_switch
 from draftgraph.backends.row_masks import Shown, mask_holders
 from draftgraph.backends.support import context_window, in_training, refuse_unsupported
@@ -35,16 +38,11 @@ from draftgraph.errors import LogitsError, ModelError, OptionError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-MOST_ROWS = 1024
-"""Rows per pass while a long prompt is read; bounds the mask's memory, which is rows × cells."""
-_LOCKS: WeakKeyDictionary[PreTrainedModel, threading.RLock] = WeakKeyDictionary()
-_REGISTRY = threading.RLock()
-
-
-def _lock_of(model: PreTrainedModel) -> threading.RLock:
-    """One lock for a model, however many engines use it. Whoever holds it waits for nothing else."""
-    with _REGISTRY:
-        return _LOCKS.setdefault(model, threading.RLock())
+MOST_ROWS, MOST_ROWS_OF_GPU = 256, 1024
+"""Rows per pass while a long prompt is read, which bound the mask's memory and how long others wait. More are no faster on a
+CPU: 7.3 s for 2048 tokens of SmolLM2 with 256, 7.4 s with 1024."""
+_KEPT = "logits_to_keep"
+"""The argument that names the rows whose logits are computed; some older models compute all."""
 
 
 class TorchModel:
@@ -68,7 +66,7 @@ class TorchModel:
         self.model = inside.model
         self.adapter = None if inside.called is inside.model else inside.called
         self.class_name, self.remedy = inside.name, inside.remedy
-        self._lock = _lock_of(inside.model)
+        self._lock = lock_of(inside.model)
         self.config = self.model.config.get_text_config(decoder=True)
         self.vocab_size, self.context_window = int(self.config.vocab_size), context_window(self.model)
         self._first: Callable[[], torch.Tensor | None] = lambda: None
@@ -76,9 +74,14 @@ class TorchModel:
         self._forgets = all(kind.span is not None for kind in self.kinds)
         self._switch = find_switch(self.model, self.context_window)
         self._biased, self._holders = biased_layers(self.model), mask_holders(self.model)
+        self._apart: bool | None = None  # not looked at yet
+        self._configs = configs_of(self.model)
         self._held_kinds = [kind for _, _, kind in self._holders]
         self._tables, self._counts_from_0 = position_tables(self.model), numbers_from_padding(self.model)
         self.cache = CellPool(self.config.num_hidden_layers)
+        if self.device.type != "cpu":
+            self.most_rows = MOST_ROWS_OF_GPU
+        self._selects = _KEPT in inspect.signature(self.model.forward).parameters
         self.cache_argument = cache_argument(inside.called.forward, self.model.forward)
 
     @property
@@ -105,7 +108,7 @@ class TorchModel:
 
     @property
     def fingerprint(self) -> str:
-        return f"{fingerprint(self.model)} {self.dtype} {self.model.config._attn_implementation}"
+        return f"{fingerprint(self.model)} {self.dtype} {named(self.model.config._attn_implementation)}"
 
     @property
     def switch(self) -> int | None:
@@ -154,8 +157,11 @@ class TorchModel:
         """Logits f[b, rows, V] of one forward of the model, uncompiled: as many numbers of rows would be compiled apart."""
         module = self.called
         run = module if module._compiled_call_impl is None else module._call_impl
+        kept = None if self._selects else inputs.pop(_KEPT, None)
         logits: torch.Tensor = run(**inputs).logits  # type: ignore[no-untyped-call]
-        return logits
+        if kept is None:
+            return logits
+        return logits[:, -kept:] if isinstance(kept, int) else logits[:, kept]
 
     def refuse_training(self) -> None:
         """Raise ModelError if dropout would make every pass another law."""
@@ -184,34 +190,48 @@ class TorchModel:
             text.stretched = True
 
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
-        with self._lock, entering(feeds), tapped(self.model, taps) as states:
+        with self._lock:
             if self.model.training or self.called.training:
                 self.refuse_training()
-            if self._switch is None or len({feed.text.stretched for feed in feeds}) == 1:
-                return self._pass(feeds, states)
-            scored: dict[int, Scored] = {}
-            for side in (False, True):  # one pass would stretch both
-                some = [feed for feed in feeds if feed.text.stretched is side]
-                scored |= {id(feed): each for feed, each in zip(some, self._pass(some, states), strict=True)}
-            return [scored[id(feed)] for feed in feeds]
+            if self._apart is None and (len(feeds) > 1 or self.cache.is_shared):
+                self._apart = attends_apart(self)
+            with entering(feeds), tapped(self.model, taps) as states:
+                if self._switch is None or len({feed.text.stretched for feed in feeds}) == 1:
+                    return self.one_pass(feeds, states, self.kinds, self._apart)
+                scored: dict[int, Scored] = {}
+                for side in (False, True):  # one pass would stretch both
+                    some = [feed for feed in feeds if feed.text.stretched is side]
+                    found = self.one_pass(some, states, self.kinds, self._apart)
+                    scored |= {id(feed): each for feed, each in zip(some, found, strict=True)}
+                return [scored[id(feed)] for feed in feeds]
 
-    def _pass(self, feeds: Sequence[Feed], states: Mapping[str, torch.Tensor]) -> list[Scored]:
-        """One pass of the model. states  is filled with the taps while it runs."""
+    def one_pass(
+        self,
+        feeds: Sequence[Feed],
+        states: Mapping[str, torch.Tensor],
+        kinds: Sequence[LayerKind],
+        apart: bool | None,
+        always: bool = False,
+    ) -> list[Scored]:
+        """One pass of the model. states  is filled with the taps while it runs. kinds  of its layers.
+
+        apart  whether requests may attend to their own cells only; they do where that is faster, or `always`.
+        """
         inputs, count = self.inputs(feeds), sum(feed.num_rows for feed in feeds)
-        lead = self._switch is not None and self._needs_lead(feeds)
+        lead = self.switch is not None and needs_lead(feeds, self.switch)
         for feed in feeds if self._forgets else ():
             feed.text.forget(min(kind.first_read(len(feed.text)) for kind in self.kinds))
         slots = self.cache.find([feed.text for feed in feeds], count + lead)
-        hidden = max(torch.finfo(self.dtype).min, torch.finfo(torch.float32).min)
-        mask, positions = self.lay_out(feeds, slots[lead:], hidden)
-        masks = for_kinds([*self.kinds, *self._held_kinds], mask, hidden, positions, feeds)
+        positions = self.enter(feeds, slots[lead:])
+        if apart and not lead and (always or pays(feeds, self.cache.high, self.device.type == "cpu")):
+            given, attending = self._attending_apart(feeds, kinds, positions)
+        else:
+            given, attending = self._attending(feeds, kinds, positions, slots, lead)
         if lead:
-            inputs = {name: torch.cat([given[:, :1], given], dim=1) for name, given in inputs.items()}
+            inputs = {name: torch.cat([rows[:, :1], rows], dim=1) for name, rows in inputs.items()}
             positions = [cast(int, self.switch), *positions]
-            masks = [led(mask, slots[0], hidden) for mask in masks]
         self.cache.begin(slots, self.device)
-        given = as_given(self.kinds, masks[: len(self.kinds)], self.device, self.dtype)
-        with placed(self._tables, positions, self.device), self._placing(feeds, given, masks[len(self.kinds) :]):
+        with placed(self._tables, positions, self.device), attending:
             logits = self.call(
                 **inputs,
                 attention_mask=None if self._biased else given,
@@ -225,21 +245,50 @@ class TorchModel:
                 f"{self.class_name} returned NaN or infinite logits; the request was stopped, the engine is usable"
             )
         self.cache.end()
-        return apart(feeds, logits, {name: rows[:, lead:] for name, rows in states.items()})
+        return split(feeds, logits, {name: rows[:, lead:] for name, rows in states.items()})
 
-    def lay_out(self, feeds: Sequence[Feed], slots: list[int], hidden: float) -> tuple[Mask, list[int]]:
-        """Enter the rows into their requests' state: an additive mask f32[rows, cells], and their positions."""
-        return lay_out(feeds, slots, self.cache.high, hidden)
+    @property
+    def _hidden(self) -> float:
+        """What a mask adds to the scores of cells that are not read."""
+        return max(torch.finfo(self.dtype).min, torch.finfo(torch.float32).min)
 
-    def _needs_lead(self, feeds: Sequence[Feed]) -> bool:
-        """Whether the first pieces of a long text are read, whose own positions would not tell that it is long.
+    def _attending(
+        self,
+        feeds: Sequence[Feed],
+        kinds: Sequence[LayerKind],
+        positions: Sequence[int],
+        slots: Sequence[int],
+        lead: int,
+    ) -> tuple[Given, AbstractContextManager[Any]]:
+        """Attention over all cells, of which masks hide those of other requests. lead  rows in front of them all."""
+        hidden = self._hidden
+        mask = self.mask_of(feeds, slots[lead:], hidden)
+        masks = for_kinds([*kinds, *self._held_kinds], mask, hidden, positions, feeds)
+        if lead:
+            masks = [led(mask, slots[0], hidden) for mask in masks]
+        given = as_given(kinds, masks[: len(kinds)], self.device, self.dtype)
+        return given, self._placing(feeds, given, masks[len(kinds) :])
 
-        Then a row that nobody reads goes first, at a position that does.
-        """
-        length = self.switch
-        return length is not None and all(
-            feed.text.stretched and len(feed.text) + len(feed.committed) <= length for feed in feeds
-        )
+    def _attending_apart(
+        self, feeds: Sequence[Feed], kinds: Sequence[LayerKind], positions: Sequence[int]
+    ) -> tuple[Given, AbstractContextManager[Any]]:
+        """Attention of every request over its own cells."""
+        size = (self._hidden, self.cache.high, self.device, self.dtype)
+        ragged = lay_out_apart(feeds, kinds, positions, *size)
+        return ragged.given, running(self._configs, ragged)
+
+    def enter(self, feeds: Sequence[Feed], slots: Sequence[int]) -> list[int]:
+        """Enter the rows into their requests' state, each with its slot. Returns their positions."""
+        return enter(feeds, slots)
+
+    def mask_of(self, feeds: Sequence[Feed], slots: Sequence[int], hidden: float) -> Mask:
+        """What rows that have been entered may read: an additive mask f32[rows, cells]."""
+        return mask_of(feeds, self.cache.high, hidden)
+
+    @property
+    def own_masks(self) -> bool:
+        """Whether rows read something else than their own text and nodes, or layers make masks which a pass exchanges."""
+        return bool(self._biased or self._holders)
 
     def _placing(self, feeds: Sequence[Feed], given: Given, held: Sequence[Mask]) -> AbstractContextManager[Any]:
         """Where layers do not take the mask from the model's argument, it reaches them inside. held  that of every holder."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from huggingface_hub import hf_hub_download, snapshot_download
 
-from draftgraph.backends.checkpoint import CONFIG, config_of
+from draftgraph.backends.check import Check
+from draftgraph.backends.checkpoint import CONFIG, Rules, config_of
 from draftgraph.backends.dflash_files import DFlashLayout
 from draftgraph.backends.eagle3_files import TYPE, Eagle3Layout
 from draftgraph.backends.ends import Ends
@@ -17,7 +18,7 @@ from draftgraph.backends.feature_files import OwnLayout
 from draftgraph.backends.feature_model import FeatureReader
 from draftgraph.backends.hub import locate
 from draftgraph.backends.untrusted import told
-from draftgraph.errors import ModelError
+from draftgraph.errors import DraftgraphError, ModelError
 
 _FILES = (CONFIG, "*.safetensors", "*.safetensors.index.json", "pytorch_model.bin")
 
@@ -39,6 +40,10 @@ class Layout(Protocol):
         """The drafter as a model. Raises ModelError for broken files, PairError for another target."""
         ...
 
+    def rules(self, folder: Path, said: Mapping[str, Any], target: Ends) -> Rules:
+        """What must hold of the folder and its target, by name."""
+        ...
+
 
 LAYOUTS: tuple[Layout, ...] = (OwnLayout(), DFlashLayout(), Eagle3Layout())
 
@@ -58,6 +63,17 @@ class Trained:
     def read(self, target: Ends) -> FeatureReader:
         """The drafter as a model. Raises ModelError for broken files, PairError for another target."""
         return self.layout.read(self.folder, self.said, target)
+
+    def checks(self, target: Ends) -> list[Check]:
+        """Every rule of what must hold of it and a target."""
+        return [_check(rule, say) for rule, say in self.layout.rules(self.folder, self.said, target).items()]
+
+
+def _check(rule: str, say: Callable[[], str]) -> Check:
+    try:
+        return Check(rule, "pass", say())
+    except DraftgraphError as error:
+        return Check(rule, "fail", str(error), error=type(error))
 
 
 def find_trained(source: object) -> Trained | None:

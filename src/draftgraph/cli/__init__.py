@@ -9,7 +9,21 @@ from __future__ import annotations
 import os
 import sys
 
-from draftgraph.cli import bench, chat, costs, demo, doctor, generate, predict, prove, serve, train, view
+from draftgraph.cli import (
+    bench,
+    chat,
+    costs,
+    demo,
+    doctor,
+    export,
+    generate,
+    models,
+    predict,
+    prove,
+    serve,
+    train,
+    view,
+)
 from draftgraph.cli.program import app
 
 __all__ = [
@@ -19,8 +33,10 @@ __all__ = [
     "costs",
     "demo",
     "doctor",
+    "export",
     "generate",
     "main",
+    "models",
     "predict",
     "prove",
     "serve",

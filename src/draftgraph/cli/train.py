@@ -47,6 +47,10 @@ def train(
     batch: Annotated[int, typer.Option("--batch", min=1, help="Answers that are decoded at once.")] = 16,
     rows: Annotated[int, typer.Option("--rows", min=16, help="Rows of one update.")] = 1024,
     seed: Annotated[int, typer.Option("--seed", help="Of answers, weights and order.")] = 0,
+    network: Annotated[
+        str,
+        typer.Option("--network", help="own: the one that does best; eagle3: one that SGLang and vLLM run as well."),
+    ] = "own",
     dtype: options.Dtype = "bfloat16",
     device: options.Device = None,
     threads: options.Threads = None,
@@ -65,9 +69,11 @@ def train(
             f"{named} is not possible here: training reads hidden states and embeddings of the stored weights, which torch "
             "gives; leave it out"
         )
+    if network not in ("own", "eagle3"):
+        raise OptionError(f"--network {network!r} is not possible; write own or eagle3")
     from draftgraph.cli.work.train import run
     from draftgraph.lab.train.features.project import Settings
 
     chosen = options.Chosen((target, None), dtype, device, threads, trust_remote_code, backend, weights)
-    settings = Settings(tokens if prompts else 0, most, batch, head, rows, epochs, seed)
+    settings = Settings(tokens if prompts else 0, most, batch, head, rows, epochs, seed, network)
     run(chosen, out, prompts or [], answers or [], settings, as_json)

@@ -51,7 +51,8 @@ def make_backend(model: torch.nn.Module) -> TorchModel:
 def why_one_path(*models: CausalLM | None) -> str:
     """Why drafts cannot branch, in words; empty if they can. models  the target, and that of the drafter if it has one."""
     bound = next((model for model in models if model is not None and not model.branches), None)
-    return "" if bound is None else f"{bound.model_name} has recurrent layers, which read one path: drafts are chains"
+    layers = "layers that read one path (recurrent ones, or such with an index of rows)"
+    return "" if bound is None else f"{bound.model_name} has {layers}: drafts are chains"
 
 
 def on_one_path(config: Config, *models: CausalLM | None) -> Config:

@@ -8,13 +8,14 @@ else is there.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from draftgraph.backends.base import CausalLM
 from draftgraph.draft.base import Drafter
 from draftgraph.engine.claims import Claim, is_safe
 from draftgraph.engine.course import Course
+from draftgraph.engine.prefixes import Prefixes
 from draftgraph.engine.round import decode_round
 from draftgraph.engine.serving import Serving
 from draftgraph.errors import OptionError, QueueFullError
@@ -29,7 +30,8 @@ class Load:
     """What a scheduler has to do.
 
     running, waiting  requests that have begun, and that have not.
-    cells_used, cells_limit  tokens that are cached, drafts included, and that may be at once.
+    cells_used, cells_limit  tokens that are cached, drafts and finished texts included, and that may be at once. What texts
+                             share counts for each of them.
     """
 
     running: int
@@ -44,13 +46,14 @@ class Ticket:
 
     most      cells that it may hold at most. reserved  those of its prompt and first draft, which it counts with from the
               beginning.
-    reading   whether it has not decoded yet.
+    reading   whether it has not decoded yet. alone  whether it waits for nobody to read what both begin with.
     """
 
     course: Course
     most: int
     reserved: int
     reading: bool = True
+    alone: bool = False
 
     @property
     def used(self) -> int:
@@ -77,6 +80,7 @@ class Scheduler:
     drafter: Drafter
     serving: Serving
     cells_limit: int = field(init=False)
+    prefixes: Prefixes = field(init=False)
     waiting: deque[Ticket] = field(default_factory=deque)
     running: list[Ticket] = field(default_factory=list)
     _turns: deque[Ticket] = field(default_factory=deque)
@@ -84,6 +88,7 @@ class Scheduler:
 
     def __post_init__(self) -> None:
         self.cells_limit = self.serving.cells(self.target, self.drafter)
+        self.prefixes = Prefixes(self.target, self.drafter, self.cells_limit)
 
     @property
     def busy(self) -> bool:
@@ -92,7 +97,7 @@ class Scheduler:
     @property
     def load(self) -> Load:
         """May be asked by any thread."""
-        used = sum(ticket.used for ticket in list(self.running))
+        used = self.prefixes.cells + sum(ticket.used for ticket in list(self.running))
         return Load(len(self.running), len(self.waiting), used, self.cells_limit)
 
     def add(self, course: Course, queue: int | None = None) -> Ticket:
@@ -129,6 +134,7 @@ class Scheduler:
     def close(self) -> None:
         """Let go of all requests, also after an interrupt."""
         self.waiting.clear()
+        self.prefixes.close()
         errors = [error for ticket in list(self.running) for error in self._tried(ticket)]
         if errors:
             raise errors[0]
@@ -153,11 +159,16 @@ class Scheduler:
                 yield from self._fail(ticket, error)
 
     def _has_room(self, ticket: Ticket) -> bool:
-        claims = [other.claim for other in self.running]
-        free = self.cells_limit - sum(claim.held for claim in claims) - ticket.claim.held
-        if claims and free < HEADROOM_CELLS * len(claims):
-            return False
-        return is_safe(free, [*claims, ticket.claim])
+        claims = [*(other.claim for other in self.running), ticket.claim]
+        headroom = HEADROOM_CELLS * len(self.running)
+        while not (self._free(claims) >= headroom and is_safe(self._free(claims), claims)):
+            if not self.prefixes.give_way():
+                return False
+        return True
+
+    def _free(self, claims: Iterable[Claim]) -> int:
+        """Cells that nobody holds."""
+        return self.cells_limit - self.prefixes.cells - sum(claim.held for claim in claims)
 
     def _read(self, outcomes: list[tuple[Ticket, Outcome]]) -> list[Ticket]:
         """Read one piece of one prompt, in turn. Returns the requests whose rest a round can read.
@@ -169,6 +180,9 @@ class Scheduler:
         rows = self.target.most_rows
         for _ in range(len(self._turns)):
             ticket = self._turns[0]
+            if not self._begins(ticket):
+                self._turns.rotate(-1)
+                continue
             unread = ticket.course.unread
             if joining and unread > rows:
                 break
@@ -186,6 +200,14 @@ class Scheduler:
             rows -= unread
         return joining
 
+    def _begins(self, ticket: Ticket) -> bool:
+        """Whether a request has found whom to share its beginning with, or reads on its own."""
+        if ticket.alone or len(ticket.course.request.text):
+            return True
+        older = [other.course.request for other in self.running[: self.running.index(ticket)]]
+        ticket.alone = self.prefixes.begin(ticket.course.request, older)
+        return ticket.alone
+
     def _favour_oldest(self) -> None:
         """Every other piece is one of the request that has been reading for longest, whoever else has come since."""
         oldest = next((ticket for ticket in self.running if ticket.reading), None)
@@ -196,19 +218,23 @@ class Scheduler:
     def _fitting(self, tickets: Sequence[Ticket]) -> list[Ticket]:
         """The requests of a round; those who would take cells that others need to come to their end sit it out."""
         claims = {ticket: ticket.claim for ticket in self.running}
-        free = self.cells_limit - sum(claim.held for claim in claims.values())
         grown = {ticket: self._grown(ticket, claims[ticket]) for ticket in tickets}
-        wanted = sum(grown[ticket].held - claims[ticket].held for ticket in tickets)
-        if is_safe(free - wanted, [grown.get(ticket, claims[ticket]) for ticket in self.running]):
+        all_grown = [*(claims | grown).values()]
+        while not is_safe(self._free(all_grown), all_grown):
+            if not self.prefixes.give_way():
+                break
+        else:
             return list(tickets)
         taking: list[Ticket] = []
         for ticket in tickets:
-            more = grown[ticket].held - claims[ticket].held
-            if is_safe(free - more, [*({**claims, ticket: grown[ticket]}).values()]):
-                claims[ticket], free = grown[ticket], free - more
+            tried = claims | {ticket: grown[ticket]}
+            if is_safe(self._free(tried.values()), [*tried.values()]):
+                claims = tried
                 taking.append(ticket)
             elif ticket.reading:
                 self._turns.appendleft(ticket)
+                for other in self._turns:  # nobody may wait for one that waits
+                    other.alone = True
         return taking
 
     def _grown(self, ticket: Ticket, claim: Claim) -> Claim:
@@ -230,6 +256,7 @@ class Scheduler:
         try:
             ticket.course.look_back()
             if event.finish_reason is not None:
+                self.prefixes.keep(ticket.course.request)
                 self._end(ticket)
         except Exception as error:
             yield from self._fail(ticket, error)

@@ -33,7 +33,7 @@ from transformers.generation import GenerateDecoderOnlyOutput
 from draftgraph.backends.support import context_window
 from draftgraph.engine.config import Config
 from draftgraph.engine.engine import Engine
-from draftgraph.errors import require
+from draftgraph.errors import OptionError, require
 from draftgraph.integrations.refusals import (
     left_padding,
     refuse_batch,
@@ -84,6 +84,11 @@ class _DecodingLoop:
     def __init__(self, draft_model: str | Path | PreTrainedModel | None, options: dict[str, Any]) -> None:
         chosen = options.get("config")
         require(chosen is None or isinstance(chosen, Config), "config", chosen, "a Config, or its fields by name")
+        if "grammar" in options:
+            raise OptionError(
+                "custom_generate takes no grammar, which belongs to a request; write "
+                "dg.Engine.from_pretrained(model, tokenizer=...).generate(prompt, grammar=...)"
+            )
         loading = {name: options.pop(name) for name in _LOADING if name in options}
         chosen = (chosen or Config()).with_options(**options)
         self.draft_model, self.options = draft_model, loading | {"config": chosen}

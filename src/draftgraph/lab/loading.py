@@ -9,13 +9,14 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from draftgraph.backends.load import check_pair, find_tokenizer, load_model, load_tokenizer
+from draftgraph.backends.trained import find_trained
 from draftgraph.backends.wrapped import opened
 from draftgraph.engine.engine import Engine
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A target, and a drafter if there is one.
+    """A target, and a drafter if there is one that is a model of its own. A trained one was checked.
 
     vocab   tokens of the target.
     window  positions that all models can read; None if none says.
@@ -41,9 +42,11 @@ def load(
     """
     model = opened(load_model(target, dtype, device, trusted)).model
     tokenizer = find_tokenizer(None, target, trusted)
-    draft_model = None if drafter is None else opened(load_model(drafter, dtype, device, trusted)).model
-    engine = Engine.from_pretrained(model, draft_model=draft_model, tokenizer=tokenizer, budget=0)
-    if drafter is not None:  # by its own files, which a loaded model of the hub no longer names
+    trained = find_trained(drafter) is not None
+    draft_model = None if drafter is None or trained else opened(load_model(drafter, dtype, device, trusted)).model
+    asked = drafter if trained else draft_model
+    engine = Engine.from_pretrained(model, draft_model=asked, tokenizer=tokenizer, budget=0)
+    if drafter is not None and not trained:  # by its own files, which a loaded model of the hub no longer names
         check_pair(engine.target, engine.drafter.model, tokenizer, load_tokenizer(drafter, trusted))
     backends = [backend for backend in (engine.target, engine.drafter.model) if backend is not None]
     windows = [backend.context_window for backend in backends if backend.context_window is not None]

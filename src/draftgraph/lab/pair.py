@@ -24,13 +24,15 @@ PROMPT = 16
 
 @dataclass(frozen=True)
 class Pair:
-    """vocab  tokens of the target. window  positions that both models can read, WINDOW at most.
+    """drafter  None: a trained one, which engines are made of but which has no laws without its target.
+
+    vocab  tokens of the target. window  positions that both models can read, WINDOW at most.
 
     made_of  what engines are made of instead, target and drafter, and how they load it; None: the loaded models.
     """
 
     target: PreTrainedModel
-    drafter: PreTrainedModel
+    drafter: PreTrainedModel | None
     tokenizer: Any | None
     vocab: int
     window: int
@@ -39,7 +41,7 @@ class Pair:
     @property
     def branches(self) -> bool:
         """Whether drafts may branch."""
-        return not (reads_one_path(self.target) or reads_one_path(self.drafter))
+        return not any(reads_one_path(model) for model in (self.target, self.drafter) if model is not None)
 
     @classmethod
     def load(
@@ -55,10 +57,13 @@ class Pair:
 
         made_with  how engines load both, from the same sources; None: they get the loaded models.
 
-        Raises ModelError or PairError if the engine could not run it.
+        Raises ModelError or PairError if the engine could not run it, OptionError for a trained drafter.
         """
         models = load(target, drafter, dtype, device, trusted)
-        assert models.drafter is not None, "a draft model was given"
+        if models.drafter is None:
+            raise OptionError(
+                f"{str(drafter)!r} is a trained drafter, which has laws beside its target only; `draftgraph doctor` measures it"
+            )
         window = WINDOW if models.window is None else min(WINDOW, models.window)
         made_of = None if made_with is None else (target, drafter, made_with)
         return cls(models.target, models.drafter, models.tokenizer, models.vocab, window, made_of)

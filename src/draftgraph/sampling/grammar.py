@@ -51,7 +51,7 @@ class Grammar:
 
     kind        "json", "regex" or "lark".
     text        the schema as JSON, the expression, or the grammar.
-    whitespace  whether JSON may have spaces and newlines between its parts.
+    whitespace  whether JSON may have a space, or a new line with its indent, between its parts.
 
     Needs the package llguidance (`pip install 'draftgraph[grammar]'`), which reads them when a request begins.
     """
@@ -73,7 +73,7 @@ class Grammar:
         """JSON that follows a schema: a mapping, its text, or a class with `model_json_schema` (pydantic).
 
         schema      None: any JSON object. Properties come in the schema's order. A keyword that cannot be honoured is refused.
-        whitespace  False: none between the parts, so that no model can go on writing newlines.
+        whitespace  whether there may be one space, or a new line with up to 20 spaces or tabs, between its parts.
 
         Raises OptionError for what is no schema.
         """

@@ -50,7 +50,7 @@ class State:
             except Exception as error:
                 self.matcher, self.failure = None, _failure("mask", self.matcher, error)
                 return None
-            if not bool(self._allowed.any()):
+            if not self._allowed.numpy().any():  # torch looks at every entry
                 self.matcher, self._allowed, self.is_complete = None, None, True
         return self._allowed
 

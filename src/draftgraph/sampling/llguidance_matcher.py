@@ -51,13 +51,16 @@ class Vocabulary:
 
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
+WHITESPACE = r"[ ]|\n[ \t]{0,20}"
+"""Between the parts of JSON: one space, or a new line and its indent. Small models write more of it without end."""
 _KINDS = {"json": "JSON schema", "regex": "regular expression", "lark": "Lark grammar"}
 
 
 def _source(grammar: Grammar) -> str:
     if grammar.kind == "json":
         overrides = {} if grammar.whitespace else {"whitespace_flexible": False}
-        return str(LLMatcher.grammar_from_json_schema(json.loads(grammar.text), overrides=overrides))
+        defaults = {"whitespace_pattern": WHITESPACE} if grammar.whitespace else {}
+        return str(LLMatcher.grammar_from_json_schema(json.loads(grammar.text), defaults, overrides))
     read = LLMatcher.grammar_from_regex if grammar.kind == "regex" else LLMatcher.grammar_from_lark
     return str(read(grammar.text))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from draftgraph.errors import LogitsError
+from draftgraph.errors import LogitsError, OptionError
 from draftgraph.sampling.contract import call, refusal, same, unknown
 from draftgraph.sampling.copies import copied
 from draftgraph.sampling.filters import Filters
@@ -41,11 +41,11 @@ class Warper:
         drafts: bool = False,
         grammar: GrammarStates | None = None,
     ) -> None:
+        if params.grammar is not None and grammar is None:
+            raise OptionError("laws are read without a grammar here; leave grammar out of the params")
         self.temperature, self.device, self.grammar = params.temperature, device, grammar
-        self._penalties, self._text = (
-            Penalties(params, prompt_length, eos, device),
-            CommittedText(prompt_length, device),
-        )
+        self._penalties = Penalties(params, prompt_length, eos, device)
+        self._text = CommittedText(prompt_length, device)
         self._users = params.logits_processors
         self._prefixed = bool(self._penalties) or bool(self._users)
         self._unknown = unknown(params.logits_processors) if drafts else []
@@ -66,7 +66,7 @@ class Warper:
         logits = logits if logits.dtype == torch.float64 else logits.float()
         states = self._states(prefixes, len(logits))
         if not self._prefixed:
-            return logits if states is None else self._masked(states, logits)
+            return logits if states is None else self._settled(states, logits, self._masked(states, logits))
         self._text.read(prefixes.committed)
         scores = logits.clone()
         unreachable: set[int] = set()
@@ -92,14 +92,13 @@ class Warper:
         allow it."""
         if states is None:
             return self._asked(users, paths, self._penalties(self._text, paths, logits))
-        refused = self._refused(states)
-        masked = logits + refused
+        masked = self._masked(states, logits)
         scores = self._penalties(self._text, paths, masked)
         if users:
             emptied = _empty(scores)[:, None]
-            scores = self._asked(users, paths, torch.where(emptied, masked, scores)) + refused
-            scores = scores.masked_fill(emptied, -torch.inf)
-        return self._settled(states, logits, scores, refused)
+            scores = self._asked(users, paths, torch.where(emptied, masked, scores))
+            scores = self._masked(states, scores).masked_fill(emptied, -torch.inf)
+        return self._settled(states, logits, scores)
 
     def _asked(self, users: Sequence[Any], paths: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """What processors make of rows; they read the whole text of each."""
@@ -110,18 +109,12 @@ class Warper:
             scores = call(processor, ids, scores)
         return scores
 
-    def _masked(self, states: Sequence[State], logits: torch.Tensor) -> torch.Tensor:
-        """What the grammar alone makes of rows."""
-        refused = self._refused(states)
-        return self._settled(states, logits, logits + refused, refused)
-
-    def _refused(self, states: Sequence[State]) -> torch.Tensor:
+    def _masked(self, states: Sequence[State], scores: torch.Tensor) -> torch.Tensor:
+        """Scores f[rows, V] with -inf for the tokens that the grammar refuses."""
         assert self.grammar is not None
-        return self.grammar.penalties(states, self.device)
+        return self.grammar.penalties(states, scores.device).to(scores.dtype).add_(scores)
 
-    def _settled(
-        self, states: Sequence[State], logits: torch.Tensor, scores: torch.Tensor, refused: torch.Tensor
-    ) -> torch.Tensor:
+    def _settled(self, states: Sequence[State], logits: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Scores f[rows, V] in which every row has a token.
 
         Where the grammar is complete the text ends, whatever other options say. Where grammar and options leave no token the
@@ -131,9 +124,9 @@ class Warper:
         for row, (state, is_empty) in enumerate(zip(states, _empty(scores).tolist(), strict=True)):
             state.stuck = is_empty
             if is_empty:
-                ending = logits[row] + refused[row]
+                ending = self._masked([state], logits[row : row + 1])
                 state.stuck = bool(_empty(ending)) or not self.grammar.must_end(state)
-                scores[row] = logits[row] if state.stuck else ending
+                scores[row] = logits[row] if state.stuck else ending[0]
         return scores
 
     def confirm(

@@ -20,7 +20,7 @@ from draftgraph.server.door import Door
 from draftgraph.server.errors import ApiError, as_api_error
 from draftgraph.server.metrics import CONTENT_TYPE
 from draftgraph.server.service import Service
-from draftgraph.server.tokens import detokenize, tokenize
+from draftgraph.server.tokens import detokenize, tokenize, tokenizer_info
 
 Endpoint = Callable[[Request, Service], Awaitable[Response]]
 
@@ -38,7 +38,13 @@ def make_app(service: Service) -> FastAPI:
         "/tokenize": tokenize,
         "/detokenize": detokenize,
     }
-    gets: dict[str, Endpoint] = {"/v1/models": models, "/health": health, "/metrics": metrics, "/": page}
+    gets: dict[str, Endpoint] = {
+        "/v1/models": models,
+        "/tokenizer_info": tokenizer_info,
+        "/health": health,
+        "/metrics": metrics,
+        "/": page,
+    }
     for method, endpoints in (("POST", posts), ("GET", gets)):
         for path, endpoint in endpoints.items():
             app.add_route(path, _answered(endpoint, service), methods=[method])

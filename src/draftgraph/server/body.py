@@ -15,6 +15,8 @@ from draftgraph.strictjson import parse
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
+BODY_SECONDS = 60.0
+"""How long a client may take to send its request."""
 _LARGE = 1 << 16
 """Bodies beyond so many bytes are parsed in a thread, so that other requests go on."""
 _JSON = "application/json"
@@ -61,11 +63,14 @@ async def _bytes(request: Request, limit: int) -> bytes:
         raise _too_large(limit)
     pieces, size = [], 0
     try:
-        async for piece in request.stream():
-            size += len(piece)
-            if size > limit:
-                raise _too_large(limit)
-            pieces.append(piece)
+        async with asyncio.timeout(BODY_SECONDS):
+            async for piece in request.stream():
+                size += len(piece)
+                if size > limit:
+                    raise _too_large(limit)
+                pieces.append(piece)
+    except TimeoutError:
+        raise ApiError(408, f"the body did not come within {BODY_SECONDS:g} s", code="timeout") from None
     except ClientDisconnect:
         raise ApiError(499, "the client went away before its request was complete") from None
     return b"".join(pieces)

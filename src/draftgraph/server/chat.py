@@ -34,7 +34,8 @@ async def chat_completions(request: Request, service: Service) -> Response:
     prompt = await asyncio.to_thread(chat_ids, service.engine, asked.messages, tools, asked.chat_template_kwargs)
     named = "max_tokens" if asked.max_completion_tokens is None else "max_completion_tokens"
     limit = room(service.engine, prompt, getattr(asked, named), named if getattr(asked, named) else "messages")
-    params = sampling(asked, limit, **_logprobs(asked), **grammar_of(asked, tools, asked.tool_choice))
+    grammar = await asyncio.to_thread(grammar_of, service.engine, asked, tools, asked.tool_choice)
+    params = sampling(asked, limit, **_logprobs(asked), **grammar)
     count = asked.n or 1
     service.check_choices(count)
     answer = ChatAnswer(asked, service, [prompt], count, [tool.function.name for tool in tools])

@@ -42,7 +42,8 @@ async def completions(request: Request, service: Service) -> Response:
     for prompt in prompts:
         room(service.engine, prompt, limit, "max_tokens")
     logprobs = {} if asked.logprobs is None else {"logprobs": True, "top_logprobs": asked.logprobs}
-    params = sampling(asked, max(limit, 1), **logprobs, **grammar_of(asked))
+    grammar = await asyncio.to_thread(grammar_of, service.engine, asked)
+    params = sampling(asked, max(limit, 1), **logprobs, **grammar)
     options = drafting(asked)
     choices = [choice for prompt in prompts for choice in several(prompt, params, options, count)] if limit else []
     to_score = ToScore(prompts, asked.logprobs or 0) if asked.echo and logprobs else NOTHING

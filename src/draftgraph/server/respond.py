@@ -101,7 +101,7 @@ def _finish(request: Request, service: Service, generation: Generation, answer: 
     told["accepted"] = sum(result.stats.num_accepted_tokens for result in results)
     if generation.seconds_to_first is not None:
         told["seconds_to_first"] = round(generation.seconds_to_first, 4)
-    if service.log.prompts:
-        told["prompt_ids"] = [list(prompt) for prompt in answer.prompts]
+    if service.log.prompts and service.engine.tokenizer is not None:
+        told["prompts"] = [service.engine.tokenizer.decode(prompt) for prompt in answer.prompts]
         told["texts"] = [result.text for result in results]
     return results

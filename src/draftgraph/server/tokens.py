@@ -1,4 +1,4 @@
-"""`POST /tokenize` and `POST /detokenize`, in vLLM's schema."""
+"""`POST /tokenize`, `POST /detokenize` and `GET /tokenizer_info`, in vLLM's schema."""
 
 from __future__ import annotations
 
@@ -41,6 +41,13 @@ async def detokenize(request: Request, service: Service) -> Response:
     tokenizer: Any = service.engine.tokenizer
     text = await asyncio.to_thread(tokenizer.decode, asked.tokens, skip_special_tokens=False)
     return JSONResponse({"prompt": text})
+
+
+async def tokenizer_info(request: Request, service: Service) -> Response:
+    """What lm_eval asks a remote tokenizer."""
+    tokenizer: Any = service.engine.tokenizer
+    names = ("bos_token", "eos_token", "pad_token", "chat_template")
+    return JSONResponse({name: getattr(tokenizer, name, None) for name in names})
 
 
 def _ids(service: Service, asked: TokenizeRequest) -> list[int]:

@@ -23,8 +23,9 @@ from draftgraph.backends.steadiness import steady
 from draftgraph.errors import LogitsError, ModelError, OptionError
 from draftgraph.types import ROOT
 
-MOST_ROWS = 512
-"""Rows per pass while a long prompt is read."""
+MOST_ROWS = 256
+"""Rows per pass while a long prompt is read. Twice as many take 6 to 10 % less time per token, and let whoever decodes beside
+them wait for almost twice as long."""
 
 
 @dataclass(frozen=True)

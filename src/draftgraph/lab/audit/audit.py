@@ -215,6 +215,10 @@ def _refuse(engine: Engine, prompts: Sequence[Prompt], params: SamplingParams, n
             "temperature=0 leaves nothing random to test; write the temperature that you sample with, e.g. temperature=1, "
             "or compare greedy texts with those of budget=0"
         )
+    if params.grammar is not None:
+        raise OptionError(
+            "an audit reads laws without a grammar; leave it out (tests/test_grammar_law.py enumerates grammars)"
+        )
     if not 0.0 < alpha < 1.0:
         raise OptionError(f"alpha={alpha!r} is not possible; write a number in (0, 1), e.g. 1e-3")
     for prompt in prompts:

@@ -115,7 +115,8 @@ class Ours:
         Raises OptionError for a configuration that cannot draft, or whose rule does not verify its drafts.
         """
         self.name = name
-        loaded: tuple[Any, Any, Mapping[str, Any]] = (pair.target, pair.drafter, {})
+        trained = pair.made_of[1] if pair.made_of is not None and pair.drafter is None else None
+        loaded: tuple[Any, Any, Mapping[str, Any]] = (pair.target, trained or pair.drafter, {})
         target, drafter, loading = pair.made_of or loaded
         if options.get("backend", loading.get("backend")) == TORCH:  # which has them already
             target, drafter, loading = loaded

@@ -92,7 +92,8 @@ def line_up(
             assistant = endless(models.drafter, num_assistant_tokens=count, **CONSTANT)
             contenders.append(Transformers(f"transformers assisted (constant {count})", target, task, assistant))
     else:
-        absent.append(Absent("transformers assisted", "no drafter was given"))
+        why = "no drafter was given" if models.drafter_source is None else "it takes no trained drafter"
+        absent.append(Absent("transformers assisted", why))
     contenders.append(
         Transformers(
             f"transformers prompt lookup ({LOOKUP_TOKENS})", target, task, prompt_lookup_num_tokens=LOOKUP_TOKENS

@@ -18,6 +18,7 @@ from draftgraph.lab.loading import load
 class Models:
     """A target and perhaps a drafter. source, drafter_source  where they came from.
 
+    drafter  None as well for a trained one, which engines read from its source.
     window   positions that all models can read; None if none says.
     trusted  whether their own code may run.
     backend, weights  what runs them in draftgraph, and what they are quantised to there. Everybody else has the stored weights.

@@ -20,8 +20,10 @@ from draftgraph.backends.choice import Loading, load_backend
 from draftgraph.backends.load import eos_ids, load_model, read_config, read_tokenizer, same_tokens
 from draftgraph.backends.probe import honours_masks
 from draftgraph.backends.support import decoder_only, support
+from draftgraph.backends.trained import Trained
 from draftgraph.engine.assemble import make_backend
 from draftgraph.errors import DraftgraphError
+from draftgraph.lab.doctor.trained_checks import checks_beside, trained_of, with_taps
 from draftgraph.lab.pair import WINDOW, Pair
 
 SMALL_ENOUGH = 4.0
@@ -36,6 +38,7 @@ class Side:
 
     made_of  what engines are made of: the loaded model, or its folder where another backend than torch runs it.
     backend  which is then held here, so that engines share it.
+    trained  the drafter, if it is a trained one, which reads the target's hidden states.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Side:
     checks: list[Check] = field(default_factory=list)
     made_of: Any | None = None
     backend: CausalLM | None = None
+    trained: Trained | None = None
 
     @property
     def vocab(self) -> Any | None:
@@ -91,7 +95,6 @@ class Checkup:
         """The loaded pair; only if it is `ok` and has a drafter."""
         assert self.target.model is not None
         assert self.drafter is not None
-        assert self.drafter.model is not None
         windows = [side.window for side in (self.target, self.drafter) if side.window]
         vocab = make_backend(self.target.model).vocab_size
         return Pair(
@@ -129,11 +132,16 @@ def check_up(
     """
     loading = Loading(dtype, device, trusted, backend, weights=weights)
     sides = [Side("target", target)] + ([] if drafter is None else [Side("drafter", drafter)])
+    ours, theirs = sides[0], sides[1] if drafter is not None else None
+    if theirs is not None:
+        theirs.trained, theirs.checks = trained_of(theirs.source)
     for side in sides:
         tell(f"checking the {side.name}")
-        _check_side(side, loading)
-    ours, theirs = sides[0], sides[1] if drafter is not None else None
-    checks = [] if theirs is None else _check_pair(ours, theirs)
+        if side.trained is not None:
+            side.made_of, side.checks = side.source, checks_beside(side.trained, ours.model)
+        elif not side.checks:
+            _check_side(side, loading if theirs is None else with_taps(loading, side.source, theirs.trained))
+    checks = [] if theirs is None or theirs.trained is not None else _check_pair(ours, theirs)
     options = {"dtype": dtype, "device": device, "backend": backend, "weights": weights, "trust_remote_code": trusted}
     return Checkup(ours, theirs, [*checks, threads()], options)
 

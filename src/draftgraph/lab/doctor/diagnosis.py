@@ -203,8 +203,8 @@ def _loaded(checkup: Checkup) -> Any:
 def _predict(
     pair: Pair | None, prompts: Sequence[Sequence[int]], params: SamplingParams, costs: Costs | None, tell: Tell
 ) -> Prediction | None:
-    """What the pair would do at one temperature; None without a pair, or without costs."""
-    if pair is None or costs is None:
+    """What the pair would do at one temperature; None without a pair of models, or without costs."""
+    if pair is None or pair.drafter is None or costs is None:
         return None
     tell(f"predicting, temperature {params.temperature:g}")
     starts = [prompts[i % len(prompts)] for i in range(max(OWN_SAMPLES, len(prompts)))]

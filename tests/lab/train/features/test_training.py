@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 import draftgraph as dg
+from draftgraph.backends.feature_files import packed
 from draftgraph.lab.train.errors import TrainingError
 from draftgraph.lab.train.features import loop, project
 from draftgraph.lab.train.features.answers import Answer
@@ -97,7 +98,7 @@ def test_acceptance_is_what_a_chain_of_the_engine_gets(tmp_path: Path) -> None:
     found = acceptance(net, over, tokens, answers, 512, depth=2)
     folder = tmp_path / "drafter"
     folder.mkdir()
-    for name, content in project.packed(net, tokens, over, torch.float32).items():
+    for name, content in packed(net, tokens, over, torch.float32).items():
         (folder / name).write_bytes(content)
     drafting = dg.Engine.from_pretrained(over, draft_model=folder, structure="chain", budget=1, rule="token")
     for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):

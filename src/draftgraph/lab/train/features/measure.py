@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.backends.features import FeatureNet
+from draftgraph.backends.features import FeatureNetwork
 from draftgraph.lab.train.features.answers import Answer
 from draftgraph.lab.train.features.batches import Batch, grouped, make_batch
 from draftgraph.lab.train.features.unroll import read_target, steps
@@ -57,7 +57,7 @@ class Acceptance:
 
 @torch.no_grad()
 def acceptance(
-    net: FeatureNet,
+    net: FeatureNetwork,
     target: PreTrainedModel,
     tokens: torch.Tensor,
     answers: Sequence[Answer],
@@ -85,7 +85,7 @@ def acceptance(
 
 
 def _kept(
-    net: FeatureNet, target: PreTrainedModel, numbers: torch.Tensor, batch: Batch, depth: int
+    net: FeatureNetwork, target: PreTrainedModel, numbers: torch.Tensor, batch: Batch, depth: int
 ) -> tuple[torch.Tensor, int]:
     """Summed over roots that have `depth` tokens behind them: P(j tokens are kept), f64[depth]; and how many roots."""
     logits, features, embedded = read_target(target, batch.tokens, net.shape.taps)
@@ -98,7 +98,7 @@ def _kept(
     for step, output in enumerate(steps(net, features, embedded, depth)):
         following = batch.tokens.flatten()[roots + step + 1]
         p = logits.flatten(0, 1)[roots + step].float()
-        q = net.head(output.flatten(0, 1)[roots]).float()
+        q = net.logits(output.flatten(0, 1)[roots]).float()
         chance = chance * _factor(p, q, following, numbers[following], temperatures)
         kept.append(chance.double().sum())
     return torch.stack(kept), len(chance)

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.backends.feature_files import packed
-from draftgraph.backends.features import FeatureNet, FeatureShape, default_taps
+from draftgraph.backends.features import FeatureShape, default_taps
 from draftgraph.lab.train.errors import TrainingError
 from draftgraph.lab.train.features.answers import (
     SUFFIX,
@@ -33,6 +32,7 @@ from draftgraph.lab.train.features.batches import grouped
 from draftgraph.lab.train.features.generate import answer_all
 from draftgraph.lab.train.features.loop import MEASURED_ROWS, Training
 from draftgraph.lab.train.features.measure import Acceptance, acceptance
+from draftgraph.lab.train.features.networks import NETWORKS, OWN
 from draftgraph.lab.train.features.recipe import Recipe, Span
 from draftgraph.lab.train.whole_files import write_bytes
 
@@ -45,6 +45,7 @@ WORTH = 1.05
 class Settings:
     """What a project was begun with; another value begins another project.
 
+    network  "own", the network of docs/training.md, or "eagle3", which other engines run as well.
     tokens  of new answers, about. most  tokens of one answer. batch  answers decoded at once. epochs  of training.
     """
 
@@ -55,6 +56,11 @@ class Settings:
     rows: int = 1024
     epochs: float = 6.0
     seed: int = 0
+    network: str = OWN
+
+    def to_json(self) -> str:
+        """As it was written before there were several networks, where it is ours."""
+        return json.dumps({name: value for name, value in asdict(self).items() if value != OWN}, indent=1)
 
 
 @dataclass
@@ -72,7 +78,7 @@ class Project:
 
     def begin(self) -> None:
         """Begin, or go on with the same settings. Raises TrainingError for others."""
-        file, said = self.work / "settings.json", json.dumps(asdict(self.settings), indent=1)
+        file, said = self.work / "settings.json", self.settings.to_json()
         if file.exists() and file.read_text() != said:
             raise TrainingError(
                 f"the training in {self.work} was begun with other settings ({file}); write the same ones to go on, or delete "
@@ -121,10 +127,11 @@ class Project:
             )
         size = target.config.get_text_config(decoder=True)
         ids, covered = frequent_tokens(parts.train, size.vocab_size, min(self.settings.head, size.vocab_size))
-        tokens = torch.tensor(ids, device=target.device)
+        network = NETWORKS[self.settings.network]
+        tokens = torch.tensor(network.ordered(ids), device=target.device)
         torch.manual_seed(self.settings.seed)
         shape = FeatureShape(size.hidden_size, default_taps(size.num_hidden_layers), len(ids))
-        net = FeatureNet(shape, target.config).to(target.device)
+        net = network.make(shape, target.config).to(target.device)
         net.start_from(target, tokens)
         recipe = Recipe(head=len(ids), rows=self.settings.rows, seed=self.settings.seed)
         updates = max(2.0, self.settings.epochs * len(grouped(parts.train, recipe.rows)))
@@ -136,7 +143,7 @@ class Project:
         net.eval()
         measured = acceptance(net, target, tokens, parts.new_prompts, MEASURED_ROWS)
         card = self._card(training, parts, covered, measured)
-        for name, content in packed(net, tokens, target, torch.bfloat16).items():
+        for name, content in network.packed(net, tokens, target, torch.bfloat16).items():
             write_bytes(self.out / name, content)
         write_bytes(self.out / "card.json", json.dumps(card, indent=1).encode())
         return card

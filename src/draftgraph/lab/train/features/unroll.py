@@ -15,11 +15,11 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
 from draftgraph.backends.cache_argument import cache_argument
-from draftgraph.backends.features import FeatureNet
+from draftgraph.backends.features import FeatureNetwork
 from draftgraph.backends.taps import tapped
 
 
-def steps(net: FeatureNet, features: torch.Tensor, embedded: torch.Tensor, count: int) -> list[torch.Tensor]:
+def steps(net: FeatureNetwork, features: torch.Tensor, embedded: torch.Tensor, count: int) -> list[torch.Tensor]:
     """Outputs f[b, T, d] of `count` steps; row t of step j speaks of the token t + j.
 
     features  f[b, T, features] of every token. embedded  f[b, T, d], the target's embeddings of the tokens.
@@ -31,6 +31,8 @@ def steps(net: FeatureNet, features: torch.Tensor, embedded: torch.Tensor, count
     residual = net.committed(above, embedded)
     positions = torch.arange(length, device=features.device)[None]
     causal = torch.ones(length, length, dtype=torch.bool, device=features.device).tril()
+    if not net.reads_first:
+        causal[1:, 0] = False  # row 0 stands for nothing
     visible, own = causal, torch.eye(length, dtype=torch.bool, device=features.device)
     outputs: list[torch.Tensor] = []
     for step in range(count):
