@@ -68,6 +68,7 @@ class TableLM:
 
     name = model_name = fingerprint = "TableLM"
     vocab_size, context_window, most_rows, switch, numerics, branches = VOCAB, None, 1024, None, "exact", True
+    joins = True
     device, dtype = torch.device("cpu"), torch.float32
 
     def __init__(self, model: PreTrainedModel) -> None:

@@ -115,6 +115,8 @@ def test_passes_and_rows_of_a_round_and_the_drafts_of_each_alone(case: str, monk
             check_round(some, targets, drafters)
     for guest, result in zip(guests, alone, strict=True):
         assert guest.request.output == result.token_ids
+        if case == "automatic":
+            continue  # drafts share one budget
         for ours, theirs in zip(guest.request.rounds, result.rounds, strict=True):
             assert (ours.tokens, ours.parents, ours.num_passes) == (theirs.tokens, theirs.parents, theirs.num_passes)
     assert not engine.target.cache._used  # type: ignore[attr-defined]

@@ -226,7 +226,7 @@ def test_a_result_so_far_is_whole_while_rounds_go_on() -> None:
     made, results = engine(), []
 
     async def watch() -> None:
-        stream = made.astream(PROMPTS[0], max_new_tokens=100)
+        stream = made.astream(PROMPTS[0], max_new_tokens=50)  # too short to be kept
         async for _ in stream:
             results.append(stream.result())
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.form import Form
+from draftgraph.budget.offers import Offer, Prices
 from draftgraph.draft.structures.base import MIN_MASS
 from draftgraph.draft.terms import Limits
 from draftgraph.request.record import RoundRecord
@@ -45,6 +46,7 @@ class AutoBudget:
               drafts are of copies alone, as many as give most tokens per second.
     width     nodes per level of a structure whose shape does not look at scores (a chain's is 1); None: prices shape the draft.
     narrows   whether drafts may also be chains. They are where `costs` holds what chains cost, and that is less per token.
+    draws     whether slots are SAMPLED.
     """
 
     costs: Costs
@@ -53,6 +55,7 @@ class AutoBudget:
     copies: bool = False
     width: int | None = None
     narrows: bool = False
+    draws: bool = False
     forms: list[Form] = field(init=False)
     _form: Form = field(init=False)
     _asked: int = 0
@@ -64,10 +67,10 @@ class AutoBudget:
     _cached: int = 0
 
     def __post_init__(self) -> None:
-        self.forms = [Form(self.costs, self.deepest, self.width)]
+        self.forms = [Form(self.costs, self.deepest, self.width, draws=self.draws)]
         chains = self.costs.of_chains if self.narrows else None
         if chains is not None:
-            self.forms.insert(0, Form(chains, self.deepest, 1, narrow=True))
+            self.forms.insert(0, Form(chains, self.deepest, 1, narrow=True, draws=self.draws))
         self._form = max(self.forms, key=lambda form: form.expected().rate)
         self._plain = 1.0 / self.costs.plain
         self._copies = [self.costs.whole(nodes) for nodes in range(MOST_COPIES + 1)]
@@ -105,6 +108,23 @@ class AutoBudget:
         if self._waited < self._wait(length):
             return self._none(reach, why)
         return self._probe(reach, why)
+
+    def __call__(self, length: int, rounds: Sequence[RoundRecord], reach: int, unable: str = "") -> Limits:
+        return self.plan(length, rounds, reach, unable)
+
+    def offer(self, planned: Limits) -> Offer | None:
+        """The draft of the round that was `planned` last, level by level; None where its size is no question of price."""
+        depth = 0 if self._probing else min(planned.depth, planned.reach)
+        return self._form.offer(depth) if depth else None
+
+    def take(self, planned: Limits, depth: int, prices: Prices) -> Limits:
+        """The limits of that round if its draft, one among those of others, is `depth` deep at most."""
+        told = f"{prices.rate:.0f} tokens/s with {prices.requests} requests"
+        if depth == 0:
+            return self._none(planned.reach, f"no draft pays beside the others, {told}")
+        self._asked = min(depth, planned.reach)
+        limits = self._form.priced(depth, planned.reach, prices.row, prices.passes)
+        return replace(limits, reason=self._told(f"draft: {depth} deep beside others, {told}"))
 
     def _choose(self) -> None:
         """Take the fastest form; of forms that are about as fast the one of the last draft."""

@@ -8,6 +8,7 @@ import torch
 
 from draftgraph.backends.base import CausalLM, Feed, Scored
 from draftgraph.backends.together import forward_each
+from draftgraph.budget.shared import share_budget
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.joined import propose_each
 from draftgraph.draft.proposal import failing
@@ -24,13 +25,13 @@ from draftgraph.sampling.warp import Prefixes
 def decode_round(
     requests: Sequence[Request], drafter: Drafter, target: CausalLM, limits: Sequence[Limits]
 ) -> list[Event | Exception]:
-    """One round for every request, within its own limits; each emits at least one token, or fails by itself.
+    """One round for every request, within its own limits or less; each emits at least one token, or fails by itself.
 
     What is left of a long text is read as well, in one pass: see `engine.prefill`.
 
     Returns for every request, in order, its event or the error that ends it: close it then. The others go on.
     """
-    drafts = propose_each(drafter, requests, limits)
+    drafts = propose_each(drafter, requests, share_budget(requests, limits))
     drafted = [(request, draft) for request, draft in zip(requests, drafts, strict=True) if isinstance(draft, Draft)]
 
     feeds = [

@@ -30,14 +30,16 @@ class Load:
     """What a scheduler has to do.
 
     running, waiting  requests that have begun, and that have not.
-    cells_used, cells_limit  tokens that are cached, drafts and finished texts included, and that may be at once. What texts
-                             share counts for each of them.
+    cells_used, cells_limit  tokens that running requests have cached, drafts included, and tokens that may be cached at once.
+                             What texts share counts for each of them.
+    cells_kept  tokens of finished texts that stay cached until their cells are needed.
     """
 
     running: int
     waiting: int
     cells_used: int
     cells_limit: int
+    cells_kept: int
 
 
 @dataclass(eq=False)
@@ -97,8 +99,8 @@ class Scheduler:
     @property
     def load(self) -> Load:
         """May be asked by any thread."""
-        used = self.prefixes.cells + sum(ticket.used for ticket in list(self.running))
-        return Load(len(self.running), len(self.waiting), used, self.cells_limit)
+        used = sum(ticket.used for ticket in list(self.running))
+        return Load(len(self.running), len(self.waiting), used, self.cells_limit, self.prefixes.cells)
 
     def add(self, course: Course, queue: int | None = None) -> Ticket:
         """Let a request wait for its turn. May be called by any thread.
@@ -144,7 +146,7 @@ class Scheduler:
         outcomes = list(self._begin())
         joining = self._read(outcomes)
         deciding = [ticket for ticket in self.running if not ticket.reading] + joining
-        outcomes += self._decode(self._fitting(deciding))
+        outcomes += self._decode(self._fitting(self._planned(deciding, outcomes)))
         return outcomes
 
     def _begin(self) -> Iterator[tuple[Ticket, Outcome]]:
@@ -180,14 +182,14 @@ class Scheduler:
         rows = self.target.most_rows
         for _ in range(len(self._turns)):
             ticket = self._turns[0]
-            if not self._begins(ticket):
-                self._turns.rotate(-1)
-                continue
-            unread = ticket.course.unread
-            if joining and unread > rows:
-                break
-            self._turns.popleft()
             try:
+                if not self._begins(ticket):
+                    self._turns.rotate(-1)
+                    continue
+                unread = ticket.course.unread
+                if joining and unread > rows:
+                    break
+                self._turns.popleft()
                 was_piece = ticket.course.read_piece()
             except Exception as error:
                 outcomes += self._fail(ticket, error)
@@ -215,6 +217,17 @@ class Scheduler:
             self._turns.remove(oldest)
             self._turns.appendleft(oldest)
 
+    def _planned(self, tickets: Sequence[Ticket], outcomes: list[tuple[Ticket, Outcome]]) -> list[Ticket]:
+        """The requests that know what their round may spend; a structure of the user's own may fail to say."""
+        planned = []
+        for ticket in tickets:
+            try:
+                ticket.course.plan()
+                planned.append(ticket)
+            except Exception as error:
+                outcomes += self._fail(ticket, error)
+        return planned
+
     def _fitting(self, tickets: Sequence[Ticket]) -> list[Ticket]:
         """The requests of a round; those who would take cells that others need to come to their end sit it out."""
         claims = {ticket: ticket.claim for ticket in self.running}
@@ -239,7 +252,7 @@ class Scheduler:
 
     def _grown(self, ticket: Ticket, claim: Claim) -> Claim:
         """What a request counts with during a round."""
-        held = max(claim.held, ticket.used + ticket.course.unread + ticket.course.plan().budget)
+        held = max(claim.held, ticket.used + ticket.course.unread + ticket.course.nodes)
         return Claim(held, max(held, claim.most))
 
     def _decode(self, tickets: Sequence[Ticket]) -> Iterator[tuple[Ticket, Outcome]]:

@@ -75,10 +75,8 @@ class Warper:
             unreachable |= {row for row in rows if row in impossible or prefixes.parent(row) in unreachable}
             asked = [row for row in rows if row not in unreachable]
             if asked:
-                paths, behind = (
-                    prefixes.paths(asked, logits.device),
-                    None if states is None else [states[r] for r in asked],
-                )
+                paths = prefixes.paths(asked, logits.device)
+                behind = None if states is None else [states[row] for row in asked]
                 scores[asked] = self._processed(self._users, paths, logits[asked], behind).to(scores)
         return scores
 

@@ -1,0 +1,40 @@
+"""What a request can draft, and what it costs in company: the joint between the budget of a request and that of a round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Level(NamedTuple):
+    """One level of a draft, as expected: accepted tokens, nodes, drafter passes."""
+
+    tokens: float
+    nodes: float
+    passes: float
+
+
+@dataclass(frozen=True)
+class Offer:
+    """levels  of a draft, from its first one down. rows  of a drafter pass."""
+
+    levels: Sequence[Level]
+    rows: float
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What a round costs with more or less of one request in it.
+
+    rate      tokens per second of all requests together. requests  how many they are.
+    row       tokens that all could emit while the target reads one row more.
+    passes    the same while one request takes part in drafter pass 1, 2, …
+    seconds   for 0, 1, … nodes more, beside the seconds in which all emit one token.
+    """
+
+    rate: float
+    requests: int
+    row: float
+    passes: Sequence[float]
+    seconds: Sequence[float]
