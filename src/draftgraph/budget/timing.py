@@ -243,17 +243,18 @@ def levels(rounds: Sequence[RoundRecord]) -> tuple[Level, ...]:
     """What drafts did by depth, as means per round. A round that the text's end cut short counts as it was verified."""
     depths = [record.depths() for record in rounds]
     deepest = max((max(nodes, default=0) for nodes in depths), default=0)
+    at = [
+        [[node for node, its in enumerate(nodes) if its == depth] for nodes in depths]
+        for depth in range(1, deepest + 1)
+    ]
     return tuple(
         Level(
-            statistics.fmean(len(record.path) >= depth for record in rounds),
+            statistics.fmean(sum(one.chances[n] for n in nodes) for one, nodes in zip(rounds, level, strict=True)),
             statistics.fmean(record.num_passes >= depth for record in rounds),
-            statistics.fmean(nodes.count(depth) for nodes in depths),
-            statistics.fmean(
-                sum(score for score, at in zip(record.scores, nodes, strict=True) if at == depth)
-                for record, nodes in zip(rounds, depths, strict=True)
-            ),
+            statistics.fmean(map(len, level)),
+            statistics.fmean(sum(one.scores[n] for n in nodes) for one, nodes in zip(rounds, level, strict=True)),
         )
-        for depth in range(1, deepest + 1)
+        for depth, level in enumerate(at, 1)
     )
 
 
