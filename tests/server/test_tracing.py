@@ -52,6 +52,7 @@ def test_chunks_tell_of_rounds_and_the_last_one_has_a_trace_file(server: Served,
     assert [each["round"] for each in rounds] == whole["rounds"]
     words = {int(token): word for each in rounds for token, word in each["words"].items()}
     assert words == trace.words
+    assert sum(len(each["words"]) for each in rounds) == len(words), "each is told once"
     assert [piece for each in rounds for piece in each["pieces"]] == trace.pieces
     assert "".join(trace.pieces) == own.text
 
@@ -73,6 +74,14 @@ def test_completions_have_traces_too_and_characters_of_several_tokens_are_whole(
     assert "".join(choice["text"] for part in parts for choice in part["choices"]) == text
     assert "".join(piece for each in rounds for piece in each["pieces"]) == text
     assert loaded(tmp_path, whole).text == text
+
+
+def test_an_answer_that_ends_within_a_character_has_pieces_for_all_of_it(server: Served):
+    body = {"prompt": "x = '", "max_tokens": 2, "temperature": 0, "structured_outputs": {"choice": ["漢字漢字"]}}
+    parts = chunks(server, body | TRACED, "/v1/completions")
+    text = "".join(choice["text"] for part in parts for choice in part["choices"])
+    assert "\ufffd" in text
+    assert "".join(piece for each in told(parts)[0] for piece in each["pieces"]) == text
 
 
 @pytest.mark.parametrize("draftgraph", [{}, {"trace": False}, {"trace": None}])

@@ -145,7 +145,8 @@ class Scheduler:
         """One piece of a prompt, and one round of all requests that can take part. Returns what came of it, in order."""
         outcomes = list(self._begin())
         joining = self._read(outcomes)
-        deciding = [ticket for ticket in self.running if not ticket.reading] + joining
+        decoding = [ticket for ticket in self.running if not ticket.reading]
+        deciding = [ticket for ticket in decoding if not self._reads_again(ticket, outcomes)] + joining
         outcomes += self._decode(self._fitting(self._planned(deciding, outcomes)))
         return outcomes
 
@@ -201,6 +202,18 @@ class Scheduler:
             joining.append(ticket)
             rows -= unread
         return joining
+
+    def _reads_again(self, ticket: Ticket, outcomes: list[tuple[Ticket, Outcome]]) -> bool:
+        """Whether a text that was decoding takes a turn at reading: where target or drafter read a long text otherwise."""
+        try:
+            was_piece = ticket.course.read_piece()
+        except Exception as error:
+            outcomes += self._fail(ticket, error)
+            return True
+        if was_piece:
+            ticket.reading = True
+            self._turns.append(ticket)
+        return was_piece
 
     def _begins(self, ticket: Ticket) -> bool:
         """Whether a request has found whom to share its beginning with, or reads on its own."""
