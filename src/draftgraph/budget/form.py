@@ -14,9 +14,9 @@ from draftgraph.request.record import RoundRecord
 
 MOST_DRAFTED = 64
 """Nodes of a round whose size prices decide."""
-NEAR = 0.95
-"""Of depths whose rates are so near to the best one a fixed shape without draws gets the largest: prices end its drafts early.
-With draws it keeps the last one, for another number of rows costs time."""
+NEAR, SAME = 0.95, 0.98
+"""Of depths whose rates are NEAR the best one a fixed shape without draws gets the largest: prices end its drafts early. With draws
+it keeps the last one while that has about the SAME rate, for another number of rows costs time."""
 HOPE = 0.75
 """A pass is made if it is expected to earn this share of its price: a little too deep costs little and is noticed, a little too
 shallow is not."""
@@ -101,11 +101,10 @@ class Form:
         """How deep to draft, where a draft so many levels deep has these rates."""
         if self.width is None:
             return self.deepest
-        near = [depth for depth, rate in enumerate(rates, 1) if rate >= NEAR * best]
         if not self.draws:
-            return near[-1]
+            return max(depth for depth, rate in enumerate(rates, 1) if rate >= NEAR * best)
         last = None if self._known is None else self._known.depth
-        return last if last in near else 1 + rates.index(best)
+        return last if last is not None and rates[last - 1] >= SAME * best else 1 + rates.index(best)
 
     def _verifying(self, nodes: float) -> float:
         """Seconds of a round that verifies so many nodes on average."""
