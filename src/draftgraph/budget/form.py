@@ -15,8 +15,8 @@ from draftgraph.request.record import RoundRecord
 MOST_DRAFTED = 64
 """Nodes of a round whose size prices decide."""
 NEAR, SAME = 0.95, 0.98
-"""Of depths whose rates are NEAR the best one a fixed shape without draws gets the largest: prices end its drafts early. With draws
-it keeps the last one while that has about the SAME rate, for another number of rows costs time."""
+"""Of depths whose rates are NEAR the best one a fixed shape without draws gets the largest: prices end its drafts early. With
+draws it keeps the last one while that has about the SAME rate, for another number of rows costs time."""
 HOPE = 0.75
 """A pass is made if it is expected to earn this share of its price: a little too deep costs little and is noticed, a little too
 shallow is not."""
