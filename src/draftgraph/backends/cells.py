@@ -94,11 +94,6 @@ class CellPool(Cache):  # type: ignore[misc]
         return [handle for ref in self._handles.valuerefs() if (handle := ref()) is not None]
 
     @property
-    def is_shared(self) -> bool:
-        """Whether several texts were read since the last ones were let go of."""
-        return len(self._handles) > 1
-
-    @property
     def cell_bytes(self) -> int:
         """Bytes of one cell in all layers; 0 before the first pass."""
         held = [tensor for layer in self.memory.tensors for tensor in layer if tensor is not None]
