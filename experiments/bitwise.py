@@ -1,8 +1,9 @@
 """Is text with drafts bit for bit that of plain decoding, in bfloat16 and with quantised weights?
 
     python -m experiments.bitwise [--model /path/to/SmolLM2-135M-Instruct] [--tokens 20000] [--threads 2] [--quick]
+    python -m experiments.bitwise --model ... --only-model --only-threads --threads 2 --contexts 40 700 1100 2000 --mode bf16
 
-Everybody continues the same texts, whose lengths go up to 1,800 tokens, so that prompts are read in one piece and in several.
+Everybody continues the same texts, of all lengths in --contexts, so that prompts are read in one piece and in several.
 Compared are tokens, and the log-probabilities of tokens as the bits that they are. Controls must be able to differ: passes of one
 row, and trees in one sequence. What an earlier run has found with as many tokens stays in the files. Writes bitwise.json and
 bitwise.md into --out.
@@ -57,7 +58,7 @@ class Row:
 
     asked   tokens that were asked for. texts  that were continued; other  of them that came out otherwise.
     tokens  compared: those of a text up to the first difference. bits  of them whose log-probability differs.
-    largest difference of two log-probabilities. length  tokens per target call.
+    largest difference of two log-probabilities. contexts  tokens of the prompts, as far as the window allows.
     """
 
     model: str
@@ -72,10 +73,11 @@ class Row:
     bits: int = 0
     largest: float = 0.0
     rounds: int = 0
+    contexts: Sequence[int] = CONTEXTS
 
     @property
     def key(self) -> tuple[Any, ...]:
-        return self.model, self.mode, self.threads, self.sampling, self.way
+        return self.model, self.mode, self.threads, self.sampling, self.way, tuple(self.contexts)
 
     def enter(self, plain: dg.Result, result: dg.Result) -> None:
         pairs = list(zip(plain.token_ids, result.token_ids, strict=True))
@@ -91,12 +93,12 @@ class Row:
         self.rounds += result.stats.num_rounds
 
 
-def prompts(engine: dg.Engine, file: Path, count: int) -> list[list[int]]:
+def prompts(engine: dg.Engine, file: Path, count: int, contexts: Sequence[int]) -> list[list[int]]:
     """Stretches of the texts of a file, of all lengths in turn."""
     assert engine.tokenizer is not None
     stream = [token for text in read_prompts(file).texts for token in engine.tokenizer(text + "\n\n")["input_ids"]]
     window = engine.target.context_window or len(stream)
-    lengths = [min(length, window - NEW - 1) for length in CONTEXTS]
+    lengths = [min(length, window - NEW - 1) for length in contexts]
     starts = ((977 * i) % (len(stream) - max(lengths)) for i in range(count))
     return [stream[start : start + lengths[i % len(lengths)]] for i, start in enumerate(starts)]
 
@@ -114,7 +116,7 @@ def measure(rows: Sequence[Row], source: Path | None, data: Path) -> None:
     torch.set_num_threads(first.threads)
     wanted = {row.way: WAYS[row.way] for row in rows}
     made = engines(first.model, source, first.mode, {"plain": PLAIN} | wanted)
-    texts = prompts(made["plain"], data / "prompts" / TEXTS[first.model], -(-first.asked // NEW))
+    texts = prompts(made["plain"], data / "prompts" / TEXTS[first.model], -(-first.asked // NEW), first.contexts)
     for number, text in enumerate(texts):
         params = dg.SamplingParams(
             max_new_tokens=NEW, seed=number, ignore_eos=True, logprobs=True, **SAMPLING[first.sampling]
@@ -127,9 +129,9 @@ def measure(rows: Sequence[Row], source: Path | None, data: Path) -> None:
 def cases(options: argparse.Namespace) -> Iterator[list[Row]]:
     """The rows to be measured, in groups that share their engines."""
     models = [BUNDLED] if options.model is None else [OTHER] if options.only_model else [BUNDLED, OTHER]
-    threads = range(1, options.threads + 1)
+    threads = range(options.threads if options.only_threads else 1, options.threads + 1)
     for model, sampling, count, mode in product(models, SAMPLING, threads, options.mode):
-        yield [Row(model, mode, count, sampling, way, options.tokens) for way in WAYS]
+        yield [Row(model, mode, count, sampling, way, options.tokens, contexts=options.contexts) for way in WAYS]
 
 
 def found(file: Path) -> dict[tuple[Any, ...], Row]:
@@ -137,7 +139,8 @@ def found(file: Path) -> dict[tuple[Any, ...], Row]:
     if not file.is_file():
         return {}
     names = {field.name for field in fields(Row)}
-    rows = [Row(**{name: row[name] for name in names}) for row in json.loads(file.read_text(encoding="utf-8"))["rows"]]
+    kept = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    rows = [Row(**{name: value for name, value in row.items() if name in names}) for row in kept]
     return {row.key: row for row in rows}
 
 
@@ -149,21 +152,38 @@ def blocks(rows: Sequence[Row]) -> list[str | Sheet]:
     differing = sum(row.other > 0 or row.bits > 0 for row in controls)
     return [
         f"Text with drafts beside that of plain decoding, {NEW} tokens per text, rule `agree`. Contexts have "
-        f"{', '.join(map(str, CONTEXTS))} tokens, as far as the model's window allows. A token counts up to the first difference "
+        f"{_listed(rows)} tokens, as far as the model's window allows. A token counts up to the first difference "
         "of its text. Bits: tokens whose log-probability is another float32.",
         f"{tokens:,} tokens with drafts were compared; {len(ours) - len(wrong)} of {len(ours)} rows have no difference at all. "
         f"{differing} of {len(controls)} controls differ, which shows that the comparison can see it.",
         table(
-            ["model", "computes", "threads", "sampling", "way", "texts that differ", "tokens", "bits", "largest", "τ"],
+            [
+                "model",
+                "computes",
+                "threads",
+                "sampling",
+                "way",
+                "longest",
+                "texts that differ",
+                "tokens",
+                "bits",
+                "apart",
+                "τ",
+            ],
             [_cells(row) for row in rows],
         ),
     ]
 
 
+def _listed(rows: Sequence[Row]) -> str:
+    """The lengths of contexts, for every list of them that rows have."""
+    return " or ".join(", ".join(map(str, each)) for each in dict.fromkeys(tuple(row.contexts) for row in rows))
+
+
 def _cells(row: Row) -> list[str]:
     length = f"{row.texts * NEW / row.rounds:.2f}"
     texts = f"{row.other} of {row.texts}"
-    named = [row.model, row.mode, str(row.threads), row.sampling, row.way]
+    named = [row.model, row.mode, str(row.threads), row.sampling, row.way, f"{max(row.contexts):,}"]
     return [*named, texts, f"{row.tokens:,}", f"{row.bits:,}", f"{row.largest:.2g}", length]
 
 
@@ -172,6 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = experiment.parser.add_argument
     add("--model", type=Path, default=None, help="folder of a second model, whose drafts are looked up")
     add("--only-model", action="store_true", help="leave the bundled pair out")
+    add("--only-threads", action="store_true", help="leave smaller numbers of threads out")
+    add("--contexts", nargs="+", type=at_least(1), default=list(CONTEXTS), help="tokens of prompts, in turn")
     add("--mode", nargs="+", choices=list(MODES), default=list(MODES))
     add("--tokens", type=at_least(1), default=20_000, help="per row")
     options = experiment.start(arguments)

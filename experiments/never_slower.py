@@ -31,7 +31,10 @@ AGAIN, AUTO, NONE = "plain, again", "auto", "plain (budget 0)"
 FIXED: dict[str, dict[str, Any]] = {
     NONE: {"budget": 0},
     "chain 2": {"structure": "chain", "budget": 2},
+    "chain 3": {"structure": "chain", "budget": 3},
     "chain 4": {"structure": "chain", "budget": 4},
+    "chain 6": {"structure": "chain", "budget": 6},
+    "tree 8": {"structure": "tree", "budget": 8},
     "graph 4": {"budget": 4},
     "graph 8": {"budget": 8},
     "graph 16": {"budget": 16},

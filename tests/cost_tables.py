@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from draftgraph.budget.costs import Cost, Costs, Drafts, Level
 
 
@@ -18,3 +20,15 @@ def costs(
     seen = tuple(Level(reached**depth, 1.0, 1.5, 0.8**depth) for depth in range(1, levels + 1))
     around = (0.2e-3, 0.2e-3, 0.02e-3)
     return Costs(target, theirs, around, 0.2e-3, 1, 64, seen, Drafts(around, seen), note)
+
+
+def with_chains(table: Costs, reached: float, less: float = 0.0, levels: int = 8) -> Costs:
+    """The table of a pair whose drafts may be chains as well.
+
+    reached  with which chains came down. less  ms that a round takes less with a chain than with a graph.
+    """
+    seen = tuple(Level(reached**depth, 1.0, 1.0, 0.8**depth) for depth in range(1, levels + 1))
+    chains = Drafts((0.2e-3, 0.1e-3, 0.02e-3), seen)
+    around = (0.2e-3 + 1e-3 * less, *table.overhead[1:])
+    greedy = None if table.greedy is None else replace(table.greedy, overhead=around)
+    return replace(table, overhead=around, greedy=greedy, chains=chains, greedy_chains=chains)

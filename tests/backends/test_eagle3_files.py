@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from transformers import PreTrainedModel
 
+import draftgraph as dg
 from draftgraph.backends.base import Feed
 from draftgraph.backends.feature_model import FeatureModel
 from draftgraph.backends.trained import find_trained
@@ -196,6 +197,8 @@ def test_a_state_that_the_target_does_not_have_is_refused_before_it_is_loaded(tm
         (lambda c: c.update(fc_norm=True, norm_before_fc=True), "norm_before_fc and fc_norm exclude each other"),
         (lambda c: c.update(norm_output="yes"), "norm_output is 'yes', not true or false"),
         (lambda c: c.update(head_dim=16), "has shape"),
+        (lambda c: c.update(intermediate_size=10**12), "has shape"),
+        (lambda c: c.update(hidden_size="wide"), "cannot read"),
         (lambda c: c.update(eagle_config={"use_aux_hidden_state": False}), "read the last hidden state alone"),
         (lambda c: c.update(eagle_config=3), "eagle_config is no object"),
         (lambda c: c.update(eagle_aux_hidden_state_layer_ids=[1, "x", 3]), "not numbers of layers"),
@@ -264,3 +267,10 @@ def test_a_drafter_of_another_width_has_its_own_embeddings_and_head(folder: Path
         read(folder, target)
     safetensors.torch.save_file(weights | {"embed_tokens.weight": torch.randn(64, 32)}, folder / "model.safetensors")
     assert read(folder, target).net.shape.width == 64
+
+
+def test_drafting_goes_on_beyond_the_positions_of_the_training(folder: Path) -> None:
+    """What config.json says of positions, 64, is the length of the texts that it was trained on."""
+    engine = dg.Engine.from_pretrained(over(), draft_model=folder, budget=4)
+    result = engine.generate([5, 9] * 40, max_new_tokens=10, temperature=0.0)
+    assert result.stats.num_drafter_evaluations > 0

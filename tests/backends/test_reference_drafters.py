@@ -107,6 +107,32 @@ def reference(core: Any, folder: Path, features: torch.Tensor) -> torch.Tensor:
     return torch.stack([logits[len(TEXT) - 2] for logits in seen])
 
 
+GOLDEN: dict[str, tuple[dict[str, Any], list[float]]] = {
+    "plain": ({}, [-2.824, -1.853, -1.354, -1.7]),
+    "norm_before_residual": ({"norm_before_residual": True}, [-6.387, -7.58, -8.845, 0.46]),
+    "norm_before_fc": ({"norm_before_fc": True}, [-2.562, -0.36, 0.385, 0.404]),
+    "fc_norm": ({"fc_norm": True, "norm_output": True}, [-3.076, 3.437, 0.072, 3.794]),
+    "original": ({}, [-1.14, 0.105, 0.505, 0.548]),
+    "causal": ({"is_causal": True}, [-0.842, 0.133, 0.257, 0.203]),
+    "dflash": ({"entries": 40}, [2.254, 1.142, 2.001, 2.149]),
+    "dspark": ({"entries": 40}, [3.539, 3.534, 6.643, 2.116, 3.975]),
+}
+"""Logits of entry 7 by depth, as they were when they were compared with the packages."""
+
+
+@pytest.mark.parametrize("kind", GOLDEN)
+@torch.inference_mode()
+def test_logits_are_those_that_were_compared(kind: str, tmp_path: Path) -> None:
+    """What the tests below and above say, where the packages are absent."""
+    target, (options, expected) = tiny_lm(layers=LAYERS), GOLDEN[kind]
+    if kind in ("original", "causal", "dflash", "dspark"):
+        layout = "original" if kind == "causal" else kind
+        found = block_logits(write_dflash(tmp_path, target, layout, **options), target)
+    else:
+        found = drafted_logits(*read(write_eagle3(tmp_path, target, "speculators", layers=2, **options)), cut=4)
+    torch.testing.assert_close(found[:, 7], torch.tensor(expected), atol=2e-3, rtol=1e-3)
+
+
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     import safetensors.torch
 

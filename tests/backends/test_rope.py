@@ -52,6 +52,15 @@ def test_a_text_is_that_of_transformers_on_both_sides_of_the_switch(family: str,
     assert result.stats.num_accepted_tokens > 0
 
 
+@pytest.mark.parametrize("most_rows", [7, 1024])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_texts_of_a_batch_cross_the_switch_one_by_one(family: str, most_rows: int) -> None:
+    lm = model(family)
+    prompts = [PROMPT[:length] for length in (5, 20, 31, 50)]
+    results = engine(lm, most_rows=most_rows).generate(prompts, max_new_tokens=30)
+    assert [result.token_ids for result in results] == [plain(lm, prompt, 30) for prompt in prompts]
+
+
 LEFT_OUT = {
     "the reading anew": ("phi3", 20, lambda made: setattr(made.target, "_switch", Switch(SWITCH, rereads=False))),
     "the end of drafts": ("phi3", 20, lambda made: setattr(type(made.target), "switch", None)),

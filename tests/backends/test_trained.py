@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from draftgraph.backends import trained
 from draftgraph.backends.checkpoint import CONFIG
+from draftgraph.backends.hub import Place
 from draftgraph.backends.trained import find_trained
 from draftgraph.errors import ModelError
 from eagle3_folders import LAYOUTS, write_eagle3
@@ -48,3 +50,39 @@ def test_speculators_of_another_kind_are_refused_by_name(tmp_path: Path) -> None
     (tmp_path / CONFIG).write_text(json.dumps({"speculators_model_type": "mtp"}))
     with pytest.raises(ModelError, match="is of speculators_model_type='mtp', which is not read"):
         find_trained(tmp_path)
+
+
+def test_a_hub_name_is_downloaded_once_its_configuration_says_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_eagle3(tmp_path / "snapshot", tiny_lm(layers=5), "sglang")
+    asked: list[tuple[str, object]] = []
+
+    def one(name: str, file: str, local_files_only: bool) -> str:
+        asked.append((name, file))
+        return str(folder / file)
+
+    def all_of(name: str, allow_patterns: list[str], local_files_only: bool) -> str:
+        asked.append((name, local_files_only))
+        return str(folder)
+
+    monkeypatch.setattr(trained, "locate", lambda name: Place(name, local=False))
+    monkeypatch.setattr(trained, "hf_hub_download", one)
+    monkeypatch.setattr(trained, "snapshot_download", all_of)
+    found = find_trained("someone/EAGLE3-tiny")
+    assert found is not None
+    assert (found.folder, found.layout.name) == (folder, "EAGLE-3")
+    assert asked == [("someone/EAGLE3-tiny", CONFIG), ("someone/EAGLE3-tiny", False)]
+    (folder / CONFIG).write_text("{}")
+    assert find_trained("someone/else") is None
+    assert len(asked) == 3  # nothing more of an ordinary model is asked for here
+
+
+def test_a_download_that_fails_is_a_model_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object, **options: object) -> str:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(trained, "locate", lambda name: Place(name, local=False))
+    monkeypatch.setattr(trained, "hf_hub_download", fails)
+    with pytest.raises(ModelError, match="cannot load 'someone/name': OSError: the disk is full"):
+        find_trained("someone/name")

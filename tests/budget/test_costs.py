@@ -17,6 +17,7 @@ from draftgraph.budget.cost_cache import costs_of
 from draftgraph.budget.costs import Costs, Drafts, Level
 from draftgraph.budget.timing import levels
 from draftgraph.engine.pair_costs import pair_costs
+from draftgraph.files import BrokenFileError
 from draftgraph.request.record import RoundRecord
 from models import perturbed, tiny_lm
 
@@ -165,6 +166,22 @@ def test_greedy_requests_have_levels_of_their_own():
     assert table.at(0.7) == table
     assert replace(table, greedy=None).at(0.0).levels == table.levels
     assert table.at(0.0).target == table.target
+
+
+def test_chains_have_levels_of_their_own_at_every_temperature():
+    chains, greedy = (Drafts((x, 0.0, 0.0), (Level(x, 1.0, 1.0, x),)) for x in (0.3, 0.4))
+    table = replace(costs(), chains=chains, greedy_chains=greedy)
+    assert (table.of_chains.overhead, table.of_chains.levels) == (chains.overhead, chains.levels)
+    assert table.at(0.0).of_chains.levels == greedy.levels
+    assert table.at(0.0).greedy_chains is None
+    assert costs().of_chains is None
+    again = Costs.from_dict(json.loads(json.dumps(table.to_dict())), table.note)
+    assert again.to_dict() == Costs.from_dict(json.loads(json.dumps(again.to_dict())), table.note).to_dict()
+    assert list(again.greedy_chains.levels) == list(greedy.levels)
+    broken = json.loads(json.dumps(table.to_dict()))
+    broken["greedy_chains"]["levels"][0]["nodes"] = -1.0
+    with pytest.raises(BrokenFileError, match="counts of drafts that cannot be"):
+        Costs.from_dict(broken, "")
 
 
 def busy(share: float = 0.5, slower: float = 1.0) -> Costs:

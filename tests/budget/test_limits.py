@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import draftgraph as dg
-from cost_tables import cost, costs
+from cost_tables import cost, costs, with_chains
 from draftgraph.budget.automatic import MOST_COPIES, PROBE_DEPTH, PROBE_SHARE, AutoBudget
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.ledger import LEAST_GAIN, Ledger
@@ -28,9 +28,11 @@ Agreement = Callable[[int], float]
 """agreement(committed length) -> chance that the next token of a drafted chain is accepted."""
 
 
-def play(table: Costs, agreement: Agreement, tokens: int = 400, seed: int = 0) -> tuple[list[RoundRecord], float]:
+def play(
+    table: Costs, agreement: Agreement, tokens: int = 400, seed: int = 0, narrows: bool = False
+) -> tuple[list[RoundRecord], float]:
     """A request whose drafts are chains, and the seconds that its rounds cost by the table."""
-    auto, draw, length, seconds = AutoBudget(table), random.Random(seed), 20, 0.0
+    auto, draw, length, seconds = AutoBudget(table, narrows=narrows), random.Random(seed), 20, 0.0
     read, records = 0, []
     while length < 20 + tokens:
         limits = auto.plan(length, records, 20 + tokens - length - 1)
@@ -57,10 +59,11 @@ def record(length: int, depth: int, accepted: int, limits: Limits | None = None,
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("narrows", [False, True])
 @pytest.mark.parametrize("reached", [0.0, 0.3, 0.8])
-def test_a_hostile_drafter_is_dropped_and_seldom_asked_again(reached: float):
-    table = costs(reached=reached)
-    records, seconds = play(table, lambda length: 0.02)
+def test_a_hostile_drafter_is_dropped_and_seldom_asked_again(reached: float, narrows: bool):
+    table = with_chains(costs(reached=reached), reached)
+    records, seconds = play(table, lambda length: 0.02, narrows=narrows)
     kinds = decisions(records)
     assert kinds.get("draft", 0) <= 20
     assert 1 <= kinds["probe"] <= 10
@@ -94,9 +97,14 @@ def test_a_good_drafter_is_used_whatever_the_table_expected(reached: float):
     assert sum(len(record.tokens) for record in late) / len(late) >= 4
 
 
-def test_drafting_comes_back_when_the_text_changes():
-    table = costs()
-    records, seconds = play(table, lambda length: 0.9 if length < 200 or length > 800 else 0.02, tokens=1600)
+@pytest.mark.parametrize("narrows", [False, True])
+def test_drafting_comes_back_when_the_text_changes(narrows: bool):
+    table = with_chains(costs(), 0.6, less=0.5)
+
+    def agreement(length: int) -> float:
+        return 0.9 if length < 200 or length > 800 else 0.02
+
+    records, seconds = play(table, agreement, tokens=1600, narrows=narrows)
     kinds = [(record.length, record.decision) for record in records]
     assert all(kind == "draft" for length, kind in kinds if length < 200)
     assert all(kind != "draft" for length, kind in kinds if 300 < length < 800)
@@ -127,6 +135,84 @@ def test_a_fixed_shape_is_as_deep_as_pays():
     assert depths[0] > depths[-1]
     chain, paths = (AutoBudget(costs(), width=width).plan(20, [], 99) for width in (1, 3))
     assert (chain.budget, paths.budget) == (chain.depth, 3 * paths.depth)
+
+
+def forms(table: Costs, narrows: bool = True, **options) -> tuple[AutoBudget, str]:
+    """A budget, and the form of its first draft."""
+    auto = AutoBudget(table, narrows=narrows, **options)
+    return auto, "chain" if auto.plan(20, [], 99).narrow else "graph"
+
+
+def test_the_form_that_gives_more_tokens_per_second_is_drafted():
+    graphs = costs(drafter=0.1, reached=0.85)
+    assert [forms(with_chains(graphs, 0.75, less=ms))[1] for ms in (0.0, 2.0, 3.0)] == ["graph", "chain", "chain"]
+    assert forms(with_chains(graphs, 0.75, less=2.0), narrows=False)[1] == "graph", "where a structure was asked for"
+    assert forms(graphs)[1] == "graph", "where chains were not measured"
+    assert "draft: a chain, " in forms(with_chains(graphs, 0.75, less=2.0))[0].plan(20, [], 99).reason
+
+
+def test_what_a_chain_misses_tells_of_graphs_and_a_form_is_left_for_one_that_is_better_by_more_than_a_little():
+    auto, first = forms(with_chains(costs(drafter=0.1, reached=0.85), 0.75, less=3.0))
+    chain, graph = auto.forms
+    assert first == "chain"
+    before = [form.expected().rate for form in auto.forms]
+    records = []
+    for i in range(4):
+        records.append(record(20 + i, 4, 0, score=0.9))
+        auto.plan(21 + i, records, 99)
+    after = [form.expected().rate for form in auto.forms]
+    assert all(b < 0.8 * a for a, b in zip(before, after, strict=True)), "the graph's own counts know nothing of it"
+    chain._known = graph.expected()._replace(rate=graph.expected().rate * 0.98)
+    assert auto.plan(40, records, 99).narrow, "about as fast"
+    chain._known = graph.expected()._replace(rate=graph.expected().rate * 0.9)
+    assert not auto.plan(40, records, 99).narrow
+
+
+def test_a_form_that_misses_less_is_taken_to_miss_less_of_what_the_other_one_met():
+    auto, _ = forms(with_chains(costs(drafter=0.1, reached=0.85), 0.7, less=3.0))
+    chain, graph = auto.forms
+    for share in (0.9, 0.5, 0.02):
+        for _ in range(60):
+            one = replace(record(20, 1, 0), masses=[share])
+            chain.learn(one, 1)
+            graph.hear(one, 1, chain)
+        odds = share / (1.0 - share) * (0.85 / 0.15) / (0.7 / 0.3)
+        assert chain.ledger.survival()[0] == pytest.approx(share, abs=0.02)
+        assert graph.ledger.survival()[0] == pytest.approx(odds / (1.0 + odds), abs=0.03)
+
+
+def test_chances_teach_what_outcomes_do():
+    lucky, sober = Ledger((), 8, alike=True), Ledger((), 8, alike=True)
+    for i in range(40):
+        lucky.enter(record(20, 2, 2 if i % 2 else 0), 8)
+        sober.enter(replace(record(20, 2, 2 if i % 2 else 0), masses=[0.5, 0.5]), 8)
+    assert sober.survival()[0] == pytest.approx(0.5, abs=0.02)
+    assert lucky.survival()[0] == pytest.approx(0.5, abs=0.06)
+
+
+def test_every_level_of_a_chain_tells_of_the_others():
+    alike, apart = (Ledger((), 8, alike=alike) for alike in (True, False))
+    for ledger in (alike, apart):
+        for _ in range(30):
+            ledger.enter(record(20, 2, 2, score=0.5), 2)
+    shares = [[b / a for a, b in pairwise([1.0, *ledger.survival()])] for ledger in (alike, apart)]
+    assert shares[0][4] > 0.6 > shares[1][4] == pytest.approx(0.5)
+
+
+def test_where_passes_are_padded_a_short_chain_is_priced_as_the_longest():
+    sizes = tuple(range(1, 66))
+    padded = with_chains(replace(costs(), target=replace(costs().target, sizes=sizes)), 0.6)
+    plans = [AutoBudget(table, width=1).plan(20, [], 99) for table in (padded, with_chains(costs(), 0.6))]
+    assert all(less < more for less, more in zip(plans[0].price_passes[1:], plans[1].price_passes[1:], strict=False)), (
+        "its rows have been paid for"
+    )
+
+
+def test_draws_say_nothing_of_their_tokens_so_a_chain_of_draws_is_no_longer_than_pays_best():
+    table = with_chains(costs(drafter=0.3), 0.7)
+    drawn, best = (AutoBudget(table, narrows=True, draws=draws).forms[0].expected() for draws in (True, False))
+    assert drawn.depth < best.depth
+    assert drawn.rate == best.rate
 
 
 def test_the_last_token_is_not_drafted():
@@ -246,6 +332,17 @@ def test_whatever_was_counted_limits_are_in_order(rounds: list[tuple[int, int, f
 
 class TestEngine:
     """With models that run, and the table of `conftest.known_costs`."""
+
+    @pytest.mark.parametrize("temperature", [0.0, 1.0])
+    def test_a_chain_is_drafted_by_the_very_structure_that_would_branch(self, temperature: float):
+        params = dg.SamplingParams(max_new_tokens=40, temperature=temperature, seed=3)
+        table = with_chains(costs(drafter=0.1), 0.7, less=3.0)
+        for options, chains in (({}, True), ({"structure": "graph"}, False), ({"structure": "tree"}, False)):
+            result = self.engine(table, **options).generate([1, 2, 3], params)
+            drafts = [record for record in result.rounds if record.tokens]
+            assert all([*record.parents] == list(range(-1, len(record.tokens) - 1)) for record in drafts) == chains
+            assert all("a chain" in record.reason for record in drafts) == chains
+            assert result.stats.mean_acceptance_length > 1.5
 
     def engine(self, table: Costs | None = None, **options) -> dg.Engine:
         target = tiny_lm()

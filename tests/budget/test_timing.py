@@ -189,6 +189,16 @@ def test_the_target_is_timed_with_rows_that_part_as_drafts_do(clock: Clock, chai
     assert {parent for parents in drafter.parents for parent in parents} == {-1}
 
 
+def test_chains_are_counted_apart_where_drafts_may_be_chains(clock: Clock) -> None:
+    model = SlowModel(clock, 0.004)
+    graphs, chains = Rounds(model), Rounds(model)
+    table = timing.measure(model, SlowModel(clock, 0.001), graphs, run_chains=chains)
+    assert table.chains == table.greedy_chains == table.greedy
+    assert {budget for budget, _, _ in chains.asked} == {timing.FEW, timing.FULL_CHAIN}
+    assert {temperature for _, _, temperature in chains.asked} == {0.0, 1.0}
+    assert timing.measure(model, SlowModel(clock, 0.001), graphs).chains is None
+
+
 @pytest.mark.parametrize("window", [8, 16, 64, 100, None])
 def test_no_pass_leaves_the_window(clock: Clock, window: int | None) -> None:
     _, model, rounds = measured(clock, 0.004, context_window=window)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from cost_tables import cost, costs
+from cost_tables import cost, costs, with_chains
 from draftgraph.budget.automatic import AutoBudget
 from draftgraph.budget.costs import Costs
 from draftgraph.draft import model
@@ -329,10 +329,12 @@ def decoded(
     switch: float = 0.0,
     table: Costs | None = None,
     looked_up: bool = False,
+    narrows: bool = False,
 ) -> Request:
     """`count` rounds of the real loop, with the real drafter; FIXED drafts once the measured overlap is below `switch`.
 
     table  the automatic budget decides by these costs, within `limits`. looked_up  without a draft model.
+    narrows  it may draft chains.
     """
     structure = config.resolved_structure
     choice = Strategy(enumerated_rule(LayerRule()), structure, structure.draws, "enumerated")
@@ -350,7 +352,9 @@ def decoded(
     drafter.begin(request)
     if not looked_up:
         request.drafting.calibration = Eager()
-    auto = None if table is None else AutoBudget(table, limits.depth, computes=not looked_up, copies=True)
+    auto = None
+    if table is not None:
+        auto = AutoBudget(table, limits.depth, not looked_up, copies=True, narrows=narrows, draws=not looked_up)
 
     def bounds(request: Request) -> Limits:
         if auto is None:
@@ -381,6 +385,7 @@ BESIDE_MODEL = ("merge", "own", "context", "rejected", "table")
 READS_AHEAD = Config(structure=Graph(read_ahead=4), edges=BESIDE_MODEL)
 ROUNDS = {
     "graph": (Config(structure="graph"), 2, Limits(6, 2, 0, 0.2, spread=False), 5, 3),
+    "graph that is a chain": (Config(structure="graph"), 2, Limits(3, 3, 0, 0.2, (0.0, 0.5), narrow=True), 5, 3),
     "graph that reads ahead": (READS_AHEAD, 2, Limits(6, 2, 0, 0.2, spread=False), 5, 3),
     "graph of one pass": (Config(structure="graph", edges=BESIDE_MODEL), 2, Limits(5, 1, 0), 5, 3),
     "graph of rejected branches": (Config(structure="graph", edges="rejected"), 2, Limits(8, 2, 0), 6, 3),
@@ -449,6 +454,23 @@ def test_rounds_whose_budget_is_decided_between_them_are_lossless(
             decided.add(tuple(record.decision for record in request.rounds[:2]))
         assert total_variation(continued(masses, tables), tables.target_law(tables.depth + 1)) <= EXACT, (kind, seed)
     assert seen in decided
+
+
+@pytest.mark.usefixtures("enumerated")
+def test_rounds_whose_form_is_decided_between_them_are_lossless() -> None:
+    """A chain or a graph: which one depends on what was accepted, and so on the texts that came out."""
+    torn = with_chains(costs(drafter=0.1, reached=0.8, levels=2), 0.6, less=1.2, levels=2)
+    shapes: set[tuple[bool, ...]] = set()
+    for kind, seed in product(("random", "sparse", "flat q"), range(2)):
+        tables = pair(kind, 2, 5, seed)
+        masses: defaultdict[tuple[int, ...], float] = defaultdict(float)
+        run = partial(decoded, tables, Config(structure="graph"), Limits(4, 2, 0), [0, 1], 3, table=torn, narrows=True)
+        for probability, request in enumerate_draws(run):
+            masses[tuple(request.output)] += probability
+            shapes.add(tuple("a chain" in record.reason for record in request.rounds[:3]))
+        assert total_variation(continued(masses, tables), tables.target_law(tables.depth + 1)) <= EXACT, (kind, seed)
+    assert {shape[0] for shape in shapes} == {True}
+    assert {(True, False), (True, True)} <= {shape[:2] for shape in shapes}
 
 
 @pytest.mark.usefixtures("enumerated")

@@ -226,7 +226,7 @@ def test_a_result_so_far_is_whole_while_rounds_go_on() -> None:
     made, results = engine(), []
 
     async def watch() -> None:
-        stream = made.astream(PROMPTS[0], max_new_tokens=100)
+        stream = made.astream(PROMPTS[0], max_new_tokens=50)  # too short to be kept
         async for _ in stream:
             results.append(stream.result())
 
@@ -325,6 +325,16 @@ def test_requests_that_come_just_when_the_thread_ends_are_not_lost(monkeypatch: 
     for number in range(60):
         time.sleep(0.0002 * (number % 12))
         assert run(made.agenerate(PROMPTS[2], max_new_tokens=1)).token_ids == right(2)[:1]
+
+
+def test_an_idle_thread_is_woken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "IDLE_SECONDS", 300.0)
+    made = pair(budget=0)
+    for _ in range(3):
+        assert run(made.agenerate(PROMPTS[2], max_new_tokens=1)).token_ids == right(2)[:1]
+        stream = made.astream(PROMPTS[0], max_new_tokens=100)
+        run(stream.aclose())
+        time.sleep(0.05)
 
 
 def test_an_engine_that_is_gone_takes_its_thread_along() -> None:

@@ -20,7 +20,7 @@ from draftgraph.errors import DraftgraphError, LogitsError, OptionError, QueueFu
 from draftgraph.request.result import Event
 from models import byte_tokenizer, perturbed, plain, tiny_lm
 
-PROMPTS = [[5, 9, 5], [7, 3, 9, 7, 3], [11], [40, 2, 40, 2, 40], list(range(1, 25)), [3] * 60]
+PROMPTS = [[5, 9, 5], [7, 3, 9, 7, 3], [11], [40, 2, 40, 2, 40], list(range(1, 25)), [3] * 40]
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"budget": 0},
@@ -395,6 +395,31 @@ def test_a_drafter_that_fails_to_end_one_request_keeps_no_cells() -> None:
     with pytest.raises(DraftgraphError, match="no end"):
         board.close()
     assert not board.busy
+    assert cells(made) == 0
+
+
+class Failing(dg.structures.Chain):
+    """A structure that fails to say what its third round may spend."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        object.__setattr__(self, "asked", [])
+
+    def limits(self, budget: int, depth: int | None, reach: int) -> Any:
+        self.asked.append(1)  # type: ignore[attr-defined]
+        if len(self.asked) == 3:  # type: ignore[attr-defined]
+            raise ValueError("no limits")
+        return super().limits(budget, depth, reach)
+
+
+def test_a_structure_that_fails_between_rounds_hurts_nobody_else() -> None:
+    made = engine("pair")
+    params = [{"max_new_tokens": 20, "budget": 3}, {"max_new_tokens": 20, "budget": 3, "structure": Failing()}]
+    with pytest.raises(ValueError, match="no limits") as raised:
+        made.generate(PROMPTS[:2], params)
+    results = raised.value.results  # type: ignore[attr-defined]
+    assert results[0].token_ids == plain(made.target.model, PROMPTS[0], 20)  # type: ignore[attr-defined]
+    assert 0 < len(results[1].token_ids) < 20
     assert cells(made) == 0
 
 

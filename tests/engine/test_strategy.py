@@ -9,7 +9,7 @@ from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
 from draftgraph.draft.terms import Overlap
 from draftgraph.engine.config import Config
-from draftgraph.engine.strategy import FIXED_PAYS_UP_TO, ROUNDS, WEAK, choose, reconsider
+from draftgraph.engine.strategy import FIXED_PAYS_UP_TO, ROUNDS, WEAK, choose, may_narrow, reconsider
 from draftgraph.errors import OptionError
 from models import perturbed, tiny_lm
 
@@ -100,3 +100,21 @@ def test_the_result_says_what_was_chosen_and_why():
     assert "longest match" in greedy.choice.reason
     alone = dg.Engine.from_pretrained(target, budget=6).generate([3, 4, 5], dg.SamplingParams(temperature=1.0, seed=2))
     assert "no law" in alone.choice.reason
+
+
+@pytest.mark.parametrize(
+    ("options", "may"),
+    [
+        ({}, True),
+        ({"rule": "agree"}, True),
+        ({"structure": "graph"}, False),
+        ({"structure": "chain"}, False),
+        ({"rule": "traversal"}, True),
+        ({"rule": "multipath"}, False),
+        ({"rule": "block"}, False),
+        ({"bitwise": True}, False),
+    ],
+)
+def test_drafts_may_be_chains_where_no_structure_was_asked_for(options, may):
+    assert may_narrow(Config(**options), ModelDrafter(tiny_lm(), 64)) == may
+    assert not may_narrow(Config(**options), LookupDrafter(("own",)))

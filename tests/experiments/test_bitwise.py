@@ -55,3 +55,18 @@ def test_rows_that_were_measured_with_as_many_tokens_are_kept(tmp_path, monkeypa
     file.write_text(json.dumps(kept), encoding="utf-8")
     bitwise.main(["--quick", "--out", str(tmp_path)])
     assert measured[2:] == [["chain of 6"]] * 2
+
+
+def test_contexts_and_threads_are_chosen_and_told_apart(tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr(bitwise, "measure", lambda rows, source, data: measured.extend(rows))
+    monkeypatch.setattr(bitwise, "_cells", lambda row: ["-"] * 11)
+    options = ["--mode", "bf16", "--tokens", "64", "--only-threads", "--threads", "2", "--out", str(tmp_path)]
+    bitwise.main(options)
+    assert {each.threads for each in measured} == {2}
+    first = len(measured)
+    bitwise.main(options)
+    assert len(measured) == first
+    bitwise.main([*options, "--contexts", "40", "2000"])
+    assert {tuple(each.contexts) for each in measured[first:]} == {(40, 2000)}
+    assert len(measured) == 2 * first

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from draftgraph.view import tracefile
 from served import Served, engine
 
 PROMPT = "def add(a, b):\n    return"
@@ -86,6 +87,7 @@ def test_a_stop_at_the_limit_is_a_stop(server: Served):
         ({"logit_bias": {"221": -100.0, "300": 3}}, {"logit_bias": {221: -100.0, 300: 3.0}}),
         ({"stop_token_ids": [221]}, {"stop_token_ids": [221]}),
         ({"min_tokens": 20, "ignore_eos": True}, {"min_new_tokens": 20, "ignore_eos": True}),
+        ({"top_k": 10**30, "temperature": 1, "seed": 4}, {"temperature": 1.0, "seed": 4}),
         ({"seed": -(1 << 63), "temperature": 1}, {"seed": -(1 << 63), "temperature": 1.0}),
     ],
     ids=lambda case: ",".join(case),
@@ -113,7 +115,8 @@ def test_fields_that_change_no_answer_are_accepted(server: Served):
         ({"foo": 1}, "foo"), ({"best_of": 2}, "best_of"), ({"suffix": "x"}, "suffix"), ({"n": 0}, "n"), ({"n": 1000}, "n"),
         ({"temperature": -1}, "temperature"), ({"temperature": "1"}, "temperature"), ({"top_p": 0}, "top_p"),
         ({"top_p": 1.5}, "top_p"), ({"top_k": 1.5}, "top_k"), ({"seed": "x"}, "seed"), ({"seed": True}, "seed"),
-        ({"stop": 3}, "stop"), ({"stop": ["a", 3]}, "stop[1]"), ({"stop": ""}, "stop"), ({"max_tokens": -1}, "max_tokens"),
+        ({"stop": 3}, "stop"), ({"stop": ["a", 3]}, "stop[1]"),
+        ({"stop": ["a"] * 65}, "stop"), ({"stop": ""}, "stop"), ({"max_tokens": -1}, "max_tokens"),
         ({"max_tokens": 0}, "max_tokens"), ({"max_tokens": 1000000}, "max_tokens"), ({"min_tokens": 9}, "min_tokens"),
         ({"presence_penalty": 3}, "presence_penalty"), ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"logit_bias": {"5": "x"}}, "logit_bias.5"), ({"logit_bias": {"999999": 1}}, "logit_bias"),
@@ -125,6 +128,7 @@ def test_fields_that_change_no_answer_are_accepted(server: Served):
         ({"prompt": ""}, "prompt"), ({"prompt": []}, "prompt"), ({"prompt": [[]]}, "prompt[0]"), ({"prompt": [999999]}, "prompt"),
         ({"prompt": [-1]}, "prompt"), ({"prompt": ["a", ""]}, "prompt[1]"), ({"prompt": None}, "prompt"),
         ({"logprobs": 21}, "logprobs"), ({"budget": -1}, "budget"), ({"draftgraph": {"x": 1}}, "draftgraph.x"),
+        ({"draftgraph": {"trace": True}, "n": 2}, "draftgraph.trace"),
         ({"budget": 1, "draftgraph": {"budget": 2}}, "budget"), ({"messages": []}, "messages"), ({"functions": []}, "functions"),
         ({"use_beam_search": False}, "use_beam_search"),
     ],
@@ -277,3 +281,18 @@ def test_a_prompt_that_was_read_is_not_read_again(server: Served):
     assert again.choices[0].text == first.choices[0].text
     assert 0 < again.usage.prompt_tokens_details.cached_tokens < again.usage.prompt_tokens
     assert first.usage.prompt_tokens_details.cached_tokens == 0
+
+
+def test_a_trace_shows_what_the_engine_did_streamed_or_not(server: Served, tmp_path):
+    own = engine().generate(PROMPT, max_new_tokens=20)
+    body = {"prompt": PROMPT, "max_tokens": 20, "temperature": 0, "draftgraph": {"trace": True}}
+    whole = server.http.post("/v1/completions", json=body).json()["draftgraph"]["trace"]
+    lines = server.http.post("/v1/completions", json=body | {"stream": True}).text.split("\n\n")
+    streamed = json.loads(lines[-3].removeprefix("data: "))["draftgraph"]["trace"]
+    for told in (whole, streamed):
+        (tmp_path / "trace.json").write_text(json.dumps(told), encoding="utf-8")
+        trace = tracefile.load(tmp_path / "trace.json")
+        assert (trace.text, trace.token_ids, trace.prompt) == (own.text, own.token_ids, PROMPT)
+        assert [(record.tokens, record.path) for record in trace.rounds] == [
+            (list(record.tokens), record.path) for record in own.rounds
+        ]

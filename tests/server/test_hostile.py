@@ -225,7 +225,7 @@ def test_sigterm_lets_what_runs_finish_and_sends_the_others_away():
 
 
 def test_limits_on_requests_and_on_time_are_errors_that_say_so():
-    limits = ("--max-requests", "1", "--request-timeout", "3", "--drain-timeout", "0.2")
+    limits = ("--max-requests", "1", "--request-timeout", "4", "--drain-timeout", "0.2")
     with served(*limits) as server, ThreadPoolExecutor(2) as threads:
         body = LONG | {"n": 8}
         first = threads.submit(server.http.post, "/v1/completions", json=body)

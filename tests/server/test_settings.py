@@ -17,7 +17,7 @@ from draftgraph.server.settings import Settings
     "wrong",
     [
         {"model": ""}, {"api_key": ""}, {"api_key": " k"}, {"api_key": "é"}, {"port": -1}, {"port": 70000}, {"max_requests": 0},
-        {"max_body_bytes": 0}, {"request_seconds": 0}, {"drain_seconds": -1}, {"metrics_prefix": ""}, {"metrics_prefix": "a:b"},
+        {"max_body_bytes": 0}, {"request_timeout": 0}, {"drain_timeout": -1}, {"metrics_prefix": ""}, {"metrics_prefix": "a:b"},
         {"metrics_prefix": "1a"},
     ],
     ids=str,

@@ -15,6 +15,7 @@ from draftgraph.sampling.rng import Noise
 from draftgraph.types import FIXED, LAWS, ROOT, STRUCTURES, Outcome, TokenTree
 from draftgraph.verification.base import Rule, place_of, places_of, sample, sample_rows
 from draftgraph.verification.check import verify
+from draftgraph.verification.layer import tree_outcome
 from draftgraph.verification.registry import RULES, get_rule, rules
 from oracles import LiteralLayer, assert_same, drafts, recursive_rejection, rows
 
@@ -42,6 +43,7 @@ def repeats_a_fixed_slot(tree: TokenTree) -> bool:
 @quick
 @given(drafts("chain"))
 def test_layer_is_block_on_chains(draft):
+    assert_same(tree_outcome(*draft), BLOCK.outcome(*draft))
     assert_same(LAYER.outcome(*draft), BLOCK.outcome(*draft))
 
 

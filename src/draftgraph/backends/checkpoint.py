@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,19 +86,25 @@ def fill(file: Path, needed: Mapping[str, torch.Tensor], weights: Mapping[str, t
 
     Raises ModelError.
     """
-    refuse_other_names(file, needed, weights, by)
+    refuse_misfit(file, needed, weights, by)
     for name, weight in needed.items():
-        refuse_shape(file, name, weights[name], weight.shape, by)
-        if not weights[name].isfinite().all():
-            raise ModelError(f"{file}: the weight {name!r} holds NaN or infinite numbers")
+        refuse_not_finite(file, name, weights[name])
         weight.copy_(weights[name])
 
 
-def refuse_other_names(file: Path, needed: Collection[str], weights: Collection[str], by: str) -> None:
+def refuse_not_finite(file: Path, name: str, weight: torch.Tensor) -> None:
+    if not weight.isfinite().all():
+        raise ModelError(f"{file}: the weight {name!r} holds NaN or infinite numbers")
+
+
+def refuse_misfit(file: Path, needed: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor], by: str) -> None:
+    """Raise ModelError for weights that are missing, unknown or of another shape; `needed` may lie on the meta device."""
     wrong = sorted(set(needed) ^ set(weights))
     if wrong:
         said = "lacks" if wrong[0] in needed else "has unknown"
         raise ModelError(f"{file} {said} the weight {wrong[0]!r}; {len(wrong)} names differ from {by}")
+    for name, weight in needed.items():
+        refuse_shape(file, name, weights[name], weight.shape, by)
 
 
 def refuse_shape(file: Path, name: str, weight: torch.Tensor, shape: torch.Size, by: str) -> None:

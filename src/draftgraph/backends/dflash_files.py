@@ -18,10 +18,11 @@ from transformers import PretrainedConfig
 
 from draftgraph.backends.block_model import BlockModel
 from draftgraph.backends.block_net import BlockNet, BlockShape
-from draftgraph.backends.checkpoint import CONFIG, Rules, Weights, fill, read_weights
-from draftgraph.backends.eagle3_files import (
-    TYPE,
-    block_config,
+from draftgraph.backends.checkpoint import CONFIG, Rules, Weights, fill, read_weights, refuse_misfit
+from draftgraph.backends.eagle3_files import TYPE, block_config
+from draftgraph.backends.ends import Ends
+from draftgraph.backends.features import FeatureShape
+from draftgraph.backends.fits import (
     borrow_head,
     complete,
     count_layers,
@@ -33,9 +34,7 @@ from draftgraph.backends.eagle3_files import (
     same_class,
     same_vocabulary,
     tap_names,
-)
-from draftgraph.backends.ends import Ends
-from draftgraph.backends.features import FeatureShape
+)  # fmt: skip
 from draftgraph.backends.taps import decoder_layers
 from draftgraph.errors import ModelError, PairError
 from draftgraph.values import as_integer
@@ -93,7 +92,10 @@ class DFlashLayout:
         refuse_other_width(folder, weights.get("fc.weight"), len(taps), config.hidden_size)
         tokens = head_tokens(file, weights, read.tokens, config.vocab_size)
         borrow_head(file, weights, target, tokens, read.config.hidden_size)
-        net = BlockNet(FeatureShape(config.hidden_size, taps, read.tokens), read.block, read.config)
+        shape = FeatureShape(config.hidden_size, taps, read.tokens)
+        with torch.device("meta"):  # nothing is made of sizes that the weights do not have
+            refuse_misfit(file, _tensors(BlockNet(shape, read.block, read.config)), weights, "config.json")
+        net = BlockNet(shape, read.block, read.config)
         fill(file, _tensors(net), weights, "config.json")
         net = net.to(target.device, target.dtype).eval().requires_grad_(False)
         embeddings = target.get_input_embeddings().weight.detach()

@@ -9,21 +9,18 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from draftgraph.backends.checkpoint import CONFIG, WEIGHTS, Weights, config_of, fill, read_weights
-from draftgraph.backends.eagle3_files import (
-    IDS,
-    MAPS,
-    TYPE,
-    Eagle3Layout,
-    Said,
-    count_layers,
-    head_tokens,
-    own_names,
-    said_of,
-    tensors_of,
-    verifier_of,
+from draftgraph.backends.checkpoint import (
+    CONFIG,
+    WEIGHTS,
+    Weights,
+    config_of,
+    read_weights,
+    refuse_misfit,
+    refuse_not_finite,
 )
+from draftgraph.backends.eagle3_files import IDS, TYPE, Eagle3Layout, Said, own_names, said_of, tensors_of
 from draftgraph.backends.features import FeatureShape
+from draftgraph.backends.fits import MAPS, count_layers, head_tokens, verifier_of
 from draftgraph.backends.paired import PairedNet
 from draftgraph.backends.taps import PREFIX
 from draftgraph.backends.trained import find_trained
@@ -134,10 +131,13 @@ def _refuse_incomplete(file: Path, read: Said, weights: Weights) -> None:
     if fc is None or fc.dim() != 2 or fc.shape[1] % count:
         raise ModelError(f"{file} lacks 'fc.weight' for {count} hidden states")
     shape = FeatureShape(fc.shape[1] // count, ("",) * count, read.tokens)
-    needed = tensors_of(PairedNet(shape, read.block, read.norms))
+    with torch.device("meta"):
+        needed = tensors_of(PairedNet(shape, read.block, read.norms))
     borrowed = {"lm_head.weight"} - weights.keys()
     own = {name: weight for name, weight in weights.items() if name != "embed_tokens.weight"}
-    fill(file, {name: weight for name, weight in needed.items() if name not in borrowed}, own, "config.json")
+    refuse_misfit(file, {name: weight for name, weight in needed.items() if name not in borrowed}, own, "config.json")
+    for name, weight in weights.items():
+        refuse_not_finite(file, name, weight)
 
 
 def _block(read: Said) -> dict[str, Any]:

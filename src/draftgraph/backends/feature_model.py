@@ -72,6 +72,9 @@ class FeatureModel(TorchModel):
         super().__init__(net.core)
         self.net, self.tokens = net, tokens
         self.embeddings = embeddings
+        self.context_window = (
+            None  # that of the target counts: positions are rotated, however many there were in training
+        )
         self._prepared = prepare(net.core)
         self._outputs = torch.empty(0, 0)
 

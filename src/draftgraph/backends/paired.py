@@ -14,15 +14,18 @@ With `norm_output` the output is the one after the final norm. Class and names o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import nn
-from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel
+from transformers import LlamaConfig, PretrainedConfig
 
 from draftgraph.backends.features import FeatureNetwork, FeatureShape, build_core, part_of_head
 from draftgraph.backends.taps import decoder_layers
 from draftgraph.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _WIDE = tuple(f"self_attn.{part}_proj.weight" for part in "qkv")
 

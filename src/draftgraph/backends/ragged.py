@@ -16,13 +16,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from draftgraph.backends.base import Feed
 from draftgraph.backends.layer_kinds import LayerKind
@@ -246,6 +245,7 @@ def _padded(
 @contextmanager
 def running(configs: Sequence[Any], ragged: Ragged) -> Iterator[None]:
     """While the model runs inside, its layers attend to the cells of their own requests. configs  of its layers."""
+    _functions()
     before = [getattr(config, _NAME_FIELD) for config in configs]
     _RUNNING.ragged = ragged
     try:
@@ -278,7 +278,7 @@ def _attention(base: str) -> Callable[..., Any]:
         **options: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         written_in = vars(sys.modules[type(module).__module__])
-        known = written_in.get("ALL_ATTENTION_FUNCTIONS", ALL_ATTENTION_FUNCTIONS)
+        known = written_in.get("ALL_ATTENTION_FUNCTIONS") or _functions()
         own_one = known.get_interface(base, written_in.get("eager_attention_forward"))
         ragged: Ragged | None = getattr(_RUNNING, "ragged", None)
         if ragged is None:  # in another thread than that of the pass
@@ -291,6 +291,16 @@ def _attention(base: str) -> Callable[..., Any]:
     return attend
 
 
-for _base, _name in _NAMES.items():
-    ALL_ATTENTION_FUNCTIONS.register(_name, _attention(_base))
-    ALL_MASK_ATTENTION_FUNCTIONS.register(_name, ALL_MASK_ATTENTION_FUNCTIONS[_base])
+@cache
+def _functions() -> Any:
+    """The attention functions of transformers by name, with ours among them.
+
+    They are imported here: that takes seconds, and models which run elsewhere need none of them.
+    """
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    for base, name in _NAMES.items():
+        ALL_ATTENTION_FUNCTIONS.register(name, _attention(base))
+        ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
+    return ALL_ATTENTION_FUNCTIONS

@@ -46,6 +46,7 @@ class AutoBudget:
               drafts are of copies alone, as many as give most tokens per second.
     width     nodes per level of a structure whose shape does not look at scores (a chain's is 1); None: prices shape the draft.
     narrows   whether drafts may also be chains. They are where `costs` holds what chains cost, and that is less per token.
+    draws     whether slots are SAMPLED.
     """
 
     costs: Costs
@@ -54,6 +55,7 @@ class AutoBudget:
     copies: bool = False
     width: int | None = None
     narrows: bool = False
+    draws: bool = False
     forms: list[Form] = field(init=False)
     _form: Form = field(init=False)
     _asked: int = 0
@@ -65,10 +67,10 @@ class AutoBudget:
     _cached: int = 0
 
     def __post_init__(self) -> None:
-        self.forms = [Form(self.costs, self.deepest, self.width)]
+        self.forms = [Form(self.costs, self.deepest, self.width, draws=self.draws)]
         chains = self.costs.of_chains if self.narrows else None
         if chains is not None:
-            self.forms.insert(0, Form(chains, self.deepest, 1, narrow=True))
+            self.forms.insert(0, Form(chains, self.deepest, 1, narrow=True, draws=self.draws))
         self._form = max(self.forms, key=lambda form: form.expected().rate)
         self._plain = 1.0 / self.costs.plain
         self._copies = [self.costs.whole(nodes) for nodes in range(MOST_COPIES + 1)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import NamedTuple
 
 from draftgraph.budget.costs import Costs
@@ -16,7 +15,7 @@ from draftgraph.request.record import RoundRecord
 MOST_DRAFTED = 64
 """Nodes of a round whose size prices decide."""
 NEAR = 0.95
-"""Of depths whose rates are so near to the best one a fixed shape gets the largest: what is never drafted is never learnt."""
+"""Of depths whose rates are so near to the best one a fixed shape without draws gets the largest: prices end its drafts early."""
 HOPE = 0.75
 """A pass is made if it is expected to earn this share of its price: a little too deep costs little and is noticed, a little too
 shallow is not."""
@@ -36,24 +35,26 @@ class Form:
     deepest  levels at most.
     width    nodes per level of a structure whose shape does not look at scores (a chain's is 1); None: prices shape the draft.
     narrow   whether it is a chain where the structure would branch.
+    draws    whether slots are SAMPLED, so that scores know nothing of the tokens.
     """
 
     costs: Costs
     deepest: int
     width: int | None = None
     narrow: bool = False
+    draws: bool = False
     ledger: Ledger = field(init=False)
     _known: Expected | None = None
 
     def __post_init__(self) -> None:
-        self.ledger = Ledger(self.costs.levels, self.deepest)
+        self.ledger = Ledger(self.costs.levels, self.deepest, alike=self.width is not None)
         self._target = [self.costs.verifying(nodes) for nodes in range(MOST_DRAFTED + 1)]
 
     @property
     def most(self) -> float:
         """Tokens per second if all that is drafted were accepted."""
-        each, one = [1.0] * self.deepest, self.costs.drafter_pass(1.0)
-        return max((1.0 + depth) / self._seconds(depth, each, each, one) for depth in self._depths())
+        one = self.costs.drafter_pass(1.0)
+        return max((1.0 + depth) / (self._verifying(depth) + depth * one) for depth in range(1, self.deepest + 1))
 
     def learn(self, record: RoundRecord, asked: int) -> None:
         """Count a round whose draft had this form and was allowed to be `asked` deep."""
@@ -61,13 +62,19 @@ class Form:
         self._known = None
 
     def hear(self, record: RoundRecord, asked: int, other: Form) -> None:
-        """Learn from a round whose draft had another form: what misses there misses here as often as it did while timed."""
-        self.ledger.hear(len(record.path), asked, self.ledger.usual_miss / other.ledger.usual_miss)
+        """Learn from a round whose draft had another form. What was measured of both says how their odds compare."""
+        self.ledger.odds = self.ledger.usual_odds / other.ledger.usual_odds
+        self.ledger.hear(record, asked)
         self._known = None
 
     def doubt(self) -> None:
         """Drafting no longer pays. All counts fade alike, so that no share of them changes."""
         self.ledger.doubt()
+
+    @property
+    def _padded(self) -> bool:
+        """Whether shorter drafts cost the target as much as the longest ones: passes are padded to what they needed lately."""
+        return self.width is not None and bool(self.costs.target.sizes)
 
     def expected(self) -> Expected:
         """What drafts of this form are worth now."""
@@ -76,33 +83,30 @@ class Form:
         return self._known
 
     def _best(self) -> Expected:
-        counts, survival = self.ledger.depths, self.ledger.survival()
-        passes = [c.passes / c.rounds for c in counts]
-        nodes = [c.nodes / c.rounds for c in counts]
-        tokens = [1.0 + self.ledger.beyond + reached for reached in accumulate(survival)]
-        one, spare = self.costs.drafter_pass(self.ledger.rows), self.ledger.spare
-        rates = [tokens[depth - 1] / self._seconds(depth, passes, nodes, one, spare) for depth in self._depths()]
+        one = self.costs.drafter_pass(self.ledger.rows)
+        tokens, nodes, passes = 1.0 + self.ledger.beyond, self.ledger.spare, 0.0
+        each, rates = [], []
+        for counts, chance in zip(self.ledger.depths, self.ledger.survival(), strict=True):
+            tokens += chance
+            nodes += float(self.width or 0) if self._padded else counts.nodes / counts.rounds
+            passes += counts.passes / counts.rounds
+            each.append(tokens)
+            rates.append(tokens / (self._verifying(nodes) + passes * one))
         best = max(rates)
-        near = self.deepest if self.width is None else max(d for d, rate in enumerate(rates, 1) if rate >= NEAR * best)
-        return Expected(near, best, tokens[rates.index(best)])
-
-    def _seconds(
-        self, depth: int, passes: Sequence[float], nodes: Sequence[float], one: float, spare: float = 0.0
-    ) -> float:
-        """Seconds of a round drafted `depth` deep, by the table; a pass takes `one`."""
-        return self._verifying(spare + sum(nodes[:depth])) + sum(passes[:depth]) * one
+        least = best if self.draws else NEAR * best
+        near = self.deepest if self.width is None else max(d for d, rate in enumerate(rates, 1) if rate >= least)
+        return Expected(near, best, each[rates.index(best)])
 
     def _verifying(self, nodes: float) -> float:
+        """Seconds of a round that verifies so many nodes on average."""
         low = min(int(nodes), MOST_DRAFTED - 1)
         return self._target[low] + (nodes - low) * (self._target[low + 1] - self._target[low])
-
-    def _depths(self) -> range:
-        return range(1, self.deepest + 1)
 
     def limits(self, reach: int) -> Limits:
         """The limits of a round with a draft of this form, as prices want it."""
         depth, rate, _ = self.expected()
-        return self.priced(depth, reach, rate * self._slope(), [rate * self.costs.drafter_pass(1.0)] * depth)
+        row = 0.0 if self._padded else rate * self._slope()
+        return self.priced(depth, reach, row, [rate * self.costs.drafter_pass(1.0)] * depth)
 
     def priced(self, depth: int, reach: int, row: float, made: Sequence[float]) -> Limits:
         """The limits of a draft at most `depth` deep. row, made  what a row and every drafter pass cost, in tokens."""

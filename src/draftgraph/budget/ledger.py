@@ -1,7 +1,8 @@
 """What the rounds of one request have shown so far, counted by depth and by score: all that the automatic budget knows of a text.
 
 Only past rounds enter, and only what they counted: never the tokens of the round that is planned (docs/layer_rule.md, A1), and
-never a clock, so that a seed gives the same text again.
+never a clock, so that a seed gives the same text again. Instead of whether a node was accepted, the chance is counted that it had
+given the draft: the same on average, with less luck.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ FEW = 4.0
 """What was measured at a level counts as so many rounds beside one of what all levels say."""
 LEAST_GAIN = 0.1
 """Scores are never doubted more than this."""
-LEAST_MISS = 0.05
+LEAST_SHARE = 0.05
 """What was measured while costs were is never taken for surer than this."""
 NO_PRIOR = Level(0.5, 1.0, 1.5, 0.7)
 
@@ -33,8 +34,9 @@ NO_PRIOR = Level(0.5, 1.0, 1.5, 0.7)
 class _Depth:
     """Running sums over the rounds whose drafts were allowed to come this deep.
 
-    above  of them, rounds whose accepted path came to the depth above; reached  to this one.
-    grown, promised  of those that drafted this depth: rounds whose path came to it; the sum of the scores of the nodes above.
+    above  of them, the chances that the accepted path came to the depth above; reached  to this one.
+    grown, promised  of those that drafted this depth: the chances that the path came to it; the scores of the nodes above.
+    above_heard, reached_heard  as `above` and `reached`, of rounds whose drafts had another form.
     """
 
     rounds: float
@@ -44,11 +46,21 @@ class _Depth:
     nodes: float
     grown: float
     promised: float
+    above_heard: float = 0.0
+    reached_heard: float = 0.0
 
-    @property
-    def share(self) -> float:
-        """Of the paths that came to the depth above, those that came to this one."""
-        return min(1.0, self.reached / self.above) if self.above > 0.0 else 0.0
+    def share(self, odds: float, usual: float, weight: float) -> float:
+        """Of the paths that came to the depth above, those that come to this one.
+
+        odds  by which paths go on, as a multiple of those of the other form. usual  the share that `weight` rounds speak for.
+        """
+        seen = self.above + self.above_heard + weight
+        if seen <= 0.0:
+            return 0.0
+        heard = self.reached_heard * odds
+        missed = self.above_heard - self.reached_heard
+        told = self.above_heard * heard / (heard + missed) if heard > 0.0 else 0.0
+        return min(1.0, (self.reached + told + weight * usual) / seen)
 
     @property
     def gain(self) -> float:
@@ -56,18 +68,26 @@ class _Depth:
         return max(LEAST_GAIN, self.grown / self.promised) if self.promised > 0.0 else LEAST_GAIN
 
     def fade(self, memory: float) -> None:
-        """Make room for one more round; no more than `memory` rounds stay."""
-        keep = min(1.0, (memory - 1.0) / self.rounds)
-        for name in ("rounds", "above", "reached", "passes", "nodes"):
-            setattr(self, name, keep * getattr(self, name))
+        """Make room for one more round; no more than `memory` rounds stay, those of another form included."""
+        keep = min(1.0, (memory - 1.0) / max(self.rounds, self.above + self.above_heard))
+        self.rounds *= keep
+        self.above *= keep
+        self.reached *= keep
+        self.passes *= keep
+        self.nodes *= keep
+        self.above_heard *= keep
+        self.reached_heard *= keep
 
-    def hear(self, reached: float) -> None:
-        """Take a path of another form that came to the depth above for one that came here with a chance of `reached`."""
-        keep = min(1.0, (MEMORY - 1.0) / self.above) if self.above > 0.0 else 1.0
-        self.above = keep * self.above + 1.0
-        self.reached = max(0.0, keep * self.reached + reached)
+    def hear(self, above: float, reached: float) -> None:
+        """Count a round whose draft had another form."""
+        known = self.above + self.above_heard
+        keep = min(1.0, (MEMORY - 1.0) / known) if known > 0.0 else 1.0
+        self.above *= keep
+        self.reached *= keep
+        self.above_heard = keep * self.above_heard + above
+        self.reached_heard = keep * self.reached_heard + reached
 
-    def judge(self, grown: bool, promised: float) -> None:
+    def judge(self, grown: float, promised: float) -> None:
         """Count a round that drafted this depth."""
         self.grown += grown - self.grown / MEMORY
         self.promised += promised - self.promised / MEMORY
@@ -77,15 +97,20 @@ class _Depth:
 class Ledger:
     """Counts of one request. `levels` is what drafts did while costs were measured.
 
+    alike   whether all levels of a draft have the same shape: while few paths came to a level it is taken for like the one above.
     beyond, spare  tokens per round accepted, and nodes verified, below the depth that was asked for (copies along edges).
+    rows    of a drafter pass.
+    odds    by which paths go on, as a multiple of those of the form that was heard of.
     drafted, copied   scores of nodes that the drafter proposed itself, and of copies.
     """
 
     levels: Sequence[Level]
     deepest: int
+    alike: bool = False
     beyond: float = 0.0
     spare: float = 0.0
     rows: float = 1.0
+    odds: float = 1.0
     memory: float = MEMORY
     depths: list[_Depth] = field(init=False)
     drafted: ScoreBins = field(default_factory=ScoreBins)
@@ -99,7 +124,7 @@ class Ledger:
             if level is None:  # nothing was drafted so deep: as the levels above say
                 last = self.levels[-1] if self.levels else NO_PRIOR
                 level = Level(above * share, last.passes, last.nodes, promised * share)
-            reached = above * _shrunk(level.reached, above, share)
+            reached = above * (share if self.alike else _shrunk(level.reached, above, share))
             grown = promised * _shrunk(level.reached, promised, gain)
             seen = (1.0, above, reached, level.passes, level.nodes, grown, promised)
             self.depths.append(_Depth(*(BRIEF * value for value in seen)))
@@ -113,46 +138,42 @@ class Ledger:
         promised = 1.0 + sum(level.promised for level in levels[:-1])
         return reached / above, max(LEAST_GAIN, reached / promised)
 
+    @property
+    def usual_odds(self) -> float:
+        """By which paths went on from a level to the next one, while costs were measured."""
+        share = min(1.0 - LEAST_SHARE, max(LEAST_SHARE, self._pooled()[0]))
+        return share / (1.0 - share)
+
     def enter(self, record: RoundRecord, asked: int) -> None:
         """Count a round whose draft was allowed to be `asked` deep."""
-        deep, accepted = record.depths(), len(record.path)
-        scores = [1.0, *[0.0] * self.deepest]
-        for depth, score in zip(deep, record.scores, strict=True):
-            if depth <= self.deepest:
-                scores[depth] += score
+        levels = _Levels.of(record, self.deepest)
         for depth, counts in enumerate(self.depths[:asked], 1):
             counts.fade(self.memory)
             counts.rounds += 1.0
-            counts.above += accepted >= depth - 1
-            counts.reached += accepted >= depth
-            counts.passes += record.num_passes >= depth
-            counts.nodes += deep.count(depth)
+            counts.above += levels.chances[depth - 1]
+            counts.reached += levels.chances[depth]
+            counts.nodes += levels.nodes[depth]
             if record.num_passes >= depth:
-                counts.judge(accepted >= depth, scores[depth - 1])
+                counts.passes += 1.0
+                counts.judge(levels.chances[depth], levels.scores[depth - 1])
         self._drift(record.num_passes)
         if record.num_passes:
             self.rows += (record.num_evaluations / record.num_passes - self.rows) / BRIEF
-        self.beyond += (max(0, accepted - asked) - self.beyond) / MEMORY
-        self.spare += (sum(depth > asked for depth in deep) - self.spare) / MEMORY
+        self.beyond += (max(0, len(record.path) - asked) - self.beyond) / MEMORY
+        self.spare += (len(record.tokens) - sum(levels.nodes[: asked + 1]) - self.spare) / MEMORY
         self.judge(record)
         self.memory = MEMORY
 
-    def hear(self, accepted: int, asked: int, misses: float) -> None:
-        """Count a round whose draft had another form, and misses the target once where this one does `misses` times."""
-        for depth, counts in enumerate(self.depths[:asked], 1):
-            if accepted >= depth - 1:
-                counts.hear(1.0 if accepted >= depth else 1.0 - misses)
-
-    @property
-    def usual_miss(self) -> float:
-        """Of the paths that came to a level while costs were measured, the share that went no further."""
-        return max(LEAST_MISS, 1.0 - self._pooled()[0])
+    def hear(self, record: RoundRecord, asked: int) -> None:
+        """Count a round whose draft had another form."""
+        chances = _Levels.of(record, self.deepest).chances
+        for counts, above, reached in zip(self.depths[:asked], chances, chances[1:], strict=False):
+            counts.hear(above, reached)
 
     def judge(self, record: RoundRecord) -> None:
         """Compare the scores of a round's nodes with what was accepted of them."""
-        path = set(record.path)
-        for node, (score, origin) in enumerate(zip(record.scores, record.origins, strict=True)):
-            (self.drafted if origin == DRAFTED else self.copied).enter(score, node in path)
+        for score, origin, chance in zip(record.scores, record.origins, record.chances, strict=True):
+            (self.drafted if origin == DRAFTED else self.copied).enter(score, chance)
         for bins in (self.drafted, self.copied):
             bins.forget()
 
@@ -172,11 +193,32 @@ class Ledger:
 
     def survival(self) -> list[float]:
         """Chance that the accepted path reaches depth 1, 2, …, if drafts are allowed to come so deep."""
-        chances, chance = [], 1.0
+        chances, chance, share, weight = [], 1.0, 0.0, 0.0
         for counts in self.depths:
-            chance *= counts.share
+            share = counts.share(self.odds, share, weight)
+            chance *= share
             chances.append(chance)
+            weight = FEW if self.alike else 0.0
         return chances
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """A draft by depth, from the root (0) on: chances that the path came there, scores, nodes."""
+
+    chances: list[float]
+    scores: list[float]
+    nodes: list[int]
+
+    @classmethod
+    def of(cls, record: RoundRecord, deepest: int) -> _Levels:
+        chances, scores, nodes = [1.0, *[0.0] * deepest], [1.0, *[0.0] * deepest], [0] * (deepest + 1)
+        for depth, chance, score in zip(record.depths(), record.chances, record.scores, strict=True):
+            if depth <= deepest:
+                chances[depth] += chance
+                scores[depth] += score
+                nodes[depth] += 1
+        return cls(chances, scores, nodes)
 
 
 def _shrunk(part: float, whole: float, usual: float) -> float:

@@ -20,8 +20,8 @@ class ScoreBins:
         self._prior = [PRIOR_NODES * score for score in middles]
         self._promised, self._confirmed = list(self._prior), list(self._prior)
 
-    def enter(self, score: float, accepted: bool) -> None:
-        """Count a verified node."""
+    def enter(self, score: float, accepted: float) -> None:
+        """Count a verified node, which was accepted with that chance."""
         b = bisect_right(LOWER_ENDS, score) - 1
         self._promised[b] += score
         self._confirmed[b] += accepted

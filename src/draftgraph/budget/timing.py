@@ -18,6 +18,7 @@ import torch
 from draftgraph.backends.base import CausalLM, Feed
 from draftgraph.backends.prefill import read
 from draftgraph.budget.costs import Cost, Costs, Drafts, Level
+from draftgraph.draft.structures.base import DEEPEST
 from draftgraph.request.record import RoundRecord
 from draftgraph.types import ROOT
 
@@ -95,7 +96,7 @@ def _with_rounds(table: Costs, run: Run, run_chains: Run | None, start: Sequence
     return replace(
         table,
         overhead=drafts.overhead,
-        plain_overhead=statistics.median(map(outside, plain[1:])),
+        plain_overhead=_undisturbed(plain[1:]),
         levels=drafts.levels,
         greedy=_drafts(run, texts, tokens, 0.0, FULL),
         chains=None if run_chains is None else _drafts(run_chains, texts, tokens, 1.0, FULL_CHAIN),
@@ -118,9 +119,16 @@ def _with_brief_rounds(table: Costs, run: Run, start: Sequence[int]) -> Costs:
 
 def _drafts(run: Run, texts: Sequence[Sequence[int]], tokens: int, temperature: float, most: int) -> Drafts:
     """What drafts after `texts` cost outside the forwards, and what became of those of `most` nodes."""
-    few, full = ([run(budget, text, tokens, temperature) for text in texts] for budget in (FEW, most))
+    few = [run(FEW, text, tokens // 2, temperature) for text in texts]
+    full = [run(most, text, tokens + DEEPEST, temperature) for text in texts]
     overhead = fit_overhead([rounds[1:] for rounds in (*few, *full)])
-    return Drafts(overhead, levels([record for rounds in full for record in rounds]))
+    return Drafts(overhead, levels([record for rounds in full for record in _whole(rounds)]))
+
+
+def _whole(rounds: Sequence[RoundRecord]) -> Sequence[RoundRecord]:
+    """Without those whose drafts the end of the text may have cut short; all, if that leaves none."""
+    end = rounds[-1].length + rounds[-1].emitted if rounds else 0
+    return [record for record in rounds if end - record.length > DEEPEST] or rounds
 
 
 @torch.inference_mode()
@@ -236,24 +244,30 @@ def fit_overhead(runs: Sequence[Sequence[RoundRecord]]) -> tuple[float, float, f
         for run in runs
         if run
     ]
-    return not_negative(np.array(parts), np.array([statistics.median(map(outside, run)) for run in runs if run]))
+    return not_negative(np.array(parts), np.array([_undisturbed(run) for run in runs if run]))
+
+
+def _undisturbed(rounds: Sequence[RoundRecord]) -> float:
+    """Seconds of a round outside the forwards: the lower quartile, for whatever else the machine does only adds to them."""
+    return float(np.percentile([outside(record) for record in rounds], 25.0))
 
 
 def levels(rounds: Sequence[RoundRecord]) -> tuple[Level, ...]:
-    """What drafts did by depth, as means per round. A round that the text's end cut short counts as it was verified."""
+    """What drafts did by depth, as means per round."""
     depths = [record.depths() for record in rounds]
     deepest = max((max(nodes, default=0) for nodes in depths), default=0)
+    at = [
+        [[node for node, its in enumerate(nodes) if its == depth] for nodes in depths]
+        for depth in range(1, deepest + 1)
+    ]
     return tuple(
         Level(
-            statistics.fmean(len(record.path) >= depth for record in rounds),
+            statistics.fmean(sum(one.chances[n] for n in nodes) for one, nodes in zip(rounds, level, strict=True)),
             statistics.fmean(record.num_passes >= depth for record in rounds),
-            statistics.fmean(nodes.count(depth) for nodes in depths),
-            statistics.fmean(
-                sum(score for score, at in zip(record.scores, nodes, strict=True) if at == depth)
-                for record, nodes in zip(rounds, depths, strict=True)
-            ),
+            statistics.fmean(map(len, level)),
+            statistics.fmean(sum(one.scores[n] for n in nodes) for one, nodes in zip(rounds, level, strict=True)),
         )
-        for depth in range(1, deepest + 1)
+        for depth, level in enumerate(at, 1)
     )
 
 

@@ -95,8 +95,8 @@ def serve(
         max_batch=max_batch,
         memory_mib=memory_mib,
         max_body_mib=max_body_mib,
-        request_seconds=request_timeout,
-        drain_seconds=drain_timeout,
+        request_timeout=request_timeout,
+        drain_timeout=drain_timeout,
     )
     drafting = options.Drafting(rule, structure, budget, None, bitwise)
     serve_engine(chosen, drafting, num_speculative_tokens, serving)

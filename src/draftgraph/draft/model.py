@@ -118,14 +118,16 @@ class ModelDrafter(Drafter):
     ) -> None:
         state: _State = request.drafting
         self.model.keep(state.text, [draft.graph.fed[node] for node in verdict.path if node in draft.graph.fed])
-        token = draft.tree.tokens[verdict.path[0]] if verdict.path else verdict.token
-        self._calibrate(request, draft, token, laws)
+        self._calibrate(request, draft, verdict, laws)
         state.reader = None
         if state.edges:
             state.sources.observe(request, draft.graph, draft.tree, verdict, scores)
 
-    def _calibrate(self, request: Request, draft: Draft, token: int, laws: TargetLaws) -> None:
-        """Learn from the root, the one position that every round verifies without having selected it."""
+    def _calibrate(self, request: Request, draft: Draft, verdict: Verdict, laws: TargetLaws) -> None:
+        """Learn from the root, the one position that every round verifies without having selected it.
+
+        Where all slots are FIXED, the target came to the nodes of the path by its own choices: their rows tell as well.
+        """
         state: _State = request.drafting
         law = None if state.reader is None else state.reader.root_law
         if law is None:
@@ -135,9 +137,12 @@ class ModelDrafter(Drafter):
             state.rounds += 1
         if request.choice.sampled:
             state.calibration.observe(law, laws.p[0])
-        elif ROOT in draft.graph.promised:
-            best = draft.graph.rows[ROOT].tokens
-            state.calibration.observe_fixed(draft.graph.promised[ROOT], [float(t == token) for t in best])
+            return
+        graph, tokens = draft.graph, [*(draft.tree.tokens[node] for node in verdict.path), verdict.token]
+        for node, token in zip((ROOT, *verdict.path), tokens, strict=True):
+            if node in graph.promised:
+                chosen = [float(other == token) for other in graph.rows[node].tokens]
+                state.calibration.observe_fixed(graph.promised[node], chosen)
 
     def overlap(self, request: Request) -> Overlap | None:
         state: _State = request.drafting

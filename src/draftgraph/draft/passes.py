@@ -57,6 +57,8 @@ class DrafterPasses:
 
     def __call__(self, graph: DraftGraph, nodes: Sequence[int]) -> torch.Tensor:
         """Rows f[len(nodes), V] behind `nodes`, with a pass if one of them has not been read."""
+        if len(nodes) == 1:
+            return self._row(graph, nodes[0])
         paths = [tuple(graph.path_tokens(node)) for node in nodes]
         unread = [node for node, path in zip(nodes, paths, strict=True) if path not in self._rows]
         if unread:
@@ -70,6 +72,17 @@ class DrafterPasses:
             return whole  # as it was read
         return torch.stack([block[row] for block, row in blocks])
 
+    def _row(self, graph: DraftGraph, node: int) -> torch.Tensor:
+        """The row f[1, V] behind a node."""
+        path = tuple(graph.path_tokens(node))
+        if path not in self._rows:
+            further = self.ahead(graph, [node]) if self.ahead is not None else []
+            self._read([path, *(other for other in dict.fromkeys(further) if other != path)])
+        if node != ROOT:
+            graph.fed[node] = self._fed[path]
+        block, row = self._rows[path]
+        return block if len(block) == 1 else block[row : row + 1]
+
     def has_read(self, graph: DraftGraph, node: int) -> bool:
         """Whether the row behind a node is at hand, so that asking for it costs no pass."""
         return tuple(graph.path_tokens(node)) in self._rows
@@ -77,7 +90,8 @@ class DrafterPasses:
     def _read(self, paths: Sequence[Path]) -> None:
         """One drafter pass."""
         drafted = [path for path in paths if path]
-        self._fed.update((path, i) for i, path in enumerate(drafted, len(self.text.nodes)))
+        for number, path in enumerate(drafted, len(self.text.nodes)):
+            self._fed[path] = number
         vocab = self.model.vocab_size
         feed = Feed(
             self.text,
@@ -94,7 +108,8 @@ class DrafterPasses:
             self.root_law = laws[paths.index(())]
         if self.temperature != 1.0:
             laws = sharpen(laws, 1.0 / self.temperature)
-        self._rows.update((path, (laws, row)) for row, path in enumerate(paths))
+        for row, path in enumerate(paths):
+            self._rows[path] = (laws, row)
 
     def _align(self, logits: torch.Tensor) -> torch.Tensor:
         """The drafter's logits over the target's vocabulary; what only one of them has is padding."""

@@ -40,7 +40,8 @@ class Config:
     structure  an object of `draftgraph.structures`, or the name of one with its parameters at their defaults:
                "graph" (a tree whose spare slots are filled by edges into text already seen), "tree", "comb" (one main path
                with leaves where the drafter is unsure), "paths" (SAMPLED i.i.d. from the root), "chain", "gsd" (the published
-               merge-while-drafting order, a baseline), or "auto": the first of them that the rule verifies.
+               merge-while-drafting order, a baseline), or "auto": the first of them that the rule verifies. Where that is
+               "graph" and the budget is "auto", the draft of a round is a chain if that gives more tokens per second.
     rule       a name in `draftgraph.rules()`, a Rule, or "auto".
     num_speculative_tokens  depth of the draft; None suits budget and drafter.
     drafter    "model" where a draft model is given; "lookup" (n-grams of prompt and output) or "text" (`prediction`) without;

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any
 
 from draftgraph.backends.base import CausalLM
+from draftgraph.budget.costs import Costs
 from draftgraph.budget.form import MOST_DRAFTED
 from draftgraph.budget.limits import Windows, limits
 from draftgraph.draft.base import Drafter
@@ -16,7 +17,7 @@ from draftgraph.engine.config import Config
 from draftgraph.engine.prefill import prefill
 from draftgraph.engine.results import result_of
 from draftgraph.engine.round import decode_round
-from draftgraph.engine.strategy import reconsider
+from draftgraph.engine.strategy import plan, reconsider
 from draftgraph.errors import DraftgraphError
 from draftgraph.request.result import Event, Result
 from draftgraph.request.state import Request
@@ -26,13 +27,22 @@ class Course:
     """What happens to one request, whoever decides when.
 
     config  how this request drafts and verifies: the engine's, changed by options of the call.
+    costs   of rounds, for the automatic budget. They are asked for when the request begins: measuring them takes seconds,
+            for which no event loop should wait.
     """
 
     def __init__(
-        self, request: Request, config: Config, drafter: Drafter, target: CausalLM, tokenizer: Any | None
+        self,
+        request: Request,
+        config: Config,
+        drafter: Drafter,
+        target: CausalLM,
+        tokenizer: Any | None,
+        costs: Callable[[], Costs],
     ) -> None:
         self.request, self.config = request, config
         self.drafter, self.target, self.tokenizer = drafter, target, tokenizer
+        self._costs = costs
         copies = drafter.copies(config.resolved_structure)
         self._windows = replace(Windows.of(target, drafter), copies=copies)
         self._planned: Limits | None = None
@@ -41,6 +51,11 @@ class Course:
     def unread(self) -> int:
         """Tokens of the text that the target has not read; one where the request is decoding."""
         return len(self.request.tokens) - len(self.request.text)
+
+    @property
+    def nodes(self) -> int:
+        """Nodes that the next round verifies at most; the automatic budget may decide in the round, beside others."""
+        return self.plan().budget if self.request.plan is None else self.most_nodes
 
     @property
     def most_nodes(self) -> int:
@@ -52,6 +67,7 @@ class Course:
 
     def begin(self) -> None:
         """Open its caches; nothing is read yet."""
+        self.request.plan = plan(self.config, self.drafter, self.request.params.temperature, self._costs)
         self.request.text = self.target.open(len(self.request.tokens) + MOST_DRAFTED)
         self.request.begun = True
         with failing(self.drafter, "beginning"):

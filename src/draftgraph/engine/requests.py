@@ -10,7 +10,6 @@ from draftgraph.engine.course import Course
 from draftgraph.engine.options import Asked, Params, read_options
 from draftgraph.engine.own_drafting import own_config
 from draftgraph.engine.room import room
-from draftgraph.engine.strategy import plan
 from draftgraph.errors import OptionError
 from draftgraph.request.state import Request
 from draftgraph.request.text import Detokenizer
@@ -27,7 +26,8 @@ def make_course(engine: Engine, prompt: Any, params: Params | Asked | None) -> C
     """Check one prompt and its options. Raises PromptError, OptionError, ModelError."""
     asked = read_options(params, {}, 1)[0]
     config = own_config(engine.config, asked.drafting, engine.drafter, engine.target)
-    return Course(_request(engine, prompt, asked, config), config, engine.drafter, engine.target, engine.tokenizer)
+    request = _request(engine, prompt, asked, config)
+    return Course(request, config, engine.drafter, engine.target, engine.tokenizer, lambda: engine.costs)
 
 
 def _request(engine: Engine, prompt: Any, asked: Asked, config: Config) -> Request:
@@ -63,6 +63,5 @@ def _request(engine: Engine, prompt: Any, asked: Asked, config: Config) -> Reque
         Warper(params, len(ids), sorted(settled.eos), target.device, drafts, grammar),
         Detokenizer(tokenizer, ids, params.stop),
         target.vocab_size,
-        plan(config, drafter, params.temperature, lambda: engine.costs),
-        predicted(target, config, tokenizer) if "prediction" in asked.drafting else (),
+        prediction=predicted(target, config, tokenizer) if "prediction" in asked.drafting else (),
     )

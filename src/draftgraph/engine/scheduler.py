@@ -30,14 +30,16 @@ class Load:
     """What a scheduler has to do.
 
     running, waiting  requests that have begun, and that have not.
-    cells_used, cells_limit  tokens that are cached, drafts and finished texts included, and that may be at once. What texts
-                             share counts for each of them.
+    cells_used, cells_limit  tokens that running requests have cached, drafts included, and tokens that may be cached at once.
+                             What texts share counts for each of them.
+    cells_kept  tokens of finished texts that stay cached until their cells are needed.
     """
 
     running: int
     waiting: int
     cells_used: int
     cells_limit: int
+    cells_kept: int
 
 
 @dataclass(eq=False)
@@ -97,8 +99,8 @@ class Scheduler:
     @property
     def load(self) -> Load:
         """May be asked by any thread."""
-        used = self.prefixes.cells + sum(ticket.used for ticket in list(self.running))
-        return Load(len(self.running), len(self.waiting), used, self.cells_limit)
+        used = sum(ticket.used for ticket in list(self.running))
+        return Load(len(self.running), len(self.waiting), used, self.cells_limit, self.prefixes.cells)
 
     def add(self, course: Course, queue: int | None = None) -> Ticket:
         """Let a request wait for its turn. May be called by any thread.
@@ -143,8 +145,9 @@ class Scheduler:
         """One piece of a prompt, and one round of all requests that can take part. Returns what came of it, in order."""
         outcomes = list(self._begin())
         joining = self._read(outcomes)
-        deciding = [ticket for ticket in self.running if not ticket.reading] + joining
-        outcomes += self._decode(self._fitting(deciding))
+        decoding = [ticket for ticket in self.running if not ticket.reading]
+        deciding = [ticket for ticket in decoding if not self._reads_again(ticket, outcomes)] + joining
+        outcomes += self._decode(self._fitting(self._planned(deciding, outcomes)))
         return outcomes
 
     def _begin(self) -> Iterator[tuple[Ticket, Outcome]]:
@@ -180,14 +183,14 @@ class Scheduler:
         rows = self.target.most_rows
         for _ in range(len(self._turns)):
             ticket = self._turns[0]
-            if not self._begins(ticket):
-                self._turns.rotate(-1)
-                continue
-            unread = ticket.course.unread
-            if joining and unread > rows:
-                break
-            self._turns.popleft()
             try:
+                if not self._begins(ticket):
+                    self._turns.rotate(-1)
+                    continue
+                unread = ticket.course.unread
+                if joining and unread > rows:
+                    break
+                self._turns.popleft()
                 was_piece = ticket.course.read_piece()
             except Exception as error:
                 outcomes += self._fail(ticket, error)
@@ -199,6 +202,18 @@ class Scheduler:
             joining.append(ticket)
             rows -= unread
         return joining
+
+    def _reads_again(self, ticket: Ticket, outcomes: list[tuple[Ticket, Outcome]]) -> bool:
+        """Whether a text that was decoding takes a turn at reading: where target or drafter read a long text otherwise."""
+        try:
+            was_piece = ticket.course.read_piece()
+        except Exception as error:
+            outcomes += self._fail(ticket, error)
+            return True
+        if was_piece:
+            ticket.reading = True
+            self._turns.append(ticket)
+        return was_piece
 
     def _begins(self, ticket: Ticket) -> bool:
         """Whether a request has found whom to share its beginning with, or reads on its own."""
@@ -214,6 +229,17 @@ class Scheduler:
         if oldest is not None and oldest is not self._last_read:
             self._turns.remove(oldest)
             self._turns.appendleft(oldest)
+
+    def _planned(self, tickets: Sequence[Ticket], outcomes: list[tuple[Ticket, Outcome]]) -> list[Ticket]:
+        """The requests that know what their round may spend; a structure of the user's own may fail to say."""
+        planned = []
+        for ticket in tickets:
+            try:
+                ticket.course.plan()
+                planned.append(ticket)
+            except Exception as error:
+                outcomes += self._fail(ticket, error)
+        return planned
 
     def _fitting(self, tickets: Sequence[Ticket]) -> list[Ticket]:
         """The requests of a round; those who would take cells that others need to come to their end sit it out."""
@@ -239,7 +265,7 @@ class Scheduler:
 
     def _grown(self, ticket: Ticket, claim: Claim) -> Claim:
         """What a request counts with during a round."""
-        held = max(claim.held, ticket.used + ticket.course.unread + ticket.course.plan().budget)
+        held = max(claim.held, ticket.used + ticket.course.unread + ticket.course.nodes)
         return Claim(held, max(held, claim.most))
 
     def _decode(self, tickets: Sequence[Ticket]) -> Iterator[tuple[Ticket, Outcome]]:

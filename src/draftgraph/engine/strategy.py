@@ -80,7 +80,8 @@ def plan(config: Config, drafter: Drafter, temperature: float, costs: Callable[[
         width = known.widest
     computes = drafter.model is not None or not copies
     deepest = config.num_speculative_tokens or DEPTH
-    return AutoBudget(known, deepest, computes, copies, width, may_narrow(config, drafter))
+    draws = _choose(config, temperature, drafter).sampled
+    return AutoBudget(known, deepest, computes, copies, width, may_narrow(config, drafter), draws)
 
 
 def may_narrow(config: Config, drafter: Drafter) -> bool:

@@ -61,6 +61,11 @@ class RoundRecord:
             depths.append(1 if parent == ROOT else depths[parent] + 1)
         return depths
 
+    @property
+    def chances(self) -> Sequence[float]:
+        """For every node the chance that the accepted path came there, given the draft: `masses`, or what happened."""
+        return self.masses or [float(node in self.path) for node in range(len(self.tokens))]
+
 
 def decisions(rounds: Sequence[RoundRecord]) -> dict[str, int]:
     """Rounds by kind of reason, in the order in which the kinds first occurred."""

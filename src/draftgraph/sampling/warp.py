@@ -10,11 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers import (
-    LogitsProcessor,
-    MinNewTokensLengthLogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
-)
 
 from draftgraph.errors import LogitsError, OptionError
 from draftgraph.sampling.contract import call, refusal, same, unknown
@@ -23,32 +18,11 @@ from draftgraph.sampling.filters import Filters
 from draftgraph.sampling.grammar_states import GrammarStates, State
 from draftgraph.sampling.laws import TargetLaws
 from draftgraph.sampling.params import SamplingParams
+from draftgraph.sampling.penalties import CommittedText, Penalties
 from draftgraph.types import TokenTree
 
 COLD = 1e-3
 """Below this temperature, the best logit is made 0 and the others are divided in float64: no temperature is 0 there."""
-
-
-class OutputPenalties(LogitsProcessor):  # type: ignore[misc]
-    """Presence and frequency penalties of the OpenAI API: subtracted once, and per occurrence, for tokens of the output."""
-
-    def __init__(self, prompt_length: int, presence: float, frequency: float) -> None:
-        self.prompt_length, self.presence, self.frequency = prompt_length, presence, frequency
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        output = input_ids[:, self.prompt_length :]
-        counts = torch.zeros_like(scores).scatter_add_(1, output, torch.ones_like(output, dtype=scores.dtype))
-        return scores - self.presence * (counts > 0) - self.frequency * counts
-
-
-class LogitBias(LogitsProcessor):  # type: ignore[misc]
-    """A constant added to the logits of some tokens."""
-
-    def __init__(self, bias: dict[int, float]) -> None:
-        self.tokens, self.bias = torch.tensor(list(bias)), torch.tensor(list(bias.values()))
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        return scores.index_add(1, self.tokens.to(scores.device), self.bias.to(scores).expand(len(scores), -1))
 
 
 class Warper:
@@ -70,9 +44,10 @@ class Warper:
         if params.grammar is not None and grammar is None:
             raise OptionError("laws are read without a grammar here; leave grammar out of the params")
         self.temperature, self.device, self.grammar = params.temperature, device, grammar
-        self._own = _prefixed(params, prompt_length, eos, device)
+        self._penalties = Penalties(params, prompt_length, eos, device)
+        self._text = CommittedText(prompt_length, device)
         self._users = params.logits_processors
-        self._prefixed = [*self._own, *self._users]
+        self._prefixed = bool(self._penalties) or bool(self._users)
         self._unknown = unknown(params.logits_processors) if drafts else []
         self._in_order = list(map(copied, params.logits_processors)) if self._unknown else []
         self._filters = Filters(params.top_k, params.top_p, params.min_p)
@@ -92,6 +67,7 @@ class Warper:
         states = self._states(prefixes, len(logits))
         if not self._prefixed:
             return logits if states is None else self._settled(states, logits, self._masked(states, logits))
+        self._text.read(prefixes.committed)
         scores = logits.clone()
         unreachable: set[int] = set()
         for rows in prefixes.by_length(len(logits)):
@@ -99,26 +75,37 @@ class Warper:
             unreachable |= {row for row in rows if row in impossible or prefixes.parent(row) in unreachable}
             asked = [row for row in rows if row not in unreachable]
             if asked:
-                ids, behind = prefixes.ids(asked, logits.device), None if states is None else [states[r] for r in asked]
-                scores[asked] = self._processed(self._users, ids, logits[asked], behind).to(scores)
+                paths = prefixes.paths(asked, logits.device)
+                behind = None if states is None else [states[row] for row in asked]
+                scores[asked] = self._processed(self._users, paths, logits[asked], behind).to(scores)
         return scores
 
     def _states(self, prefixes: Prefixes, count: int) -> list[State] | None:
         return None if self.grammar is None else [self.grammar.behind(prefixes.path(row)) for row in range(count)]
 
     def _processed(
-        self, users: Sequence[Any], ids: torch.Tensor, logits: torch.Tensor, states: Sequence[State] | None
+        self, users: Sequence[Any], paths: torch.Tensor, logits: torch.Tensor, states: Sequence[State] | None
     ) -> torch.Tensor:
-        """What the options make of rows of equal length. Processors see what the grammar refuses, and cannot allow it."""
+        """What the options make of rows behind paths i64[rows, depth]. Processors see what the grammar refuses, and cannot
+        allow it."""
         if states is None:
-            return _processed(users, ids, _processed(self._own, ids, logits))
+            return self._asked(users, paths, self._penalties(self._text, paths, logits))
         masked = self._masked(states, logits)
-        scores = _processed(self._own, ids, masked)
+        scores = self._penalties(self._text, paths, masked)
         if users:
             emptied = _empty(scores)[:, None]
-            scores = _processed(users, ids, torch.where(emptied, masked, scores))
+            scores = self._asked(users, paths, torch.where(emptied, masked, scores))
             scores = self._masked(states, scores).masked_fill(emptied, -torch.inf)
         return self._settled(states, logits, scores)
+
+    def _asked(self, users: Sequence[Any], paths: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """What processors make of rows; they read the whole text of each."""
+        if not users:
+            return scores
+        ids = torch.cat([self._text.ids.to(paths.device).expand(len(paths), -1), paths], dim=1)
+        for processor in users:
+            scores = call(processor, ids, scores)
+        return scores
 
     def _masked(self, states: Sequence[State], scores: torch.Tensor) -> torch.Tensor:
         """Scores f[rows, V] with -inf for the tokens that the grammar refuses."""
@@ -151,12 +138,13 @@ class Warper:
         """
         if not self._unknown:
             return
+        self._text.read(committed)
         tokens = [tree.tokens[node] for node in path]
         for depth, row in enumerate((0, *(node + 1 for node in path))):
-            ids = torch.tensor([[*committed, *tokens[:depth]]], device=logits.device)
+            taken = torch.tensor([tokens[:depth]], dtype=torch.int64, device=logits.device)
             states = None if self.grammar is None else [self.grammar.behind(tokens[:depth])]
             try:
-                answer = self._processed(self._in_order, ids, logits[row : row + 1].to(scores, copy=True), states)
+                answer = self._processed(self._in_order, taken, logits[row : row + 1].to(scores, copy=True), states)
             except LogitsError as error:
                 raise refusal(self._unknown, f"fails where plain decoding calls it ({error})") from error
             if not same(answer.to(scores), scores[row : row + 1]):
@@ -258,9 +246,9 @@ class Prefixes:
             groups[len(self.path(row))].append(row)
         return [groups[length] for length in sorted(groups)]
 
-    def ids(self, rows: Sequence[int], device: torch.device) -> torch.Tensor:
-        """i64[rows, length], the prefixes of rows of equal length."""
-        return torch.tensor([[*self.committed, *self.path(row)] for row in rows], device=device)
+    def paths(self, rows: Sequence[int], device: torch.device) -> torch.Tensor:
+        """i64[rows, depth], what was drafted before rows of equal length."""
+        return torch.tensor([list(self.path(row)) for row in rows], dtype=torch.int64, device=device)
 
     def impossible(self, rows: Sequence[int], scores: torch.Tensor) -> set[int]:
         """Those rows whose last token the row above rules out; `scores` f[count, V] holds the rows above."""
@@ -269,28 +257,6 @@ class Prefixes:
             return set()
         ruled_out = scores[[self.parent(row) for row in below], [self.path(row)[-1] for row in below]] == -torch.inf
         return {row for row, out in zip(below, ruled_out.tolist(), strict=True) if out}
-
-
-def _prefixed(
-    params: SamplingParams, prompt_length: int, eos: Sequence[int], device: torch.device
-) -> list[LogitsProcessor]:
-    """The options' own processors that read the prefix, in transformers' order."""
-    chain: list[LogitsProcessor] = []
-    if params.logit_bias:
-        chain.append(LogitBias(dict(params.logit_bias)))
-    if params.repetition_penalty not in (None, 1.0):
-        chain.append(RepetitionPenaltyLogitsProcessor(params.repetition_penalty))
-    if params.presence_penalty or params.frequency_penalty:
-        chain.append(OutputPenalties(prompt_length, params.presence_penalty, params.frequency_penalty))
-    if params.min_new_tokens and eos:
-        chain.append(MinNewTokensLengthLogitsProcessor(prompt_length, params.min_new_tokens, list(eos), device))
-    return chain
-
-
-def _processed(chain: Sequence[LogitsProcessor], ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    for processor in chain:
-        scores = call(processor, ids, scores)
-    return scores
 
 
 def _empty(scores: torch.Tensor) -> torch.Tensor:

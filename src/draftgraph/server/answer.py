@@ -14,6 +14,7 @@ from draftgraph.request.result import Event, Result
 from draftgraph.server.logprobs import ScoredToken, scored_event
 from draftgraph.server.schemas import Sampled
 from draftgraph.server.service import Service
+from draftgraph.server.tracing import tracing_of
 from draftgraph.server.usage import speculation_of, usage, usage_of
 
 
@@ -50,6 +51,7 @@ class Answer(ABC):
         self.created = int(time.time())
         self.choices = [Growing() for _ in range(len(prompts) * per_prompt)]
         self.wants_logprobs = asked_logprobs(asked)
+        self._tracing = tracing_of(asked, service.engine.tokenizer, prompts, per_prompt)
         options = asked.stream_options
         self._tells_usage = options is not None and bool(options.include_usage or options.continuous_usage_stats)
         self._counts = options is not None and bool(options.continuous_usage_stats)
@@ -66,14 +68,18 @@ class Answer(ABC):
         parts = self._grow(index, event, scored)
         choice.scored += scored
         ids = {"token_ids": list(event.token_ids)} if self.asked.return_token_ids else {}
-        return [self.chunk([{"index": index} | part | (ids if i == 0 else {})]) for i, part in enumerate(parts)]
+        chunks = [self.chunk([{"index": index} | part | (ids if i == 0 else {})]) for i, part in enumerate(parts)]
+        if self._tracing is not None and self.asked.stream:
+            chunks = chunks or [self.chunk([])]
+            chunks[0]["draftgraph"] = self._tracing.round(event)
+        return chunks
 
     def closing(self, results: Sequence[Result]) -> list[dict[str, Any]]:
         """Chunks after the last event."""
-        if not self._tells_usage:
+        if not self._tells_usage and self._tracing is None:
             return []
-        last = self.chunk([])
-        return [last | {"usage": usage_of(self.prompts, results, self.per_prompt), "metrics": speculation_of(results)}]
+        counted = {"usage": usage_of(self.prompts, results, self.per_prompt)} if self._tells_usage else {}
+        return [self.chunk([]) | counted | self._about_drafts(results)]
 
     def whole(self, results: Sequence[Result]) -> dict[str, Any]:
         """The answer in one piece, once all choices are finished."""
@@ -86,8 +92,15 @@ class Answer(ABC):
             "system_fingerprint": self.fingerprint,
             "choices": choices,
             "usage": usage_of(self.prompts, results, self.per_prompt),
-            "metrics": speculation_of(results),
+            **self._about_drafts(results),
         }
+
+    def _about_drafts(self, results: Sequence[Result]) -> dict[str, Any]:
+        """What there is to tell of drafts."""
+        told: dict[str, Any] = {"metrics": speculation_of(results)}
+        if self._tracing is not None:
+            told["draftgraph"] = {"trace": self._tracing.whole(results[0])}
+        return told
 
     def chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         chunk: dict[str, Any] = {

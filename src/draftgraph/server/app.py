@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from draftgraph.engine.chat import has_template
 from draftgraph.engine.engine import Engine
@@ -19,13 +18,11 @@ from draftgraph.server.completions import completions
 from draftgraph.server.door import Door
 from draftgraph.server.errors import ApiError, as_api_error
 from draftgraph.server.metrics import CONTENT_TYPE
+from draftgraph.server.page import page_response
 from draftgraph.server.service import Service
 from draftgraph.server.tokens import detokenize, tokenize, tokenizer_info
 
 Endpoint = Callable[[Request, Service], Awaitable[Response]]
-
-PAGE = Path(__file__).with_name("page.html")
-"""What a browser sees at `/`."""
 
 
 def make_app(service: Service) -> FastAPI:
@@ -74,9 +71,7 @@ async def metrics(request: Request, service: Service) -> Response:
 
 
 async def page(request: Request, service: Service) -> Response:
-    if PAGE.is_file():
-        return FileResponse(PAGE)
-    return PlainTextResponse(f"draftgraph serves {service.settings.model} at /v1, in OpenAI's API\n")
+    return page_response()
 
 
 def _model(service: Service) -> dict[str, Any]:
@@ -110,6 +105,7 @@ def _answered(endpoint: Endpoint, service: Service) -> Callable[[Request], Await
             return await endpoint(request, service)
         except Exception as error:
             failure = as_api_error(error, NAMES)
+            request.state.told["error"] = failure.code or failure.status
             if failure.status == 500:
                 service.log.failure(error, id=request.state.id)
             return error_response(failure)

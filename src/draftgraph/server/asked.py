@@ -77,7 +77,7 @@ def sampling(asked: Sampled, limit: int, **more: Any) -> SamplingParams:
 
 def drafting(asked: Sampled) -> dict[str, Any]:
     """The options of this request's drafts. Raises ApiError."""
-    own = asked.draftgraph.model_dump(exclude_none=True) if asked.draftgraph is not None else {}
+    own = {} if asked.draftgraph is None else asked.draftgraph.model_dump(exclude_none=True, exclude={"trace"})
     if asked.budget is not None:
         if own.get("budget", asked.budget) != asked.budget:
             raise ApiError(400, "budget and draftgraph.budget differ; write one of them", "budget", "invalid_value")

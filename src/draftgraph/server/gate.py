@@ -14,11 +14,11 @@ class Gate:
     """Counts requests that are in, and ends them when time is up. It belongs to one event loop.
 
     most           requests at a time.
-    drain_seconds  that they get once the server drains.
+    drain_timeout  that they get once the server drains.
     """
 
-    def __init__(self, most: int, drain_seconds: float) -> None:
-        self._most, self._drain_seconds = most, drain_seconds
+    def __init__(self, most: int, drain_timeout: float) -> None:
+        self._most, self._drain_timeout = most, drain_timeout
         self._inside: dict[object, Callable[[ApiError], None]] = {}
         self.draining = False
 
@@ -50,10 +50,10 @@ class Gate:
         """Let nobody in any more. Who is inside gets its time, then an error."""
         if not self.draining:
             self.draining = True
-            asyncio.get_running_loop().call_later(self._drain_seconds, self._end_all)
+            asyncio.get_running_loop().call_later(self._drain_timeout, self._end_all)
 
     def _end_all(self) -> None:
         for fail in list(self._inside.values()):
             fail(
-                ApiError(503, f"the server shuts down, and {self._drain_seconds:g} s were not enough", code="draining")
+                ApiError(503, f"the server shuts down, and {self._drain_timeout:g} s were not enough", code="draining")
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any
 
@@ -15,6 +16,10 @@ from draftgraph.server.service import Service
 
 BACKLOG = 2048
 """Connections that may wait to be taken."""
+IDLE_SECONDS = 75
+"""How long a connection may wait for its next request."""
+THREADS = 32
+"""For what must not keep the event loop waiting: tokenizers, templates, grammars, scores of prompts."""
 LAST_SECONDS = 3
 """What connections get to close, once nothing runs."""
 
@@ -33,10 +38,15 @@ class Program(uvicorn.Server):  # type: ignore[misc]
             server_header=False,
             lifespan="off",
             timeout_graceful_shutdown=LAST_SECONDS,
+            timeout_keep_alive=IDLE_SECONDS,
         )
         super().__init__(config)
         self._service, self._signals = service, 0
         self._ends: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
+        await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._signals += 1
@@ -45,8 +55,8 @@ class Program(uvicorn.Server):  # type: ignore[misc]
         """Called ten times a second."""
         gate = self._service.gate
         if self._signals and not gate.draining:
-            self._service.log.write("info", "draining", running=len(gate), seconds=self._service.settings.drain_seconds)
-            self._ends = asyncio.get_running_loop().time() + self._service.settings.drain_seconds + 1.0
+            self._service.log.write("info", "draining", running=len(gate), seconds=self._service.settings.drain_timeout)
+            self._ends = asyncio.get_running_loop().time() + self._service.settings.drain_timeout + 1.0
             gate.drain()
         if self._ends is not None:
             late = asyncio.get_running_loop().time() >= self._ends
@@ -57,6 +67,7 @@ class Program(uvicorn.Server):  # type: ignore[misc]
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises OptionError for an address that is not to be had."""
+    listening = None
     try:
         address: Any = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listening = socket.socket(address[0], socket.SOCK_STREAM)
@@ -64,6 +75,8 @@ def listen(host: str, port: int) -> socket.socket:
         listening.bind(address[4])
         listening.listen(BACKLOG)
     except OSError as error:
+        if listening is not None:
+            listening.close()
         raise OptionError(
             f"cannot listen on {host} port {port}: {error.strerror or error}; write another --host or --port"
         ) from None

@@ -26,14 +26,14 @@ async def respond(
     request: Request, service: Service, choices: Sequence[Choice], answer: Answer, to_score: ToScore = NOTHING
 ) -> Response:
     """Run the choices and answer. Raises ApiError, and what the engine refuses, as long as nothing was sent."""
-    generation = Generation(choices, to_score, service.gate, service.metrics, service.settings.request_seconds)
+    generation = Generation(choices, to_score, service.gate, service.metrics, service.settings.request_timeout)
     generation.start(service.engine)
     try:
         if answer.asked.stream:
             first = await unless_gone(request, _first(generation))  # until here, an error is a status
             chunks = _chunks(request, service, generation, answer, first)
             return EventStream(
-                chunks, generation.close, service.settings.request_seconds + service.settings.drain_seconds
+                chunks, generation.close, service.settings.request_timeout + service.settings.drain_timeout
             )
         whole = await unless_gone(request, _whole(request, service, generation, answer))
     except BaseException:

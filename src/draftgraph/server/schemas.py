@@ -11,6 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 
 MOST_TOP_LOGPROBS = 20
 MOST_TOOLS = 128
+MOST_STOPS = 64
+"""Stop strings: each is looked for behind every token."""
 _NAME = r"^[a-zA-Z0-9_.-]{1,64}$"
 
 
@@ -127,12 +129,16 @@ class PredictedContent(Fields):
 
 
 class DraftOptions(Fields):
-    """How this request is drafted; the engine's own options where they are left out."""
+    """How this request is drafted; the engine's own options where they are left out.
+
+    trace  whether the answer tells of all rounds, as `draftgraph view` reads them.
+    """
 
     budget: Annotated[int, Field(ge=0)] | Literal["auto"] | None = None
     num_speculative_tokens: Annotated[int, Field(ge=1)] | None = None
     rule: str | None = None
     structure: str | None = None
+    trace: bool | None = None
 
 
 Probability = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -149,7 +155,7 @@ class Sampled(Fields):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     n: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)] | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
     max_tokens: Annotated[int, Field(ge=0)] | None = None

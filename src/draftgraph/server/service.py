@@ -22,7 +22,7 @@ class Service:
 
     def __init__(self, engine: Engine, settings: Settings, log: Log) -> None:
         self.engine, self.settings, self.log = engine, settings, log
-        self.gate = Gate(settings.max_requests, settings.drain_seconds)
+        self.gate = Gate(settings.max_requests, settings.drain_timeout)
         self.metrics = Metrics(settings.model, settings.metrics_prefix)
         self.texts = TokenTexts(engine.tokenizer)
         self.created = int(time.time())

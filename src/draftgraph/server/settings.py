@@ -20,8 +20,8 @@ class Settings:
     max_body_bytes   of a request at most.
     max_requests     requests at a time, running and waiting; more are told to come back later.
     max_choices      answers of one request at most: its prompts times its n.
-    request_seconds  of a request at most, from its first byte to its last.
-    drain_seconds    that running requests get after SIGTERM.
+    request_timeout  of a request at most, from its first byte to its last.
+    drain_timeout    that running requests get after SIGTERM.
     log_prompts      whether the log holds prompts and answers.
     metrics_prefix   what names of metrics begin with.
 
@@ -35,8 +35,8 @@ class Settings:
     max_body_bytes: int = 8 * MEBIBYTE
     max_requests: int = 256
     max_choices: int = 128
-    request_seconds: float = 600.0
-    drain_seconds: float = 30.0
+    request_timeout: float = 600.0
+    drain_timeout: float = 30.0
     log_prompts: bool = False
     metrics_prefix: str = "draftgraph"
 
@@ -47,8 +47,8 @@ class Settings:
         require(0 <= self.port < 1 << 16, "port", self.port, "a number from 0 (any free one) to 65535")
         for name in ("max_body_bytes", "max_requests", "max_choices"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "an integer >= 1")
-        require(self.request_seconds > 0, "request_seconds", self.request_seconds, "a number > 0")
-        require(self.drain_seconds >= 0, "drain_seconds", self.drain_seconds, "a number >= 0")
+        require(self.request_timeout > 0, "request_timeout", self.request_timeout, "a number > 0")
+        require(self.drain_timeout >= 0, "drain_timeout", self.drain_timeout, "a number >= 0")
         letters = self.metrics_prefix.replace("_", "a")
         plain = letters.isascii() and letters.isalnum() and not letters[0].isdigit()
         require(plain, "metrics_prefix", self.metrics_prefix, "letters, digits and _, such as draftgraph or vllm")

@@ -37,8 +37,8 @@ class Serving:
     max_batch: int
     memory_mib: int | None
     max_body_mib: int
-    request_seconds: float
-    drain_seconds: float
+    request_timeout: float
+    drain_timeout: float
 
 
 def serve_engine(chosen: Chosen, drafting: Drafting, depth: int | None, serving: Serving) -> None:
@@ -58,8 +58,8 @@ def serve_engine(chosen: Chosen, drafting: Drafting, depth: int | None, serving:
         port=serving.port,
         max_body_bytes=serving.max_body_mib * MEBIBYTE,
         max_requests=serving.max_requests,
-        request_seconds=serving.request_seconds,
-        drain_seconds=serving.drain_seconds,
+        request_timeout=serving.request_timeout,
+        drain_timeout=serving.drain_timeout,
         log_prompts=serving.log_prompts,
         metrics_prefix=serving.metrics_prefix,
     )
