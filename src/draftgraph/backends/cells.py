@@ -159,7 +159,7 @@ class CellPool(Cache):  # type: ignore[misc]
     def release(self) -> None:
         """Give all memory back if no request holds a cell. To be called between passes."""
         if not any(len(handle.cells()) for handle in self.handles):
-            self.capacity = 0
+            self.capacity = self.high = 0
             self.memory = Memory([[None, None] for _ in self.layers])
 
 
