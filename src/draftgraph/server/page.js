@@ -390,7 +390,7 @@ function open(turn, token = null) {
   });
   cover();
   isFollowing = turn.state === "writing" && token === null;
-  current = token ? token.round : 0;
+  current = token ? token.round : Math.max(0, turn.rounds.findIndex((record) => record.path.length));
   follow(turn);
   go(isFollowing ? turn.rounds.length - 1 : current);
   if (token) { pane.select(token.node); pane.reveal(); } else $("h-drafting").focus();
