@@ -266,7 +266,7 @@ function send(text) {
   if (fields === null || running) return false;
   const turn = new Turn(text);
   turns.push(turn);
-  $("welcome").hidden = true;
+  $("welcome").hidden = $("notice").hidden = true;
   turns.slice(-2).forEach((each) => each.offer());
   $("talk").scrollTop = $("talk").scrollHeight;
   run(turn, fields);
@@ -368,6 +368,7 @@ function anew() {
   turns = [];
   $("turns").replaceChildren();
   $("welcome").hidden = false;
+  tell($("notice").textContent);
   announce("A new conversation");
   $("say").focus();
 }
