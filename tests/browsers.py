@@ -66,9 +66,9 @@ class Browser:
         return answer["result"].get("value")
 
     def wait(self, condition: str) -> None:
-        """Until an expression holds."""
+        """Until an expression holds, or a promise does."""
         end = time.monotonic() + PATIENCE_SECONDS
-        while not self.evaluate(f"Boolean({condition})"):
+        while not self.evaluate(f"(async () => Boolean(await ({condition})))()"):
             assert time.monotonic() < end, f"{condition} never held: {self.evaluate('document.body.innerText')}"
             time.sleep(0.02)
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import signal
 import time
 
 import pytest
@@ -237,9 +238,9 @@ def test_markup_of_model_and_user_is_shown_not_obeyed(page):
         "draftgraph: chat", before,
     ]  # fmt: skip
     assert tab.evaluate("document.querySelector('.asked').textContent") == HOSTILE
-    for marked in (True, False):
-        if not marked:
-            tab.click("#marks-on")
+    whole = "turns[0].tokens = [{from: 0, to: turns[0].text.length, origin: 'drafter', node: 0, round: 0}]"
+    for step in ("0", whole, "$('marks-on').checked = false"):
+        tab.evaluate(f"{step}; turns[0].show()")
         shown = tab.evaluate("document.querySelector('.answer').textContent")
         assert shown == re.sub(r"\*\*|`{1,3}|\n", "", HOSTILE)
         assert tab.evaluate("[...document.querySelectorAll('.answer :is(strong, code, pre)')].map((e) => e.localName)") == [
@@ -377,7 +378,7 @@ def test_a_window_that_is_exceeded_is_said_with_the_numbers_and_is_no_part_of_th
 
 
 def test_a_server_with_a_key_and_a_model_without_a_template(tab: Browser):
-    with served("--api-key", "right") as running:
+    with served("--api-key", "right", "--max-requests", "1") as running:
         tab.open(running.url)
         assert tab.evaluate("[$('key-form').hidden, document.activeElement.id]") == [False, "key"]
         tab.type("wrong")
@@ -396,7 +397,24 @@ def test_a_server_with_a_key_and_a_model_without_a_template(tab: Browser):
         tab.wait("turns.length === 2 && " + IS_DONE)
         more = engine().generate("def add(a, b):" + expected, max_new_tokens=30).text
         assert tab.evaluate("turns[1].text") == more
-        assert all("401" in each for each in tab.complaints)
+        hold = """(async () => { window.held = (await call('/v1/completions', {method: 'POST',
+            body: JSON.stringify({prompt: 'a', max_tokens: 1000, stream: true})})).body; })()"""
+        tab.evaluate(hold)
+        ask(tab, "a", 8)
+        assert "The server is busy" in tab.evaluate("turns[2].error")
+        tab.evaluate("held.cancel()")
+        tab.wait(
+            "(async () => (await call('/metrics')).text())().then((told) => /num_requests_running\\S* 0/.test(told))"
+        )
+        click(tab, "Try again")
+        tab.wait(IS_DONE)
+        assert tab.evaluate("turns[2].text") == engine().generate("a", max_new_tokens=8).text
+        tab.evaluate(hold)
+        running.process.send_signal(signal.SIGTERM)
+        tab.wait("fetch('/health').then((answer) => answer.status === 503)")
+        ask(tab, "a", 8)
+        assert "shutting down" in tab.evaluate("turns[3].error")
+        assert all(re.search("status of (401|429|503)", each) for each in tab.complaints)
 
 
 # --- every screen -----------------------------------------------------------------------------------------------------

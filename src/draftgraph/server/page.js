@@ -266,7 +266,7 @@ function send(text) {
   if (fields === null || running) return false;
   const turn = new Turn(text);
   turns.push(turn);
-  $("welcome").hidden = true;
+  $("welcome").hidden = $("notice").hidden = true;
   turns.slice(-2).forEach((each) => each.offer());
   $("talk").scrollTop = $("talk").scrollHeight;
   run(turn, fields);
@@ -368,6 +368,7 @@ function anew() {
   turns = [];
   $("turns").replaceChildren();
   $("welcome").hidden = false;
+  tell($("notice").textContent);
   announce("A new conversation");
   $("say").focus();
 }
@@ -390,7 +391,7 @@ function open(turn, token = null) {
   });
   cover();
   isFollowing = turn.state === "writing" && token === null;
-  current = token ? token.round : 0;
+  current = token ? token.round : Math.max(0, turn.rounds.findIndex((record) => record.path.length));
   follow(turn);
   go(isFollowing ? turn.rounds.length - 1 : current);
   if (token) { pane.select(token.node); pane.reveal(); } else $("h-drafting").focus();
