@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from cost_tables import cost, costs, with_chains
+from draftgraph.budget import automatic
 from draftgraph.budget.automatic import AutoBudget
 from draftgraph.budget.costs import Costs
 from draftgraph.draft import model
@@ -457,9 +458,11 @@ def test_rounds_whose_budget_is_decided_between_them_are_lossless(
 
 
 @pytest.mark.usefixtures("enumerated")
-def test_rounds_whose_form_is_decided_between_them_are_lossless() -> None:
+def test_rounds_whose_form_is_decided_between_them_are_lossless(monkeypatch: pytest.MonkeyPatch) -> None:
     """A chain or a graph: which one depends on what was accepted, and so on the texts that came out."""
-    torn = with_chains(costs(drafter=0.1, reached=0.8, levels=2), 0.6, less=1.2, levels=2)
+    monkeypatch.setattr(automatic, "COMPARED_EVERY", 1)
+    monkeypatch.setattr(automatic, "STAY", 1.0)
+    torn = with_chains(costs(drafter=0.1, reached=0.8, levels=2), 0.65, less=0.7, levels=2)
     shapes: set[tuple[bool, ...]] = set()
     for kind, seed in product(("random", "sparse", "flat q"), range(2)):
         tables = pair(kind, 2, 5, seed)
