@@ -96,7 +96,8 @@ def test_each_of_a_batch_in_its_own_way_and_as_alone(temperature: float) -> None
     beside = asyncio.run(engine().agenerate([PROMPT] * 4, params))
     for results in (together, beside):
         assert [result.token_ids for result in results] == [result.token_ids for result in alone]
-        assert [result.stats.num_draft_tokens for result in results] == [r.stats.num_draft_tokens for r in alone]
+        assert results[0].stats.num_draft_tokens == 0
+        assert results[1].stats.num_draft_tokens == alone[1].stats.num_draft_tokens  # a number is not shared out
     assert [result.choice.rule.name for result in together][1] == "block"
     assert together[0].stats.num_draft_tokens == 0
 
@@ -165,5 +166,5 @@ def test_an_engine_of_chains_takes_other_structures_without_copies() -> None:
 def test_a_model_that_reads_one_path_drafts_chains_whatever_a_request_asks() -> None:
     made = dg.Engine.from_pretrained(recurrent("mamba"), budget=4)
     assert made.generate(PROMPT, max_new_tokens=8, budget=2).choice.structure.name == "chain"
-    with pytest.raises(OptionError, match="recurrent layers"):
+    with pytest.raises(OptionError, match="read one path"):
         made.generate(PROMPT, structure="tree")

@@ -94,11 +94,6 @@ class CellPool(Cache):  # type: ignore[misc]
         return [handle for ref in self._handles.valuerefs() if (handle := ref()) is not None]
 
     @property
-    def is_shared(self) -> bool:
-        """Whether several texts were read since the last ones were let go of."""
-        return len(self._handles) > 1
-
-    @property
     def cell_bytes(self) -> int:
         """Bytes of one cell in all layers; 0 before the first pass."""
         held = [tensor for layer in self.memory.tensors for tensor in layer if tensor is not None]
@@ -164,7 +159,7 @@ class CellPool(Cache):  # type: ignore[misc]
     def release(self) -> None:
         """Give all memory back if no request holds a cell. To be called between passes."""
         if not any(len(handle.cells()) for handle in self.handles):
-            self.capacity = 0
+            self.capacity = self.high = 0
             self.memory = Memory([[None, None] for _ in self.layers])
 
 

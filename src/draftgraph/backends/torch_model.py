@@ -193,7 +193,7 @@ class TorchModel:
         with self._lock:
             if self.model.training or self.called.training:
                 self.refuse_training()
-            if self._apart is None and (len(feeds) > 1 or self.cache.is_shared):
+            if self._apart is None and pays(feeds, self.cache.high, self.device.type == "cpu"):
                 self._apart = attends_apart(self)
             with entering(feeds), tapped(self.model, taps) as states:
                 if self._switch is None or len({feed.text.stretched for feed in feeds}) == 1:

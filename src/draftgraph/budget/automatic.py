@@ -33,8 +33,10 @@ PROBE_DEPTH = 2
 PROBE_SHARE = 0.015
 MOST_DOUBLINGS = 4
 """The wait from one probe to the next grows by this power of two at most."""
-STAY = 0.97
-"""A form is left for another one if its rate is below this share of the other's: another number of rows costs time as well."""
+STAY = 0.95
+"""A form is left for another one if its rate is below this share of the other's: both are estimates, and a change costs time."""
+COMPARED_EVERY = 4
+"""Rounds from one comparison of the forms to the next."""
 
 
 @dataclass
@@ -71,7 +73,7 @@ class AutoBudget:
         chains = self.costs.of_chains if self.narrows else None
         if chains is not None:
             self.forms.insert(0, Form(chains, self.deepest, 1, narrow=True, draws=self.draws))
-        self._form = max(self.forms, key=lambda form: form.expected().rate)
+        self._form = self.forms[0]
         self._plain = 1.0 / self.costs.plain
         self._copies = [self.costs.whole(nodes) for nodes in range(MOST_COPIES + 1)]
         self._hopeless = max(form.most for form in self.forms) <= self._plain
@@ -96,6 +98,8 @@ class AutoBudget:
             )
         self._choose()
         rate = self._form.expected().rate
+        if rate <= self._plain:
+            rate = self._fastest()
         if rate > self._plain:
             self._drafting = True
             return self._draft(reach)
@@ -127,10 +131,17 @@ class AutoBudget:
         return replace(limits, reason=self._told(f"draft: {depth} deep beside others, {told}"))
 
     def _choose(self) -> None:
-        """Take the fastest form; of forms that are about as fast the one of the last draft."""
+        """Take the fastest form; of forms that are about as fast the one of the last draft, and chains at the beginning."""
+        if len(self.forms) == 1 or self._read % COMPARED_EVERY:
+            return
         best = max(self.forms, key=lambda form: form.expected().rate)
         if self._form.expected().rate < STAY * best.expected().rate:
             self._form = best
+
+    def _fastest(self) -> float:
+        """The rate of the fastest form, which is taken."""
+        self._form = max(self.forms, key=lambda form: form.expected().rate)
+        return self._form.expected().rate
 
     def _told(self, reason: str) -> str:
         """A reason; that of the first round also says where the table of costs comes from."""

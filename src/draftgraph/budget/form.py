@@ -14,8 +14,9 @@ from draftgraph.request.record import RoundRecord
 
 MOST_DRAFTED = 64
 """Nodes of a round whose size prices decide."""
-NEAR = 0.95
-"""Of depths whose rates are so near to the best one a fixed shape without draws gets the largest: prices end its drafts early."""
+NEAR, SAME = 0.95, 0.98
+"""Of depths whose rates are NEAR the best one a fixed shape without draws gets the largest: prices end its drafts early. With
+draws it keeps the last one while that has about the SAME rate, for another number of rows costs time."""
 HOPE = 0.75
 """A pass is made if it is expected to earn this share of its price: a little too deep costs little and is noticed, a little too
 shallow is not."""
@@ -45,6 +46,7 @@ class Form:
     draws: bool = False
     ledger: Ledger = field(init=False)
     _known: Expected | None = None
+    _stale: bool = True
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.costs.levels, self.deepest, alike=self.width is not None)
@@ -59,13 +61,13 @@ class Form:
     def learn(self, record: RoundRecord, asked: int) -> None:
         """Count a round whose draft had this form and was allowed to be `asked` deep."""
         self.ledger.enter(record, asked)
-        self._known = None
+        self._stale = True
 
     def hear(self, record: RoundRecord, asked: int, other: Form) -> None:
         """Learn from a round whose draft had another form. What was measured of both says how their odds compare."""
         self.ledger.odds = self.ledger.usual_odds / other.ledger.usual_odds
         self.ledger.hear(record, asked)
-        self._known = None
+        self._stale = True
 
     def doubt(self) -> None:
         """Drafting no longer pays. All counts fade alike, so that no share of them changes."""
@@ -78,8 +80,8 @@ class Form:
 
     def expected(self) -> Expected:
         """What drafts of this form are worth now."""
-        if self._known is None:  # rounds that count nothing new shall cost nothing
-            self._known = self._best()
+        if self._stale or self._known is None:  # rounds that count nothing new shall cost nothing
+            self._known, self._stale = self._best(), False
         return self._known
 
     def _best(self) -> Expected:
@@ -93,9 +95,16 @@ class Form:
             each.append(tokens)
             rates.append(tokens / (self._verifying(nodes) + passes * one))
         best = max(rates)
-        least = best if self.draws else NEAR * best
-        near = self.deepest if self.width is None else max(d for d, rate in enumerate(rates, 1) if rate >= least)
-        return Expected(near, best, each[rates.index(best)])
+        return Expected(self._depth(rates, best), best, each[rates.index(best)])
+
+    def _depth(self, rates: Sequence[float], best: float) -> int:
+        """How deep to draft, where a draft so many levels deep has these rates."""
+        if self.width is None:
+            return self.deepest
+        if not self.draws:
+            return max(depth for depth, rate in enumerate(rates, 1) if rate >= NEAR * best)
+        last = None if self._known is None else self._known.depth
+        return last if last is not None and rates[last - 1] >= SAME * best else 1 + rates.index(best)
 
     def _verifying(self, nodes: float) -> float:
         """Seconds of a round that verifies so many nodes on average."""

@@ -35,7 +35,8 @@ class Drafter(ABC):
     trusted    True leaves out the checks of every law that it states. The prover is the better place for them.
 
     What a drafter keeps of one request belongs into `request.drafting`, which is its own. An engine may serve several requests
-    at once, so nothing of a request belongs into the drafter itself.
+    at once, so nothing of a request belongs into the drafter itself. Their drafts take turns in one thread: where a draft model
+    is asked for a pass, those of others go on. So hold no lock there.
     """
 
     draws: Sequence[str] = ("fixed", "sampled")

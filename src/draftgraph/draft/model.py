@@ -35,7 +35,7 @@ SHARPNESS = 2.0
 class _State:
     """One request's drafting state: what the drafter has cached, and what was learnt from earlier rounds.
 
-    edges  names of the sources that it copies from.
+    edges  names of the sources that it copies from. alone  whether the draft of this round has nothing to do with copies.
     """
 
     text: CacheHandle
@@ -45,6 +45,7 @@ class _State:
     reader: DrafterPasses | None = None
     overlap: float = 0.0
     rounds: int = 0
+    alone: bool = False
 
 
 class ModelDrafter(Drafter):
@@ -98,6 +99,7 @@ class ModelDrafter(Drafter):
             return Draft(DraftGraph())
         sampled = request.choice.sampled
         reader = state.reader = self._reader(request, limits)
+        state.alone = limits.narrow and reader.ahead is None and state.sources.table is None
         growth = Growth(
             limits,
             reader,
@@ -120,7 +122,9 @@ class ModelDrafter(Drafter):
         self.model.keep(state.text, [draft.graph.fed[node] for node in verdict.path if node in draft.graph.fed])
         self._calibrate(request, draft, verdict, laws)
         state.reader = None
-        if state.edges:
+        if state.alone:
+            state.sources.pass_over([*(draft.tree.tokens[node] for node in verdict.path), verdict.token])
+        elif state.edges:
             state.sources.observe(request, draft.graph, draft.tree, verdict, scores)
 
     def _calibrate(self, request: Request, draft: Draft, verdict: Verdict, laws: TargetLaws) -> None:
@@ -168,7 +172,8 @@ class ModelDrafter(Drafter):
 
     def _ahead(self, request: Request, limits: Limits) -> Ahead | None:
         sampled, sources = request.choice.sampled, request.drafting.sources
-        priced = bool(limits.price_passes) and not sampled  # without prices every pass is made anyway
+        # Without prices every pass is made anyway. Where passes are padded, a branch beside a chain costs more than it saves.
+        priced = bool(limits.price_passes) and not sampled and not (limits.narrow and self.model.sizes)
         count = request.choice.structure.copies_ahead(priced)
         if not count:
             return None

@@ -141,16 +141,8 @@ class Sources:
     def observe(
         self, request: Request, graph: DraftGraph, tree: TokenTree, verdict: Verdict, scores: torch.Tensor
     ) -> None:
-        """The round is verified, and not yet committed: learn discounts, and keep what later rounds may copy.
-
-        Of a SAMPLED chain only the text is kept. There the budget has no use for copies, which would cost more than they give.
-        """
+        """The round is verified, and not yet committed: learn discounts, and keep what later rounds may copy."""
         tokens = [*(tree.tokens[node] for node in verdict.path), verdict.token]
-        if request.choice.sampled and len(tree) and tree.is_chain and self.table is None:
-            self.rejected = None
-            if self.own is not None:
-                self.own.extend(tokens)
-            return
         learn_edges(self.discounts, graph, verdict, tokens)
         path = (ROOT, *verdict.path)
         nodes = range(ROOT, len(tree)) if self.table is not None and self.learns_branches else path
@@ -167,6 +159,12 @@ class Sources:
             self.own.extend(tokens, [heads[node] for node in path])
         if self.keeps_rejected:
             self.rejected = DraftRows(graph, request.tokens[-TAIL:], self.discounts, "rejected", set(verdict.path))
+
+    def pass_over(self, tokens: Sequence[int]) -> None:
+        """The text goes on by these tokens, in a round that copied nothing and whose rows nobody keeps."""
+        self.rejected = None
+        if self.own is not None:
+            self.own.extend(tokens)
 
 
 def shared_rows(scores: torch.Tensor, nodes: Sequence[int]) -> list[Row]:
