@@ -274,7 +274,7 @@ def test_a_little_markdown_is_drawn(page):
 
 def saved(tab: Browser, tmp_path) -> tracefile.Trace:
     """The trace of the first answer, as the page would save it."""
-    file = tmp_path / "trace.json"
+    file = tmp_path / "held.json"
     file.write_text(tab.evaluate("JSON.stringify(turns[0].trace)"), encoding="utf-8")
     return tracefile.load(file)
 
@@ -309,6 +309,12 @@ def test_the_draft_graph_of_every_round_is_drawn(page, tmp_path):
         [f"{i} of {count}", len(record.tokens) + 2, len(record.path), True] for i, record in enumerate(records, 1)
     ]
     assert any(marked > 0 for *_, marked in drawn)
+    tab.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    tab.click("#save")
+    end = time.monotonic() + 10
+    while not (tmp_path / "trace.json").is_file():
+        assert time.monotonic() < end, list(tmp_path.iterdir())
+        time.sleep(0.02)
     tab.evaluate("$('graph').focus()")
     where = "[$('where').textContent, document.querySelector('#graph .selected').dataset.node]"
     tab.press("ArrowLeft")
