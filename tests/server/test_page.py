@@ -113,7 +113,7 @@ def test_enter_sends_and_the_answer_is_the_engine_s_own(page):
     assert re.findall(r"[a-z]+", shown) == re.findall(r"[a-z]+", expected.text)
     assert tab.evaluate("[document.activeElement.id, $('say').value]") == ["say", ""]
     said = tab.evaluate("document.querySelector('.numbers').textContent")
-    calls = len(expected.token_ids) / expected.stats.num_rounds
+    calls = len(expected.token_ids) / tab.evaluate("turns[0].whole.stats.num_rounds")
     assert f"{len(expected.token_ids)} tokens · " in said
     assert float(re.search(r"([\d.]+) tokens per target call", said)[1]) == pytest.approx(calls, abs=0.06)
     assert "The answer is complete" in tab.evaluate("$('status').textContent")
@@ -272,12 +272,18 @@ def test_a_little_markdown_is_drawn(page):
         assert tab.evaluate(script) == made, text
 
 
-def test_drafted_tokens_are_marked_by_where_they_came_from(page):
+def saved(tab: Browser, tmp_path) -> tracefile.Trace:
+    """The trace of the first answer, as the page would save it."""
+    file = tmp_path / "held.json"
+    file.write_text(tab.evaluate("JSON.stringify(turns[0].trace)"), encoding="utf-8")
+    return tracefile.load(file)
+
+
+def test_drafted_tokens_are_marked_by_where_they_came_from(page, tmp_path):
     tab = page()
     ask(tab, HELLO)
-    expected = own(HELLO)
     origins = []
-    for record in expected.rounds:
+    for record in saved(tab, tmp_path).rounds:
         path = [record.origins[node] for node in record.path]
         origins += [*path, "bonus"][: record.emitted]
     assert tab.evaluate("turns[0].tokens.map((token) => token.origin)") == origins
@@ -290,7 +296,9 @@ def test_drafted_tokens_are_marked_by_where_they_came_from(page):
 def test_the_draft_graph_of_every_round_is_drawn(page, tmp_path):
     tab = page()
     ask(tab, HELLO, 60)
-    records = own(HELLO, tokens=60).rounds
+    trace = saved(tab, tmp_path)
+    records = trace.rounds
+    assert trace.token_ids == own(HELLO, tokens=60).token_ids
     click(tab, "How it was drafted")
     assert tab.evaluate("[document.activeElement.id, $('drafting').hidden]") == ["h-drafting", False]
     drawn = tab.evaluate("""turns[0].rounds.map((record, i) => { choose(i); return [$('where').textContent,
@@ -301,6 +309,12 @@ def test_the_draft_graph_of_every_round_is_drawn(page, tmp_path):
         [f"{i} of {count}", len(record.tokens) + 2, len(record.path), True] for i, record in enumerate(records, 1)
     ]
     assert any(marked > 0 for *_, marked in drawn)
+    tab.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    tab.click("#save")
+    end = time.monotonic() + 10
+    while not (tmp_path / "trace.json").is_file():
+        assert time.monotonic() < end, list(tmp_path.iterdir())
+        time.sleep(0.02)
     tab.evaluate("$('graph').focus()")
     where = "[$('where').textContent, document.querySelector('#graph .selected').dataset.node]"
     tab.press("ArrowLeft")
@@ -308,9 +322,6 @@ def test_the_draft_graph_of_every_round_is_drawn(page, tmp_path):
     first = tab.evaluate(where)[1]
     tab.press("ArrowDown")
     assert tab.evaluate(where)[1] != first
-    saved = tmp_path / "trace.json"
-    saved.write_text(tab.evaluate("JSON.stringify(inspected.trace)"), encoding="utf-8")
-    assert [record.path for record in tracefile.load(saved).rounds] == [record.path for record in records]
     tab.press("Escape")
     assert tab.evaluate("[$('drafting').hidden, document.activeElement.textContent]") == [True, "How it was drafted"]
     tab.click(".answer span[data-token='7']")

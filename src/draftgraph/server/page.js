@@ -463,7 +463,7 @@ function save() {
   const file = new Blob([JSON.stringify(inspected.trace)], { type: "application/json" }), link = make("a", { download: "trace.json" });
   link.href = URL.createObjectURL(file);
   link.click();
-  URL.revokeObjectURL(link.href);
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);  // some browsers read it after the click
   announce("The trace is saved; draftgraph view draws it");
 }
 
