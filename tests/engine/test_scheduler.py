@@ -213,7 +213,7 @@ def test_a_full_queue_refuses_with_the_numbers() -> None:
     board = scheduler(made, max_batch=1, queue=2)
     for _ in range(3):
         board.add(make_course(made, [5], {"max_new_tokens": 3}), queue=2)
-    with pytest.raises(QueueFullError, match=r"0 requests are running and 3 are waiting, and no more than 2 may wait"):
+    with pytest.raises(QueueFullError, match=r"3 requests are there: 1 may run at once, and 2 may wait"):
         board.add(make_course(made, [5], {"max_new_tokens": 3}), queue=2)
     board.step()
     while len(board.waiting) > 1:

@@ -236,6 +236,8 @@ def test_limits_on_requests_and_on_time_are_errors_that_say_so():
         streamed = server.http.post("/v1/completions", json=body | {"stream": True}).text.split("\n\n")
         assert json.loads(streamed[-3].removeprefix("data: "))["error"]["code"] == "timeout"
         assert streamed[-2] == "data: [DONE]"
+        errors = [line for line in server.http.get("/metrics").text.splitlines() if "request_error_total{" in line]
+        assert any('status="504"' in line and line.endswith(" 2.0") for line in errors), "of a stream as well"
         works(server)
         last = threads.submit(server.http.post, "/v1/completions", json=body)
         until(lambda: running(server) > 0)

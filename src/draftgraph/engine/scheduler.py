@@ -115,13 +115,13 @@ class Scheduler:
         if ticket.most > self.cells_limit:
             raise OptionError(
                 f"the request may grow to {ticket.most} cells (a prompt of {len(request.tokens)} tokens, {request.limit} new "
-                f"ones, {nodes} drafted), and there is memory for {self.cells_limit}; write a smaller max_new_tokens, or "
-                "Engine.from_pretrained(..., memory=...) with more bytes"
+                f"ones, {nodes} drafted), and there is memory for {self.cells_limit}; ask for fewer new tokens or a "
+                "smaller budget, or write Engine.from_pretrained(..., memory=...) with more bytes (--memory-mib of a server)"
             )
         if queue is not None and len(self.waiting) + len(self.running) >= self.serving.max_batch + queue:
             raise QueueFullError(
-                f"{len(self.running)} requests are running and {len(self.waiting)} are waiting, and no more than {queue} may "
-                "wait; ask again later, or write Engine.from_pretrained(..., queue=...) with more"
+                f"{len(self.running) + len(self.waiting)} requests are there: {self.serving.max_batch} may run at once, and "
+                f"{queue} may wait; ask again later, or write Engine.from_pretrained(..., queue=...) with more"
             )
         self.waiting.append(ticket)
         return ticket

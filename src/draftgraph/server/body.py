@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -49,9 +50,9 @@ def understood(body: bytes, schema: type[Schema]) -> Schema:
     except BrokenFileError as error:
         raise ApiError(400, f"the body is not valid JSON: {error}; send one JSON object") from None
     if not isinstance(value, dict):
-        raise ApiError(400, f"the body is {brief(value)}; send one JSON object")
+        raise ApiError(400, f"the body is {_shown(value)}; send one JSON object")
     try:
-        return schema.model_validate(value)
+        return schema.model_validate({name: each for name, each in value.items() if each is not None})
     except ValidationError as error:
         raise _refused(error) from None
 
@@ -93,7 +94,12 @@ def _refused(error: ValidationError) -> ApiError:
     if first["type"] == "missing":
         return ApiError(400, f"the field {param!r} is missing", param, "missing_required_parameter")
     said = " or ".join(dict.fromkeys(_said(each) for path, each in same if path == param))
-    return ApiError(400, f"{param}={brief(first.get('input'))} is not possible: {said}", param, "invalid_value")
+    return ApiError(400, f"{param}={_shown(first.get('input'))} is not possible: {said}", param, "invalid_value")
+
+
+def _shown(value: Any) -> str:
+    """A value as a client wrote it, in short."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else brief(value)
 
 
 def _telling(found: tuple[str, Any]) -> tuple[int, int]:

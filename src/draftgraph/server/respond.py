@@ -86,6 +86,7 @@ async def _chunks(
         if not isinstance(error, DraftgraphError):
             service.log.failure(error, id=request.state.id)
         failure = as_api_error(error, NAMES)
+        service.metrics.error(failure.status)
         request.state.told["error"] = failure.message if service.log.prompts else failure.code or failure.status
         yield failure.to_dict()
 

@@ -40,6 +40,17 @@ def _are_ids(value: Any) -> bool:
     return isinstance(value, list) and all(type(item) is int for item in value)
 
 
+def _budget(value: Any) -> int | str:
+    """Nodes per round, or "auto"."""
+    if value == "auto" or (type(value) is int and value >= 0):
+        found: int | str = value
+        return found
+    raise ValueError('write an integer >= 0, or "auto"')
+
+
+Budget = Annotated[int | str, PlainValidator(_budget)]
+
+
 class Fields(BaseModel):
     """An object of a request: every field of its declared type, and no other field."""
 
@@ -134,7 +145,7 @@ class DraftOptions(Fields):
     trace  whether the answer tells of all rounds, as `draftgraph view` reads them.
     """
 
-    budget: Annotated[int, Field(ge=0)] | Literal["auto"] | None = None
+    budget: Budget | None = None
     num_speculative_tokens: Annotated[int, Field(ge=1)] | None = None
     rule: str | None = None
     structure: str | None = None
@@ -169,7 +180,7 @@ class Sampled(Fields):
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     prediction: PredictedContent | None = None
-    budget: Annotated[int, Field(ge=0)] | Literal["auto"] | None = None
+    budget: Budget | None = None
     draftgraph: DraftOptions | None = None
     return_token_ids: bool | None = None
     # these change no answer
