@@ -64,7 +64,7 @@ def test_texts_of_a_batch_cross_the_switch_one_by_one(family: str, most_rows: in
 LEFT_OUT = {
     "the reading anew": ("phi3", 20, lambda made: setattr(made.target, "_switch", Switch(SWITCH, rereads=False))),
     "the end of drafts": ("phi3", 20, lambda made: setattr(type(made.target), "switch", None)),
-    "the row in front": ("phi3", 50, lambda made: setattr(made.target, "_needs_lead", lambda feeds: False)),
+    "the row in front": ("phi3", 50, lambda made: setattr(torch_model, "needs_lead", lambda feeds, switch: False)),
     "what is cached": ("llama", 20, lambda made: setattr(made.target, "_switch", Switch(SWITCH, rereads=True))),
 }
 
@@ -73,6 +73,7 @@ LEFT_OUT = {
 def test_without_any_part_of_it_the_text_is_another(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     family, length, leave_out = LEFT_OUT[what]
     monkeypatch.setattr(torch_model.TorchModel, "switch", torch_model.TorchModel.switch)  # put back at the end
+    monkeypatch.setattr(torch_model, "needs_lead", torch_model.needs_lead)
     lm = model(family)
     made = engine(lm)
     leave_out(made)

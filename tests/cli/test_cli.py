@@ -13,9 +13,10 @@ import pytest
 from transformers.utils import logging as hf_logging
 from typer.testing import CliRunner, Result
 
-from draftgraph import Engine, __version__, rules
+from draftgraph import __version__, rules
 from draftgraph.cli import app
 from draftgraph.data import bundled_pair
+from draftgraph.engine.course import Course
 from draftgraph.errors import LogitsError, ModelError
 from models import byte_tokenizer, plain, tiny_lm
 from pairs import save_pair
@@ -207,13 +208,13 @@ def test_a_model_that_is_not_there_is_a_failure(tmp_path):
 
 def interrupted(monkeypatch, error: BaseException) -> None:
     """Make every request end with `error` after its first round."""
-    whole = Engine._run
+    whole = Course.alone
 
-    def run(self, request):
-        yield next(whole(self, request))
+    def run(self):
+        yield next(whole(self))
         raise error
 
-    monkeypatch.setattr(Engine, "_run", run)
+    monkeypatch.setattr(Course, "alone", run)
 
 
 def test_ctrl_c_prints_what_there_is(models, monkeypatch):

@@ -18,6 +18,7 @@ import draftgraph as dg
 from draftgraph.backends import hub
 from draftgraph.cli import app
 from draftgraph.cli.program import TRACEBACK
+from draftgraph.engine.course import Course
 from draftgraph.errors import OptionError
 from pairs import save_pair
 
@@ -241,7 +242,7 @@ def test_what_nobody_foresaw_is_one_line(models, monkeypatch):
     def broken(self, *anything):
         raise ZeroDivisionError("in the\nmiddle \x1b[2J")
 
-    monkeypatch.setattr(dg.Engine, "_run", broken)
+    monkeypatch.setattr(Course, "alone", broken)
     refused(run("generate", PROMPT, *models), 1, "unexpected ZeroDivisionError: in the; set DRAFTGRAPH_TRACEBACK=1")
     monkeypatch.setenv(TRACEBACK, "1")
     result = run("generate", PROMPT, *models)
@@ -261,7 +262,7 @@ def test_errors_with_hostile_words_are_one_line(models, monkeypatch):
     def hostile(self, *anything):
         raise OptionError("first\nsecond \x1b]8;;http://evil\x07 \u202e \udcff")
 
-    monkeypatch.setattr(dg.Engine, "_run", hostile)
+    monkeypatch.setattr(Course, "alone", hostile)
     refused(run("generate", PROMPT, *models), 2, "first\\nsecond \\x1b]8;;http://evil\\x07 \\u202e \\udcff")
 
 
@@ -291,16 +292,16 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(command, monkeypatch):
 
 
 def test_other_libraries_are_silent_and_draftgraph_is_not(models, monkeypatch):
-    whole = dg.Engine._run
+    whole = Course.alone
 
-    def talkative(self, request):
+    def talkative(self):
         warnings.warn("a foreign warning", FutureWarning, stacklevel=1)
         for name in ("transformers.modeling_utils", "huggingface_hub.utils._http", "httpx", "torch", "some.library"):
             logging.getLogger(name).error("Retrying in 1s [Retry 1/5].")
         logging.getLogger("draftgraph.budget").warning("costs are not kept\x1b[2J")
-        yield from whole(self, request)
+        yield from whole(self)
 
-    monkeypatch.setattr(dg.Engine, "_run", talkative)
+    monkeypatch.setattr(Course, "alone", talkative)
     result = run("generate", PROMPT, *models, "--json")
     assert result.exit_code == 0
     assert result.stderr == "warning: costs are not kept\\x1b[2J\n"
