@@ -69,6 +69,7 @@ class _Round:
     outside: float = 0.0
     passes: list[tuple[float, float]] = field(default_factory=list)
     _seen: dict[int, float] = field(default_factory=dict)
+    _read: dict[float, float] = field(default_factory=dict)
 
     def join(self, unread: int, limits: Limits, offer: Offer | None) -> None:
         """A request takes part: without a draft if its draft is on offer, else with its own."""
@@ -94,11 +95,18 @@ class _Round:
 
     @property
     def seconds(self) -> float:
-        drafter = self.costs.drafter
-        drafting = 0.0
-        if drafter is not None:
-            drafting = sum(drafter(max(1.0, rows)) * min(1.0, members) for rows, members in self.passes)
-        return self._target(self.rows) + self.outside + drafting
+        seconds = self._target(self.rows) + self.outside
+        if self.costs.drafter is not None:
+            for rows, members in self.passes:
+                seconds += self._drafter(rows) * min(1.0, members)
+        return seconds
+
+    def _drafter(self, rows: float) -> float:
+        """Seconds of a drafter pass over so many rows on average."""
+        assert self.costs.drafter is not None
+        if rows not in self._read:
+            self._read[rows] = self.costs.drafter(max(1.0, rows))
+        return self._read[rows]
 
     def _target(self, rows: float) -> float:
         """Seconds of the target's pass; of a mean number of rows, between the two whole numbers beside it."""
