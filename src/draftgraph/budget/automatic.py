@@ -125,7 +125,8 @@ class AutoBudget:
         """The limits of that round if its draft, one among those of others, is `depth` deep at most."""
         told = f"{prices.rate:.0f} tokens/s with {prices.requests} requests"
         if depth == 0:
-            return self._none(planned.reach, f"no draft pays beside the others, {told}")
+            self._asked = 0
+            return Limits(0, 0, planned.reach, reason=self._told(f"plain: no draft pays beside the others, {told}"))
         self._asked = min(depth, planned.reach)
         limits = self._form.priced(depth, planned.reach, prices.row, prices.passes)
         return replace(limits, reason=self._told(f"draft: {depth} deep beside others, {told}"))

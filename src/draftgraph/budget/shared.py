@@ -21,6 +21,9 @@ from draftgraph.budget.offers import Level, Offer, Prices
 from draftgraph.draft.terms import Limits
 from draftgraph.request.state import Request
 
+FEW, PROMISE = 4, 1.5
+"""Drafts of more than FEW requests are made where the table promises PROMISE times the tokens per second of none. It knows rounds
+of one request, and promises too much for many (docs/benchmarks/batches.md: 1.4 for eight requests of the bundled pair, .9 found)."""
 TRIED = 2
 """So many numbers of drafter passes are tried beyond the best one."""
 
@@ -167,6 +170,8 @@ def _shared_out(plain: _Round, offers: Sequence[Offer | None]) -> tuple[list[int
             best, most = depths, rate
         if worse == TRIED:
             break
+    if plain.requests > FEW and most < PROMISE * plain.rate:
+        best = [0] * len(offers)
     return best, plain.with_drafts(offers, best)
 
 
