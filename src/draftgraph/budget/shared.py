@@ -23,7 +23,7 @@ from draftgraph.request.state import Request
 
 FEW, PROMISE = 4, 1.5
 """Drafts of more than FEW requests are made where the table promises PROMISE times the tokens per second of none. It knows rounds
-of one request, and promises too much for many (docs/benchmarks/batches.md: 1.4 for eight requests of the bundled pair, .9 found)."""
+of one request, and promises too much for many: 1.4 for eight requests of the bundled pair, where .9 was found."""
 TRIED = 2
 """So many numbers of drafter passes are tried beyond the best one."""
 
