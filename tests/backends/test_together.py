@@ -87,8 +87,8 @@ def spoil(patch: pytest.MonkeyPatch, model: Any) -> None:
 
     def spoiled(inputs: Any) -> None:
         run(inputs)
-        starts, begins = inputs["subsequence_begins"].tolist(), inputs["block_indices_begins"].tolist()
-        for i, past in enumerate(inputs["past_lens"].tolist()):
+        starts, begins = list(inputs["subsequence_begins"]), list(inputs["block_indices_begins"])
+        for i, past in enumerate(inputs["past_lens"]):
             blocks = inputs["block_indices"][begins[i] : begins[i + 1]]
             for cell in range(past, past + starts[i + 1] - starts[i]):
                 for memory in model.pool._memory:

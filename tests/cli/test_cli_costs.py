@@ -25,7 +25,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How often something was measured, into a folder of this test."""
     times: list[int] = []
 
-    def measure(target: object, drafter: object, run: object, chains: bool) -> object:
+    def measure(target: object, drafter: object, run: object, chains: bool, *more: object) -> object:
         times.append(1)
         return costs(drafter=None if drafter is None else 0.5)
 

@@ -55,7 +55,7 @@ def bench_report(report: Report, everything: bool = False) -> list[Sheet | Text]
 def _state(said: Mapping[str, Any]) -> Text:
     models, prompts = said["models"], said["prompts"]["used"]
     drafter = f" with {models['drafter']} ({models['drafter_parameters']:,})" if models["drafter"] else ", no drafter"
-    quantised = f", draftgraph's weights {models['weights']}" if models["weights"] else ""
+    quantised = f", draftgraph's weights {models['weights']}" if models.get("weights") else ""
     turns = f"{said['settings']['repeats']} turn(s) each"
     what = (
         f"{models['target']} ({models['target_parameters']:,} parameters){drafter}, {models['dtype']}, {models['device']}"
