@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cost_tables import costs
 from draftgraph.budget.automatic import AutoBudget
 from draftgraph.budget.costs import Costs
-from draftgraph.budget.shared import _Round, share_budget
+from draftgraph.budget.shared import FEW, _Round, share_budget
 from draftgraph.draft.terms import Limits
 from draftgraph.request.record import RoundRecord
 from draftgraph.verification.registry import get_rule
@@ -55,6 +55,20 @@ def test_drafts_shrink_as_the_batch_grows_until_plain_decoding_is_best(row: floa
     dear = [limits.depth for limits in company(costs(row=6.0, drafter=2.0), 16)]
     assert dear == [0] * 16
     assert all(limits.reason.startswith("plain: ") for limits in company(costs(row=6.0, drafter=2.0), 16))
+
+
+def test_beside_many_others_drafts_have_to_promise_more_than_a_little() -> None:
+    """The table knows rounds of one request: for many it promises more than they get (docs/benchmarks/batches.md)."""
+    little, much = costs(row=0.3), costs(row=0.02, drafter=0.1, reached=0.95)
+    assert all(limits.depth for limits in company(little, FEW))
+    assert not any(limits.budget for limits in company(little, FEW + 1))
+    assert all(limits.depth for limits in company(much, FEW + 1))
+
+
+def test_where_no_draft_pays_beside_others_no_copies_are_looked_for() -> None:
+    requests = [request(costs(row=0.3), copies=True) for _ in range(FEW + 1)]
+    assert all(limits.budget for limits in planned(requests))
+    assert [limits.budget for limits in share_budget(requests, planned(requests))] == [0] * len(requests)
 
 
 def rate(table: Costs, requests: Sequence[Any], depths: Sequence[int]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import draftgraph as dg
 from cost_tables import costs
 from dflash_folders import write_dflash
+from draftgraph.budget.costs import Drafts
 from draftgraph.engine import pair_costs
 from eagle3_folders import write_eagle3
 from models import tiny_lm
@@ -28,6 +30,13 @@ def test_a_round_of_a_block_drafter_costs_its_block(tmp_path: Path, monkeypatch:
     assert found.overhead[0] == costs().overhead[0] + 0.5
     assert found.overhead[1:] == costs().overhead[1:]
     assert found.at(0.0).overhead[0] == costs().at(0.0).overhead[0] + 0.5
+
+
+def test_drafts_of_every_form_pay_for_the_block() -> None:
+    drafts = Drafts((1.0, 2.0, 3.0), ())
+    found = pair_costs._with_block(replace(costs(), greedy=drafts, chains=drafts, greedy_chains=drafts), 0.5)
+    paid = Drafts((1.5, 2.0, 3.0), ())
+    assert (found.greedy, found.chains, found.greedy_chains) == (paid, paid, paid)
 
 
 def test_other_drafters_pay_by_the_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

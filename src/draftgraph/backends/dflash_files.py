@@ -23,16 +23,15 @@ from draftgraph.backends.eagle3_files import TYPE, block_config
 from draftgraph.backends.ends import Ends
 from draftgraph.backends.features import FeatureShape
 from draftgraph.backends.fits import (
+    Claims,
     borrow_head,
-    complete,
     count_layers,
     head_tokens,
     numbers_of,
     refuse_other_class,
     refuse_other_vocabulary,
     refuse_other_width,
-    same_class,
-    same_vocabulary,
+    rules_of,
     tap_names,
 )  # fmt: skip
 from draftgraph.backends.taps import decoder_layers
@@ -87,7 +86,7 @@ class DFlashLayout:
         refuse_other_class(folder, said, target)
         taps = self.taps(folder, said, config.num_hidden_layers)
         file, weights = read_weights(folder)
-        weights = {_own_name(name): weight for name, weight in weights.items() if not _UNUSED.fullmatch(name)}
+        weights = _own_names(weights)
         read.config.num_hidden_layers = count_layers(file, weights)
         refuse_other_width(folder, weights.get("fc.weight"), len(taps), config.hidden_size)
         tokens = head_tokens(file, weights, read.tokens, config.vocab_size)
@@ -109,27 +108,22 @@ class DFlashLayout:
         """What must hold of the folder and its target."""
         config = target.config.get_text_config(decoder=True)
 
-        def width() -> str:
-            count = len(self.taps(folder, said, config.num_hidden_layers))
-            refuse_other_width(folder, read_weights(folder)[1].get("fc.weight"), count, config.hidden_size)
-            return f"{count} hidden states of size {config.hidden_size}"
-
-        def maps() -> str:
+        def head() -> tuple[Path, Weights, int]:
             file, weights = read_weights(folder)
-            tokens = head_tokens(file, weights, _said(folder, said).tokens, config.vocab_size)
-            return f"{len(tokens)} of the target's {config.vocab_size} tokens are drafted"
+            return file, _own_names(weights), _said(folder, said).tokens
 
-        return {
-            "configuration": lambda: f"{self.name}, blocks of {_said(folder, said).block.tokens} tokens",
-            "same vocabulary": lambda: same_vocabulary(
-                folder, _said(folder, said).config.vocab_size, config.vocab_size
+        return rules_of(
+            folder,
+            said,
+            target,
+            Claims(
+                about=lambda: f"{self.name}, blocks of {_said(folder, said).block.tokens} tokens",
+                vocab_size=lambda: _said(folder, said).config.vocab_size,
+                taps=lambda: self.taps(folder, said, config.num_hidden_layers),
+                head=head,
+                parameters=lambda: self.read(folder, said, target).net,
             ),
-            "same class of target": lambda: same_class(folder, said, target),
-            "hidden states": lambda: ", ".join(self.taps(folder, said, config.num_hidden_layers)),
-            "same width": width,
-            "token maps": maps,
-            "weights": lambda: complete(self.read(folder, said, target).net),
-        }
+        )
 
 
 def _said(folder: Path, said: Mapping[str, Any]) -> Said:
@@ -220,8 +214,13 @@ def _real(file: Path, fields: Mapping[str, Any], name: str, default: float) -> f
     return float(given)
 
 
-def _own_name(name: str) -> str:
-    return _BIAS.sub(r"\1", name.removeprefix("model."))
+def _own_names(weights: Weights) -> Weights:
+    """Weights by the names that are used here, without those that no drafter reads."""
+    return {
+        _BIAS.sub(r"\1", name.removeprefix("model.")): weight
+        for name, weight in weights.items()
+        if not _UNUSED.fullmatch(name)
+    }
 
 
 def _tensors(net: BlockNet) -> dict[str, torch.Tensor]:

@@ -31,16 +31,15 @@ from draftgraph.backends.feature_model import FeatureModel
 from draftgraph.backends.features import FeatureShape
 from draftgraph.backends.fits import (
     INSTEAD,
+    Claims,
     borrow_head,
-    complete,
     count_layers,
     head_tokens,
     numbers_of,
     refuse_other_class,
     refuse_other_vocabulary,
     refuse_other_width,
-    same_class,
-    same_vocabulary,
+    rules_of,
     tap_names,
 )  # fmt: skip
 from draftgraph.backends.paired import Norms, PairedNet
@@ -115,28 +114,22 @@ class Eagle3Layout:
         """What must hold of the folder and its target."""
         config = target.config.get_text_config(decoder=True)
 
-        def width() -> str:
-            weights = own_names(read_weights(folder)[1])
-            count = len(self.taps(folder, said, config.num_hidden_layers))
-            refuse_other_width(folder, weights.get("fc.weight"), count, config.hidden_size)
-            return f"{count} hidden states of size {config.hidden_size}"
-
-        def maps() -> str:
+        def head() -> tuple[Path, Weights, int]:
             file, weights = read_weights(folder)
-            tokens = head_tokens(file, own_names(weights), said_of(folder, said).tokens, config.vocab_size)
-            return f"{len(tokens)} of the target's {config.vocab_size} tokens are drafted"
+            return file, own_names(weights), said_of(folder, said).tokens
 
-        return {
-            "configuration": lambda: f"{self.name}, {said_of(folder, said).tokens} entries of the head",
-            "same vocabulary": lambda: same_vocabulary(
-                folder, said_of(folder, said).block.vocab_size, config.vocab_size
+        return rules_of(
+            folder,
+            said,
+            target,
+            Claims(
+                about=lambda: f"{self.name}, {said_of(folder, said).tokens} entries of the head",
+                vocab_size=lambda: said_of(folder, said).block.vocab_size,
+                taps=lambda: self.taps(folder, said, config.num_hidden_layers),
+                head=head,
+                parameters=lambda: self.read(folder, said, target).net,
             ),
-            "same class of target": lambda: same_class(folder, said, target),
-            "hidden states": lambda: ", ".join(self.taps(folder, said, config.num_hidden_layers)),
-            "same width": width,
-            "token maps": maps,
-            "weights": lambda: complete(self.read(folder, said, target).net),
-        }
+        )
 
 
 def said_of(folder: Path, said: Mapping[str, Any]) -> Said:

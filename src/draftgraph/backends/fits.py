@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from draftgraph.backends.checkpoint import Weights, refuse_shape
+from draftgraph.backends.checkpoint import Rules, Weights, refuse_shape
 from draftgraph.backends.ends import Ends
 from draftgraph.backends.features import part_of_head
 from draftgraph.backends.taps import PREFIX
@@ -134,3 +135,43 @@ def borrow_head(file: Path, weights: Weights, target: Ends, tokens: torch.Tensor
 
 def complete(net: torch.nn.Module) -> str:
     return f"{sum(weight.numel() for weight in net.parameters()):,} parameters, complete and finite"
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a folder says of itself, each asked for when its rule is checked: a rule that fails leaves the others standing.
+
+    about       in words. vocab_size  of its target. taps  names of the hidden states.
+    head        its file, its weights under the network's names, and the entries of the head.
+    parameters  reads the whole network.
+    """
+
+    about: Callable[[], str]
+    vocab_size: Callable[[], int]
+    taps: Callable[[], Sequence[str]]
+    head: Callable[[], tuple[Path, Weights, int]]
+    parameters: Callable[[], torch.nn.Module]
+
+
+def rules_of(folder: Path, said: Mapping[str, Any], target: Ends, claims: Claims) -> Rules:
+    """What must hold of an imported checkpoint and its target, by name."""
+    config = target.config.get_text_config(decoder=True)
+
+    def width() -> str:
+        count = len(claims.taps())
+        refuse_other_width(folder, claims.head()[1].get("fc.weight"), count, config.hidden_size)
+        return f"{count} hidden states of size {config.hidden_size}"
+
+    def maps() -> str:
+        tokens = head_tokens(*claims.head(), config.vocab_size)
+        return f"{len(tokens)} of the target's {config.vocab_size} tokens are drafted"
+
+    return {
+        "configuration": claims.about,
+        "same vocabulary": lambda: same_vocabulary(folder, claims.vocab_size(), config.vocab_size),
+        "same class of target": lambda: same_class(folder, said, target),
+        "hidden states": lambda: ", ".join(claims.taps()),
+        "same width": width,
+        "token maps": maps,
+        "weights": lambda: complete(claims.parameters()),
+    }
