@@ -133,6 +133,10 @@ def test_a_chat_is_laid_out_by_the_engine(models, monkeypatch):
     refused(run("generate", "hello", *models, "--system", "x"), 2, "--chat")
 
 
+def test_a_model_that_has_no_chat_template_is_refused_in_words_of_the_command_line(models):
+    refused(run("generate", "hello", *models, "--chat"), 2, "leave --chat and --system out")
+
+
 def test_a_chat_is_traced_with_the_ids_that_were_read(models, monkeypatch, tmp_path):
     monkeypatch.setattr(dg.Engine, "chat_prompt", lambda self, messages: [72, 105, 32], raising=False)
     assert run("generate", "hello", *models, "--chat", "--trace", str(tmp_path / "a.json")).exit_code == 0

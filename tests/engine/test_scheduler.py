@@ -282,6 +282,10 @@ def test_what_can_never_fit_is_refused_before_the_first_token() -> None:
     board = limited(made, 40)
     with pytest.raises(OptionError, match=r"may grow to 49 cells \(a prompt of 3 tokens, 40 new ones, 6 drafted\)"):
         board.add(make_course(made, [5, 9, 5], {"max_new_tokens": 40, "budget": 6}))
+    with pytest.raises(OptionError, match="write a smaller max_new_tokens"):
+        board.add(make_course(made, [5, 9, 5], {"max_new_tokens": 40, "budget": 6}))
+    with pytest.raises(OptionError, match="write a smaller budget"):
+        board.add(make_course(made, [5, 9, 5], {"max_new_tokens": 2, "budget": 99}))
     assert not board.busy
     board.add(make_course(made, [5, 9, 5], {"max_new_tokens": 31, "budget": 6}))
     assert board.step()

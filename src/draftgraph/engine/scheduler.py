@@ -113,10 +113,11 @@ class Scheduler:
         nodes = course.most_nodes
         ticket = Ticket(course, len(request.tokens) + request.limit + nodes, len(request.tokens) + nodes)
         if ticket.most > self.cells_limit:
+            largest = "budget" if nodes > request.limit else "max_new_tokens"
             raise OptionError(
                 f"the request may grow to {ticket.most} cells (a prompt of {len(request.tokens)} tokens, {request.limit} new "
-                f"ones, {nodes} drafted), and there is memory for {self.cells_limit}; ask for fewer new tokens or a "
-                "smaller budget, or write Engine.from_pretrained(..., memory=...) with more bytes (--memory-mib of a server)"
+                f"ones, {nodes} drafted), and there is memory for {self.cells_limit}; write a smaller {largest}, "
+                "or Engine.from_pretrained(..., memory=...) with more bytes (--memory-mib of a server)"
             )
         if queue is not None and len(self.waiting) + len(self.running) >= self.serving.max_batch + queue:
             raise QueueFullError(

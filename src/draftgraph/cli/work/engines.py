@@ -11,10 +11,11 @@ import torch
 
 from draftgraph.backends.load import as_device
 from draftgraph.cli.options import Chosen, Drafting, as_budget, as_prediction, as_switch
+from draftgraph.engine.chat import has_template
 from draftgraph.engine.config import Config
 from draftgraph.engine.engine import Engine
 from draftgraph.engine.prompts import encode
-from draftgraph.errors import OptionError, require
+from draftgraph.errors import OptionError, PromptError, require
 from draftgraph.verification.base import Rule
 from draftgraph.verification.registry import get_rule
 from draftgraph.view.status import silent_loading, status
@@ -73,7 +74,14 @@ def encoded(engine: Engine, text: str, chat: bool, system: str | None) -> list[i
     if not chat:
         return encode(text, engine.tokenizer, engine.target.vocab_size)
     messages = [{"role": "system", "content": system}] if system is not None else []
-    ids: Any = engine.chat_prompt([*messages, {"role": "user", "content": text}])  # one conversation, so one list
+    try:
+        ids: Any = engine.chat_prompt([*messages, {"role": "user", "content": text}])  # one conversation, so one list
+    except PromptError as error:
+        if has_template(engine.tokenizer):
+            raise
+        raise PromptError(
+            "the model has no chat template; leave --chat and --system out, or give --model a chat model"
+        ) from error
     return list(ids)
 
 
