@@ -44,6 +44,7 @@ USED_BY = {
     "batch": "import greenlet, draftgraph.draft.joined",
     "grammar": "import llguidance, draftgraph.sampling.grammar",
     "server": "import draftgraph.server.app",
+    "docs": "import mkdocs, material, mkdocstrings",
     "dev": "import pytest, xdist, hypothesis",
 }
 """For every extra, what only works with it. An extra without a line here is refused."""
