@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 EXTRAS := dev,bench,train,view,prove,openvino,quantised,economize,gguf,batch,grammar,server,docs
 
-.PHONY: help demo test oldest check docs pair release clean
+.PHONY: help demo test oldest check docs ray pair release clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make oldest  a short set of tests on the oldest versions that pyproject.toml promises"
 	@echo "make check   lint, formatting, types, house rules"
+	@echo "make ray     the tests on a real Ray, in an environment of their own; minutes"
 	@echo "make docs    build the docs site into site/ (ARGS=serve shows it while you write)"
 	@echo "make pair    train the bundled pair again (an hour; ARGS=... goes to draftgraph.lab.train.pair)"
 	@echo "make release  build the package, and use it as a stranger would (ARGS=--extras: each extra in an environment of its own)"
@@ -47,6 +48,12 @@ oldest:
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e '.[dev,view]'
 	$(OLDEST)/bin/python -m pytest -q -k "not test_families or llama or gpt2 or qwen3 or opt" $(OLDEST_TESTS)
+
+# Ray has 600 MB and needs minutes on two cores. So it has an environment of its own.
+ray:
+	test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'
+	.venv-ray/bin/python -m pytest -q tests/integrations/test_ray.py tests/integrations/test_ray_rows.py $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

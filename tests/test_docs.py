@@ -20,7 +20,7 @@ from served import served
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SITE_SECONDS = 240
-PREPARED = {"server", "grammars"}
+PREPARED = {"server", "grammars", "ray"}
 """Pages whose blocks need something before they can run; each has a test of its own."""
 
 
@@ -67,6 +67,13 @@ def test_the_client_of_the_servers_page_talks_to_a_server(
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         run("server", [code], {})
     assert capsys.readouterr().out
+
+
+def test_the_job_of_rays_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.chdir(tmp_path)
+    run("ray", blocks("ray"), {})
+    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 8
 
 
 def test_every_public_name_is_in_the_reference() -> None:

@@ -25,9 +25,10 @@ LAYERS = (
     ("draft",),
     ("budget",),
     ("engine",),
-    ("integrations", "data", "structures"),
+    ("data", "structures"),
     ("view",),
     ("server",),
+    ("integrations",),
     ("lab",),
     ("cli",),
 )

@@ -44,6 +44,7 @@ USED_BY = {
     "batch": "import greenlet, draftgraph.draft.joined",
     "grammar": "import llguidance, draftgraph.sampling.grammar",
     "server": "import draftgraph.server.app",
+    "ray": "import ray, draftgraph.integrations.ray",
     "docs": "import mkdocs, material, mkdocstrings",
     "dev": "import pytest, xdist, hypothesis",
 }
