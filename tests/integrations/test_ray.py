@@ -5,6 +5,7 @@ It takes minutes, most of which Ray needs to start. Skipped where Ray is not ins
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -83,7 +84,8 @@ def run(program: str, *words: str) -> subprocess.CompletedProcess[str]:
     try:
         out, err = process.communicate(timeout=LIMIT_SECONDS)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # all of them have ended
+            os.killpg(process.pid, signal.SIGKILL)
     return subprocess.CompletedProcess(program, process.returncode, out, err)
 
 
