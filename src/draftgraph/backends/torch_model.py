@@ -58,6 +58,7 @@ class TorchModel:
     most_rows = MOST_ROWS
     branches: ClassVar[bool] = True
     joins: ClassVar[bool] = True
+    forks: ClassVar[bool] = True
     sizes: ClassVar[Sequence[int]] = ()
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -182,6 +183,12 @@ class TorchModel:
             return 0  # some of the other text may have been read with other positions
         with self._lock:
             return self.cache.share(text, other, count)
+
+    def fork(self, text: CacheHandle, nodes: Sequence[int]) -> CacheHandle:
+        if not self.forks:
+            raise ModelError(f"texts of {self.class_name} cannot fork: what it caches belongs to one path")
+        with self._lock:
+            return self.cache.fork(text, nodes)
 
     def expect(self, text: CacheHandle, length: int) -> None:
         if self._switch is not None and length > self._switch.length and not text.stretched:
