@@ -143,6 +143,8 @@ class Searched(Choice):
         self._candidates = candidates(params.num_beams, ends)
 
     def rows(self, logits: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
+        if self.params.num_beams == 1:  # in transformers that is greedy decoding, whose processors read logits
+            return torch.log_softmax(self.warper.scores(logits, prefixes), dim=-1)
         return self.warper.scores(torch.log_softmax(logits.float(), dim=-1), prefixes)
 
     def draft(
@@ -203,8 +205,8 @@ def _aligned(drafted: DraftedLayer, where: Sequence[int], vocab: int) -> tuple[t
 
 
 def drafted_beams(params: BeamParams) -> int:
-    """Pairs that are drafted per layer."""
-    return params.draft_beams or params.num_beams
+    """Pairs that are drafted per layer: half as many again as there are beams, unless a number was asked for."""
+    return params.draft_beams or params.num_beams + params.num_beams // 2
 
 
 def candidates(num_beams: int, ends: int) -> int:

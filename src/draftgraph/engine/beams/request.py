@@ -28,8 +28,8 @@ from draftgraph.sampling.warp import Warper
 if TYPE_CHECKING:
     from draftgraph.engine.engine import Engine
 
-DEPTH = 4
-"""Layers that are drafted per round where nobody says how many."""
+MOST_LAYERS, LEAST_LAYERS = 4, 2
+"""Layers that are drafted per round where nobody says how many: for one beam, and for many, of which all must have been drafted."""
 _NOT_FOR_BEAMS = ("stop", "stop_when", "logprobs", "top_logprobs", "grammar")
 _INSTEAD = "write stop_token_ids for what ends a beam, or engine.generate(...) for one text"
 
@@ -146,7 +146,7 @@ def _begin(engine: Engine, ids: list[int], params: BeamParams, ending: Ending, s
     )
     depth = params.num_speculative_tokens
     if depth is None:
-        depth = engine.config.num_speculative_tokens or DEPTH
+        depth = engine.config.num_speculative_tokens or max(LEAST_LAYERS, MOST_LAYERS + 1 - params.num_beams)
     drafts = model is not None and depth > 0 and engine.config.budget != 0
     vocab = target.vocab_size
     return Run(
