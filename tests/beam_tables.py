@@ -110,7 +110,7 @@ def score_of(target: TableLM, output: tuple[int, ...]) -> float:
 def make_run(
     target: TableLM, drafter: TableLM, params: BeamParams, layers: int, draw: Draw, begin: State = BEGIN
 ) -> Run:
-    """A request that ends with its layer number `layers`, drafts `params.num_speculative_tokens` of them, and begins with beams."""
+    """A request that ends with its layer number `layers` and begins with these beams."""
     ending = Ending(params.num_beams, 0.0, False, layers + 1, frozenset())
     run = Run(
         PROMPT,
@@ -155,7 +155,9 @@ def law_of_layers(target: TableLM, drafter: TableLM, params: BeamParams, layers:
             masses[state] = masses.get(state, 0.0) + mass * probability
 
 
-def plain_law(target: TableLM, num_beams: int, layers: int, widths: Mapping[int, int] | None = None) -> dict[State, float]:
+def plain_law(
+    target: TableLM, num_beams: int, layers: int, widths: Mapping[int, int] | None = None
+) -> dict[State, float]:
     """The law of the same beams without drafts."""
     masses: dict[tuple[Any, ...], float] = {((0.0, ()),): 1.0}
     for layer in range(1, layers + 1):

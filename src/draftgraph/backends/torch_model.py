@@ -18,6 +18,7 @@ from draftgraph.backends.alibi import biased, biased_layers
 from draftgraph.backends.arithmetic import OwnArithmetic, rounding, rows_alone
 from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, CausalLM, Feed, Scored
 from draftgraph.backends.cache_argument import cache_argument
+from draftgraph.backends.cell_forks import CellForks
 from draftgraph.backends.cell_rows import enter, entering, led, mask_of, needs_lead, split, wanted
 from draftgraph.backends.cells import CellPool, cell_numbers
 from draftgraph.backends.check import Check
@@ -45,7 +46,7 @@ _KEPT = "logits_to_keep"
 """The argument that names the rows whose logits are computed; some older models compute all."""
 
 
-class TorchModel:
+class TorchModel(CellForks):
     """`CausalLM` for a transformers model, or for an adapter around one; the model itself is never changed.
 
     Threads may share it: their passes take turns, and a cached text is touched by its own request only.
@@ -58,7 +59,6 @@ class TorchModel:
     most_rows = MOST_ROWS
     branches: ClassVar[bool] = True
     joins: ClassVar[bool] = True
-    forks: ClassVar[bool] = True
     sizes: ClassVar[Sequence[int]] = ()
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -183,12 +183,6 @@ class TorchModel:
             return 0  # some of the other text may have been read with other positions
         with self._lock:
             return self.cache.share(text, other, count)
-
-    def fork(self, text: CacheHandle, nodes: Sequence[int]) -> CacheHandle:
-        if not self.forks:
-            raise ModelError(f"texts of {self.class_name} cannot fork: what it caches belongs to one path")
-        with self._lock:
-            return self.cache.fork(text, nodes)
 
     def expect(self, text: CacheHandle, length: int) -> None:
         if self._switch is not None and length > self._switch.length and not text.stretched:

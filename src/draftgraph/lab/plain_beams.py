@@ -43,6 +43,4 @@ def plain_layer(law: Law, draw: Draw, num_beams: int, beams: list[Scored]) -> li
     best = max(score for score, _ in beams)
     joint = torch.cat([math.exp(score - best) * row for (score, _), row in zip(beams, laws, strict=True)])
     drawn = [divmod(draw(joint), len(laws[0])) for _ in range(num_beams)]
-    return [
-        (beams[beam][0] + math.log(laws[beam][token]), (*beams[beam][1], token)) for beam, token in drawn
-    ]
+    return [(beams[beam][0] + math.log(laws[beam][token]), (*beams[beam][1], token)) for beam, token in drawn]

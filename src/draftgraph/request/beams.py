@@ -97,10 +97,7 @@ class BeamResult:
         """i64[beams, length] prompt and output of every beam, as transformers' `generate` returns them."""
         longest = max(len(beam.token_ids) for beam in self.beams)
         return torch.tensor(
-            [
-                [*self.prompt_ids, *beam.token_ids, *[self.pad] * (longest - len(beam.token_ids))]
-                for beam in self.beams
-            ]
+            [[*self.prompt_ids, *beam.token_ids, *[self.pad] * (longest - len(beam.token_ids))] for beam in self.beams]
         )
 
     @property

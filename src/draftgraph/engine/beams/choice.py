@@ -38,7 +38,10 @@ class Seen:
 
 
 class Choice(ABC):
-    """Chooses beams of a layer, by rows of a model behind the beams above. seen  what became of drafted pairs that were tested."""
+    """Chooses beams of a layer, by rows of a model behind the beams above.
+
+    seen  what became of drafted pairs that were tested.
+    """
 
     def __init__(self, params: BeamParams, warper: Warper) -> None:
         self.params, self.warper, self.seen = params, warper, Seen()
@@ -100,9 +103,7 @@ class Sampled(Choice):
         chance: Chance,
     ) -> list[Pair]:
         law = joint(beams, rows)
-        q, slots = torch.zeros_like(law), []
-        if drafted is not None:
-            q, slots = _aligned(drafted, where, rows.shape[1])
+        q, slots = (torch.zeros_like(law), []) if drafted is None else _aligned(drafted, where, rows.shape[1])
         test = LayerTest(law, q)
         width = self._width(test, len(slots), len(beams[0].tokens) + 1)
         kept, passed = keep(test, slots, width, chance, depth)
@@ -199,8 +200,8 @@ def _aligned(drafted: DraftedLayer, where: Sequence[int], vocab: int) -> tuple[t
     found = []
     for entry in drafted.pairs:
         row, token = divmod(entry, vocab)
-        place = above[row]
-        found.append(NOWHERE if place is None else place * vocab + token)
+        alive = above[row]
+        found.append(NOWHERE if alive is None else alive * vocab + token)
     return q.flatten(), found
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from draftgraph.engine.engine import Engine
 
 MOST_LAYERS, LEAST_LAYERS = 4, 2
-"""Layers that are drafted per round where nobody says how many: for one beam, and for many, of which all must have been drafted."""
+"""Layers that are drafted per round where nobody says how many, for one beam and for many: all of them must be drafted."""
 _NOT_FOR_BEAMS = ("stop", "stop_when", "logprobs", "top_logprobs", "grammar")
 _INSTEAD = "write stop_token_ids for what ends a beam, or engine.generate(...) for one text"
 
@@ -141,9 +141,7 @@ def _own(engine: Engine, params: BeamParams, name: str, otherwise: Any) -> Any:
 def _begin(engine: Engine, ids: list[int], params: BeamParams, ending: Ending, samples: bool, noise: Noise) -> Run:
     target, model = engine.target, engine.drafter.model
     warper = Warper(params, len(ids), sorted(ending.eos), target.device)
-    choice: Choice = (
-        Sampled(params, warper, ending.limit) if samples else Searched(params, warper, len(ending.eos))
-    )
+    choice: Choice = Sampled(params, warper, ending.limit) if samples else Searched(params, warper, len(ending.eos))
     depth = params.num_speculative_tokens
     if depth is None:
         depth = engine.config.num_speculative_tokens or max(LEAST_LAYERS, MOST_LAYERS + 1 - params.num_beams)

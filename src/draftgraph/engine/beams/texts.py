@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from draftgraph.backends.base import CacheHandle, CausalLM, Feed
+from draftgraph.backends.base import CausalLM, Feed
 from draftgraph.backends.prefill import read_piece
 from draftgraph.draft.passes import readable
 from draftgraph.engine.beams.forest import Forest
