@@ -50,7 +50,7 @@ def decode(engine: Engine, prompt: Any, params: BeamParams, samples: bool) -> Be
     # A search has no temperature; at 0 the model's own options count that do at temperature 0.
     asked = params if samples else replace(params, temperature=0.0)
     settled = engine.defaults.settle(Asked(asked, _named(asked)), ids)
-    params = replace(settled.params, stop=()) if "stop" in _named(asked) else settled.params  # type: ignore[assignment]
+    params = settled.params  # type: ignore[assignment]  # of the class that was given
     for name in _NOT_FOR_BEAMS:
         if getattr(params, name):
             raise OptionError(f"{name}={brief(getattr(params, name))} is not possible for beams; {_INSTEAD}")
