@@ -225,11 +225,11 @@ def test_long_prompts_and_windows_change_no_beam() -> None:
     assert used(asked) == set()
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     pass
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, Broken])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, BrokenError])
 def test_an_error_leaves_no_cells_behind(error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
