@@ -126,9 +126,7 @@ def contenders(beams: int, tokens: int) -> list[Beams]:
             for way, options in DRAFTS.items():
                 if task == "sample" or "width" not in options:
                     base = f"{task}: {backend}, no drafts"
-                    found.append(
-                        Beams(f"{task}: {backend}, {way}", base, ours(engine, task, beams, tokens, options))
-                    )
+                    found.append(Beams(f"{task}: {backend}, {way}", base, ours(engine, task, beams, tokens, options)))
         found.append(Beams(f"{task}: transformers", f"{task}: torch, no drafts", theirs(model, task, beams, tokens)))
     found.append(Beams("sample: reference", "sample: torch, no drafts", reference(model, beams, tokens)))
     return found
@@ -168,7 +166,16 @@ def blocks(tokens: int, found: Sequence[Row]) -> list[str | Sheet]:
         "for transformers and the reference) over that of the way; median, least and largest. Below 1 the way is slower.",
         "transformers draws beams without replacement, which is another law than ours. Its search is the same.",
         table(
-            ["beams", "task", "way", "ms per layer", "beams per second", "ratio", "target calls per layer", "rows per layer"],
+            [
+                "beams",
+                "task",
+                "way",
+                "ms per layer",
+                "beams per second",
+                "ratio",
+                "target calls per layer",
+                "rows per layer",
+            ],
             map(_cells, found),
         ),
     ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from functools import cache
+from itertools import product
 from typing import Any
 
 import pytest
@@ -14,10 +16,12 @@ import draftgraph as dg
 from converted import converted
 from draftgraph.data import bundled_pair
 from draftgraph.draft.model import ModelDrafter
+from draftgraph.engine.beams.chance import RoundChance
 from draftgraph.engine.beams.choice import Sampled
 from draftgraph.errors import DraftgraphError, LogitsError, ModelError, OptionError, PromptError
 from draftgraph.lab.plain_beams import plain_beam_sample
 from draftgraph.lab.prove.law import enumerate_draws
+from draftgraph.sampling.rng import Noise, Role
 from draftgraph.sampling.warp import Prefixes, Warper
 from laws import p_value
 from models import byte_tokenizer, perturbed, tiny_lm
@@ -96,6 +100,8 @@ def test_models_and_drafters_that_cannot_are_refused_by_name() -> None:
         engine().beam_sample(PROMPT, dg.SamplingParams())
     with pytest.raises(PromptError):
         engine().beam_sample([])
+    with pytest.raises(OptionError, match=r"num_beams.*engine\.beam_search"):
+        engine().generate(PROMPT, num_beams=4)
 
 
 def test_rows_that_agree_bit_for_bit_are_refused() -> None:
@@ -113,6 +119,34 @@ def test_a_seed_gives_the_same_beams_and_samples_differ() -> None:
     assert first.sequences.tolist() != other.sequences.tolist()
     free = engine().beam_sample(PROMPT, max_new_tokens=6)
     assert engine().beam_sample(PROMPT, max_new_tokens=6, seed=free.seed) == free
+
+
+def test_no_random_number_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: Counter[tuple[int, ...]] = Counter()
+
+    def uniform(self: Noise, *address: int) -> float:
+        seen[address] += 1
+        return read(self, *address)
+
+    read = Noise.uniform
+    monkeypatch.setattr(Noise, "uniform", uniform)
+    stats = engine().beam_sample(PROMPT, num_beams=5, max_new_tokens=30, num_speculative_tokens=3, seed=1).stats
+    assert len(seen) > 5 * stats.num_layers
+    assert set(seen.values()) == {1}
+    assert {address[1] for address in seen} == {Role.DRAFT, Role.ACCEPT, Role.BONUS}
+
+
+def test_tests_pass_as_often_as_they_should_and_independently() -> None:
+    """Of two layers with two slots each: the first slots share a uniform, and are independent all the same."""
+    chances, counts = (0.3, 0.8, 0.6, 0.45), Counter()
+    for seed in range(4000):
+        chance = RoundChance(Noise(seed), 7)
+        counts[tuple(chance.passes(p, 1 + i // 2, i % 2) for i, p in enumerate(chances))] += 1
+    law = {
+        outcome: math.prod(p if passed else 1.0 - p for p, passed in zip(chances, outcome, strict=True))
+        for outcome in product((False, True), repeat=4)
+    }
+    assert p_value(list(counts.elements()), law) > 1e-3
 
 
 def test_results_are_laid_out_as_those_of_transformers() -> None:
