@@ -1,6 +1,6 @@
 """What do drafts save where several beams go on, and what does that cost beside transformers' own beams?
 
-    python -m experiments.beams [--beams 1 2 4] [--prompts 4] [--tokens 32] [--quick]
+    python -m experiments.beams [--beams 1 2 4] [--prompts 3] [--tokens 32] [--quick]
 
 The bundled pair continues beginnings of Python functions, without an end token: sampled beams and searched ones, on torch and on
 OpenVINO, without drafts and with them; transformers' own beam sampling and beam search; and the plain reference sampler, which
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     experiment = Experiment("beams", "Beams", __doc__, "one prompt, two beams, 8 tokens")
     add = experiment.parser.add_argument
     add("--beams", type=at_least(1), nargs="+", default=[1, 2, 4])
-    add("--prompts", type=at_least(1), default=4)
+    add("--prompts", type=at_least(1), default=3)
     add("--tokens", type=at_least(1), default=32)
     options = experiment.start(arguments)
     if options.quick:
@@ -200,13 +200,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     texts = [entry.turns[0] for entry in read_prompts(BUNDLED).entries][: options.prompts]
     prompts = [tokenizer(text)["input_ids"] for text in texts]  # type: ignore[misc]
     found: list[Row] = []
+    settings = {name: getattr(options, name) for name in ("beams", "prompts", "tokens", "threads")}
+    report = ""
     for beams in options.beams:
         ways = contenders(beams, options.tokens)
         turns = list(track(take_turns(ways, prompts, len(prompts)), f"{beams} beams", len(prompts)))
         found += rows(beams, ways, turns)
-    settings = {name: getattr(options, name) for name in ("beams", "prompts", "tokens", "threads")}
-    told = [asdict(row) for row in found]
-    print(experiment.save(blocks(options.tokens, found), settings=settings, rows=told))
+        told = [asdict(row) for row in found]
+        report = experiment.save(blocks(options.tokens, found), settings=settings, rows=told)
+    print(report)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,13 @@ def forked(text: Text, choose: Callable[[int], int]) -> Text:
     return other
 
 
+def parted(text: Text, choose: Callable[[int], int]) -> Text:
+    """A text that parts from another one between rounds, with another last token."""
+    other = Text(text.model, [*text.tokens[:-1], choose(64)])
+    other.handle = text.model.fork(text.handle, [])
+    return other
+
+
 @torch.inference_mode()
 def at_random(kind: str, seed: int, rounds: int) -> int:
     """Rounds in which texts fork, go on and end; returns how many forks there were."""
@@ -95,6 +102,7 @@ def at_random(kind: str, seed: int, rounds: int) -> int:
         for text in texts:
             text.keep(choose)
         texts += new
+        texts += [parted(text, choose) for text in texts if choose(4) == 0]
         while len(texts) > 4 or (len(texts) > 1 and choose(4) == 0):
             model.close(texts.pop(choose(len(texts))).handle)
         assert held(model) == named(model, texts)
