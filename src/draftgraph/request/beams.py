@@ -21,7 +21,8 @@ class BeamStats:
     drafted_pairs_kept, drafted_pairs_tested  pairs (beam, token) of the drafter, in `beam_sample`.
     kept_by_layer            the kept ones of every layer that was drafted.
     predicted_by_layer       the law of that number, predicted before the tests, where the width was chosen by it.
-    lossless                 whether the beams have the law, or are the beams, that they have without drafts.
+    lossless                 whether the beams have the law, or are the beams, that they have without drafts. False where widths
+                             were predicted: layers are independent draws, of fewer beams.
     numerics                 as in `Stats`. backend  what ran the target.
     """
 

@@ -32,6 +32,7 @@ MOST_LAYERS, LEAST_LAYERS = 4, 2
 """Layers that are drafted per round where nobody says how many, for one beam and for many: all of them must be drafted."""
 _NOT_FOR_BEAMS = ("stop", "stop_when", "logprobs", "top_logprobs", "grammar")
 _INSTEAD = "write stop_token_ids for what ends a beam, or engine.generate(...) for one text"
+_NO_STATE = "Beams ask about all their texts; write a function of input_ids and scores"
 
 
 def read_params(params: Any, options: Mapping[str, Any]) -> BeamParams:
@@ -40,7 +41,13 @@ def read_params(params: Any, options: Mapping[str, Any]) -> BeamParams:
         return params.with_options(**options)  # type: ignore[return-value]  # a copy of its own class
     if params is not None and not isinstance(params, Mapping):
         raise OptionError(f"params={brief(params)} is not possible for beams; write dg.BeamParams(num_beams=4, ...)")
-    return BeamParams().with_options(**{**(params or {}), **options})  # type: ignore[return-value]
+    named = {**(params or {}), **options}
+    wrong = next((name for name in named if not isinstance(name, str)), None)
+    if wrong is not None:
+        raise OptionError(
+            f"params has the key {brief(wrong)}, which names no option; write names of fields of dg.BeamParams"
+        )
+    return BeamParams().with_options(**named)  # type: ignore[return-value]
 
 
 def decode(engine: Engine, prompt: Any, params: BeamParams, samples: bool) -> BeamResult:
@@ -51,10 +58,9 @@ def decode(engine: Engine, prompt: Any, params: BeamParams, samples: bool) -> Be
     asked = params if samples else replace(params, temperature=0.0)
     settled = engine.defaults.settle(Asked(asked, _named(asked)), ids)
     params = settled.params  # type: ignore[assignment]  # of the class that was given
-    for name in _NOT_FOR_BEAMS:
-        if getattr(params, name):
-            raise OptionError(f"{name}={brief(getattr(params, name))} is not possible for beams; {_INSTEAD}")
+    _refuse_options(params, asked)
     check_functions(params.logits_processors, ids, engine.target.vocab_size, engine.target.device, _NO_STATE)
+    engine.hints.give("generation config", settled.hint if samples else None)
     engine.hints.on_prompt(prompt, engine.tokenizer)
     ending = Ending(
         params.num_beams,
@@ -74,9 +80,6 @@ def decode(engine: Engine, prompt: Any, params: BeamParams, samples: bool) -> Be
         for texts in (run.target, run.drafter):
             if texts is not None:
                 texts.close()
-
-
-_NO_STATE = "Beams ask about all their texts; write a function of input_ids and scores"
 
 
 def _named(params: SamplingParams) -> frozenset[str]:
@@ -106,6 +109,19 @@ def _refuse(engine: Engine, params: BeamParams, samples: bool) -> None:
             raise OptionError(
                 f"{name}={brief(getattr(params, name))} is for sampling, and beam_search takes the best beams; leave it out, or "
                 "write engine.beam_sample(...)"
+            )
+
+
+def _refuse_options(params: BeamParams, asked: BeamParams) -> None:
+    """Options of one text. asked  them as they were named: what is not there comes from the model's own config."""
+    for name in _NOT_FOR_BEAMS:
+        if getattr(params, name):
+            said = f"{name}={brief(getattr(params, name))}"
+            if getattr(asked, name):
+                raise OptionError(f"{said} is not possible for beams; {_INSTEAD}")
+            raise OptionError(
+                f"the model's own generation_config says {said}, which is not possible for beams; write "
+                "Engine.from_pretrained(..., generation_config=GenerationConfig())"
             )
 
 
@@ -191,7 +207,7 @@ def _stats(engine: Engine, run: Run, params: BeamParams) -> BeamStats:
         drafted_pairs_tested=sum(seen.tested),
         kept_by_layer=tuple(seen.kept),
         predicted_by_layer=tuple(map(tuple, seen.predicted)),
-        lossless=True,
+        lossless=params.width == "full",
         numerics=engine.target.numerics,
         backend=engine.target.name,
     )
