@@ -62,6 +62,7 @@ def test_help_version_typos_and_view_import_no_torch(tmp_path):
     tracefile.save(random_trace(2, 5), tmp_path / "run.json")
     commands = (
         "generate",
+        "beams",
         "chat",
         "serve",
         "demo",

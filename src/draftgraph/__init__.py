@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from draftgraph.engine.serving import Serving
     from draftgraph.integrations.transformers_generate import custom_generate
     from draftgraph.lab.prove.prover import prove
+    from draftgraph.request.beams import BeamResult
     from draftgraph.request.result import Event, Result
+    from draftgraph.sampling.beam_params import BeamParams
     from draftgraph.sampling.grammar import Grammar, Matcher
     from draftgraph.sampling.params import SamplingParams
     from draftgraph.types import ROOT, Outcome, TokenTree, Verdict
@@ -33,6 +35,8 @@ __version__ = "0.1.0"
 __all__ = [
     "ROOT",
     "Accepts",
+    "BeamParams",
+    "BeamResult",
     "Config",
     "Draft",
     "DraftGraph",
@@ -59,6 +63,8 @@ __all__ = [
 _HOMES = {
     "ROOT": "types",
     "Accepts": "verification.base",
+    "BeamParams": "sampling.beam_params",
+    "BeamResult": "request.beams",
     "Config": "engine.config",
     "Draft": "draft.terms",
     "DraftGraph": "draft.graph",

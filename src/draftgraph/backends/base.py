@@ -123,6 +123,7 @@ class CausalLM(Protocol):
     landmarks       lengths of text beyond which some layer begins to read otherwise: windows, chunks, the switch.
     branches        whether drafts may branch; False: all are chains, since some layers read one path.
     joins           whether requests share passes; False: one pass has rows of one request.
+    forks           whether a text may go on as several (`fork`); False: what it has cached is one path's, or somebody else's.
     numerics        what the width of a pass does to its logits: `EXACT`, `NEAR_TIES` or `BITWISE`.
     fingerprint     tells its costs from those of other models: a hash of its weights, and how it computes.
     cell_bytes      memory that a cached token takes, in bytes; 0 if it cannot be told.
@@ -132,6 +133,7 @@ class CausalLM(Protocol):
     most_rows: int
     sizes: ClassVar[Sequence[int]]
     joins: ClassVar[bool]
+    forks: ClassVar[bool]
 
     @property
     def branches(self) -> bool: ...
@@ -180,6 +182,14 @@ class CausalLM(Protocol):
 
         Returns how many tokens need not be read. 0 where the model cannot tell them apart from tokens that it has read for this
         text: recurrent states, forgotten tokens, features of another model, rows that must agree bit for bit.
+        """
+        ...
+
+    def fork(self, text: CacheHandle, nodes: Sequence[int]) -> CacheHandle:
+        """Another text that begins as this one does and goes on with a path of its nodes, as if they had been kept there.
+
+        To be called before `keep` ends the round. The two share what is cached of their beginning; it is free once neither of
+        them holds it. Raises ModelError without `forks`.
         """
         ...
 

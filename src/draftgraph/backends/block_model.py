@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,8 @@ class BlockModel(TorchModel):
 
     net  the network. tokens  i64[K], the target's id of every entry of the head. embeddings f[V, d], those of the target, raw.
     """
+
+    forks: ClassVar[bool] = False
 
     def __init__(self, net: BlockNet, tokens: torch.Tensor, embeddings: torch.Tensor) -> None:
         super().__init__(net.core)

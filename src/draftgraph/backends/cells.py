@@ -128,6 +128,14 @@ class CellPool(Cache):  # type: ignore[misc]
             handle.clear()
         return len(handle.slots)
 
+    def fork(self, other: CacheHandle, nodes: Sequence[int]) -> CacheHandle:
+        """A handle that names the cells of another one, and those of a path of its nodes."""
+        handle = CacheHandle(other.room, forgotten=other.forgotten, stretched=other.stretched)
+        self._handles[id(handle)] = handle
+        handle.slots = np.append(other.slots, other.nodes[nodes[-1]]) if len(nodes) else other.slots
+        self.memory = Memory(self.memory.tensors)  # see `begin`
+        return handle
+
     def _fit(self, needed: int) -> None:
         """Grow by half at least, so that growing stays rare; halve what is mostly empty, down to KEPT_CELLS."""
         if needed > self.capacity:

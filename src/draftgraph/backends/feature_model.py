@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -67,6 +67,8 @@ class FeatureModel(TorchModel):
 
     net  the network. tokens  i64[K], the target's id of every entry of the head. embeddings  those of the target.
     """
+
+    forks: ClassVar[bool] = False
 
     def __init__(self, net: FeatureNetwork, tokens: torch.Tensor, embeddings: torch.nn.Module) -> None:
         super().__init__(net.core)

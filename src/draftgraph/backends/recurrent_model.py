@@ -55,6 +55,7 @@ class RecurrentModel(TorchModel):
 
     branches: ClassVar[bool] = False
     joins: ClassVar[bool] = False
+    forks: ClassVar[bool] = False
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__(model)

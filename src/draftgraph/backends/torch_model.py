@@ -18,6 +18,7 @@ from draftgraph.backends.alibi import biased, biased_layers
 from draftgraph.backends.arithmetic import OwnArithmetic, rounding, rows_alone
 from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, CausalLM, Feed, Scored
 from draftgraph.backends.cache_argument import cache_argument
+from draftgraph.backends.cell_forks import CellForks
 from draftgraph.backends.cell_rows import enter, entering, led, mask_of, needs_lead, split, wanted
 from draftgraph.backends.cells import CellPool, cell_numbers
 from draftgraph.backends.check import Check
@@ -45,7 +46,7 @@ _KEPT = "logits_to_keep"
 """The argument that names the rows whose logits are computed; some older models compute all."""
 
 
-class TorchModel:
+class TorchModel(CellForks):
     """`CausalLM` for a transformers model, or for an adapter around one; the model itself is never changed.
 
     Threads may share it: their passes take turns, and a cached text is touched by its own request only.

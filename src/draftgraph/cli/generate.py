@@ -94,7 +94,7 @@ def generate(
     chosen = options.Chosen(
         options.sources(None, None, model, draft_model), dtype, device, threads, trust_remote_code, backend, weights
     )
-    text, must_be = _read_prompt(prompt), options.as_grammar(json_schema, regex, grammar)
+    text, must_be = read_prompt(prompt), options.as_grammar(json_schema, regex, grammar)
     params = dg.SamplingParams(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -133,7 +133,8 @@ def _check_output(as_json: bool, show: bool, logprobs: bool) -> None:
         raise OptionError("--logprobs are part of the JSON object; write --json with it")
 
 
-def _read_prompt(prompt: str) -> str:
+def read_prompt(prompt: str) -> str:
+    """A prompt as it was written, or from standard input. Raises PromptError."""
     if prompt == "-":
         try:
             prompt = typer.get_text_stream("stdin").read()

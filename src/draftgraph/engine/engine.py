@@ -23,6 +23,7 @@ from draftgraph.engine.assemble import for_drafter, make_drafter, readable_draft
 from draftgraph.engine.async_stream import AsyncStream
 from draftgraph.engine.background import Background
 from draftgraph.engine.batch import collect, decode_beside, decode_together
+from draftgraph.engine.beams.request import decode, read_params
 from draftgraph.engine.bitwise import as_asked
 from draftgraph.engine.chat import Messages
 from draftgraph.engine.config import Config
@@ -39,14 +40,18 @@ from draftgraph.engine.scoring import Scores, score
 from draftgraph.engine.serving import Serving, taken
 from draftgraph.engine.strategy import choose
 from draftgraph.errors import PromptError, require
+from draftgraph.request.beams import BeamResult
 from draftgraph.request.record import RoundRecord
 from draftgraph.request.result import Result, Stream
 from draftgraph.request.state import Strategy
+from draftgraph.sampling.beam_params import BeamParams
 from draftgraph.sampling.generation_config import fields_of
 from draftgraph.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+Beams = BeamParams | Mapping[str, Any] | None
 
 
 class Engine:
@@ -183,6 +188,39 @@ class Engine:
         """
         courses, is_batch = self._courses(prompt, params, options)
         results = await decode_beside(self._background, courses)
+        return results if is_batch else results[0]
+
+    @overload
+    def beam_sample(self, prompt: Prompt, params: Beams = None, **options: Any) -> BeamResult: ...
+    @overload
+    def beam_sample(self, prompt: Sequence[Prompt], params: Beams = None, **options: Any) -> list[BeamResult]: ...
+    def beam_sample(self, prompt: Any, params: Any = None, **options: Any) -> BeamResult | list[BeamResult]:
+        """Sample beams: every layer is `num_beams` independent draws from the joint law over (beam, token).
+
+        prompt   as in `generate`; prompts of a list are decoded one after the other.
+        params   a BeamParams, or a mapping of its fields. options  change `params`.
+
+        Raises PromptError, OptionError and ModelError before the first forward.
+        """
+        return self._beams(prompt, params, options, samples=True)
+
+    @overload
+    def beam_search(self, prompt: Prompt, params: Beams = None, **options: Any) -> BeamResult: ...
+    @overload
+    def beam_search(self, prompt: Sequence[Prompt], params: Beams = None, **options: Any) -> list[BeamResult]: ...
+    def beam_search(self, prompt: Any, params: Any = None, **options: Any) -> BeamResult | list[BeamResult]:
+        """Search for the best beams, as `model.generate(num_beams=..., do_sample=False)` of transformers does.
+
+        Arguments and errors are those of `beam_sample`.
+        """
+        return self._beams(prompt, params, options, samples=False)
+
+    def _beams(
+        self, prompt: Any, params: Any, options: Mapping[str, Any], samples: bool
+    ) -> BeamResult | list[BeamResult]:
+        asked = read_params(params, options)
+        given, is_batch = prompts.split(prompt)
+        results = [decode(self, each, asked, samples) for each in given]
         return results if is_batch else results[0]
 
     def score(self, prompt: Prompt, top_logprobs: int = 0) -> Scores:

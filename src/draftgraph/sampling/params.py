@@ -58,6 +58,7 @@ ELSEWHERE = {
     "guided_grammar": "grammar=dg.Grammar.lark(text)",
     "n": "a batch of one prompt several times, with SamplingParams(sample=0), SamplingParams(sample=1), ...",
     "num_return_sequences": "a batch of one prompt several times, with SamplingParams(sample=0), (sample=1), ...",
+    "num_beams": "engine.beam_search(prompt, num_beams=...), or engine.beam_sample(...)",
     "attention_mask": "a prompt that is a mapping: {'input_ids': ..., 'attention_mask': ...}",
     "input_ids": "a prompt, as the first argument",
     "generation_config": "params=generation_config",

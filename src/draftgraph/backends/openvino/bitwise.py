@@ -6,7 +6,7 @@ Text with drafts is then that of plain decoding, in bfloat16 and with quantised 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 
@@ -16,6 +16,7 @@ from draftgraph.backends.openvino.model import OpenVinoModel
 from draftgraph.backends.openvino.pool import CELLS
 from draftgraph.backends.openvino.text import Rows
 from draftgraph.backends.openvino.unrolled import Path, UnrolledText, enter, paths
+from draftgraph.errors import ModelError
 
 TOGETHER = 64
 """Rows of a pass over drafts, unless one path has more. Wider passes cost as much per row."""
@@ -25,6 +26,8 @@ Placed = tuple[Rows, Sequence[int]]
 
 class BitwiseModel(OpenVinoModel):
     """The same graph and memory as another model of this process, in other passes."""
+
+    forks: ClassVar[bool] = False
 
     def __init__(self, model: OpenVinoModel) -> None:
         self.base = model  # others of this process that want it find it running
@@ -48,6 +51,11 @@ class BitwiseModel(OpenVinoModel):
     def share(self, text: CacheHandle, other: CacheHandle, count: int) -> int:
         """0: a text is read in passes of its own widths, and other widths need not give the same bits."""
         return 0
+
+    def fork(self, text: CacheHandle, nodes: Sequence[int]) -> CacheHandle:
+        raise ModelError(
+            "texts of passes that agree bit for bit do not fork, for nodes that are read again might differ; write bitwise=False"
+        )
 
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
         self._refuse_taps(taps)

@@ -58,6 +58,7 @@ class OpenVinoModel:
     name: ClassVar[str] = "openvino"
     most_rows = MOST_ROWS
     joins: ClassVar[bool] = True
+    forks: ClassVar[bool] = True
     sizes: ClassVar[Sequence[int]] = SIZES
 
     def __init__(self, graph: Any, about: About, precision: Precision, threads: int) -> None:
@@ -140,6 +141,17 @@ class OpenVinoModel:
         with self._turn:
             count = min(count, other.read - len(other.moved))
             return 0 if count <= 0 or text.blocks or text.length else self.pool.share(text, other, count)
+
+    def fork(self, text: CacheHandle, nodes: Sequence[int]) -> CacheHandle:
+        """The text's blocks become blocks of both, as in `share`; the nodes are read again with the next tokens."""
+        text, other = cast(PagedText, text), PagedText(text.room)
+        with self._turn:
+            self._settle([text])
+            if text.read:
+                self.pool.share(other, text, text.read)
+        other.unread = [*text.unread, *(text.drafted[node] for node in nodes)]
+        other.length += len(other.unread)
+        return other
 
     def expect(self, text: CacheHandle, length: int) -> None:
         """Nothing: a text of any length is read in one way."""

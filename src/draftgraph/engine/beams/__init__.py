@@ -1,0 +1,1 @@
+"""Beams: several texts of one request, of which every layer keeps the best, or draws some."""
