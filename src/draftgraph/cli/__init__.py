@@ -10,6 +10,7 @@ import os
 import sys
 
 from draftgraph.cli import (
+    audit,
     bench,
     chat,
     costs,
@@ -28,6 +29,7 @@ from draftgraph.cli.program import app
 
 __all__ = [
     "app",
+    "audit",
     "bench",
     "chat",
     "costs",
