@@ -57,7 +57,8 @@ class ServerAudit:
     drafted   tokens that each way says it drafted for them; None where it does not say.
     judged    the tests of sampled texts; None without any. greedy  temperature 0; None if it was not asked.
     expected_tv  the bias of one position that was expected to be found with probability 0.9, before anything was asked.
-    detectable   per position of the looked-at tokens, the one that would have been found; None where nothing would.
+    detectable   per position, the one that would have been found whatever its direction; None where nothing would.
+    detectable_by_rank  at any position, the one between ranks of stated probabilities that would have been found.
     """
 
     plan: Plan
@@ -71,6 +72,7 @@ class ServerAudit:
     greedy: Greedy | None
     expected_tv: float
     detectable: tuple[float | None, ...]
+    detectable_by_rank: float | None
     alpha: float
     interrupted: bool
 
@@ -121,10 +123,9 @@ def audit_server(
     judged = judge(drafted, plain, sight, alpha, rng) if gathered.answers else None
     tokens = tuple(_drafted(texts) for texts in (drafted, plain) if texts is not None)
     reasons += [*_doubts(drafted, plain, tokens), *_weaknesses(judged, greedy)]
-    seen = () if judged is None else judged.detectable(sight.positions)
     audit = ServerAudit(
         plan=plan,
-        verdict=_verdict(judged, greedy, seen, _doubts(drafted, plain, tokens)),
+        verdict=_verdict(judged, greedy, sight, _doubts(drafted, plain, tokens)),
         reasons=tuple(reasons),
         servers=tuple(map(str, ways)),
         answers=tuple(sum(map(len, texts)) for texts in (drafted, plain) if texts is not None),
@@ -133,7 +134,8 @@ def audit_server(
         judged=judged,
         greedy=greedy,
         expected_tv=expected,
-        detectable=seen,
+        detectable=() if judged is None else judged.detectable(sight.positions),
+        detectable_by_rank=None if judged is None else judged.seen_by_rank(sight.positions),
         alpha=alpha,
         interrupted=gathered.interrupted,
     )
@@ -285,12 +287,13 @@ def _weaknesses(judged: Judged | None, greedy: Greedy | None) -> list[str]:
     return found
 
 
-def _verdict(judged: Judged | None, greedy: Greedy | None, seen: Sequence[float | None], doubts: Sequence[str]) -> str:
+def _verdict(judged: Judged | None, greedy: Greedy | None, sight: Sight, doubts: Sequence[str]) -> str:
     if doubts:
         return "untested"
     if (judged is not None and judged.refuted) or (greedy is not None and greedy.wrong):
         return "biased"
     if judged is not None:
+        seen = [*judged.detectable(sight.positions), judged.seen_by_rank(sight.positions)]
         blind = all(tv is None or tv > COARSEST for tv in seen)
         hidden = judged.stated is not None and not judged.word_counts
         return "untested" if blind or hidden else "holds"

@@ -11,7 +11,7 @@ import numpy as np
 from draftgraph.lab.audit.power import detectable_tv
 from draftgraph.lab.remote.answers import Answer
 from draftgraph.lab.remote.plan import DRAFTED, PLAIN, Plan, Task
-from draftgraph.lab.remote.stated import Stated, check_stated
+from draftgraph.lab.remote.stated import BY_RANK, Stated, check_stated
 from draftgraph.lab.remote.twosample import Comparison, compare
 from draftgraph.lab.remote.views import views_of
 
@@ -74,6 +74,14 @@ class Judged:
     def detectable(self, tokens: int) -> tuple[float | None, ...]:
         """The same for every position of texts of `tokens` tokens."""
         return tuple(map(self.seen_at, range(1, tokens + 1)))
+
+    def seen_by_rank(self, tokens: int) -> float | None:
+        """The smallest bias between ranks that would have been found at any position; None where one is blind."""
+        if self.stated is None or not self.word_counts:
+            return None
+        seen = [self.stated.seen_at(position, BY_RANK) for position in range(1, tokens + 1)]
+        able = [tv for tv in seen if tv is not None]
+        return max(able) if len(able) == tokens else None
 
 
 def judge(

@@ -12,7 +12,7 @@ from draftgraph.lab.remote.audit import COARSEST, ServerAudit
 from draftgraph.lab.remote.greedy import Greedy, Parting
 from draftgraph.lab.remote.plan import several
 from draftgraph.lab.remote.selfcheck import SelfCheck
-from draftgraph.lab.remote.stated import Stated
+from draftgraph.lab.remote.stated import BY_RANK, Stated
 from draftgraph.lab.remote.twosample import Comparison
 from draftgraph.view.sheet import Sheet
 
@@ -110,33 +110,32 @@ def _drafts(audit: ServerAudit) -> Text:
 
 
 def _power(audit: ServerAudit) -> Text:
-    """The sentence that says what "holds" is worth."""
-    seen, judged = audit.detectable_tv, audit.judged
-    if seen is None or judged is None:
+    """The sentences that say what "holds" is worth."""
+    seen, ranks, judged = audit.detectable_tv, audit.detectable_by_rank, audit.judged
+    if judged is None or (seen is None and ranks is None):
         return Text("Power: none. There were too few texts, or nothing random about them.", BAD)
-    told = [
-        f"Power: a bias of TV {seen:.3f} or more at one position would have been found with probability 0.9, as the cells show it "
-        f"and if all prompts have it. About {audit.expected_tv:.2g} was expected."
-    ]
+    told = ["Power: what follows would have been found with probability 0.9, if all prompts have it."]
+    if seen is not None:
+        told.append(f"At one position, in whichever direction the cells show: TV {seen:.3f}.")
     blind = [str(i + 1) for i, tv in enumerate(audit.detectable) if tv is None]
-    if blind:
-        told.append(f"Nothing is known of position {', '.join(blind)}, where too little varies.")
-    everywhere = judged.stated.seen_at(0) if judged.stated is not None and judged.word_counts else None
+    if blind and seen is not None:
+        told.append(f"Nothing of that kind at position {', '.join(blind)}, where too little varies.")
+    if ranks is not None:
+        told.append(f"At one position, between ranks of the stated probabilities: TV {ranks:.3f}.")
+    everywhere = judged.stated.seen_at(0, BY_RANK) if judged.stated is not None and judged.word_counts else None
     if everywhere is not None:
-        told.append(
-            f"A bias that all positions have, as ranks show it, would have been found from TV {everywhere:.3f} on."
-        )
-    if seen > TARGET and audit.verdict != "biased":
-        told.append(
-            f"To find TV {TARGET:g} at one position write --samples {_rounded(audit.plan.samples * (seen / TARGET) ** 2)}."
-        )
+        told.append(f"At all positions, between ranks: TV {everywhere:.3f}.")
+    told.append(f"About {audit.expected_tv:.2g} was expected.")
+    if seen is not None and seen > TARGET and audit.verdict != "biased":
+        needed = _rounded(audit.plan.samples * (seen / TARGET) ** 2)
+        told.append(f"To find TV {TARGET:g} in whichever direction write --samples {needed}.")
     return Text(" ".join(told))
 
 
 def _rounded(number: float) -> int:
     """Up to two digits."""
-    unit = 10 ** max(int(math.log10(number)) - 1, 0)
-    return math.ceil(number / unit) * unit
+    unit: int = 10 ** max(int(math.log10(number)) - 1, 0)
+    return int(math.ceil(number / unit) * unit)
 
 
 def conclusion(audit: ServerAudit) -> Text:
@@ -150,8 +149,9 @@ def conclusion(audit: ServerAudit) -> Text:
     against = (
         "with drafts and without" if audit.judged.two is not None else "and the probabilities that the server states"
     )
+    seen = audit.detectable_tv or audit.detectable_by_rank or 0.0
     return Text(
-        f"holds: no difference found between answers {against}; TV {audit.detectable_tv:.3f} and more would have been found with "
+        f"holds: no difference found between answers {against}; a bias of TV {seen:.3f} at one position would have been found with "
         "probability 0.9",
         GOOD,
     )
@@ -194,8 +194,8 @@ def selfcheck_report(check: SelfCheck) -> list[Sheet | Text]:
     blind = check.detectable_tv is None
     stated = "it says that it is blind there" if blind else f"it says that it finds {check.detectable_tv:.3f}"
     text = (
-        f"Self-check: {check.found} of {check.runs} planted mistakes of TV {check.size:.3g} at {check.view} were found; {stated}. "
-        f"False alarms: {check.alarms} of {check.runs} honest runs, at {check.alpha:g}."
+        f"Self-check: {check.found} of {check.runs} planted mistakes of TV {check.size:.3g} at {check.view} were found; "
+        f"{stated}. False alarms: {check.alarms} of {check.runs} honest runs, at {check.alpha:g}."
     )
     return [Text(text, GOOD if check.held else BAD)]
 
