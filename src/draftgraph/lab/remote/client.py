@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import ssl
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -104,6 +106,9 @@ class Client:
         self.stopped.set()
         with self._lock:
             for connection in self._open:
+                with suppress(OSError):
+                    if connection.sock is not None:
+                        connection.sock.shutdown(socket.SHUT_RDWR)  # closing alone wakes nobody
                 connection.close()
             self._open.clear()
 
@@ -189,7 +194,3 @@ def _reason(content: bytes) -> str:
         if isinstance(found, str):
             return found[:400]
     return brief(told)
-
-
-Asker = Callable[[str, Mapping[str, Any]], Any]
-"""What `Client.ask` is: path and body in, object out."""

@@ -38,7 +38,7 @@ class Sight:
 
     @property
     def positions(self) -> int:
-        """Of the single things that are looked at: tokens, or the first character of a text."""
+        """Of the single things that are looked at: tokens, or the first word of a text."""
         return self.tokens if self.by_token else 1
 
 

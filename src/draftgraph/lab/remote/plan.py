@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -89,6 +89,3 @@ def merged(*bodies: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of several objects; later ones win, and null takes a field away."""
     fields = {name: value for body in bodies for name, value in body.items()}
     return {name: value for name, value in fields.items() if value is not None}
-
-
-Texts = Sequence[str]

@@ -119,7 +119,9 @@ def _power(audit: ServerAudit) -> Text:
         told.append(f"At one position, in whichever direction the cells show: TV {seen:.3f}.")
     blind = [str(i + 1) for i, tv in enumerate(audit.detectable) if tv is None]
     if blind and seen is not None:
-        told.append(f"Nothing of that kind at position {', '.join(blind)}, where too little varies.")
+        told.append(
+            f"Nothing of that kind at position {', '.join(blind)}: too few texts begin alike, or too little varies."
+        )
     if ranks is not None:
         told.append(f"At one position, between ranks of the stated probabilities: TV {ranks:.3f}.")
     everywhere = judged.stated.seen_at(0, BY_RANK) if judged.stated is not None and judged.word_counts else None
@@ -151,8 +153,8 @@ def conclusion(audit: ServerAudit) -> Text:
     )
     seen = audit.detectable_tv or audit.detectable_by_rank or 0.0
     return Text(
-        f"holds: no difference found between answers {against}; a bias of TV {seen:.3f} at one position would have been found with "
-        "probability 0.9",
+        f"holds: no difference found between answers {against}; a bias of TV {seen:.3f} at one position would have been "
+        "found with probability 0.9",
         GOOD,
     )
 

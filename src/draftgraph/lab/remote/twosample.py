@@ -243,7 +243,9 @@ def _found(
 def planted(law: Floats, size: float) -> Floats:
     """A law f64[cells] at total variation `size` from `law`, in the direction that chi-squared sees worst: between two halves."""
     chosen, mass = _half(law)
-    moved = np.where(chosen, law * (1.0 - size / mass), law * (1.0 + size / max(1.0 - mass, 1e-12)))
+    if chosen.all():
+        return law
+    moved: Floats = np.where(chosen, law * (1.0 - size / mass), law * (1.0 + size / (1.0 - mass)))
     scaled: Floats = moved / moved.sum()
     return scaled
 

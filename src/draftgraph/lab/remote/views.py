@@ -43,8 +43,8 @@ def views_of(tokens: int, by_token: bool) -> list[View]:
     """What is looked at in texts of `tokens` tokens. by_token  whether the server tells tokens; else it is texts alone."""
     if not by_token:
         return [
-            View("first character", 1, lambda answer: answer.text[:1]),
-            View("first word", 0, lambda answer: " ".join(answer.text.split(maxsplit=1)[:1])),
+            View("first word", 1, lambda answer: tuple(answer.text.split(maxsplit=1)[:1])),
+            View("first two words", 0, lambda answer: tuple(answer.text.split(maxsplit=2)[:2])),
             View("whole text", 0, lambda answer: answer.text),
         ]
     singles = [View(f"token {k}", k, partial(_pieces, k, k)) for k in range(1, tokens + 1)]
