@@ -117,7 +117,7 @@ def test_exit_codes_say_what_was_found():
         (("http://127.0.0.1:9", "--logprobs", "no"), "auto, never, tokens"),
         (("http://127.0.0.1:9", "--against-api-key", "a"), "--against"),
         (("http://127.0.0.1:9", "--alpha", "1"), "alpha=1.0 is not possible"),
-        (("http://127.0.0.1:9", "--temperature", "nan"), "temperature=nan"),
+        (("http://127.0.0.1:9", "--temperature", "inf"), "temperature=inf"),
         (("http://127.0.0.1:9", "--temperature", "0", "--greedy-tokens", "0"), "asks nothing"),
         (("http://127.0.0.1:9", "--prompt", ""), "an empty prompt"),
         (("http://127.0.0.1:9",), "no server answers at http://127.0.0.1:9"),

@@ -83,7 +83,7 @@ class ServerAudit:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, for `json.dumps`."""
-        return asdict(self)
+        return asdict(self) | {"detectable_tv": self.detectable_tv}
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def audit_server(
         expected = expected_tv(plan, sight, alpha)
         say(_expectation(plan, ways, expected))
         gathered = _gathered(plan, asking, ways, told)
-        greedy = None if gathered.interrupted else _greedy(plan, asking, ways)
+        greedy = _greedy(plan, asking, ways, gathered)
     drafted, plain = by_prompt(gathered.answers, plan)
     judged = judge(drafted, plain, sight, alpha, rng) if gathered.answers else None
     tokens = tuple(_drafted(texts) for texts in (drafted, plain) if texts is not None)
@@ -208,9 +208,9 @@ def _gathered(plan: Plan, asking: Asking, ways: Sequence[_Way], told: Told) -> G
     return gather(plan, ask, asking.concurrency, asking.file, told, lambda: _close(ways))
 
 
-def _greedy(plan: Plan, asking: Asking, ways: Sequence[_Way]) -> Greedy | None:
-    """Texts at temperature 0: of every way, and of the plain one a second time."""
-    if not plan.greedy_tokens:
+def _greedy(plan: Plan, asking: Asking, ways: Sequence[_Way], gathered: Gathered) -> Greedy | None:
+    """Texts at temperature 0: of every way, and of the plain one a second time. None if someone presses Ctrl-C."""
+    if not plan.greedy_tokens or gathered.interrupted:
         return None
     turns = [*range(len(ways)), len(ways) - 1]
     items = [(turn, prompt) for turn in range(len(turns)) for prompt in range(len(plan.prompts))]
@@ -220,7 +220,11 @@ def _greedy(plan: Plan, asking: Asking, ways: Sequence[_Way]) -> Greedy | None:
         way: _Way = ways[turns[turn]]
         return way.ask(plan.prompts[prompt], plan.greedy_tokens, temperature=0, seed=plan.seed)
 
-    found = dict(side_by_side(items, ask, asking.concurrency, lambda: _close(ways)))
+    try:
+        found = dict(side_by_side(items, ask, asking.concurrency, lambda: _close(ways)))
+    except KeyboardInterrupt:
+        gathered.interrupted = True
+        return None
     texts = [[found[turn, prompt] for prompt in range(len(plan.prompts))] for turn in range(len(turns))]
     return compare_greedy(texts[DRAFTED], texts[PLAIN] if len(ways) > 1 else [], texts[-1])
 
