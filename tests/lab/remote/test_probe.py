@@ -35,6 +35,12 @@ def test_the_most_telling_form_that_is_answered_is_taken(behaviour, dialect):
         assert found(url) == dialect
 
 
+def test_an_endpoint_that_is_not_there_is_asked_once():
+    with table_server(kinds=("chat",)) as (url, behaviour):
+        found(url)
+        assert ["messages" in body for body in behaviour.asked] == [False, True, True, True]
+
+
 def test_what_is_written_is_not_searched_for():
     with table_server() as (url, behaviour):
         assert found(url, "chat", listed=False, way=Way(url, "named")) == Dialect("chat", "named", 0, True)

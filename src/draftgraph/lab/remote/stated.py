@@ -141,11 +141,10 @@ def _draw(answer: Answer, k: int, listed: int, power: float) -> _Draw | None:
         return None
     chances = [math.exp(power * logprob) for _, logprob in entries]
     rank = sum(logprob > answer.logprobs[k] + 1e-9 for _, logprob in entries)
-    if power != 1.0:
-        if rank >= listed:
-            return None
-        total = sum(chances)
-        chances = [chance / total for chance in chances]
+    if power != 1.0 and rank >= listed:
+        return None
+    total = sum(chances) if power != 1.0 else max(sum(chances), 1.0)  # rounding may state a little more than 1
+    chances = [chance / total for chance in chances]
     return _Draw(answer.pieces[k], rank, tuple(text for text, _ in entries), tuple(chances))
 
 
@@ -196,7 +195,9 @@ def _variation(groups: Sequence[Counts], rng: np.random.Generator) -> tuple[floa
     seen, again, chance = 0.0, np.zeros(DRAWS), np.zeros(DRAWS)
     for group in groups:
         distance = (group.observed - group.expected).numpy()
-        noise = rng.multivariate_normal(np.zeros(len(distance)), group.covariance.numpy(), DRAWS, method="eigh")
+        noise = rng.multivariate_normal(
+            np.zeros(len(distance)), group.covariance.numpy(), DRAWS, method="eigh", check_valid="ignore"
+        )
         seen += float(np.abs(distance).sum()) / 2.0
         again += np.abs(distance + noise).sum(axis=1) / 2.0
         chance += np.abs(noise).sum(axis=1) / 2.0
