@@ -35,4 +35,4 @@ def test_tokens_alone_and_together_are_looked_at():
 
 def test_without_tokens_words_are():
     values = [view.value(Answer(" two words or more", False)) for view in views_of(3, False)]
-    assert values == [("two",), ("two", "words or more"), " two words or more"]
+    assert values == [("two",), ("two", "words"), " two words or more"]
