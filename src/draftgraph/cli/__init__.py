@@ -10,6 +10,7 @@ import os
 import sys
 
 from draftgraph.cli import (
+    audit,
     beams,
     bench,
     chat,
@@ -29,6 +30,7 @@ from draftgraph.cli.program import app
 
 __all__ = [
     "app",
+    "audit",
     "beams",
     "bench",
     "chat",
