@@ -22,6 +22,8 @@ from draftgraph.verification.published.judge import JudgeHead
 PENALTIES = tuple(10.0**power for power in range(-6, 2))
 """Weights of L2 that are tried."""
 QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+AS_GOOD = 0.005
+"""AUCs that differ by less are the same; of penalties with the same one the largest is taken."""
 MISSED = 0.05
 """The recommended threshold forgives at most that share of the important mismatches, of held-out questions."""
 PARTS = {"train": 0.7, "validation": 0.85, "test": 1.0}
@@ -111,7 +113,7 @@ def fit_head(mined: Mined, seed: int = 0) -> Fitted:
     train, validation = parts["train"], parts["validation"]
     tried = {penalty: fit_logistic(train.x, train.y, penalty) for penalty in PENALTIES}
     aucs = {penalty: roc_auc(head.scores(validation.x), validation.y) for penalty, head in tried.items()}
-    penalty = max(PENALTIES, key=lambda each: (aucs[each], each))
+    penalty = max(each for each in PENALTIES if aucs[each] >= max(aucs.values()) - AS_GOOD)
     head = tried[penalty]
     shuffled = train.y[torch.randperm(len(train.y), generator=torch.Generator().manual_seed(seed))]
     control = fit_logistic(train.x, shuffled, penalty)
