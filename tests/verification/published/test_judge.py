@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from draftgraph.errors import OptionError, PairError
+from draftgraph.errors import DraftError, OptionError, PairError
 from draftgraph.lab.prove.prover import prove
 from draftgraph.sampling.laws import TargetLaws
 from draftgraph.sampling.rng import Noise
@@ -136,6 +136,9 @@ def test_it_says_that_it_is_lossy_and_without_hidden_states_it_is_greedy():
     p = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.2, 0.2]])
     assert verify("judge", [1], [ROOT], [FIXED], None, p, 3).path == (0,)
     assert verify("judge", [2], [ROOT], [FIXED], None, p, 3).token == 1
+    assert verify(JudgeRule(told(), 0.0), [2], [ROOT], [FIXED], None, p, 3).path == ()
+    with pytest.raises(DraftError, match="reads the target's hidden states behind every drafted token"):
+        verify(JudgeRule(told(), 0.5), [2], [ROOT], [FIXED], None, p, 3)
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, math.nan, True, "0.5", None])

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import torch
 
-from draftgraph.errors import OptionError, PairError
+from draftgraph.errors import DraftError, OptionError, PairError
 from draftgraph.sampling.laws import TargetLaws
 from draftgraph.sampling.rng import Noise
 from draftgraph.types import Outcome, TokenTree, Verdict
@@ -90,7 +90,7 @@ class JudgeRule(Rule):
     At every accepted node the target's own choice is followed if it was drafted. Else the least important of the drafted tokens
     is forgiven, if its P(important) is below `threshold` and the scores do not rule it out. Else the target's choice ends the
     path. A larger threshold accepts the same path, or one that goes on from it; with threshold 0 the rule is the longest match.
-    So it is without a head, and where there are no hidden states, as in `dg.verify`.
+    So it is without a head.
     """
 
     name: ClassVar[str] = "judge"
@@ -146,8 +146,13 @@ class JudgeRule(Rule):
 
     def _importance(self, tree: TokenTree) -> list[float]:
         """P(important) of every node; 1 or more where nothing is known of it, and for a token that is ruled out."""
-        if self._seen is None or self.head is None or not len(tree) or self.threshold == 0.0:
+        if self.head is None or self.threshold == 0.0 or not len(tree):
             return [math.inf] * len(tree)
+        if self._seen is None:
+            raise DraftError(
+                f"rule {self.name!r} reads the target's hidden states behind every drafted token, which are not to be had here; "
+                "let an engine use it, with schedule='sequential'"
+            )
         scores, states = self._seen.scores, self._seen.states
         parents = torch.tensor(tree.parents, device=states.device) + 1
         found = self.head.importance(states[parents], states[1:])
