@@ -112,10 +112,24 @@ def test_requests_of_one_pass_have_thresholds_of_their_own(judge: Path) -> None:
     assert "lossless" not in usage_of(prompts[2:], alone[2:], 1)
 
 
-def test_a_token_that_is_ruled_out_is_never_forgiven(judge: Path) -> None:
+class Stubborn(dg.Drafter):
+    """Drafts the same tokens, whatever is ruled out."""
+
+    draws = ("fixed",)
+    structure = dg.structures.Chain()
+
+    def propose(self, request: Any, limits: Any) -> dg.Draft:
+        graph, node = dg.DraftGraph(), dg.ROOT
+        for token in (7, 12, 12, 9, 4, 30)[: min(limits.reach, limits.budget)]:
+            node = graph.fix(node, token)
+        return dg.Draft(graph)
+
+
+@pytest.mark.parametrize("drafting", [{}, {"draft_model": None, "drafter": Stubborn(), "structure": "auto"}])
+def test_a_token_that_is_ruled_out_is_never_forgiven(judge: Path, drafting: Any) -> None:
     odd = {token: "even" for token in range(1, 64, 2)}
     grammar = Automaton({"start": odd, "even": dict.fromkeys(range(0, 64, 2), "start")}, vocab=64)
-    judging = engine(judge, 1.0)
+    judging = engine(judge, 1.0, **drafting)
     free = judging.generate(PROMPT, max_new_tokens=TOKENS)
     bound = judging.generate(PROMPT, max_new_tokens=TOKENS, grammar=grammar)
     assert [token % 2 for token in bound.token_ids] == [1, 0] * (TOKENS // 2)
