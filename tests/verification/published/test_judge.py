@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -145,6 +146,14 @@ def test_it_says_that_it_is_lossy_and_without_hidden_states_it_is_greedy():
 def test_a_threshold_is_a_probability(threshold):
     with pytest.raises(OptionError, match="write a probability from 0 to 1"):
         JudgeRule(told(), threshold)
+
+
+def test_thresholds_may_be_numbers_of_any_library():
+    assert [JudgeRule(told(), number).threshold for number in (1, np.float32(0.5), torch.tensor(0.25))] == [
+        1.0,
+        0.5,
+        0.25,
+    ]
 
 
 def test_another_target_is_told_by_its_hidden_states():

@@ -15,10 +15,11 @@ from typing import ClassVar
 
 import torch
 
-from draftgraph.errors import DraftError, OptionError, PairError
+from draftgraph.errors import DraftError, OptionError, PairError, brief
 from draftgraph.sampling.laws import TargetLaws
 from draftgraph.sampling.rng import Noise
 from draftgraph.types import Outcome, TokenTree, Verdict
+from draftgraph.values import as_number
 from draftgraph.verification.base import EVERY_LAW, EVERY_STRUCTURE, Accepts, Rule
 
 MOST_OFF = 0.25
@@ -101,10 +102,11 @@ class JudgeRule(Rule):
     greedy: ClassVar[bool] = True
 
     def __init__(self, head: JudgeHead | None = None, threshold: float = 0.0) -> None:
-        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0.0 <= threshold <= 1.0:
-            raise OptionError(f"threshold={threshold!r} is not possible; write a probability from 0 to 1")
+        number = as_number(threshold)
+        if number is None or not 0.0 <= number <= 1.0:
+            raise OptionError(f"threshold={brief(threshold)} is not possible; write a probability from 0 to 1")
         self.head: JudgeHead | None = head
-        self.threshold = float(threshold)
+        self.threshold = number
         self._seen: _Seen | None = None
 
     def seeing(self, scores: torch.Tensor, taps: Mapping[str, torch.Tensor]) -> JudgeRule:
