@@ -19,7 +19,7 @@ from draftgraph.verification.base import longest_match
 from draftgraph.verification.check import verify
 from draftgraph.verification.published.judge import JudgeHead, JudgeRule
 
-quick = settings(max_examples=150, deadline=None)
+quick = settings(max_examples=80, deadline=None)
 VOCAB, WIDTH = 5, 3
 
 
