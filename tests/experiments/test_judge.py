@@ -47,6 +47,24 @@ def test_a_loss_has_a_paired_interval() -> None:
     assert judge.lost(answered([True] * 100), exact) == (pytest.approx(-2.95, abs=0.01), 0.0), "none of 100 may be 3 %"
 
 
+def test_the_committed_figures_show_what_the_docs_say() -> None:
+    found = json.loads((Path(__file__).parents[2] / "docs" / "benchmarks" / "judge.json").read_text(encoding="utf-8"))
+    ways, controls = found["ways"], found["controls"]
+    lengths = [way["length"] for way in ways]
+    assert lengths == sorted(lengths), "of rising thresholds"
+    right = {way["name"]: sum(way["right"]) / len(way["right"]) for way in ways + controls}
+    assert (ways[0]["threshold"], ways[0]["same"]) == (0.0, len(ways[0]["right"]))
+    half = next(way for way in ways if way["name"] == "quantile 0.5")
+    assert half["length"] > 1.2 * ways[0]["length"]
+    assert right["quantile 0.5"] > right["exact"] - 0.02
+    for control in ("coin", "shuffled"):
+        assert right[f"{control}, as quantile 0.5"] < right["quantile 0.5"] - 0.3, "as many mismatches, but others"
+    aucs = [(auc["test"], auc["shuffled"]) for auc in found["aucs"]]
+    assert min(test for test, _ in aucs) > 0.7
+    assert abs(sum(shuffled for _, shuffled in aucs) / len(aucs) - 0.5) < 0.1
+    assert found["cpu_seconds"] < 480
+
+
 def test_a_report_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a random pair, whose answers are right by chance: all of it but the training."""
     target = tiny_lm(vocab=len(sums.WORDS))
