@@ -69,6 +69,7 @@ def test_help_version_typos_and_view_import_no_torch(tmp_path):
         "costs",
         "bench",
         "doctor",
+        "judge",
         "pair-check",
         "predict",
         "prove",

@@ -113,7 +113,7 @@ def test_on_openvino(seed: int, count: int) -> None:
 
 
 def test_every_rule_is_tried() -> None:
-    runnable = {name for name, rule in dg.rules().items() if not rule.continues}
+    runnable = {name for name, rule in dg.rules().items() if not rule.continues} - {"judge"}  # which needs a head
     assert {way.get("rule") for way in WAYS} >= runnable
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 
+import openai
 import pytest
 
 from draftgraph.view import tracefile
@@ -296,3 +297,17 @@ def test_a_trace_shows_what_the_engine_did_streamed_or_not(server: Served, tmp_p
         assert [(record.tokens, record.path) for record in trace.rounds] == [
             (list(record.tokens), record.path) for record in own.rounds
         ]
+
+
+def test_usage_says_where_a_rule_is_not_lossless(server: Served):
+    drafting = {"draftgraph": {"rule": "top_beta", "structure": "chain"}}
+    lossy, exact = (complete(server, max_tokens=4, extra_body=body).usage for body in (drafting, {}))
+    assert lossy.lossless is False
+    assert not hasattr(exact, "lossless")
+    assert streamed(server, max_tokens=4, extra_body=drafting)[3].lossless is False
+
+
+def test_a_threshold_without_the_rule_that_it_is_for_is_refused(server: Served):
+    with pytest.raises(openai.BadRequestError, match="threshold is for rule='judge'") as refused:
+        complete(server, max_tokens=4, extra_body={"draftgraph": {"threshold": 0.5}})
+    assert refused.value.param == "draftgraph.threshold"

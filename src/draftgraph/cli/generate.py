@@ -67,6 +67,8 @@ def generate(
     ] = None,
     prediction: options.Prediction = None,
     bitwise: options.Bitwise = "auto",
+    judge: options.Judge = None,
+    threshold: options.Threshold = None,
     edges: Annotated[
         str,
         typer.Option(
@@ -111,7 +113,7 @@ def generate(
 
     place(chosen)
     config = make_config(
-        options.Drafting(rule, structure, budget, prediction, bitwise),
+        options.Drafting(rule, structure, budget, prediction, bitwise, judge, threshold),
         num_speculative_tokens=num_speculative_tokens,
         drafter=drafter,
         edges=edges if edges == "auto" else tuple(name.strip() for name in edges.split(",") if name.strip()),

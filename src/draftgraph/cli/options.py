@@ -67,6 +67,8 @@ class Drafting:
     budget: str = "auto"
     prediction: str | None = None
     bitwise: str = "auto"
+    judge: Path | None = None
+    threshold: float | None = None
 
     @property
     def written(self) -> dict[str, str]:
@@ -168,6 +170,19 @@ Prediction = Annotated[
         "--prediction",
         help="Text that the output may repeat, for drafts without a model; @FILE reads it from a file.",
         rich_help_panel=DRAFTING,
+    ),
+]
+
+Judge = Annotated[
+    Path | None,
+    typer.Option(
+        "--judge", help="With --rule judge: folder of `draftgraph judge fit`. Not lossless.", rich_help_panel=DRAFTING
+    ),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold", help="With --rule judge: from 0, which forgives nothing, to 1.", rich_help_panel=DRAFTING
     ),
 ]
 

@@ -33,6 +33,8 @@ def serve(
         int | None, typer.Option(help="Depth of the draft.", rich_help_panel=options.DRAFTING)
     ] = None,
     bitwise: options.Bitwise = "auto",
+    judge: options.Judge = None,
+    threshold: options.Threshold = None,
     host: Annotated[
         str, typer.Option(help="Where to listen; 0.0.0.0 is everywhere.", rich_help_panel=SERVING)
     ] = "127.0.0.1",
@@ -98,5 +100,5 @@ def serve(
         request_timeout=request_timeout,
         drain_timeout=drain_timeout,
     )
-    drafting = options.Drafting(rule, structure, budget, None, bitwise)
+    drafting = options.Drafting(rule, structure, budget, None, bitwise, judge, threshold)
     serve_engine(chosen, drafting, num_speculative_tokens, serving)

@@ -125,11 +125,13 @@ def for_drafter(loading: Loading, target: Any, draft_model: object, config: Conf
 
     Raises ModelError or PairError for a trained drafter that is broken, or reads what the target does not have.
     """
-    own, trained = config.own_drafter, find_trained(draft_model)
+    own, trained, head = config.own_drafter, find_trained(draft_model), config.resolved_rule.head
+    judging = () if head is None else tuple(head.taps)
     if trained is None:
-        return replace(loading, taps=() if own is None else tuple(own.taps)), None
+        drafting = () if own is None else tuple(own.taps)
+        return replace(loading, taps=tuple(dict.fromkeys(drafting + judging))), None
     layers = _config_of(target, loading.trusted).get_text_config(decoder=True).num_hidden_layers
-    return replace(loading, taps=tuple(dict.fromkeys(trained.taps(layers))), ends=True), trained
+    return replace(loading, taps=tuple(dict.fromkeys((*trained.taps(layers), *judging))), ends=True), trained
 
 
 def _config_of(target: Any, trusted: bool) -> PretrainedConfig:

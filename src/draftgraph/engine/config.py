@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.edges.sources import EDGES
 from draftgraph.draft.structures.base import Structure
 from draftgraph.draft.structures.registry import SUITING, UNROLLED, get_structure
+from draftgraph.engine.judging import judge_rule, refuse_without_judge
 from draftgraph.engine.old_options import OLD_OPTIONS, reads_old_options, translated
 from draftgraph.engine.unverified import unverified
 from draftgraph.errors import OptionError, PromptError, brief, require, unknown_name
@@ -59,6 +61,9 @@ class Config:
                weights too. No pass has a single row, and a draft is verified as paths that are sequences of their own, so that
                "auto" drafts chains. False: as passes come. "auto": on where weights or activations are not float32, if the
                backend can do it and no tree was asked for.
+    judge      folder of `draftgraph judge fit`, for rule="judge", which is not lossless: it forgives drafted tokens that the
+               head in the folder finds unimportant.
+    threshold  from 0 (nothing is forgiven) to 1: what P(important) must be below. None: the one in the folder.
 
     Raises OptionError for a value that is not possible, and for drafts that the rule does not verify.
     """
@@ -71,6 +76,8 @@ class Config:
     prediction: str | Sequence[int] | None = None
     edges: str | Sequence[str] = "auto"
     bitwise: str | bool = "auto"
+    judge: str | Path | None = None
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         self._read_count("budget", 0, "auto")
@@ -79,6 +86,7 @@ class Config:
             get_structure(self.structure)
         if not _is_one_of(self.rule, ("auto",)):
             get_rule(self.rule)
+        refuse_without_judge(self.rule, self.judge, self.threshold)
         if isinstance(self.drafter, str) and self.drafter not in DRAFTERS:
             raise unknown_name("drafter", self.drafter, DRAFTERS)
         possible = "'model', 'lookup', 'text', or a dg.Drafter"
@@ -175,9 +183,11 @@ class Config:
             return False
         return any(len(nodes) > 1 for nodes in self.resolved_structure.example(sampled=True).children[1:])
 
-    @property
+    @cached_property
     def resolved_rule(self) -> Rule:
         """The rule that runs; "auto" is the layer rule, which is the best known one for every draft made here."""
+        if self.judge is not None:
+            return judge_rule(self.judge, self.threshold)
         return get_rule("layer" if self.rule == "auto" else self.rule)
 
     @cached_property
@@ -208,6 +218,8 @@ class Config:
             named[name] = (
                 {"standard": "token"}.get(value, value) if name == "rule" and isinstance(value, str) else value
             )
+        if "rule" in named:  # what belongs to another rule goes with it
+            named = {"judge": None, "threshold": None, **named}
         return replace(self, **translated(named, self.structure, self.rule))
 
 

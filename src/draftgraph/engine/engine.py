@@ -31,6 +31,7 @@ from draftgraph.engine.course import Course
 from draftgraph.engine.defaults import Defaults
 from draftgraph.engine.grammars import Grammars
 from draftgraph.engine.hints import Hints
+from draftgraph.engine.judging import Heads
 from draftgraph.engine.options import Params, read_options
 from draftgraph.engine.pair_costs import pair_costs
 from draftgraph.engine.prompts import Prompt
@@ -79,6 +80,7 @@ class Engine:
         self.serving = serving or Serving()
         self._background = Background(partial(Scheduler, target, drafter, self.serving))
         self.grammars = Grammars(tokenizer, target.vocab_size)
+        self.heads = Heads(target)
         self.backends: dict[str, str] = {}
 
     @classmethod
@@ -133,6 +135,7 @@ class Engine:
         chosen = readable_drafts(chosen, model, drafter)
         own = copy.deepcopy(loaded.generation_config if generation_config is None else generation_config)
         engine = cls(model, drafter, chosen, tokenizer, eos_ids(loaded, tokenizer, generation_config), own, serving)
+        engine.heads.recognise(chosen.resolved_rule)
         engine.backends["target"] = f"{loaded.model.name}: {loaded.reason}"
         if drafter.model is not None and why:
             engine.backends["drafter"] = f"{drafter.model.name}: {why}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from transformers import GenerationConfig
 
@@ -15,7 +15,7 @@ from draftgraph.sampling import generation_config as gc
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.values import as_list
 
-Params = SamplingParams | GenerationConfig | Mapping[str, Any]
+Params: TypeAlias = SamplingParams | GenerationConfig | Mapping[str, Any]
 
 _DEFAULTS = SamplingParams()
 _ANY_LENGTH = SamplingParams(max_new_tokens=sys.maxsize)
@@ -24,7 +24,7 @@ _NAMES = frozenset(field.name for field in fields(SamplingParams))
 _ONLY_CONFIG = gc.KNOWN - _NAMES
 """Fields by which a mapping is told to be a generation config."""
 _OF_ENGINE = frozenset(field.name for field in fields(Config))
-PER_REQUEST = frozenset({"budget", "num_speculative_tokens", "rule", "structure", "prediction"})
+PER_REQUEST = frozenset({"budget", "num_speculative_tokens", "rule", "structure", "prediction", "judge", "threshold"})
 """Fields of `Config` that a request may have of its own."""
 _POSSIBLE = "write a SamplingParams, a GenerationConfig, a mapping of options, or the options by name"
 

@@ -26,6 +26,7 @@ def make_course(engine: Engine, prompt: Any, params: Params | Asked | None) -> C
     """Check one prompt and its options. Raises PromptError, OptionError, ModelError."""
     asked = read_options(params, {}, 1)[0]
     config = own_config(engine.config, asked.drafting, engine.drafter, engine.target)
+    engine.heads.recognise(config.resolved_rule)
     request = _request(engine, prompt, asked, config)
     return Course(request, config, engine.drafter, engine.target, engine.tokenizer, lambda: engine.costs)
 

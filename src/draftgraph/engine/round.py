@@ -38,8 +38,10 @@ def decode_round(
         Feed(request.text, request.tokens[len(request.text) :], draft.tree.tokens, draft.tree.parents)
         for request, draft in drafted
     ]
+    heads = [request.choice.rule.head for request, _ in drafted]
+    taps = list(dict.fromkeys([*drafter.taps, *(tap for head in heads if head is not None for tap in head.taps)]))
     with shared("target", [request.clock for request, _ in drafted], [feed.num_rows for feed in feeds]):
-        scored = forward_each(target, feeds, drafter.taps)
+        scored = forward_each(target, feeds, taps)
 
     happened = (
         rows if isinstance(rows, Exception) else attempt(_verify, request, draft, rows, drafter, target)
@@ -55,7 +57,8 @@ def _verify(request: Request, draft: Draft, rows: Scored, drafter: Drafter, targ
         scores = request.warper.scores(logits, Prefixes.of_tree(request.tokens, tree))
         laws = request.warper.shape_round(scores)
     with clock("rule"):
-        verdict = request.choice.rule.decide(tree, laws, request.noise, len(request.tokens))
+        rule = request.choice.rule.seeing(scores, {name: states[-len(scores) :] for name, states in rows.taps.items()})
+        verdict = rule.decide(tree, laws, request.noise, len(request.tokens))
     with clock("warping"):
         request.warper.confirm(logits, scores, request.tokens, tree, verdict.path)
     with clock("drafting"), failing(drafter, "observing"):

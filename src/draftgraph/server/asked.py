@@ -24,6 +24,7 @@ NAMES = {
     "num_speculative_tokens": "draftgraph.num_speculative_tokens",
     "structure": "draftgraph.structure",
     "rule": "draftgraph.rule",
+    "threshold": "draftgraph.threshold",
     "budget": "budget",
     "top_logprobs": "logprobs",
     "temperature": "temperature",

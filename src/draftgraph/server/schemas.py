@@ -149,6 +149,7 @@ class DraftOptions(Fields):
     num_speculative_tokens: Annotated[int, Field(ge=1)] | None = None
     rule: str | None = None
     structure: str | None = None
+    threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     trace: bool | None = None
 
 

@@ -13,10 +13,14 @@ _PREDICTED = "text"
 
 
 def usage_of(prompts: Sequence[Sequence[int]], results: Sequence[Result], per_prompt: int) -> dict[str, Any]:
-    """Tokens of all prompts and choices. per_prompt  choices of each prompt, which is counted once."""
+    """Tokens of all prompts and choices; and that the rule is not lossless, where it is not.
+
+    per_prompt  choices of each prompt, which is counted once.
+    """
     copied = sum(_predicted(result.rounds) for result in results)
     accepted = sum(result.stats.accepted_by_source.get(_PREDICTED, 0) for result in results)
-    return usage(
+    lossy = {} if all(result.stats.lossless for result in results) else {"lossless": False}
+    return lossy | usage(
         sum(map(len, prompts)),
         sum(len(result.token_ids) for result in results),
         cached=sum(result.stats.num_cached_prompt_tokens for result in results[::per_prompt]),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -38,6 +38,23 @@ class Accepts:
         return f"{laws} slots on {_DRAFTS[widest]}"
 
 
+class Head(Protocol):
+    """What a rule reads the target's hidden states with. It was made for one target.
+
+    taps   names of the hidden states, see `CausalLM.forward`.
+    probe  tokens whose hidden states tell the head's own target from others.
+    """
+
+    @property
+    def taps(self) -> Sequence[str]: ...
+    @property
+    def probe(self) -> Sequence[int]: ...
+
+    def refuse_other_target(self, states: Mapping[str, torch.Tensor]) -> None:
+        """Raise PairError if these hidden states of the probe, f[rows, width] by name, are not those of its own target."""
+        ...
+
+
 EVERY_LAW, EVERY_STRUCTURE = frozenset(LAWS), frozenset(STRUCTURES)
 
 
@@ -54,6 +71,10 @@ class Rule(ABC):
     """True if the verdict is drawn with noise that belongs to output positions (and may be shared with the drafter)."""
     continues: ClassVar[bool] = False
     """True if the rule also sets the law of later positions, so that a round cannot start from the plain target."""
+    greedy: ClassVar[bool] = False
+    """True if the rule is defined at temperature 0 only."""
+    head: Head | None = None
+    """What the rule reads hidden states with; None if it reads none. `seeing` is then given them."""
     longest_match: ClassVar[bool] = False
     """True if the verdict is the longest match wherever the target's laws are point masses, whatever was drafted and how.
 
@@ -75,6 +96,14 @@ class Rule(ABC):
     def verdict(self, tree: TokenTree, p: torch.Tensor, noise: Noise, length: int) -> Verdict:
         """One draw from `outcome`, with the fresh noise of the round that starts at committed length `length`."""
         return draw(tree, self.outcome(tree, p), noise, length)
+
+    def seeing(self, scores: torch.Tensor, taps: Mapping[str, torch.Tensor]) -> Rule:
+        """The rule for the draft of one round.
+
+        scores  f[N + 1, V], the target's logits after everything that depends on the prefix: -inf for what is ruled out.
+        taps    f[N + 1, width] by name, the hidden states that `head` asks for: row 0 at the root, row i + 1 at node i.
+        """
+        return self
 
     def decide(self, tree: TokenTree, laws: TargetLaws, noise: Noise, length: int) -> Verdict:
         """`verdict` for the laws of a round, which reads no row where they are point masses and the rule allows it."""

@@ -8,6 +8,7 @@ from draftgraph.verification.base import Rule
 from draftgraph.verification.block import BlockRule
 from draftgraph.verification.layer import LayerRule
 from draftgraph.verification.published.greedy_block import GreedyBlockRule
+from draftgraph.verification.published.judge import JudgeRule
 from draftgraph.verification.published.kseq import KSeqRule
 from draftgraph.verification.published.lossy import TopBetaRule, TypicalRule
 from draftgraph.verification.published.multipath import MultipathRule
@@ -29,6 +30,7 @@ _RULES: tuple[Rule, ...] = (
     GreedyBlockRule(),
     TopBetaRule(),
     TypicalRule(),
+    JudgeRule(),
 )
 RULES: dict[str, Rule] = {rule.name: rule for rule in _RULES}
 

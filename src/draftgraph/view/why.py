@@ -19,7 +19,9 @@ def _fate(record: RoundRecord, node: int) -> str:
     parent = record.parents[node]
     if node in record.path:
         emitted = record.path.index(node) < record.emitted
-        return "accepted" if emitted else "accepted, and cut off by the end of the text"
+        forgiven = bool(record.masses) and record.p[node] == 0.0
+        fate = "accepted: the target would not write it, and the rule forgives it" if forgiven else "accepted"
+        return fate if emitted else f"{fate}, and cut off by the end of the text"
     if parent != ROOT and parent not in record.path:
         return "not reached: a token above it was rejected"
     if any(record.parents[other] == parent for other in record.path):

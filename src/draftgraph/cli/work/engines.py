@@ -11,12 +11,14 @@ import torch
 
 from draftgraph.backends.load import as_device
 from draftgraph.cli.options import Chosen, Drafting, as_budget, as_prediction, as_switch
+from draftgraph.cli.program import tell
 from draftgraph.engine.chat import has_template
 from draftgraph.engine.config import Config
 from draftgraph.engine.engine import Engine
 from draftgraph.engine.prompts import encode
 from draftgraph.errors import OptionError, PromptError, require
 from draftgraph.verification.base import Rule
+from draftgraph.verification.published.judge import JudgeRule
 from draftgraph.verification.registry import get_rule
 from draftgraph.view.status import silent_loading, status
 
@@ -40,13 +42,16 @@ def make_config(drafting: Drafting, **more: Any) -> Config:
     text = as_prediction(drafting.prediction)
     if text is not None and more.get("drafter") is None:
         more["drafter"] = "text"
-    rule = "auto" if drafting.rule == "auto" else find_rule(drafting.rule)
+    named = drafting.rule in ("auto", JudgeRule.name)
+    rule = drafting.rule if named else find_rule(drafting.rule)
     return Config(
         budget=as_budget(drafting.budget),
         structure=drafting.structure,
         rule=rule,
         prediction=text,
         bitwise=as_switch(drafting.bitwise),
+        judge=drafting.judge,
+        threshold=drafting.threshold,
         **more,
     )
 
@@ -60,13 +65,17 @@ def load_engine(chosen: Chosen, config: Config, quiet: bool, **serving: Any) -> 
     if not isinstance(drafter, str) and config.drafter not in (None, "model"):
         drafter = None
     with status(f"loading {chosen.title}", quiet), silent_loading():
-        return Engine.from_pretrained(
+        engine = Engine.from_pretrained(
             target,
             draft_model=drafter,
             config=config,
             **chosen.loading,
             **serving,
         )
+    rule = engine.config.resolved_rule
+    if not rule.lossless and not quiet:
+        tell(f"rule {rule.name!r} is NOT lossless: texts may differ from the target's own")
+    return engine
 
 
 def encoded(engine: Engine, text: str, chat: bool, system: str | None) -> list[int]:
