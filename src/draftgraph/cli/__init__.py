@@ -21,6 +21,7 @@ from draftgraph.cli import (
     predict,
     prove,
     serve,
+    table,
     train,
     view,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "predict",
     "prove",
     "serve",
+    "table",
     "train",
     "view",
 ]

@@ -11,6 +11,7 @@ import torch
 
 from draftgraph.backends.load import as_device
 from draftgraph.cli.options import Chosen, Drafting, as_budget, as_prediction, as_switch
+from draftgraph.draft.search import SEARCH
 from draftgraph.engine.chat import has_template
 from draftgraph.engine.config import Config
 from draftgraph.engine.engine import Engine
@@ -40,6 +41,8 @@ def make_config(drafting: Drafting, **more: Any) -> Config:
     text = as_prediction(drafting.prediction)
     if text is not None and more.get("drafter") is None:
         more["drafter"] = "text"
+    if more.get("table") is not None and more.get("drafter") is None:
+        more["drafter"] = SEARCH
     rule = "auto" if drafting.rule == "auto" else find_rule(drafting.rule)
     return Config(
         budget=as_budget(drafting.budget),
