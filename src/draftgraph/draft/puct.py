@@ -8,8 +8,8 @@ first, the likeliest before others; then the one with the largest
 Q is the mean value of the simulations that went there, n is their number, N that of the node above, p the estimated probability
 of the successor. The value of a simulation is 1 + the sum of the weights of the n-grams along its path. The published code looks
 up another n-gram than the one that was walked; `value_weight` 0 is what remains of it, a search by p alone.
-Two things differ from the paper: the path is finished greedily instead of by draws, so that a draft is a function of the text;
-and the greedy continuation is part of every draft.
+Three things differ from the paper. A path is finished greedily instead of by draws, so that a draft is a function of the text.
+The greedy continuation is always found. And of what was found the likeliest nodes are drafted, not the most visited ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from draftgraph.draft.ngrams.table import Successors
 
 DEPTH = 4
 """Tokens that a simulation looks ahead."""
-SIMULATIONS = 150
+SIMULATIONS = 32
+"""As published 150, which take three times as long and find nothing better (docs/benchmarks/search.md)."""
+PREFIXES, MOST_FOUND = 24, 64
+"""Most visited prefixes that are entered, and nodes of a search, where the budget does not ask for more."""
 C1, C2 = 32.0, 8.0
 Path = tuple[int, ...]
 Behind = Callable[[Sequence[int]], Successors | None]
@@ -97,18 +100,23 @@ class Search:
         self._ends: dict[tuple[Path, int], float] = {}
         self._root = _Node((), 1.0, self._row(()))
 
-    def draft(self, budget: int, simulations: int = SIMULATIONS) -> list[Found]:
-        """At most `budget` prefixes, parents first: the greedy one, and the most visited ones, each with its likeliest token."""
+    def found(self, budget: int, simulations: int = SIMULATIONS) -> list[Found]:
+        """The greedy continuation and the most visited prefixes, each with its likeliest token; parents first.
+
+        budget  nodes that are wanted: so many where the table knows them, and MOST_FOUND or fewer where that is more. Whoever
+                asks takes the likeliest.
+        """
         if not self._root.row.tokens:
             return []
         self._simulate(simulations)
         found: dict[Path, Found] = {}
-        self._enter_greedy(found, (), 1.0, min(DEPTH, self.depth), budget)
-        for path in self._most_visited():
-            if len(found) >= budget:
+        most = max(budget, MOST_FOUND)
+        self._enter_greedy(found, (), 1.0, min(DEPTH, self.depth), most)
+        for path in self._most_visited()[: max(budget, PREFIXES)]:
+            if len(found) >= most:
                 break
             self._enter(found, path)
-            self._enter_greedy(found, path, found[path].score, 1, budget)
+            self._enter_greedy(found, path, found[path].score, 1, most)
         self._go_on(found, budget)
         return list(found.values())
 

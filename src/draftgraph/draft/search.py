@@ -12,7 +12,7 @@ from draftgraph.draft.edges.sources import TAIL, Sources
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.lookup import LookupDrafter, copied
 from draftgraph.draft.ngrams.table import NgramTable
-from draftgraph.draft.puct import SIMULATIONS, Found, Search
+from draftgraph.draft.puct import Found, Search
 from draftgraph.draft.structures.base import Structure
 from draftgraph.draft.terms import Draft, Limits
 from draftgraph.draft.whole_sizes import cut
@@ -22,10 +22,6 @@ from draftgraph.types import FIXED, ROOT, Verdict
 
 SEARCH = "search"
 """Origin of nodes that were searched for."""
-FEWEST, PER_NODE = 24, 6
-"""Simulations of a search: so many at least, and so many more for every node of the draft, up to SIMULATIONS."""
-SIMULATION_SECONDS, SEARCH_SHARE = 6e-6, 0.1
-"""What a simulation takes, about; and the share of a round without drafts that a search may take under the automatic budget."""
 
 
 @dataclass
@@ -111,7 +107,7 @@ class SearchDrafter(Drafter):
             request.warper.refuses,
             self.value_weight,
         )
-        return search.draft(limits.budget, simulations(limits))
+        return search.found(limits.budget)
 
     def verified(
         self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, laws: TargetLaws
@@ -125,14 +121,6 @@ class SearchDrafter(Drafter):
         return SearchDrafter(
             self.edges, table=NgramTable(self.table.counts), named=self.named, value_weight=self.value_weight
         )
-
-
-def simulations(limits: Limits) -> int:
-    """How many simulations a round may spend."""
-    wanted = min(SIMULATIONS, FEWEST + PER_NODE * limits.budget)
-    if not limits.seconds:
-        return wanted
-    return max(FEWEST, min(wanted, int(SEARCH_SHARE * limits.seconds[0] / SIMULATION_SECONDS)))
 
 
 def trust_of(sources: Sources) -> Callable[[int], float]:
