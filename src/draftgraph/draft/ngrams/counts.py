@@ -143,7 +143,8 @@ class Counter:
 
 def _merged(parts: Iterable[tuple[Array, Array]]) -> tuple[Array, Array]:
     """Packed n-grams i64[n], rising and each once, and how often each was counted."""
-    packed, counts = (np.concatenate([np.zeros(0, dtype=np.int64), *arrays]) for arrays in zip(*parts, strict=True))
+    nothing = np.zeros(0, dtype=np.int64)
+    packed, counts = (np.concatenate(arrays) for arrays in zip((nothing, nothing), *parts, strict=True))
     order = packed.argsort(kind="stable")
     packed, counts = packed[order], counts[order]
     first = np.flatnonzero(np.diff(packed, prepend=-1))
