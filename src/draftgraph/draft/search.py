@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -12,7 +13,7 @@ from draftgraph.draft.edges.sources import TAIL, Sources
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.lookup import LookupDrafter, copied
 from draftgraph.draft.ngrams.table import NgramTable
-from draftgraph.draft.puct import Found, Search
+from draftgraph.draft.puct import SIMULATIONS, Found, Search
 from draftgraph.draft.structures.base import Structure
 from draftgraph.draft.terms import Draft, Limits
 from draftgraph.draft.whole_sizes import cut
@@ -48,12 +49,14 @@ class SearchDrafter(Drafter):
     table       what requests begin with. named  what tells it from others, for tables of costs.
     shared      whether all requests learn into it, so that earlier ones shape the drafts of later ones; False: each has a fork.
     value_weight  of the mean value in the search; 0 searches by the table's probabilities alone.
+    simulations   of a search.
     """
 
     draws = ("fixed",)
     structure = None
     heeds_prices = True
     trusted = True
+    kind: ClassVar[type[Search]] = Search
 
     def __init__(
         self,
@@ -63,11 +66,13 @@ class SearchDrafter(Drafter):
         named: str = "empty",
         shared: bool = False,
         value_weight: float = 1.0,
+        simulations: int = SIMULATIONS,
     ) -> None:
         self.lookup = LookupDrafter(edges, prediction)
         self.edges = self.lookup.edges
         self.table = NgramTable() if table is None else table
-        self.named, self.shared, self.value_weight = named, shared, value_weight
+        self.named, self.shared = named, shared
+        self.value_weight, self.simulations = value_weight, simulations
         self.identity = f"search {named} {' '.join(self.edges)}"
 
     @property
@@ -99,7 +104,7 @@ class SearchDrafter(Drafter):
     def searched(self, request: Request, searching: Searching, limits: Limits) -> list[Found]:
         """What the table knows, parents first."""
         depth = min(limits.depth or limits.reach, limits.reach)
-        search = Search(
+        search = self.kind(
             request.tokens[-2:],
             searching.table.behind,
             trust_of(searching.sources),
@@ -107,7 +112,7 @@ class SearchDrafter(Drafter):
             request.warper.refuses,
             self.value_weight,
         )
-        return search.found(limits.budget)
+        return search.found(limits.budget, self.simulations)
 
     def verified(
         self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, laws: TargetLaws
@@ -118,9 +123,8 @@ class SearchDrafter(Drafter):
 
     def fresh(self) -> SearchDrafter:
         """With the same corpus. Without the predicted text and what requests have taught."""
-        return SearchDrafter(
-            self.edges, table=NgramTable(self.table.counts), named=self.named, value_weight=self.value_weight
-        )
+        table = NgramTable(self.table.counts)
+        return type(self)(self.edges, (), table, self.named, False, self.value_weight, self.simulations)
 
 
 def trust_of(sources: Sources) -> Callable[[int], float]:

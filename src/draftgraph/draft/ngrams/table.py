@@ -108,8 +108,13 @@ class NgramTable:
 
         p(x) = (S c(x) / (C + D) + n(x)) / (S + N + d), for C occurrences of D tokens in the corpus and N of d in the text.
         """
-        learnt = self._learnt[length].get(key, {})
+        learnt = self._learnt[length].get(key)
         counted = None if self.counts is None else self.counts.behind(length).find(key)
+        if learnt is None:
+            if counted is None:
+                return None
+            held = counted.total + counted.kinds
+            return Successors(length, counted.tokens, [count / held for count in counted.counts])
         weights = {token: float(learnt[token]) for token in _likeliest(learnt)}
         whole = float(sum(learnt.values()) + len(learnt))
         if counted is not None:
@@ -117,8 +122,6 @@ class NgramTable:
             whole += CORPUS_OCCURRENCES
             for token, count in zip(counted.tokens, counted.counts, strict=True):
                 weights[token] = weights.get(token, 0.0) + share * count
-        if not weights:
-            return None
         best = sorted(weights, key=lambda token: -weights[token])[:ROW]
         return Successors(length, best, [weights[token] / whole for token in best])
 
