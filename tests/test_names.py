@@ -64,6 +64,7 @@ def test_help_version_typos_and_view_import_no_torch(tmp_path):
         "generate",
         "chat",
         "serve",
+        "table",
         "demo",
         "costs",
         "bench",

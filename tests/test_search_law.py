@@ -46,7 +46,7 @@ class TableModel(TableLM):
 
 
 class LongestOfRows(WalkRule):
-    """Every path of the draft draws its own samples at each of its nodes; the longest match wins, and its sample ends the round."""
+    """Every path of the draft draws samples of its own at each of its nodes; the longest match wins, and ends with its sample."""
 
     def verdict(self, tree: TokenTree, p: torch.Tensor, noise: Any, length: int) -> Verdict:
         leaves = [node for node in range(len(tree)) if node not in tree.parents] or [ROOT]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
@@ -64,7 +65,6 @@ def test_a_search_is_a_function_of_the_text(text: list[int], budget: int) -> Non
 def test_what_a_grammar_refuses_is_not_found(text: list[int], banned: int) -> None:
     table = learnt(text)
 
-
     for path, _, _ in search(table, text, refuses=lambda path, token: token == banned).found(30):
         assert banned not in path
 
@@ -84,7 +84,7 @@ def test_a_run_that_is_known_is_followed_to_the_end() -> None:
 class Rows:
     """Two first tokens, equally likely; behind 1 everything is unlikely, behind 2 one token is nearly sure."""
 
-    rows = {
+    rows: ClassVar[dict[tuple[int, ...], Successors]] = {
         (0,): Successors(2, [1, 2], [0.4, 0.4]),
         (0, 1): Successors(2, [3, 4, 5], [0.1, 0.1, 0.1]),
         (0, 2): Successors(2, [3], [0.95]),
@@ -112,6 +112,8 @@ def test_the_value_sends_simulations_where_long_runs_are_expected() -> None:
 def test_the_value_is_one_and_the_weights_of_the_path() -> None:
     found = Search([0], Rows(), lambda length: 0.5, 4)
     found._simulate(1)
-    assert found._root.means == [pytest.approx(1 + 0.5 * 0.4 + 0.5 * 0.1)]  # 1, then greedily 3, behind which nothing is known
+    assert found._root.means == [
+        pytest.approx(1 + 0.5 * 0.4 + 0.5 * 0.1)
+    ]  # 1, then greedily 3, behind which nothing is known
     found._simulate(1)
     assert found._root.means[1] == pytest.approx(1 + 0.5 * (0.4 + 3 * 0.95))

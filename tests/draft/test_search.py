@@ -27,7 +27,12 @@ from draftgraph.draft.terms import Limits
 from draftgraph.errors import OptionError, TableError
 from models import byte_tokenizer, perturbed, plain, tiny_lm
 
-PROMPTS = {"one token": [5], "two": [9, 4], "text": [5, 6, 7, 5, 6, 8, 5, 6, 7, 5, 6], "long": [i * i % 61 for i in range(50)]}
+PROMPTS = {
+    "one token": [5],
+    "two": [9, 4],
+    "text": [5, 6, 7, 5, 6, 8, 5, 6, 7, 5, 6],
+    "long": [i * i % 61 for i in range(50)],
+}
 
 
 @cache
@@ -77,7 +82,9 @@ def test_greedy_text_is_the_targets(structure: str, budget: int | str, knowing: 
 @pytest.mark.parametrize("options", [{}, {"edges": ()}, {"edges": ("context", "table")}, {"rule": "agree"}], ids=str)
 def test_families_and_sources(family: str, options: dict[str, Any]) -> None:
     prompt = PROMPTS["text"]
-    assert engine(family, **options).generate(prompt, max_new_tokens=30).token_ids == expected(tuple(prompt), 30, family)
+    assert engine(family, **options).generate(prompt, max_new_tokens=30).token_ids == expected(
+        tuple(prompt), 30, family
+    )
 
 
 @pytest.mark.parametrize("text", [[63] * 80, [i % 64 for i in range(300)], [5, 6] * 40, [0, 1, 2]], ids=len)
@@ -89,7 +96,9 @@ def test_a_wrong_table_costs_nothing_but_speed(text: list[int], tmp_path: Path) 
 
 def test_a_table_of_what_the_target_says_is_accepted(knowing: Path) -> None:
     prompt = PROMPTS["two"]
-    bare, known = (engine(edges=(), **options).generate(prompt, max_new_tokens=40) for options in ({}, {"table": knowing}))
+    bare, known = (
+        engine(edges=(), **options).generate(prompt, max_new_tokens=40) for options in ({}, {"table": knowing})
+    )
     assert known.stats.mean_acceptance_length > 2 > 0.5 + bare.stats.mean_acceptance_length / 2
     assert known.stats.num_rounds < bare.stats.num_rounds
     assert set(known.stats.accepted_by_source) == {"search"}

@@ -107,6 +107,8 @@ class Config:
         """Check the options of drafter="search"."""
         named = self.table is None or (isinstance(self.table, str | Path) and str(self.table) != "")
         require(named, "table", self.table, "the name of a file that `draftgraph table build` wrote")
+        if self.table is not None:
+            self._set("table", str(self.table))
         shared = as_flag(self.table_shared)
         require(shared is not None, "table_shared", self.table_shared, "True or False")
         self._set("table_shared", shared)

@@ -121,7 +121,7 @@ def test_a_full_disk_says_so_and_leaves_the_older_file(table: Path, monkeypatch:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("draftgraph.files.os.fsync", full)
-    with pytest.raises(TableError, match="No space left.*what was there before is whole"):
+    with pytest.raises(TableError, match=r"No space left.*what was there before is whole"):
         write_table(table, Counter(4).counts(), "other")
     assert table.read_bytes() == before
     assert [each.name for each in table.parent.iterdir()] == [table.name]
