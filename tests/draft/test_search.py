@@ -22,7 +22,7 @@ from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.ngrams.counts import Counter
 from draftgraph.draft.ngrams.file import write_table
 from draftgraph.draft.puct import Found
-from draftgraph.draft.search import SearchDrafter, joined, likeliest
+from draftgraph.draft.search import SearchDrafter, affordable, joined, likeliest
 from draftgraph.draft.terms import Limits
 from draftgraph.errors import OptionError, TableError
 from models import byte_tokenizer, perturbed, plain, tiny_lm
@@ -275,6 +275,14 @@ def test_drafts_are_joined_and_cut_to_the_likeliest(
     else:
         children = [sum(parent == node for parent in cut.parents) for node in range(-1, len(cut))]
         assert max(children) <= width
+
+
+def test_a_search_takes_a_small_share_of_a_round() -> None:
+    """With a fixed budget all simulations are made; under the automatic one as many as the target's rounds allow."""
+    assert affordable(32, Limits(8, 4, 4)) == 32
+    assert affordable(32, Limits(8, 0, 4, seconds=[0.020, 0.030])) == 32
+    assert affordable(32, Limits(8, 0, 4, seconds=[0.002, 0.003])) == 7
+    assert affordable(32, Limits(8, 0, 4, seconds=[1e-5, 2e-5])) == 0
 
 
 def test_it_may_be_made_by_hand_and_names_itself() -> None:

@@ -23,6 +23,8 @@ from draftgraph.types import FIXED, ROOT, Verdict
 
 SEARCH = "search"
 """Origin of nodes that were searched for."""
+SIMULATION_SECONDS, SEARCH_SHARE = 8e-6, 0.03
+"""What a simulation takes, about; and what they may take together of a round without drafts, under the automatic budget."""
 
 
 @dataclass
@@ -112,7 +114,7 @@ class SearchDrafter(Drafter):
             request.warper.refuses,
             self.value_weight,
         )
-        return search.found(limits.budget, self.simulations)
+        return search.found(limits.budget, affordable(self.simulations, limits))
 
     def verified(
         self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, laws: TargetLaws
@@ -125,6 +127,13 @@ class SearchDrafter(Drafter):
         """With the same corpus. Without the predicted text and what requests have taught."""
         table = NgramTable(self.table.counts)
         return type(self)(self.edges, (), table, self.named, False, self.value_weight, self.simulations)
+
+
+def affordable(simulations: int, limits: Limits) -> int:
+    """How many simulations a round may spend: all of them with a fixed budget, else what the target's rounds allow."""
+    if not limits.seconds:
+        return simulations
+    return min(simulations, int(SEARCH_SHARE * limits.seconds[0] / SIMULATION_SECONDS))
 
 
 def trust_of(sources: Sources) -> Callable[[int], float]:
