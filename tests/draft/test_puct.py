@@ -82,10 +82,13 @@ def test_a_run_that_is_known_is_followed_to_the_end() -> None:
 
 
 class Rows:
-    """Two first tokens, equally likely; behind 1 everything is unlikely, behind 2 one token is nearly sure."""
+    """Two first tokens, behind 9 equally likely; behind 1 everything is unlikely, behind 2 one token is nearly sure."""
 
     rows: ClassVar[dict[tuple[int, ...], Successors]] = {
-        (0,): Successors(2, [1, 2], [0.4, 0.4]),
+        (0,): Successors(2, [1, 2], [0.4, 0.3]),
+        (9,): Successors(2, [1, 2], [0.4, 0.4]),
+        (9, 1): Successors(2, [3, 4, 5], [0.1, 0.1, 0.1]),
+        (9, 2): Successors(2, [3], [0.95]),
         (0, 1): Successors(2, [3, 4, 5], [0.1, 0.1, 0.1]),
         (0, 2): Successors(2, [3], [0.95]),
         (2, 3): Successors(2, [3], [0.95]),
@@ -97,7 +100,7 @@ class Rows:
 
 
 def visits(value_weight: float) -> list[int]:
-    root = Search([0], Rows(), lambda length: 1.0, 4, value_weight=value_weight)
+    root = Search([9], Rows(), lambda length: 1.0, 4, value_weight=value_weight)
     root._simulate(60)
     return root._root.visits
 
@@ -116,4 +119,4 @@ def test_the_value_is_one_and_the_weights_of_the_path() -> None:
         pytest.approx(1 + 0.5 * 0.4 + 0.5 * 0.1)
     ]  # 1, then greedily 3, behind which nothing is known
     found._simulate(1)
-    assert found._root.means[1] == pytest.approx(1 + 0.5 * (0.4 + 3 * 0.95))
+    assert found._root.means[1] == pytest.approx(1 + 0.5 * (0.3 + 3 * 0.95))
