@@ -1,10 +1,12 @@
-"""What a searched n-gram table adds to lookup: tokens per target call at equal nodes, on stories, code, and summaries and edits.
+"""What a searched n-gram table adds to lookup: tokens per target call at equal nodes, on stories, code, summaries and rewrites.
 
-    python -m experiments.search --model /path/to/SmolLM2-135M-Instruct
+    python -m experiments.search
+    python -m experiments.search --kinds answers --model /path/to/SmolLM2-135M-Instruct    # adds to what is in --out
 
 Everybody writes the same texts: greedily, and at temperature 1 under rule="agree", where a seed gives the same text with any
-drafts. So what differs is the drafts alone. Rows are requests of one engine, one after the other; the last rows ask everything
-a second time. Writes search.json and search.md into --out.
+drafts. So what differs is the drafts alone. Requests come one after the other; a second pass asks everything again, with the
+same seeds. "answers" are summaries and rewrites that SmolLM2 has written, replayed without it (experiments/replay.py). Writes
+search.json and search.md into --out; kinds of text that are not asked for keep their rows there.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ import json
 import statistics
 import sysconfig
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import draftgraph as dg
+from draftgraph.backends.load import read_tokenizer
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.ngrams.counts import Counter
@@ -30,9 +34,12 @@ from draftgraph.draft.puct import Path as Prefix
 from draftgraph.draft.puct import Row as Successors
 from draftgraph.draft.search import SearchDrafter
 from experiments.experiment import Experiment, at_least, table
-from experiments.quantised import messages
+from experiments.replay import Recorded, rounds_of
 
 COPIES = ("own", "context")
+STORIES, CODE, ANSWERS = KINDS = ("stories", "code", "answers")
+PASSAGES = ("Summarize the following", "Rewrite the following")
+"""Words of the prompts whose answers are replayed."""
 PUBLISHED = 150
 """Simulations per round in the paper's code."""
 BUDGETS, TEMPERATURES = (8, 16), (0.0, 1.0)
@@ -94,22 +101,32 @@ class Row:
     texts: int
 
 
-def drafters(corpus: Sequence[Sequence[int]], vocab: int) -> dict[str, Callable[[], Drafter]]:
+class Tokens(NamedTuple):
+    """Of a text, and the target calls that it took."""
+
+    tokens: int
+    rounds: int
+
+
+def drafters(
+    corpus: Sequence[Sequence[int]], vocab: int, copies: Sequence[str] = COPIES
+) -> dict[str, Callable[[], Drafter]]:
+    """Everybody who is compared. copies  the sources that all have."""
     counter = Counter(vocab)
     for text in corpus:
         counter.add(text)
     counts = counter.counts()
     return {
-        "lookup": lambda: LookupDrafter(COPIES),
-        "lookup, token table": lambda: LookupDrafter((*COPIES, "table")),
-        "search": lambda: SearchDrafter(COPIES),
+        "lookup": lambda: LookupDrafter(copies),
+        "lookup, token table": lambda: LookupDrafter((*copies, "table")),
+        "search": lambda: SearchDrafter(copies),
         "search, no copies": lambda: SearchDrafter(()),
-        "search, no value term": lambda: SearchDrafter(COPIES, value_weight=0.0),
-        f"search, {PUBLISHED} simulations": lambda: SearchDrafter(COPIES, simulations=PUBLISHED),
-        "best first, the same table": lambda: BestFirstDrafter(COPIES),
-        "search, shared": lambda: SearchDrafter(COPIES, shared=True),
-        "search, corpus": lambda: SearchDrafter(COPIES, table=NgramTable(counts)),
-        "best first, corpus": lambda: BestFirstDrafter(COPIES, table=NgramTable(counts)),
+        "search, no value term": lambda: SearchDrafter(copies, value_weight=0.0),
+        f"search, {PUBLISHED} simulations": lambda: SearchDrafter(copies, simulations=PUBLISHED),
+        "best first, the same table": lambda: BestFirstDrafter(copies),
+        "search, shared": lambda: SearchDrafter(copies, shared=True),
+        "search, corpus": lambda: SearchDrafter(copies, table=NgramTable(counts)),
+        "best first, corpus": lambda: BestFirstDrafter(copies, table=NgramTable(counts)),
     }
 
 
@@ -139,6 +156,53 @@ class Clock:
         return timed
 
 
+def replays(options: argparse.Namespace) -> Iterator[Row]:
+    """Recorded summaries and rewrites; the table is counted on answers to other kinds of prompts."""
+    tokenizer = read_tokenizer(options.model)
+    with gzip.open(options.data / "smollm2_answers.jsonl.gz", "rt") as file:
+        answers = [json.loads(line) for line in file]
+    passages = [any(wish in tokenizer.decode(each["p"]) for wish in PASSAGES) for each in answers]
+    others = [each["a"] for each, passage in zip(answers, passages, strict=True) if not passage]
+    for temperature in TEMPERATURES:
+        wanted = [
+            Recorded(each["p"], each["a"])
+            for each, passage in zip(answers, passages, strict=True)
+            if passage and each["t"] == temperature
+        ][: options.chats]
+        for budget in BUDGETS:
+            yield from _replayed(
+                wanted, drafters(others, len(tokenizer), ("context",)), temperature, budget, len(tokenizer)
+            )
+
+
+def _replayed(
+    texts: Sequence[Recorded], made: Mapping[str, Callable[[], Drafter]], temperature: float, budget: int, vocab: int
+) -> Iterator[Row]:
+    lookup: list[Tokens] = []
+    for name, make in made.items():
+        if "table" in make().edges:
+            continue  # it copies the target's rows
+        clock = Clock()
+        drafter = clock.timing(make())
+        for number in range(2 if name in TWICE else 1):
+            clock.seconds = 0.0
+            found = [Tokens(len(text.answer), rounds_of(drafter, text, budget, vocab)) for text in texts]
+            lookup = lookup or found
+            told = f"{name}, second pass" if number else name
+            microseconds = 1e6 * clock.seconds / sum(each.rounds for each in found)
+            yield Row(
+                ANSWERS,
+                temperature,
+                budget,
+                told,
+                rate(found),
+                jackknife(found, lookup),
+                microseconds,
+                len(texts),
+                len(texts),
+            )
+
+
 def run(task: Task, drafter: Drafter, temperature: float, budget: int, tokens: int, passes: int) -> Iterator[list]:
     """For every pass the results, one per prompt, and microseconds per round."""
     clock, base = Clock(), task.engine
@@ -161,15 +225,21 @@ def measure(task: Task, temperature: float, budget: int, tokens: int) -> Iterato
             lookup = lookup or results
             same = sum(one.token_ids == other.token_ids for one, other in zip(results, lookup, strict=True))
             told = f"{name}, second pass" if number else name
-            ratio = jackknife(results, lookup)
-            yield Row(task.kind, temperature, budget, told, rate(results), ratio, microseconds, same, len(results))
+            ratio = jackknife(counted(results), counted(lookup))
+            yield Row(
+                task.kind, temperature, budget, told, rate(counted(results)), ratio, microseconds, same, len(results)
+            )
 
 
-def rate(results: Sequence[dg.Result]) -> float:
-    return sum(len(each.token_ids) for each in results) / sum(each.stats.num_rounds for each in results)
+def counted(results: Sequence[dg.Result]) -> list[Tokens]:
+    return [Tokens(len(each.token_ids), each.stats.num_rounds) for each in results]
 
 
-def jackknife(results: Sequence[dg.Result], lookup: Sequence[dg.Result]) -> tuple[float, float]:
+def rate(texts: Sequence[Tokens]) -> float:
+    return sum(each.tokens for each in texts) / sum(each.rounds for each in texts)
+
+
+def jackknife(results: Sequence[Tokens], lookup: Sequence[Tokens]) -> tuple[float, float]:
     """Tokens per call over lookup's, and the standard error."""
     without = [
         rate([*results[:i], *results[i + 1 :]]) / rate([*lookup[:i], *lookup[i + 1 :]])
@@ -180,29 +250,25 @@ def jackknife(results: Sequence[dg.Result], lookup: Sequence[dg.Result]) -> tupl
     return rate(results) / rate(lookup), error
 
 
-def tasks(options: argparse.Namespace) -> Iterator[Task]:
-    data, count = options.data, options.prompts
-    stories = dg.Engine.from_pretrained(data / "models" / "stories260K", backend="torch")
-    told = [
-        stories.tokenizer(json.loads(line)["text"])["input_ids"]
-        for line in lines(data / "prompts" / "stories_dev90.jsonl")
-    ]
-    yield Task("stories", stories, [ids[:BEFORE] for ids in told[:count]], told[count:])
-    code = dg.Engine.from_pretrained(data / "models" / "code10m", backend="torch")
-    functions = [json.loads(line)["prompt"] for line in lines(data / "prompts" / "humaneval_dev64.jsonl")]
-    library = [
+def stories(options: argparse.Namespace) -> Task:
+    """Stories that are continued; the table is counted on others."""
+    engine = dg.Engine.from_pretrained(options.data / "models" / "stories260K", backend="torch")
+    told = [json.loads(line)["text"] for line in lines(options.data / "prompts" / "stories_dev90.jsonl")]
+    ids = [engine.tokenizer(text)["input_ids"] for text in told]
+    return Task(STORIES, engine, [each[:BEFORE] for each in ids[: options.prompts]], ids[options.prompts :])
+
+
+def code(options: argparse.Namespace) -> Task:
+    """Functions that are written by their signatures; the table is counted on a part of Python's library."""
+    engine = dg.Engine.from_pretrained(options.data / "models" / "code10m", backend="torch")
+    asked = [json.loads(line)["prompt"] for line in lines(options.data / "prompts" / "humaneval_dev64.jsonl")]
+    library = (
         file.read_text(encoding="utf-8")
         for name in LIBRARY
         for file in sorted((Path(sysconfig.get_path("stdlib")) / name).rglob("*.py"))
-    ]
-    read = lambda text: code.tokenizer(text)["input_ids"]  # noqa: E731
-    yield Task("code", code, [read(text) for text in functions[:count]], [read(text) for text in library])
-    if options.model is not None:
-        chat = dg.Engine.from_pretrained(options.model, backend=options.backend)
-        wanted = [chat.chat_prompt(text) for _, text in messages(data / "prompts", max(1, options.chats // 3))]
-        with gzip.open(data / "smollm2_answers.jsonl.gz", "rt") as file:
-            answers = [json.loads(line)["a"] for line in file]
-        yield Task("summaries, questions, edits", chat, wanted, answers)
+    )
+    prompts, corpus = ([engine.tokenizer(text)["input_ids"] for text in texts] for texts in (asked, library))
+    return Task(CODE, engine, prompts[: options.prompts], corpus)
 
 
 def lines(file: Path) -> list[str]:
@@ -220,8 +286,9 @@ def report(rows: Sequence[Row]) -> list:
     ]  # fmt: skip
     return [
         "Tokens per target call at equal nodes; over lookup, with the standard error over prompts; microseconds that the drafter "
-        "takes per round (of its thread, learning included); texts that are those of lookup. Every row has copies of the text "
-        "(own, context) but where it says otherwise.",
+        "takes per round (of its thread, learning included); texts that are those of lookup. All have copies of the text but where "
+        "a row says otherwise: from own and context, in the replayed answers from context alone, since the target's rows were not "
+        "recorded. Tables of a corpus were counted on other stories, on a part of Python's library, on answers to other prompts.",
         table(["who", "text", "T", "nodes", "tokens per call", "over lookup", "µs", "same"], cells),
     ]
 
@@ -229,21 +296,40 @@ def report(rows: Sequence[Row]) -> list:
 def main(arguments: Sequence[str] | None = None) -> None:
     experiment = Experiment("search", "Searched n-grams beside lookup", __doc__, "two prompts, 12 tokens")
     add = experiment.parser.add_argument
-    add("--model", type=Path, default=None, help="folder of SmolLM2-135M-Instruct; without it, stories and code alone")
-    add("--backend", default="openvino", help="of that model")
+    add("--kinds", nargs="+", choices=KINDS, default=[STORIES, CODE], help="of texts; others keep their rows in --out")
+    add("--model", type=Path, default=None, help="folder of SmolLM2-135M-Instruct, whose tokenizer reads its answers")
     add("--prompts", type=at_least(1), default=24, help="stories and functions")
-    add("--chats", type=at_least(1), default=12, help="summaries, questions and edits")
-    add("--tokens", type=at_least(2), default=96)
+    add("--chats", type=at_least(1), default=60, help="answers at each temperature")
+    add("--tokens", type=at_least(2), default=96, help="of a story or function")
     options = experiment.start(arguments)
+    if ANSWERS in options.kinds and options.model is None:
+        raise SystemExit("answers are read with the tokenizer of their model; write --model FOLDER, or leave them out")
     if options.quick:
-        options.prompts, options.chats, options.tokens = 2, 1, 12
-    rows: list[Row] = []
-    for task in tasks(options):
-        for temperature in TEMPERATURES:
-            for budget in BUDGETS:
-                rows += measure(task, temperature, budget, options.tokens)
-                text = experiment.save(report(rows), rows=[asdict(row) for row in rows])
+        options.prompts, options.chats, options.tokens = 2, 2, 12
+    rows, text = held(experiment.file.with_suffix(".json"), options.kinds), ""
+    for row in measured(options):
+        rows.append(row)
+        text = experiment.save(report(rows), rows=[asdict(each) for each in rows])
     print(text)
+
+
+def measured(options: argparse.Namespace) -> Iterator[Row]:
+    for make, kind in ((stories, STORIES), (code, CODE)):
+        if kind in options.kinds:
+            task = make(options)
+            for temperature in TEMPERATURES:
+                for budget in BUDGETS:
+                    yield from measure(task, temperature, budget, options.tokens)
+    if ANSWERS in options.kinds:
+        yield from replays(options)
+
+
+def held(file: Path, anew: Sequence[str]) -> list[Row]:
+    """Rows of an earlier run about other kinds of texts than are measured `anew`."""
+    if not file.is_file():
+        return []
+    rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    return [Row(**row | {"over_lookup": tuple(row["over_lookup"])}) for row in rows if row["kind"] not in anew]
 
 
 if __name__ == "__main__":
