@@ -275,7 +275,7 @@ def lines(file: Path) -> list[str]:
     return file.read_text(encoding="utf-8").splitlines()
 
 
-def report(rows: Sequence[Row]) -> list:
+def report(rows: Sequence[Row], commands: Mapping[str, str]) -> list:
     cells = [
         [
             row.name, row.kind, f"{row.temperature:g}", str(row.budget), f"{row.tokens:.3f}",
@@ -285,10 +285,12 @@ def report(rows: Sequence[Row]) -> list:
         for row in rows
     ]  # fmt: skip
     return [
+        "Measured kind by kind: " + "; ".join(f"{kind}: `{command}`" for kind, command in commands.items()) + ".",
         "Tokens per target call at equal nodes; over lookup, with the standard error over prompts; microseconds that the drafter "
-        "takes per round (of its thread, learning included); texts that are those of lookup. All have copies of the text but where "
-        "a row says otherwise: from own and context, in the replayed answers from context alone, since the target's rows were not "
-        "recorded. Tables of a corpus were counted on other stories, on a part of Python's library, on answers to other prompts.",
+        "takes per round (of its thread, learning included); texts that are those of lookup. All have copies of the text but "
+        "where a row says otherwise: from own and context, in the replayed answers from context alone, since the target's rows "
+        "were not recorded. Tables of a corpus were counted on other stories, on a part of Python's library, on answers to other "
+        "prompts.",
         table(["who", "text", "T", "nodes", "tokens per call", "over lookup", "µs", "same"], cells),
     ]
 
@@ -306,10 +308,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit("answers are read with the tokenizer of their model; write --model FOLDER, or leave them out")
     if options.quick:
         options.prompts, options.chats, options.tokens = 2, 2, 12
-    rows, text = held(experiment.file.with_suffix(".json"), options.kinds), ""
+    rows, commands = held(experiment.file.with_suffix(".json"), options.kinds)
+    text = ""
     for row in measured(options):
         rows.append(row)
-        text = experiment.save(report(rows), rows=[asdict(each) for each in rows])
+        commands[row.kind] = experiment.command
+        text = experiment.save(report(rows, commands), commands=commands, rows=[asdict(each) for each in rows])
     print(text)
 
 
@@ -324,12 +328,13 @@ def measured(options: argparse.Namespace) -> Iterator[Row]:
         yield from replays(options)
 
 
-def held(file: Path, anew: Sequence[str]) -> list[Row]:
-    """Rows of an earlier run about other kinds of texts than are measured `anew`."""
+def held(file: Path, anew: Sequence[str]) -> tuple[list[Row], dict[str, str]]:
+    """Rows of earlier runs about other kinds of texts than are measured `anew`, and the commands that measured them."""
     if not file.is_file():
-        return []
-    rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["rows"]
-    return [Row(**row | {"over_lookup": tuple(row["over_lookup"])}) for row in rows if row["kind"] not in anew]
+        return [], {}
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    rows = [Row(**row | {"over_lookup": tuple(row["over_lookup"])}) for row in found["rows"] if row["kind"] not in anew]
+    return rows, {kind: command for kind, command in found["commands"].items() if kind not in anew}
 
 
 if __name__ == "__main__":
