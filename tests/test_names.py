@@ -65,6 +65,7 @@ def test_help_version_typos_and_view_import_no_torch(tmp_path):
         "beams",
         "chat",
         "serve",
+        "table",
         "demo",
         "costs",
         "bench",

@@ -40,6 +40,10 @@ class ModelError(DraftgraphError):
     """The model cannot be used: missing or corrupt files, a cache that cannot roll back, ignored masks."""
 
 
+class TableError(DraftgraphError):
+    """A table of n-grams cannot be read, or is of another vocabulary."""
+
+
 class QueueFullError(DraftgraphError, RuntimeError):
     """So many requests are waiting that another one is refused; it may be asked again later."""
 

@@ -69,8 +69,8 @@ def decode(content: bytes) -> str:
         raise BrokenFileError(f"it is not UTF-8 (byte {error.start}: {error.reason})") from None
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Write a file such that nobody ever sees half of it: beside its place, then moved there.
+def write_whole(file: Path, content: str | bytes) -> None:
+    """Write a file, a text as UTF-8, such that nobody ever sees half of it: beside its place, then moved there.
 
     Raises OSError if the folder, the disk or the name does not allow it; an older file of that name is then still whole.
     """
@@ -82,8 +82,8 @@ def write_whole(file: Path, text: str) -> None:
         raise OSError(errno.EINVAL, "it is there, and not a file")
     half = place.with_name(f".{place.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
-        with half.open("w", encoding="utf-8", errors="backslashreplace") as out:
-            out.write(text)
+        with half.open("wb") as out:
+            out.write(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
             out.flush()
             os.fsync(out.fileno())
         half.replace(place)

@@ -156,7 +156,10 @@ def test_a_drafter_that_fails_is_named_and_the_engine_goes_on(fails: str) -> Non
         ({"prediction": "text"}, "prediction='text' is for"),
         ({"draft_model": "models/none"}, "drafter=Beside drafts without it; leave out draft_model"),
         ({"rule": "block"}, r"rule 'block' verifies.*Beside says of its drafts.*structure = dg.structures.Chain\(\)"),
-        ({"drafter": Beside}, "drafter=<class .* is not possible; write 'model', 'lookup', 'text', or a dg.Drafter"),
+        (
+            {"drafter": Beside},
+            "drafter=<class .* is not possible; write 'model', 'lookup', 'text', 'search', or a dg.Drafter",
+        ),
         ({"drafter": 7}, "drafter=7 is not possible"),
     ],
     ids=told,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 
@@ -16,3 +17,14 @@ def fingerprint(model: torch.nn.Module) -> str:
         few = weight.detach().reshape(-1)[:SAMPLED_WEIGHTS].float().cpu()
         known.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + few.numpy().tobytes())
     return known.hexdigest()
+
+
+PROBE = "def f(x): return x + 1  # é 2026\nThe cat's 3 mats, HOWEVER…"
+"""A text that tokenizers of the same vocabulary and other rules split in another way."""
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """A tokenizer's entries, and how it reads a text, as a hash."""
+    entries = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    read = list(tokenizer(PROBE, add_special_tokens=False)["input_ids"])
+    return hashlib.sha256(repr((entries, read)).encode("utf-8", "backslashreplace")).hexdigest()

@@ -24,6 +24,7 @@ from draftgraph.cli import (
     predict,
     prove,
     serve,
+    table,
     train,
     view,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "predict",
     "prove",
     "serve",
+    "table",
     "train",
     "view",
 ]

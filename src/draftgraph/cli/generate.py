@@ -62,9 +62,8 @@ def generate(
     num_speculative_tokens: Annotated[
         int | None, typer.Option(help="Depth of the draft.", rich_help_panel=DRAFTING)
     ] = None,
-    drafter: Annotated[
-        str | None, typer.Option(help="model, or lookup or text (which need no model).", rich_help_panel=DRAFTING)
-    ] = None,
+    drafter: options.DrafterKind = None,
+    table: options.Table = None,
     prediction: options.Prediction = None,
     bitwise: options.Bitwise = "auto",
     judge: options.Judge = None,
@@ -116,6 +115,7 @@ def generate(
         options.Drafting(rule, structure, budget, prediction, bitwise, judge, threshold),
         num_speculative_tokens=num_speculative_tokens,
         drafter=drafter,
+        table=table,
         edges=edges if edges == "auto" else tuple(name.strip() for name in edges.split(",") if name.strip()),
     )
     engine = load_engine(chosen, config, quiet=as_json)

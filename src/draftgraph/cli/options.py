@@ -156,6 +156,22 @@ Structure = Annotated[
 Budget = Annotated[
     str, typer.Option("--budget", help="Nodes verified per round; 0 is plain.", rich_help_panel=DRAFTING)
 ]
+DrafterKind = Annotated[
+    str | None,
+    typer.Option("--drafter", help="model, or lookup, text or search (which need no model).", rich_help_panel=DRAFTING),
+]
+Table = Annotated[
+    Path | None,
+    typer.Option("--table", help="For --drafter search: a file of `draftgraph table build`.", rich_help_panel=DRAFTING),
+]
+TableShared = Annotated[
+    bool,
+    typer.Option(
+        "--table-shared",
+        help="For --drafter search: all requests learn into one table, and draft from what others said.",
+        rich_help_panel=DRAFTING,
+    ),
+]
 Bitwise = Annotated[
     str,
     typer.Option(

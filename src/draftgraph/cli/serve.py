@@ -32,6 +32,9 @@ def serve(
     num_speculative_tokens: Annotated[
         int | None, typer.Option(help="Depth of the draft.", rich_help_panel=options.DRAFTING)
     ] = None,
+    drafter: options.DrafterKind = None,
+    table: options.Table = None,
+    table_shared: options.TableShared = False,
     bitwise: options.Bitwise = "auto",
     judge: options.Judge = None,
     threshold: options.Threshold = None,
@@ -101,4 +104,5 @@ def serve(
         drain_timeout=drain_timeout,
     )
     drafting = options.Drafting(rule, structure, budget, None, bitwise, judge, threshold)
-    serve_engine(chosen, drafting, num_speculative_tokens, serving)
+    more = {"num_speculative_tokens": num_speculative_tokens, "drafter": drafter}
+    serve_engine(chosen, drafting, more | {"table": table, "table_shared": table_shared}, serving)

@@ -42,24 +42,16 @@ class LookupDrafter(Drafter):
         return "text already seen"
 
     def begin(self, request: Request) -> None:
+        request.drafting = self.sources(request)
+
+    def sources(self, request: Request) -> Sources:
+        """Where a request that begins may copy from."""
         names = dict.fromkeys(("text", *self.edges) if request.prediction else self.edges)
         prediction = request.prediction or self.prediction
-        request.drafting = Sources.of([*names], request.tokens, prediction, self.table, has_model=False)
+        return Sources.of([*names], request.tokens, prediction, self.table, has_model=False)
 
     def propose(self, request: Request, limits: Limits) -> Draft:
-        graph = DraftGraph()
-        sources: Sources = request.drafting
-        context = request.tokens[-TAIL:]
-        width = request.choice.structure.width
-        copies = sources.for_draft(graph, context)
-        unroller = Unroller(graph, copies, context, limits.floor, width, request.warper.refuses)
-        unroller.grow([ROOT], limits.budget, min(limits.depth or limits.reach, limits.reach), self._first_edge(request))
-        return Draft(cut(graph, limits.seconds, limits.worth))
-
-    def _first_edge(self, request: Request) -> Edge | None:
-        """The first output token is expected to be the first predicted one; later a match is looked up."""
-        sources: Sources = request.drafting
-        return sources.start() if len(request.tokens) == request.prompt_length else None
+        return Draft(cut(copied(request, request.drafting, limits), limits.seconds, limits.worth))
 
     def verified(
         self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, laws: TargetLaws
@@ -70,3 +62,18 @@ class LookupDrafter(Drafter):
     def fresh(self) -> LookupDrafter:
         """Without the predicted text, which belongs to the user's own requests."""
         return LookupDrafter(self.edges)
+
+
+def copied(request: Request, sources: Sources, limits: Limits) -> DraftGraph:
+    """A draft of copies alone, the likeliest ones."""
+    graph, context = DraftGraph(), request.tokens[-TAIL:]
+    copies, width = sources.for_draft(graph, context), request.choice.structure.width
+    unroller = Unroller(graph, copies, context, limits.floor, width, request.warper.refuses)
+    depth = min(limits.depth or limits.reach, limits.reach)
+    unroller.grow([ROOT], limits.budget, depth, _first_edge(request, sources))
+    return graph
+
+
+def _first_edge(request: Request, sources: Sources) -> Edge | None:
+    """The first output token is expected to be the first predicted one; later a match is looked up."""
+    return sources.start() if len(request.tokens) == request.prompt_length else None

@@ -23,6 +23,9 @@ from draftgraph.draft.edges.sources import edges_beside_model, edges_without_mod
 from draftgraph.draft.hidden import HiddenDrafter
 from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
+from draftgraph.draft.ngrams.file import read_table
+from draftgraph.draft.ngrams.table import NgramTable
+from draftgraph.draft.search import SEARCH, SearchDrafter
 from draftgraph.draft.structures.base import Structure
 from draftgraph.engine.config import Config
 from draftgraph.errors import OptionError
@@ -177,11 +180,18 @@ def _refuse_missing_taps(target: CausalLM, own: Drafter) -> None:
             target.close(text)
 
 
-def _looking_up(target: CausalLM, config: Config, tokenizer: Any | None) -> LookupDrafter:
-    """A drafter without a model; checks what it can do."""
+def _looking_up(target: CausalLM, config: Config, tokenizer: Any | None) -> Drafter:
+    """A drafter without a model; checks what it can do. Raises OptionError, TableError."""
     refuse_without_model(config)
     prediction = predicted(target, config, tokenizer)
-    return LookupDrafter(edges_without_model(config.edges, bool(prediction)), prediction)
+    if config.drafter != SEARCH:
+        return LookupDrafter(edges_without_model(config.edges, bool(prediction)), prediction)
+    edges = () if config.edges == () and not prediction else edges_without_model(config.edges, bool(prediction))
+    if config.table is None:
+        return SearchDrafter(edges, prediction, shared=config.table_shared)
+    stored = read_table(Path(config.table))
+    stored.refuse_foreign(target.vocab_size, tokenizer)
+    return SearchDrafter(edges, prediction, NgramTable(stored.counts), stored.digest, config.table_shared)
 
 
 def refuse_without_model(config: Config) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.edges.sources import EDGES
+from draftgraph.draft.search import SEARCH
 from draftgraph.draft.structures.base import Structure
 from draftgraph.draft.structures.registry import SUITING, UNROLLED, get_structure
 from draftgraph.engine.judging import judge_rule, refuse_without_judge
@@ -21,7 +22,8 @@ from draftgraph.values import as_flag, as_integer, as_list, has_surrogates
 from draftgraph.verification.base import Rule
 from draftgraph.verification.registry import get_rule
 
-DRAFTERS = ("model", "lookup", "text")
+WITHOUT_MODEL = ("lookup", "text", SEARCH)
+DRAFTERS = ("model", *WITHOUT_MODEL)
 ALIASES = {
     "num_assistant_tokens": "num_speculative_tokens",
     "rejection_sample_method": "rule",
@@ -46,8 +48,8 @@ class Config:
                "graph" and the budget is "auto", the draft of a round is a chain if that gives more tokens per second.
     rule       a name in `draftgraph.rules()`, a Rule, or "auto".
     num_speculative_tokens  depth of the draft; None suits budget and drafter.
-    drafter    "model" where a draft model is given; "lookup" (n-grams of prompt and output) or "text" (`prediction`) without;
-               or a `draftgraph.Drafter` of your own.
+    drafter    "model" where a draft model is given; "lookup" (n-grams of prompt and output), "text" (`prediction`) or "search" (a
+               tree search over a table of n-grams, and copies) without; or a `draftgraph.Drafter` of your own.
     prediction text that the output is expected to repeat, for drafter="text".
     edges      sources that copies may come from, for structure="graph" and for drafters without a model: names of `EDGES`, () for
                none, or "auto" for all that the drafter has, without "table".
@@ -57,6 +59,10 @@ class Config:
                request of this engine). Texts of earlier requests then shape later drafts. At temperature 0, and under
                rule="agree", the text stays the same; under other rules its law does, but which text a seed gives depends on the
                requests before it.
+    table      for drafter="search": a file of `draftgraph table build`, which every request begins with. None begins empty.
+               Requests learn from their prompts and from what the target says, each in a fork of its own.
+    table_shared  for drafter="search": True lets all requests of the engine learn into one table. Earlier requests then shape
+               later drafts, as with edges="table"; and how fast a text comes tells what others have said.
     bitwise    True: the rows of the target are the same bit for bit with drafts and without, in bfloat16 and with quantised
                weights too. No pass has a single row, and a draft is verified as paths that are sequences of their own, so that
                "auto" drafts chains. False: as passes come. "auto": on where weights or activations are not float32, if the
@@ -75,6 +81,8 @@ class Config:
     drafter: str | Drafter | None = None
     prediction: str | Sequence[int] | None = None
     edges: str | Sequence[str] = "auto"
+    table: str | Path | None = None
+    table_shared: bool = False
     bitwise: str | bool = "auto"
     judge: str | Path | None = None
     threshold: float | None = None
@@ -89,7 +97,7 @@ class Config:
         refuse_without_judge(self.rule, self.judge, self.threshold)
         if isinstance(self.drafter, str) and self.drafter not in DRAFTERS:
             raise unknown_name("drafter", self.drafter, DRAFTERS)
-        possible = "'model', 'lookup', 'text', or a dg.Drafter"
+        possible = "'model', 'lookup', 'text', 'search', or a dg.Drafter"
         require(self.drafter is None or isinstance(self.drafter, str | Drafter), "drafter", self.drafter, possible)
         if not _is_one_of(self.edges, ("auto",)):
             self._set("edges", _edge_names(self.edges))
@@ -99,7 +107,23 @@ class Config:
             self._set("bitwise", flag)
         if self.prediction is not None:
             self._set("prediction", _prediction(self.prediction))
+        self._read_table()
         self._refuse_unsound()
+
+    def _read_table(self) -> None:
+        """Check the options of drafter="search"."""
+        named = self.table is None or (isinstance(self.table, str | Path) and str(self.table) != "")
+        require(named, "table", self.table, "the name of a file that `draftgraph table build` wrote")
+        if self.table is not None:
+            self._set("table", str(self.table))
+        shared = as_flag(self.table_shared)
+        require(shared is not None, "table_shared", self.table_shared, "True or False")
+        self._set("table_shared", shared)
+        for name, value in (("table", self.table), ("table_shared", self.table_shared or None)):
+            if value is not None and self.drafter != SEARCH:
+                raise OptionError(
+                    f"{name}={brief(value)} is for drafter='search'; write drafter='search', or leave it out"
+                )
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

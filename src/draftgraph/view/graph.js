@@ -4,6 +4,7 @@ const ORIGINS = {
   drafter: "drafted by the drafter", merge: "merge: copied from a row of the same round", own: "own: copied from the target's row at an earlier place",
   context: "context: looked up in the text so far", text: "text: looked up in the predicted text",
   rejected: "rejected: copied from a row of a branch that the last round rejected", table: "table: copied from the token table of all requests",
+  search: "search: found in the table of n-grams",
   bonus: "bonus: the target's own token",
 };
 const BONUS = -2;
@@ -39,7 +40,7 @@ class Round {
     if (node === -1) return "";
     if (node === BONUS) return "bonus";
     const at = record.drafted_at[node], origin = record.origins[node];
-    const copied = origin === "drafter" ? "" : " ↩" + (["merge", "rejected", "table"].includes(origin) || at === null ? "" : at);
+    const copied = origin === "drafter" ? "" : " ↩" + (["merge", "rejected", "table", "search"].includes(origin) || at === null ? "" : at);
     return (record.sampled[node] ? "S" : "F") + (record.path.includes(node) ? "✓" : "") + copied;
   }
   width(node) {
@@ -135,6 +136,7 @@ class Round {
     const record = this.record, at = record.drafted_at[node], origin = record.origins[node];
     if (origin === "drafter") return `this round, by the drafter, behind ${this.named(at)}`;
     if (origin === "merge") return at === null ? "this round, behind a node that was left out of the verified graph" : `this round, behind ${this.named(at)}; copied from there`;
+    if (origin === "search") return "not drafted: found in the table of n-grams";
     if (at === null) return `copied (${origin}), the place is not recorded`;
     if (origin === "rejected") return `the round before, by the drafter, behind its node ${at}; copied from there`;
     if (origin === "table") return `not drafted: copied from row ${at} of the token table`;

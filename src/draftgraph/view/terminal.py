@@ -38,7 +38,7 @@ def legend() -> Text:
         ("not accepted", REJECTED),
         "\n        0.42 chance to be reached, as estimated · S SAMPLED slot · F FIXED slot\n        ",
         ("↩ copy", MERGED),
-        " along an edge, from: merge, rejected, own, context, text, table",
+        ", from: merge, rejected, own, context, text, table, search",
     )
 
 

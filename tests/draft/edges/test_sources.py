@@ -12,6 +12,7 @@ import draftgraph as dg
 from draftgraph import errors
 from draftgraph.draft.edges.rows import PRIOR
 from draftgraph.draft.edges.sources import EDGES, edges_beside_model, edges_without_model
+from draftgraph.draft.search import SEARCH
 from models import perturbed, plain, tiny_lm
 
 BESIDE_MODEL = ("merge", "own", "context", "rejected", "table")
@@ -28,7 +29,7 @@ def drafter() -> PreTrainedModel:
 
 
 def test_every_source_has_a_prior() -> None:
-    assert set(PRIOR) == set(EDGES)
+    assert set(PRIOR) == {*EDGES, SEARCH}
 
 
 @pytest.mark.parametrize(

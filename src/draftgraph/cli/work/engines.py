@@ -12,6 +12,7 @@ import torch
 from draftgraph.backends.load import as_device
 from draftgraph.cli.options import Chosen, Drafting, as_budget, as_prediction, as_switch
 from draftgraph.cli.program import tell
+from draftgraph.draft.search import SEARCH
 from draftgraph.engine.chat import has_template
 from draftgraph.engine.config import Config
 from draftgraph.engine.engine import Engine
@@ -42,6 +43,8 @@ def make_config(drafting: Drafting, **more: Any) -> Config:
     text = as_prediction(drafting.prediction)
     if text is not None and more.get("drafter") is None:
         more["drafter"] = "text"
+    if more.get("table") is not None and more.get("drafter") is None:
+        more["drafter"] = SEARCH
     named = drafting.rule in ("auto", JudgeRule.name)
     rule = drafting.rule if named else find_rule(drafting.rule)
     return Config(

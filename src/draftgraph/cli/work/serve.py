@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -41,8 +43,11 @@ class Serving:
     drain_timeout: float
 
 
-def serve_engine(chosen: Chosen, drafting: Drafting, depth: int | None, serving: Serving) -> None:
-    """Serve until a signal ends it. Raises OptionError for what cannot be served, before a model is loaded where possible."""
+def serve_engine(chosen: Chosen, drafting: Drafting, more: Mapping[str, Any], serving: Serving) -> None:
+    """Serve until a signal ends it; `more` are fields of `Config`.
+
+    Raises OptionError for what cannot be served, before a model is loaded where possible.
+    """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise OptionError(f"serving needs {', '.join(missing)}; write pip install 'draftgraph[server]'")
@@ -65,7 +70,7 @@ def serve_engine(chosen: Chosen, drafting: Drafting, depth: int | None, serving:
     )
     template = None if serving.chat_template is None else _template(serving.chat_template)
     place(chosen)
-    config = make_config(drafting, num_speculative_tokens=depth)
+    config = make_config(drafting, **more)
     with listen(settings.host, settings.port) as listening:
         memory = "auto" if serving.memory_mib is None else serving.memory_mib * MEBIBYTE
         engine = load_engine(chosen, config, quiet=False, max_batch=serving.max_batch, memory=memory)

@@ -20,9 +20,10 @@ PRIOR = {
     "rejected": (0.5, 0.8, 0.9, 0.9),
     "text": (0.3, 0.5, 0.7, 0.9),
     "table": (0.3, 0.5, 0.5, 0.5),
+    "search": (0.5, 1.0, 1.0, 1.0),
 }
 """Discounts before anything is learnt, by match length 1, 2, 3, 4 and more; measured on three small pairs."""
-FOLLOWING = {"merge": 0.95, "own": 0.9, "context": 0.7, "rejected": 0.95, "text": 0.9, "table": 1.0}
+FOLLOWING = {"merge": 0.95, "own": 0.9, "context": 0.7, "rejected": 0.95, "text": 0.9, "table": 1.0, "search": 1.0}
 """The same for every further token of a run that has begun to agree."""
 PRIOR_WEIGHT = 4.0
 

@@ -180,5 +180,7 @@ def learn_edges(discounts: Discounts, graph: DraftGraph, verdict: Verdict, token
         edge = graph.edges.get(node)
         if edge is not None:
             proposed = {graph.tokens[child] for child, parent in enumerate(graph.parents) if parent == node}
-            promised = sum(prob for t, prob in zip(edge.row.tokens, edge.row.probs, strict=True) if t in proposed)
-            discounts.learn(edge.source, 0 if edge.followed else edge.match_length, promised, token in proposed)
+            shared = {t: prob for t, prob in zip(edge.row.tokens, edge.row.probs, strict=True) if t in proposed}
+            discounts.learn(
+                edge.source, 0 if edge.followed else edge.match_length, sum(shared.values()), token in shared
+            )

@@ -12,6 +12,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from draftgraph.backends.choice import TORCH
+from draftgraph.engine.config import WITHOUT_MODEL
 from draftgraph.engine.engine import Engine
 from draftgraph.lab.turns import Answer, answer_of
 from draftgraph.sampling.params import SamplingParams
@@ -120,7 +121,7 @@ class Ours:
         target, drafter, loading = pair.made_of or loaded
         if options.get("backend", loading.get("backend")) == TORCH:  # which has them already
             target, drafter, loading = loaded
-        if options.get("drafter") in ("lookup", "text"):
+        if options.get("drafter") in WITHOUT_MODEL:
             drafter = None
         options |= {"tokenizer": pair.tokenizer, "generation_config": GenerationConfig()}  # as `endless` does
         options = {**loading, **options}

@@ -72,7 +72,8 @@ def _value(name: str, value: str) -> Any:
         if not all(part.isdecimal() for part in parts):
             raise OptionError(f"branching={value!r} is not possible here; write branching=3x2x1")
         return tuple(int(part) for part in parts)
-    return int(value) if value.isdecimal() else value
+    flags = {"true": True, "false": False}
+    return int(value) if value.isdecimal() else flags.get(value.lower(), value)
 
 
 def line_up(
