@@ -53,6 +53,11 @@ class Warper:
         self._filters = Filters(params.top_k, params.top_p, params.min_p)
         self._buffer = torch.empty(0)
 
+    @property
+    def heeds_prefixes(self) -> bool:
+        """Whether scores depend on what stands before them; where not, they are the logits."""
+        return self._prefixed or self.grammar is not None
+
     def probabilities(self, logits: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
         """f32[rows, V] laws (f64 for f64 logits) from raw logits f[rows, V]; one-hot at temperature 0."""
         return self.shape(self.scores(logits, prefixes))

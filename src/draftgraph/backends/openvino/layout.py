@@ -24,11 +24,11 @@ def lay_out(batch: Sequence[tuple[Rows, Sequence[int]]], size: int) -> Inputs:
     Rows that fill a pass continue the last request and repeat its last row, so that they bring no number that is not there
     already; nobody reads them. They are written behind its cells, or into the scratch block.
     """
-    spare = size - sum(len(rows.tokens) for rows, _ in batch)
+    counts = [len(rows.tokens) for rows, _ in batch]
+    spare = size - sum(counts)
+    counts[-1] += spare
     tokens = [token for rows, _ in batch for token in rows.tokens]
     positions = [position for rows, _ in batch for position in rows.positions]
-    counts = [len(rows.tokens) for rows, _ in batch]
-    counts[-1] += spare
     ends = [rows.past + count for (rows, _), count in zip(batch, counts, strict=True)]
     blocks = [_padded(held, blocks_for(end)) for (_, held), end in zip(batch, ends, strict=True)]
     masks = [_mask(rows.visible, count) for (rows, _), count in zip(batch, counts, strict=True)]
@@ -49,8 +49,9 @@ def lay_out(batch: Sequence[tuple[Rows, Sequence[int]]], size: int) -> Inputs:
     }
 
 
-def _padded(blocks: Sequence[int], count: int) -> list[int]:
-    return [*blocks[:count], *[SCRATCH] * (count - len(blocks))]
+def _padded(blocks: Sequence[int], count: int) -> Sequence[int]:
+    spare = count - len(blocks)
+    return blocks if not spare else [*blocks[:count], *[SCRATCH] * spare]
 
 
 def _mask(visible: npt.NDArray[np.uint8] | None, count: int) -> npt.NDArray[np.uint8]:
