@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from draftgraph.backends.openvino.convert import LOGITS
+from draftgraph.backends.openvino.gates import keep_apart
 from draftgraph.backends.openvino.layout import Inputs
 from draftgraph.backends.openvino.pool import CELLS, Shape
 from draftgraph.backends.openvino.precision import Precision
@@ -30,6 +31,8 @@ class Compiled:
         ov = runtime()
         from openvino._offline_transformations import paged_attention_transformation
 
+        if precision.exact:  # elsewhere products are rounded, and their order tells
+            keep_apart(graph)
         with_bias = (False, False, False, False, False, False, True)
         paged_attention_transformation(graph, *with_bias)
         compiled = ov.Core().compile_model(graph, "CPU", precision.hints(threads))
