@@ -102,22 +102,14 @@ class DrafterPasses:
         self.passes += 1
         self.evaluations += len(paths)
         logits = drafter_pass(self.model, self.request.clock, feed).logits
-        laws = self.shape(self._scores(self._align(logits), paths), [len(path) for path in paths])
+        prefixes = Prefixes(self.request.tokens, lambda row: list(paths[row]), partial(_above, paths))
+        laws = self.shape(self.request.warper.scores(self._align(logits), prefixes), [len(path) for path in paths])
         if len(drafted) < len(paths):
             self.root_law = laws[paths.index(())]
         if self.temperature != 1.0:
             laws = sharpen(laws, 1.0 / self.temperature)
         for row, path in enumerate(paths):
             self._rows[path] = (laws, row)
-
-    def _scores(self, logits: torch.Tensor, paths: Sequence[Path]) -> torch.Tensor:
-        """Scores f[n, V] of rows behind paths."""
-        warper = self.request.warper
-        if not warper.heeds_prefixes and logits.dtype == torch.float32:
-            return logits
-        return warper.scores(
-            logits, Prefixes(self.request.tokens, lambda row: list(paths[row]), partial(_above, paths))
-        )
 
     def _align(self, logits: torch.Tensor) -> torch.Tensor:
         """The drafter's logits over the target's vocabulary; what only one of them has is padding."""

@@ -19,6 +19,9 @@ from draftgraph.backends.openvino.runtime import runtime
 _KINDS: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "bf16": np.dtype(np.uint16)}
 """NumPy has no bfloat16; its bits are moved about as whole numbers."""
 
+MOST_KEPT = 4096
+"""Values of an input, at most, whose memory is kept: a mask of 64 rows has so many."""
+
 
 class Compiled:
     """A graph that runs. It writes keys and values into memory that is attached to it.
@@ -38,6 +41,7 @@ class Compiled:
         compiled = ov.Core().compile_model(graph, "CPU", precision.hints(threads))
         self._request = compiled.create_infer_request()
         self._held: dict[str, npt.NDArray[np.generic]] = {}
+        self._made: dict[tuple[str, int], tuple[npt.NDArray[np.generic], Any]] = {}
         self._given: dict[str, Sequence[int] | npt.NDArray[np.uint8]] = {}
         self._gave: Sequence[npt.NDArray[np.float32]] = ()
         self.kind = _KINDS[precision.activations]
@@ -68,14 +72,25 @@ class Compiled:
         self._gave = self._request.infer(share_outputs=True).to_tuple()
 
     def _hold(self, name: str, values: Sequence[int] | npt.NDArray[np.uint8]) -> None:
-        """Values in memory that the graph reads at every pass from now on."""
+        """Values in memory that the graph reads at every pass from now on. Small memory is kept for passes of the same size."""
+        made = self._made.get((name, len(values)))
+        if made is None:
+            made = self._memory(name, len(values))
+            if len(values) <= MOST_KEPT:
+                self._made[name, len(values)] = made
+        memory, tensor = made
+        memory[...] = values
+        self._held[name] = memory
+        self._request.set_tensor(name, tensor)
+
+    def _memory(self, name: str, size: int) -> tuple[npt.NDArray[np.generic], Any]:
+        """Memory for values of an input, and the tensor that shares it."""
         ov = runtime()
 
         port = self._ports[name]
-        memory = np.array(values, dtype=port.element_type.to_dtype())
+        memory = np.empty(size, dtype=port.element_type.to_dtype())
         shaped = memory if port.partial_shape.rank.get_length() else memory.reshape(())
-        self._held[name] = memory
-        self._request.set_tensor(name, ov.Tensor(shaped, shared_memory=True))
+        return memory, ov.Tensor(shaped, shared_memory=True)
 
     def output(self, name: str = LOGITS) -> npt.NDArray[np.float32]:
         """A view f32[rows, width] of what the last pass gave."""

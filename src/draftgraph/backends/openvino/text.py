@@ -165,9 +165,13 @@ def _visible(
             break
     else:
         return None
-    visible = np.tri(head + len(order), dtype=np.uint8)
-    visible[head:, head:] = 0
-    row = {node: head + i for i, node in enumerate(order)}
-    for node, path in zip(order, paths, strict=True):
-        visible[row[node], [row[each] for each in path[trunk:]]] = 1
-    return visible
+    size = head + len(order)
+    visible = bytearray(size * size)  # entries one by one, which NumPy takes several times as long for
+    for row in range(size):
+        seen = min(row + 1, head)
+        visible[row * size : row * size + seen] = b"\1" * seen
+    place = {node: head + i for i, node in enumerate(order)}
+    for row, path in enumerate(paths, head):
+        for node in path[trunk:]:
+            visible[row * size + place[node]] = 1
+    return np.frombuffer(visible, dtype=np.uint8).reshape(size, size)
