@@ -1,6 +1,6 @@
 """What does the engine itself cost? CPU time of a round by part, apart from the two models' own calls.
 
-    python -m experiments.round_cost [--against CHECKOUT] [--turns 4] [--quick]
+    python -m experiments.round_cost [--against CHECKOUT] [--backend openvino] [--turns 4] [--quick]
 
 The bundled pair, prompts of `draftgraph bench`. Every turn is a process of its own; with --against the two checkouts take turns.
 Writes round_cost.json and round_cost.md into --out.
@@ -70,18 +70,27 @@ Round = dict[str, float]
 
 
 class Calls:
-    """The seconds that a model spends in its own calls."""
+    """The seconds that a model spends in its own calls: of a transformers model, or of OpenVINO's request."""
 
-    def __init__(self, model: Any) -> None:
-        self.seconds = 0.0
-        self._call: Callable[..., torch.Tensor] = model.call
-        model.call = self._timed
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self.seconds, self._call = 0.0, call
 
-    def _timed(self, **inputs: Any) -> torch.Tensor:
+    @classmethod
+    def of(cls, model: Any) -> Calls:
+        """Those of a model, which engines may share."""
+        owner, name = (model, "call") if hasattr(model, "call") else (model._compiled._request, "infer")
+        call = getattr(owner, name)
+        if isinstance(call, cls):
+            return call
+        calls = cls(call)
+        setattr(owner, name, calls)
+        return calls
+
+    def __call__(self, **inputs: Any) -> Any:
         begun = now()
-        logits = self._call(**inputs)
+        found = self._call(**inputs)
         self.seconds += now() - begun
-        return logits
+        return found
 
     def take(self) -> float:
         seconds, self.seconds = self.seconds, 0.0
@@ -96,7 +105,7 @@ class Measured:
         self._begin = engine.drafter.begin
         engine.drafter.begin = self._begin_on_cpu
         models = {"target": engine.target, "drafter": engine.drafter.model}
-        self.calls = {name: Calls(model) for name, model in models.items() if model is not None}
+        self.calls = {name: Calls.of(model) for name, model in models.items() if model is not None}
 
     def _begin_on_cpu(self, request: Request) -> None:
         request.clock = Clock(now)
@@ -121,13 +130,13 @@ def _parts(seconds: Mapping[str, float], called: Mapping[str, float], whole: flo
     return own | around | models | {"outside": whole - sum(seconds.values())}
 
 
-def measure(prompts: int, tokens: int) -> dict[str, list[Round]]:
+def measure(prompts: int, tokens: int, backend: str) -> dict[str, list[Round]]:
     """Rounds of every case, in this process."""
     pair = Pair.load(*bundled_pair())
     texts = beginnings(pair)[:prompts]
     found: dict[str, list[Round]] = {case.name: [] for case in CASES}
     gc.disable()
-    engines = {case.name: Measured(_engine(pair, case)) for case in CASES}
+    engines = {case.name: Measured(_engine(pair, case, backend)) for case in CASES}
     for number, ids in enumerate(texts):
         for case in CASES:
             params = dg.SamplingParams(tokens, temperature=case.temperature, seed=number, ignore_eos=True)
@@ -136,16 +145,16 @@ def measure(prompts: int, tokens: int) -> dict[str, list[Round]]:
     return found
 
 
-def _engine(pair: Pair, case: Case) -> dg.Engine:
-    if case.model:
-        return pair.engine(**case.options)
-    return dg.Engine.from_pretrained(pair.target, drafter="lookup", tokenizer=pair.tokenizer, **case.options)
+def _engine(pair: Pair, case: Case, backend: str) -> dg.Engine:
+    target, drafter = (pair.target, pair.drafter) if backend == "torch" else bundled_pair()
+    drafting = {"draft_model": drafter} if case.model else {"drafter": "lookup"}
+    return dg.Engine.from_pretrained(target, tokenizer=pair.tokenizer, backend=backend, **drafting, **case.options)
 
 
-def measured_in(checkout: Path, sizes: Sequence[int], threads: int) -> dict[str, list[Round]]:
+def measured_in(checkout: Path, sizes: Sequence[int], threads: int, backend: str) -> dict[str, list[Round]]:
     """`measure` in a process of its own, with the package of a checkout."""
     path = os.pathsep.join([str(checkout / "src"), str(ROOT)])
-    code = f"from experiments import round_cost as r; r.tell({sizes[0]}, {sizes[1]}, {threads})"
+    code = f"from experiments import round_cost as r; r.tell({sizes[0]}, {sizes[1]}, {threads}, {backend!r})"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": path},
@@ -162,10 +171,10 @@ def commit_of(checkout: Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def tell(prompts: int, tokens: int, threads: int) -> None:
+def tell(prompts: int, tokens: int, threads: int, backend: str) -> None:
     """Print what was measured here as a line of JSON."""
     torch.set_num_threads(threads)
-    print(json.dumps(measure(prompts, tokens)))
+    print(json.dumps(measure(prompts, tokens, backend)))
 
 
 @dataclass(frozen=True)
@@ -243,6 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--prompts", type=at_least(1), default=8)
     add("--tokens", type=at_least(4), default=64, help="per prompt")
     add("--turns", type=at_least(1), default=3)
+    add("--backend", choices=("torch", "openvino"), default="torch", help="what runs both models")
     options = experiment.start(arguments)
     sizes, turns = ((2, 12), 1) if options.quick else ((options.prompts, options.tokens), options.turns)
     checkouts = {"before": options.against, "after": ROOT} if options.against else {"this": ROOT}
@@ -250,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found: dict[tuple[str, str], list[Round]] = defaultdict(list)
     for turn in range(turns):
         for name in [*checkouts][:: -1 if turn % 2 else 1]:
-            for case, rounds in measured_in(checkouts[name], sizes, options.threads).items():
+            for case, rounds in measured_in(checkouts[name], sizes, options.threads, options.backend).items():
                 found[case, name] += rounds
     rows = [row(case.name, name, found[case.name, name]) for case in CASES for name in checkouts]
     print(experiment.save(blocks(rows, commits), commits=commits, rows=[asdict(one) for one in rows]))

@@ -193,3 +193,20 @@ def test_a_piece_that_fails_frees_everything(engine: dg.Engine) -> None:
         engine.generate(LONG, max_new_tokens=5)
     hook.remove()
     assert held(engine) == 0
+
+
+def test_a_drafter_of_the_users_reads_and_proposes_without_gradients():
+    seen = []
+
+    class Watching(dg.Drafter):
+        def prefill(self, request, limits):
+            seen.append(torch.is_inference_mode_enabled())
+            return False
+
+        def propose(self, request, limits):
+            seen.append(torch.is_inference_mode_enabled())
+            return dg.Draft(dg.DraftGraph())
+
+    dg.Engine.from_pretrained(tiny_lm(), drafter=Watching(), budget=2).generate([1, 2, 3], max_new_tokens=4)
+    assert len(seen) > 2
+    assert all(seen)

@@ -118,3 +118,33 @@ def test_the_result_says_what_was_chosen_and_why():
 def test_drafts_may_be_chains_where_no_structure_was_asked_for(options, may):
     assert may_narrow(Config(**options), ModelDrafter(tiny_lm(), 64)) == may
     assert not may_narrow(Config(**options), LookupDrafter(("own",)))
+
+
+@pytest.mark.parametrize(
+    ("options", "temperature", "settled"),
+    [
+        ({}, FIXED_PAYS_UP_TO, False),
+        ({}, FIXED_PAYS_UP_TO + 0.1, True),
+        ({}, 0.0, True),
+        ({"structure": "chain"}, FIXED_PAYS_UP_TO, True),
+        ({"rule": "layer"}, FIXED_PAYS_UP_TO, True),
+    ],
+    ids=str,
+)
+def test_a_choice_is_settled_where_nothing_that_is_seen_would_change_it(options, temperature, settled):
+    config = Config(**options)
+    choice = choose(config, temperature, MODEL)
+    assert choice.settled is settled
+    changed = reconsider(choice, config, temperature, SEEN)
+    assert (changed == choice) is settled
+    assert changed.settled
+
+
+@pytest.mark.parametrize("temperature", [FIXED_PAYS_UP_TO, 1.0])
+def test_what_drafter_and_target_have_in_common_is_counted_where_it_may_change_the_choice(temperature):
+    target = tiny_lm("llama", seed=0)
+    engine = dg.Engine.from_pretrained(target, draft_model=perturbed(target, 0.2), budget=4)
+    seen = []
+    engine.drafter.overlap = lambda request: seen.append(request)
+    result = engine.generate([1, 2, 3], max_new_tokens=12, temperature=temperature, seed=0)
+    assert len(seen) == (len(result.rounds) if temperature <= FIXED_PAYS_UP_TO else 0)

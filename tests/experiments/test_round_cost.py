@@ -10,7 +10,9 @@ from published import read_quick
 
 def test_a_quick_run_has_the_published_form(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(round_cost, "CASES", round_cost.CASES[:1] + round_cost.CASES[-1:])
-    monkeypatch.setattr(round_cost, "measured_in", lambda checkout, sizes, threads: round_cost.measure(*sizes))
+    monkeypatch.setattr(
+        round_cost, "measured_in", lambda checkout, sizes, threads, backend: round_cost.measure(*sizes, backend)
+    )
     round_cost.main(["--quick", "--threads", "1", "--out", str(tmp_path)])
     found = read_quick(tmp_path, "round_cost")
     assert [row["case"] for row in found["rows"]] == ["chain of 4, T=0", "lookup of 8, T=1"]

@@ -64,6 +64,28 @@ def test_the_text_so_far_is_what_the_stream_gave_and_would_still_give(
     assert given_away + detokenizer.finish() == whole_text(tokenizer, [65, *ids[:count]], 1, stops)
 
 
+@given(
+    st.lists(
+        st.lists(st.sampled_from([*range(97, 100), 256, 257, *range(188, 193)]), min_size=1, max_size=4), max_size=9
+    ),
+    st.sampled_from([(), ("ab",), ("<end>c",)]),
+)
+def test_text_that_is_deferred_comes_at_the_end_and_is_the_same(
+    rounds: list[list[int]], stops: tuple[str, ...]
+) -> None:
+    tokenizer = speaking("<end>", "<x>")
+    told, deferred = (Detokenizer(tokenizer, [65], stops) for _ in range(2))
+    deferred.defer()
+    pieces = [(told.push(tokens), deferred.push(tokens)) for tokens in rounds]
+    if not stops:
+        assert not any(late for _, late in pieces)
+    ends = told.finish(), deferred.finish()
+    text, late = (
+        "".join(each) + end for each, end in zip(zip(*pieces, strict=True) if pieces else ((), ()), ends, strict=True)
+    )
+    assert late == text
+
+
 @pytest.mark.parametrize("stop", [(), ("zz",)])
 def test_an_unfinished_character_is_part_of_the_text_so_far(stop: tuple[str, ...]) -> None:
     tokenizer = byte_tokenizer()

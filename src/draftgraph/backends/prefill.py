@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from draftgraph.backends.base import CacheHandle, CausalLM, Feed, Scored
 
 
@@ -15,7 +17,8 @@ def read_piece(model: CausalLM, text: CacheHandle, unread: Sequence[int], taps: 
     """
     if len(unread) <= model.most_rows:
         return None
-    return model.forward([Feed(text, unread[: model.most_rows])], taps)[0]
+    with torch.inference_mode():
+        return model.forward([Feed(text, unread[: model.most_rows])], taps)[0]
 
 
 def read(model: CausalLM, text: CacheHandle, unread: Sequence[int]) -> None:

@@ -17,7 +17,7 @@ the time even if every one fails, and each failure doubles the wait for the next
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.form import Form
@@ -128,8 +128,8 @@ class AutoBudget:
             self._asked = 0
             return Limits(0, 0, planned.reach, reason=self._told(f"plain: no draft pays beside the others, {told}"))
         self._asked = min(depth, planned.reach)
-        limits = self._form.priced(depth, planned.reach, prices.row, prices.passes)
-        return replace(limits, reason=self._told(f"draft: {depth} deep beside others, {told}"))
+        reason = self._told(f"draft: {depth} deep beside others, {told}")
+        return self._form.priced(depth, planned.reach, prices.row, prices.passes, reason)
 
     def _choose(self) -> None:
         """Take the fastest form; of forms that are about as fast the one of the last draft, and chains at the beginning."""
@@ -169,14 +169,10 @@ class AutoBudget:
     def _draft(self, reach: int) -> Limits:
         _, rate, tokens = self._form.expected()
         what = "a chain, " if self._form.narrow else ""
-        limits = self._form.limits(reach)
+        why = f"draft: {what}{tokens:.2f} tokens per round expected, {rate:.0f} tokens/s; none {self._plain:.0f}"
+        limits = self._form.limits(reach, self._told(why))
         self._asked, self._probing, self._waited, self._failures = min(limits.depth, reach), False, 0, 0
-        return replace(
-            limits,
-            reason=self._told(
-                f"draft: {what}{tokens:.2f} tokens per round expected, {rate:.0f} tokens/s; none {self._plain:.0f}"
-            ),
-        )
+        return limits
 
     def _none(self, reach: int, why: str) -> Limits:
         """Nothing from a drafter: as many copies as pay, if there are any."""

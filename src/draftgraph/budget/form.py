@@ -111,13 +111,13 @@ class Form:
         low = min(int(nodes), MOST_DRAFTED - 1)
         return self._target[low] + (nodes - low) * (self._target[low + 1] - self._target[low])
 
-    def limits(self, reach: int) -> Limits:
+    def limits(self, reach: int, reason: str) -> Limits:
         """The limits of a round with a draft of this form, as prices want it."""
         depth, rate, _ = self.expected()
         row = 0.0 if self._padded else rate * self._slope()
-        return self.priced(depth, reach, row, [rate * self.costs.drafter_pass(1.0)] * depth)
+        return self.priced(depth, reach, row, [rate * self.costs.drafter_pass(1.0)] * depth, reason)
 
-    def priced(self, depth: int, reach: int, row: float, made: Sequence[float]) -> Limits:
+    def priced(self, depth: int, reach: int, row: float, made: Sequence[float], reason: str) -> Limits:
         """The limits of a draft at most `depth` deep. row, made  what a row and every drafter pass cost, in tokens."""
         levels = zip(made[1:depth], self.ledger.depths[1:depth], strict=True)
         deeper = [HOPE * (one + row) / counts.gain for one, counts in levels]
@@ -129,6 +129,7 @@ class Form:
             price_passes=(0.0, *deeper),  # that the first one is made has been decided
             spread=False,
             narrow=self.narrow,
+            reason=reason,
         )
 
     def offer(self, depth: int) -> Offer:

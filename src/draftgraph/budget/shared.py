@@ -30,9 +30,11 @@ TRIED = 2
 
 def share_budget(requests: Sequence[Request], limits: Sequence[Limits]) -> list[Limits]:
     """The limits of every request in a round with the others. limits  what each would draft alone, as its plan says."""
+    if len(requests) < 2:
+        return list(limits)
     plans = [cast(AutoBudget | None, request.plan) if is_free(request) else None for request in requests]
     costs = next((plan.costs for plan in plans if plan is not None), None)
-    if costs is None or len(requests) < 2:
+    if costs is None:
         return list(limits)
     offers = [None if plan is None else plan.offer(its) for plan, its in zip(plans, limits, strict=True)]
     plain = _Round(costs)

@@ -174,9 +174,8 @@ class DraftGraph:
 
     def remember(self, nodes: Sequence[int], q: torch.Tensor, width: int, expected: Expected = list) -> list[Row]:
         """Keep the `width` best continuations of freshly evaluated nodes, from their rows f[n, V]."""
-        probs, tokens = q.topk(min(width, q.shape[1]), dim=1)
-        promised = probs.tolist()
-        rows = [Row(t, expected(w)) for t, w in zip(tokens.tolist(), promised, strict=True)]
+        tokens, promised = _best(q, min(width, q.shape[1]))
+        rows = [Row(t, expected(w)) for t, w in zip(tokens, promised, strict=True)]
         self.rows.update(zip(nodes, rows, strict=True))
         self.promised.update(zip(nodes, promised, strict=True))
         return rows
@@ -223,3 +222,13 @@ class DraftGraph:
     @property
     def num_merged(self) -> int:
         return sum(origin != DRAFTED for origin in self.origins)
+
+
+def _best(q: torch.Tensor, width: int) -> tuple[list[list[int]], list[list[float]]]:
+    """The `width` best tokens of every row f[n, V] with their probabilities, best first."""
+    if width == 1 and q.is_cpu:  # a fifth of what `topk` takes
+        held = q.numpy()
+        best = held.argmax(axis=1).tolist()
+        return [[token] for token in best], [[held.item(row, token)] for row, token in enumerate(best)]
+    probs, tokens = q.topk(width, dim=1)
+    return tokens.tolist(), probs.tolist()

@@ -89,6 +89,8 @@ class ModelDrafter(Drafter):
         if limits.budget == 0 or limits.reach == 0 or limits.depth == 0:
             return False  # no pass: the text may never be read
         self.model.expect(state.text, len(request.tokens))
+        if len(request.tokens) - len(state.text) <= self.model.most_rows:
+            return False
         unread = readable(request.tokens[len(state.text) :], self.model.vocab_size)
         with request.clock("drafter"):
             return read_piece(self.model, state.text, unread) is not None
@@ -136,10 +138,11 @@ class ModelDrafter(Drafter):
         law = None if state.reader is None else state.reader.root_law
         if law is None:
             return
-        if laws.choices is None and not request.choice.rule.position_noise:
+        choice = request.choice
+        if not choice.settled and laws.choices is None and not choice.rule.position_noise:
             state.overlap += float(torch.minimum(law, laws.p[0]).sum())
             state.rounds += 1
-        if request.choice.sampled:
+        if choice.sampled:
             state.calibration.observe(law, laws.p[0])
             return
         graph, tokens = draft.graph, [*(draft.tree.tokens[node] for node in verdict.path), verdict.token]

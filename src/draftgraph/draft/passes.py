@@ -103,7 +103,7 @@ class DrafterPasses:
         self.evaluations += len(paths)
         logits = drafter_pass(self.model, self.request.clock, feed).logits
         prefixes = Prefixes(self.request.tokens, lambda row: list(paths[row]), partial(_above, paths))
-        laws = self.shape(self.request.warper.scores(self._align(logits), prefixes), list(map(len, paths)))
+        laws = self.shape(self.request.warper.scores(self._align(logits), prefixes), [len(path) for path in paths])
         if len(drafted) < len(paths):
             self.root_law = laws[paths.index(())]
         if self.temperature != 1.0:

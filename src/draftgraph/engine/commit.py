@@ -69,8 +69,7 @@ def _emit(
     one_by_one = bool(request.params.stop)
     pending: list[int] = []
     for i, token in enumerate(tokens):
-        with request.clock("warping"):
-            complete = request.warper.accept(token)
+        complete = request.warper.grammar is not None and _completes(request, token)
         request.logprobs += known.values[i : i + 1]
         request.top_logprobs += known.best[i : i + 1]
         request.tokens.append(token)
@@ -93,6 +92,12 @@ def _emit(
     return text, reason
 
 
+def _completes(request: Request, token: int) -> bool:
+    """Tell the grammar of an emitted token. Whether the text is complete with it."""
+    with request.clock("warping"):
+        return request.warper.accept(token)
+
+
 def _record(
     request: Request, draft: Draft, verdict: Verdict, laws: TargetLaws, length: int, emitted: int
 ) -> RoundRecord:
@@ -111,7 +116,7 @@ def _record(
         emitted,
         draft.num_passes,
         draft.num_evaluations,
-        dict(request.clock.seconds),  # so far; the round adds the rest
+        request.clock.seconds,  # which goes on, until the round takes it
         draft.reason,
         confirmed(tree, laws),
         draft_probabilities(tree),
@@ -132,5 +137,7 @@ def _count(request: Request, draft: Draft, verdict: Verdict, accepted: int) -> N
     tally.passes += draft.num_passes
     tally.merged += draft.graph.num_merged
     graph = draft.graph
-    tally.by_source.update(graph.origins)
-    tally.by_match.update((graph.origins[node], graph.matched[node]) for node in verdict.path[:accepted])
+    for origin in graph.origins:  # Counter.update would take several times as long
+        tally.by_source[origin] += 1
+    for node in verdict.path[:accepted]:
+        tally.by_match[graph.origins[node], graph.matched[node]] += 1

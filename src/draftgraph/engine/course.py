@@ -88,6 +88,8 @@ class Course:
     def look_back(self) -> None:
         """A round is over: what it has shown shapes the next one."""
         self._planned = None
+        if self.request.choice.settled:
+            return
         with failing(self.drafter, "counting its overlap"):
             seen = self.drafter.overlap(self.request)
         self.request.choice = reconsider(self.request.choice, self.config, self.request.params.temperature, seen)

@@ -286,7 +286,10 @@ class Engine:
         prompt, named = prompts.take_named(prompt, options)
         given, is_batch = prompts.split(prompt)
         asked = read_options(params, named, len(given))
-        return [make_course(self, each, its) for each, its in zip(given, asked, strict=True)], is_batch
+        courses = [make_course(self, each, its) for each, its in zip(given, asked, strict=True)]
+        for course in courses:
+            course.request.detokenizer.defer()
+        return courses, is_batch
 
     def _one(self, prompt: Any, params: Any, options: Mapping[str, Any]) -> Course:
         """The request of a stream."""

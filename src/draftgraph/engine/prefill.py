@@ -12,7 +12,6 @@ from draftgraph.draft.terms import Limits
 from draftgraph.request.state import Request
 
 
-@torch.inference_mode()
 def prefill(request: Request, drafter: Drafter, target: CausalLM, limits: Limits) -> bool:
     """Let target or drafter read one piece of a text that is too long for the next round. Whether there was one.
 
@@ -22,7 +21,10 @@ def prefill(request: Request, drafter: Drafter, target: CausalLM, limits: Limits
         target.expect(request.text, len(request.tokens))
         piece = read_piece(target, request.text, request.tokens[len(request.text) :], drafter.taps)
     with request.clock("drafting"), failing(drafter, "reading"):
-        if piece is None:
+        if piece is None and drafter.trusted:  # it reads in `read_piece` too
             return drafter.prefill(request, limits)
-        drafter.read(request, piece.taps, ())
-        return True
+        with torch.inference_mode():
+            if piece is None:
+                return drafter.prefill(request, limits)
+            drafter.read(request, piece.taps, ())
+            return True

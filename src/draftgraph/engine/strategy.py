@@ -29,6 +29,7 @@ def choose(config: Config, temperature: float, drafter: Drafter) -> Strategy:
     Raises OptionError if the rule that was asked for does not verify the drafts that there would be.
     """
     choice = _choose(config, temperature, drafter)
+    choice = replace(choice, settled=not _may_change(choice, config, temperature))
     if config.budget == 0:
         return replace(choice, reason="budget=0: nothing is drafted")
     if config.bitwise is True and config.structure == "auto" and config.own_drafter is None:
@@ -64,15 +65,21 @@ def _choose(config: Config, temperature: float, drafter: Drafter) -> Strategy:
 
 def reconsider(choice: Strategy, config: Config, temperature: float, overlap: Overlap | None) -> Strategy:
     """The choice for the next round, after what earlier rounds of this request have measured."""
-    if config.rule != "auto" or not choice.sampled or not choice.structure.best_first:
+    if not _may_change(choice, config, temperature):
         return choice
-    if overlap is None or overlap.rounds < ROUNDS or temperature > FIXED_PAYS_UP_TO or overlap.mean >= WEAK:
+    if overlap is None or overlap.rounds < ROUNDS or overlap.mean >= WEAK:
         return choice
     why = (
         f"drafter and target overlap by {overlap.mean:.2f} over {overlap.rounds} rounds at temperature {temperature:g}: FIXED "
         "drafts accept as much there, and the walk is optimal for them"
     )
-    return replace(choice, rule=get_rule("walk"), sampled=False, reason=why)
+    return replace(choice, rule=get_rule("walk"), sampled=False, reason=why, settled=True)
+
+
+def _may_change(choice: Strategy, config: Config, temperature: float) -> bool:
+    """Whether what drafter and target have in common may change a choice."""
+    open_to_all = config.rule == "auto" and choice.sampled and choice.structure.best_first
+    return open_to_all and temperature <= FIXED_PAYS_UP_TO
 
 
 def plan(config: Config, drafter: Drafter, temperature: float, costs: Callable[[], Costs]) -> Plan | None:

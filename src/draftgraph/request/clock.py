@@ -73,9 +73,13 @@ class _Part:
         self.clock._end(self.part, self.clock.now() - self.begun)
 
 
-@contextmanager
-def shared(part: str, clocks: Sequence[Clock], rows: Sequence[int]) -> Iterator[None]:
+def shared(part: str, clocks: Sequence[Clock], rows: Sequence[int]) -> AbstractContextManager[None]:
     """Charge what runs inside to several requests, to each by its share of `rows`. Without any nobody is charged."""
+    return clocks[0](part) if len(clocks) == 1 else _shared(part, clocks, rows)
+
+
+@contextmanager
+def _shared(part: str, clocks: Sequence[Clock], rows: Sequence[int]) -> Iterator[None]:
     if not clocks:
         yield
         return

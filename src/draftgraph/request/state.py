@@ -32,12 +32,14 @@ class Strategy:
 
     sampled  whether there are SAMPLED slots whose laws the rule reads; otherwise every slot counts as FIXED.
     reason   why, in words.
+    settled  whether it stays as it is, whatever drafter and target turn out to have in common.
     """
 
     rule: Rule
     structure: Structure
     sampled: bool
     reason: str
+    settled: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, for `json.dumps`."""

@@ -38,6 +38,13 @@ class Detokenizer:
         self._known: str | None = None
         self._named = special_names(tokenizer, stop)
         self._stops = StopStrings(stop, self._named.values())
+        self._deferred: list[int] | None = None
+        self._watches = bool(stop)
+
+    def defer(self) -> None:
+        """Nobody reads the text before its end: decode it there, all at once. Not where stop strings are looked for."""
+        if not self._watches:
+            self._deferred = []
 
     @property
     def stopped(self) -> bool:
@@ -47,6 +54,9 @@ class Detokenizer:
     def push(self, tokens: Sequence[int]) -> str:
         """The text that is now certain, after `tokens` were emitted; up to a stop string, if one is complete."""
         if self.tokenizer is None:
+            return ""
+        if self._deferred is not None:
+            self._deferred.extend(tokens)
             return ""
         text = ""
         for run in self._runs(tokens):
@@ -67,7 +77,8 @@ class Detokenizer:
         """What was held back, once nothing can follow."""
         if self.tokenizer is None or self.stopped:
             return ""
-        return self._stops.rest() + self._unfinished()
+        deferred, self._deferred = self._deferred or (), None
+        return self.push(deferred) + self._stops.rest() + self._unfinished()
 
     def _runs(self, tokens: Sequence[int]) -> list[Sequence[int]]:
         """Tokens in order, those that stop strings name by themselves."""

@@ -21,6 +21,8 @@ from draftgraph.sampling.params import SamplingParams
 from draftgraph.sampling.penalties import CommittedText, Penalties
 from draftgraph.types import TokenTree
 
+_KINDS = (torch.float32, torch.float64)
+"""Kinds of numbers that laws are computed in; other logits become the first of them."""
 COLD = 1e-3
 """Below this temperature, the best logit is made 0 and the others are divided in float64: no temperature is 0 there."""
 
@@ -53,6 +55,11 @@ class Warper:
         self._filters = Filters(params.top_k, params.top_p, params.min_p)
         self._buffer = torch.empty(0)
 
+    @property
+    def heeds_prefixes(self) -> bool:
+        """Whether scores depend on what stands before them; where not, they are the logits."""
+        return self._prefixed or self.grammar is not None
+
     def probabilities(self, logits: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
         """f32[rows, V] laws (f64 for f64 logits) from raw logits f[rows, V]; one-hot at temperature 0."""
         return self.shape(self.scores(logits, prefixes))
@@ -63,10 +70,12 @@ class Warper:
         Processors are not asked about nodes below a token that is ruled out: they may know no such state. Rows behind such a
         token, or behind the end of the text, cannot be reached; a grammar leaves them as they are.
         """
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = logits if logits.dtype in _KINDS else logits.float()
+        if not self.heeds_prefixes:
+            return logits
         states = self._states(prefixes, len(logits))
-        if not self._prefixed:
-            return logits if states is None else self._settled(states, logits, self._masked(states, logits))
+        if states is not None and not self._prefixed:
+            return self._settled(states, logits, self._masked(states, logits))
         self._text.read(prefixes.committed)
         scores = logits.clone()
         unreachable: set[int] = set()

@@ -47,7 +47,9 @@ def chain_outcome(tree: TokenTree, p: torch.Tensor) -> Outcome:
     def bonus(row: int) -> torch.Tensor:
         if row == len(tree):
             return p[row]
-        residual = residuals[row] if row in residuals else _residual(tree, p, row, b[row])
+        if masses.get(row, 0.0) > 0.0:
+            return residuals[row]
+        residual = _residual(tree, p, row, b[row])
         return residual if bool(residual.any()) else p[row]
 
     return Outcome(stop, bonus)

@@ -7,6 +7,7 @@ import gc
 import random
 import threading
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ pytest.importorskip("openvino")
 from converted import FAMILIES, Text, converted, decode, lm
 from draftgraph.backends.base import Feed
 from draftgraph.backends.openvino import load
+from draftgraph.backends.openvino.model import _finite
 from draftgraph.backends.openvino.pool import KEPT_BLOCKS
 from draftgraph.errors import LogitsError, ModelError, OptionError
 from draftgraph.types import ROOT
@@ -127,6 +129,24 @@ def test_logits_that_are_not_finite_stop_one_request_and_leave_nothing() -> None
     torch.testing.assert_close(
         both[1].logits[0], broken(torch.tensor([[1, 2, 3, 4]])).logits[0, -1], atol=1e-4, rtol=1e-4
     )
+
+
+def test_large_logits_are_finite() -> None:
+    for rows, finite in (([1e30, -1e30], True), ([0.0, 3.0], True), ([1.0, np.inf], False), ([np.nan, 1.0], False)):
+        assert _finite(np.array([rows, [1.0, 2.0]], dtype=np.float32)) is finite
+
+
+@torch.inference_mode()
+def test_passes_of_changing_sizes_find_nothing_of_each_other() -> None:
+    model = converted()
+    trees = [([3, 4, 5], [ROOT, 0, ROOT]), ([6], [ROOT]), (list(range(9)), [ROOT, 0, 0, ROOT, 3, 3, ROOT, 6, 7])]
+    found: list[list[torch.Tensor]] = [[], [], []]
+    for turn in range(6):
+        text = model.open(4)
+        found[turn % 3].append(model.forward([Feed(text, [1, 2], *trees[turn % 3])])[0].logits)
+        model.close(text)
+    for first, second in found:
+        torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-5)
 
 
 def test_two_threads_share_a_model() -> None:

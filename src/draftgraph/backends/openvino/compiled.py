@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from draftgraph.backends.openvino.convert import LOGITS
+from draftgraph.backends.openvino.gates import keep_apart
 from draftgraph.backends.openvino.layout import Inputs
 from draftgraph.backends.openvino.pool import CELLS, Shape
 from draftgraph.backends.openvino.precision import Precision
@@ -17,6 +18,9 @@ from draftgraph.backends.openvino.runtime import runtime
 
 _KINDS: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "bf16": np.dtype(np.uint16)}
 """NumPy has no bfloat16; its bits are moved about as whole numbers."""
+
+MOST_KEPT = 4096
+"""Values of an input, at most, whose memory is kept: a mask of 64 rows has so many."""
 
 
 class Compiled:
@@ -30,12 +34,16 @@ class Compiled:
         ov = runtime()
         from openvino._offline_transformations import paged_attention_transformation
 
+        if precision.exact:  # elsewhere products are rounded, and their order tells
+            keep_apart(graph)
         with_bias = (False, False, False, False, False, False, True)
         paged_attention_transformation(graph, *with_bias)
         compiled = ov.Core().compile_model(graph, "CPU", precision.hints(threads))
         self._request = compiled.create_infer_request()
         self._held: dict[str, npt.NDArray[np.generic]] = {}
-        self._given: dict[str, Sequence[int]] = {}
+        self._made: dict[tuple[str, int], tuple[npt.NDArray[np.generic], Any]] = {}
+        self._given: dict[str, Sequence[int] | npt.NDArray[np.uint8]] = {}
+        self._gave: Sequence[npt.NDArray[np.float32]] = ()
         self.kind = _KINDS[precision.activations]
         self._element = ov.Type.f32 if precision.activations == "f32" else ov.Type.bf16
         self._ports = {port.get_any_name(): port for port in compiled.inputs}
@@ -50,31 +58,43 @@ class Compiled:
 
     def run(self, inputs: Inputs) -> None:
         """One pass. What it gives is valid until the next one."""
+        known = self._given
         for name, values in inputs.items():
-            if isinstance(values, list):
-                if values == self._given.get(name):
-                    continue  # most of them stay as they are from pass to pass
-                self._given[name] = values
+            given = known.get(name)
+            if values is given or (isinstance(values, list) and values == given):
+                continue  # most of them stay as they are from pass to pass
+            known[name] = values
             held = self._held.get(name)
             if held is not None and held.size == len(values):
                 held[...] = values
             else:
                 self._hold(name, values)
-        self._request.infer(share_outputs=True)
+        self._gave = self._request.infer(share_outputs=True).to_tuple()
 
     def _hold(self, name: str, values: Sequence[int] | npt.NDArray[np.uint8]) -> None:
-        """Values in memory that the graph reads at every pass from now on."""
+        """Values in memory that the graph reads at every pass from now on. Small memory is kept for passes of the same size."""
+        made = self._made.get((name, len(values)))
+        if made is None:
+            made = self._memory(name, len(values))
+            if len(values) <= MOST_KEPT:
+                self._made[name, len(values)] = made
+        memory, tensor = made
+        memory[...] = values
+        self._held[name] = memory
+        self._request.set_tensor(name, tensor)
+
+    def _memory(self, name: str, size: int) -> tuple[npt.NDArray[np.generic], Any]:
+        """Memory for values of an input, and the tensor that shares it."""
         ov = runtime()
 
         port = self._ports[name]
-        memory = np.array(values, dtype=port.element_type.to_dtype())
+        memory = np.empty(size, dtype=port.element_type.to_dtype())
         shaped = memory if port.partial_shape.rank.get_length() else memory.reshape(())
-        self._held[name] = memory
-        self._request.set_tensor(name, ov.Tensor(shaped, shared_memory=True))
+        return memory, ov.Tensor(shaped, shared_memory=True)
 
     def output(self, name: str = LOGITS) -> npt.NDArray[np.float32]:
         """A view f32[rows, width] of what the last pass gave."""
-        data: npt.NDArray[np.float32] = self._request.get_output_tensor(self.outputs.index(name)).data
+        data = self._gave[self.outputs.index(name)]
         return data.reshape(-1, data.shape[-1])
 
     def has(self, names: Sequence[str]) -> bool:

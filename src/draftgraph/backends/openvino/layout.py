@@ -24,21 +24,22 @@ def lay_out(batch: Sequence[tuple[Rows, Sequence[int]]], size: int) -> Inputs:
     Rows that fill a pass continue the last request and repeat its last row, so that they bring no number that is not there
     already; nobody reads them. They are written behind its cells, or into the scratch block.
     """
-    spare = size - sum(len(rows.tokens) for rows, _ in batch)
+    if len(batch) == 1 and batch[0][0].visible is None:
+        return _in_order(*batch[0], size)
+    counts = [len(rows.tokens) for rows, _ in batch]
+    spare = size - sum(counts)
+    counts[-1] += spare
     tokens = [token for rows, _ in batch for token in rows.tokens]
     positions = [position for rows, _ in batch for position in rows.positions]
-    counts = [len(rows.tokens) for rows, _ in batch]
-    counts[-1] += spare
     ends = [rows.past + count for (rows, _), count in zip(batch, counts, strict=True)]
     blocks = [_padded(held, blocks_for(end)) for (_, held), end in zip(batch, ends, strict=True)]
     masks = [_mask(rows.visible, count) for (rows, _), count in zip(batch, counts, strict=True)]
     starts = list(accumulate(counts, initial=0))
     asked = [start + row for (rows, _), start in zip(batch, starts, strict=False) for row in rows.asked]
-    logits = size if size <= 2 * len(asked) else max(len(asked), min(size, LEAST_ASKED))
     return {
         "input_ids": tokens + tokens[-1:] * spare,
         "position_ids": positions + positions[-1:] * spare,
-        ROWS: asked + asked[-1:] * (logits - len(asked)),
+        ROWS: _filled(asked, size),
         "past_lens": [rows.past for rows, _ in batch],
         "subsequence_begins": starts,
         "block_indices": [block for held in blocks for block in held],
@@ -49,8 +50,33 @@ def lay_out(batch: Sequence[tuple[Rows, Sequence[int]]], size: int) -> Inputs:
     }
 
 
-def _padded(blocks: Sequence[int], count: int) -> list[int]:
-    return [*blocks[:count], *[SCRATCH] * (count - len(blocks))]
+def _in_order(rows: Rows, blocks: Sequence[int], size: int) -> Inputs:
+    """The same for one request whose rows each read all before them, which is what most passes are."""
+    spare, end = size - len(rows.tokens), rows.past + size
+    held = _padded(blocks, blocks_for(end))
+    return {
+        "input_ids": rows.tokens + rows.tokens[-1:] * spare if spare else rows.tokens,
+        "position_ids": rows.positions + rows.positions[-1:] * spare if spare else rows.positions,
+        ROWS: _filled(rows.asked, size),
+        "past_lens": [rows.past],
+        "subsequence_begins": [0, size],
+        "block_indices": held,
+        "block_indices_begins": [0, len(held)],
+        "max_context_len": [end],
+        "qq_bias": _CAUSAL,
+        "qq_bias_begins": _NO_MASK,
+    }
+
+
+def _filled(asked: Sequence[int], size: int) -> list[int]:
+    """The rows of which logits are computed in a pass of `size` rows: those that are asked for, and the last one again."""
+    count = len(asked)
+    logits = size if size <= 2 * count else max(count, min(size, LEAST_ASKED))
+    return [*asked, *list(asked[-1:]) * (logits - count)]
+
+
+def _padded(blocks: Sequence[int], count: int) -> Sequence[int]:
+    return blocks[:count] if len(blocks) >= count else [*blocks, *[SCRATCH] * (count - len(blocks))]
 
 
 def _mask(visible: npt.NDArray[np.uint8] | None, count: int) -> npt.NDArray[np.uint8]:
@@ -65,3 +91,4 @@ def _mask(visible: npt.NDArray[np.uint8] | None, count: int) -> npt.NDArray[np.u
 
 
 _CAUSAL = np.zeros(0, dtype=np.uint8)
+_NO_MASK = [0, 0]

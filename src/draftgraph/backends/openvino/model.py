@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, Feed, Scored
@@ -177,30 +178,20 @@ class OpenVinoModel:
                 self.pool.move(text, text.moved, text.read - len(text.moved))
                 text.moved = []
 
-    @contextmanager
-    def _entering(self, texts: Sequence[BlockHandle]) -> Iterator[None]:
+    def _entering(self, texts: Sequence[BlockHandle]) -> AbstractContextManager[None]:
         """Passes that enter rows into these texts. If they fail, nothing of them stays: not in the texts, not in their cells."""
-        marks = [text.mark() for text in texts]
-        try:
-            yield
-        except BaseException:
-            for text, mark in zip(texts, marks, strict=True):
-                text.back(mark)
-                self.pool.zero(text, text.read)
-            raise
+        return _Entering(texts, self.pool)
 
     def _score(self, batch: Sequence[tuple[Rows, Sequence[int]]], taps: Sequence[str]) -> list[Scored]:
         """One pass. batch  rows, each with its blocks."""
-        self._compiled.run(lay_out(batch, self._buckets.size(sum(len(rows.tokens) for rows, _ in batch))))
+        self._compiled.run(lay_out(batch, self._buckets.size(sum([len(rows.tokens) for rows, _ in batch]))))
         counts = [len(rows.asked) for rows, _ in batch]
-        given = self._compiled.output()[: sum(counts)]
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = given.sum()
-        if not math.isfinite(total):
+        given = self._compiled.output()[: sum(counts)].copy()  # the next pass overwrites what it gave
+        if not _finite(given):
             raise LogitsError(
                 f"{self.about.class_name} returned NaN or infinite logits; the request was stopped, the engine is usable"
             )
-        logits = torch.from_numpy(given.copy())  # the next pass overwrites what was given
+        logits = torch.from_numpy(given)
         parts = [logits] if len(batch) == 1 else torch.split(logits, counts)
         if not taps:
             return [Scored(part) for part in parts]
@@ -210,8 +201,7 @@ class OpenVinoModel:
     def _enter(self, feeds: Sequence[Feed], texts: Sequence[PagedText]) -> list[tuple[Rows, list[int]]]:
         """What every request feeds, with its blocks."""
         batch = [enter(feed, text) for feed, text in zip(feeds, texts, strict=True)]
-        cells = [rows.past + len(rows.tokens) for rows in batch]
-        self.pool.allot(list(zip(texts, cells, strict=True)))
+        self.pool.allot([(text, rows.past + len(rows.tokens)) for text, rows in zip(texts, batch, strict=True)])
         return [(rows, text.blocks) for rows, text in zip(batch, texts, strict=True)]
 
     def _states(self, batch: Sequence[Rows], taps: Sequence[str]) -> list[dict[str, torch.Tensor]]:
@@ -251,3 +241,26 @@ class OpenVinoModel:
 
     def hold_weakly(self) -> None:
         """Nothing: it holds no model of anybody's."""
+
+
+class _Entering:
+    """What `_entering` returns; a class, for a generator would take three times as long."""
+
+    __slots__ = ("marks", "pool", "texts")
+
+    def __init__(self, texts: Sequence[BlockHandle], pool: BlockPool) -> None:
+        self.texts, self.pool = texts, pool
+
+    def __enter__(self) -> None:
+        self.marks = [text.mark() for text in self.texts]
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is not None:
+            for text, mark in zip(self.texts, self.marks, strict=True):
+                text.back(mark)
+                self.pool.zero(text, text.read)
+
+
+def _finite(rows: npt.NDArray[np.float32]) -> bool:
+    """Whether all entries are finite. The largest and the smallest tell: both are NaN where any entry is."""
+    return math.isfinite(rows.max()) and math.isfinite(rows.min())

@@ -89,7 +89,7 @@ class PagedText(BlockHandle):
         self.laid, self.moved = [], []
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Rows:
     """The rows of one request in one pass.
 
@@ -116,32 +116,34 @@ def enter(feed: Feed, text: PagedText) -> Rows:
     length = text.length + len(feed.committed)
     if commits:  # they overwrite whatever was laid behind the text
         text.laid = []
+    nodes, drafted = text.nodes, text.drafted
     for token, parent in zip(feed.tokens, feed.parents, strict=True):
-        above = text.nodes[parent] if parent >= 0 else []
-        text.nodes.append([*above, len(text.nodes)])
-        text.drafted.append(token)
-    new = range(first, len(text.nodes))
-    trunk, again = _above(text, first)
+        nodes.append([*nodes[parent], len(nodes)] if parent >= 0 else [len(nodes)])
+        drafted.append(token)
+    new = range(first, len(nodes))
+    trunk, again = _above(text, first) if first else (0, [])
     order = [*again, *new]
     text.length, text.unread = length, []
     text.laid = [*text.laid[:trunk], *order]
     head = len(commits)
-    paths = [text.nodes[node] for node in order]
+    paths = [nodes[node] for node in order]
     start = head + len(again)
-    asked = [head - 1] if feed.committed else []
+    fed = [*range(start, start + len(new))]
     return Rows(
         begin + trunk,
-        [*commits, *(text.drafted[node] for node in order)],
-        [*range(length - head, length), *(length + len(path) - 1 for path in paths)],
+        commits + [drafted[node] for node in order],
+        [*range(length - head, length)] + [length + len(path) - 1 for path in paths],
         _visible(head, trunk, order, paths),
-        [*asked, *range(start, start + len(new))],
-        [*range(head - len(feed.committed), head), *range(start, start + len(new))],
+        [head - 1, *fed] if feed.committed else fed,
+        [*range(head - len(feed.committed), head), *fed],
     )
 
 
 def _above(text: PagedText, first: int) -> tuple[int, list[int]]:
     """How many of the laid nodes all nodes from `first` on descend from, and the other old nodes above any of them."""
     above = [[node for node in text.nodes[new] if node < first] for new in range(first, len(text.nodes))]
+    if len(above) == 1 and above[0] == text.laid:  # a chain grows
+        return len(text.laid), []
     if not any(above):
         return 0, []
     trunk = 0
@@ -156,11 +158,20 @@ def _visible(
     head: int, trunk: int, order: Sequence[int], paths: Sequence[Sequence[int]]
 ) -> npt.NDArray[np.uint8] | None:
     """Which rows read which: `head` committed ones, then nodes, each with its path of which `trunk` nodes are cached."""
-    if all(len(path) == trunk + i + 1 for i, path in enumerate(paths)):
+    depth = trunk
+    for path in paths:
+        depth += 1
+        if len(path) != depth:
+            break
+    else:
         return None
-    visible = np.tri(head + len(order), dtype=np.uint8)
-    visible[head:, head:] = 0
-    row = {node: head + i for i, node in enumerate(order)}
-    for node, path in zip(order, paths, strict=True):
-        visible[row[node], [row[each] for each in path[trunk:]]] = 1
-    return visible
+    size = head + len(order)
+    visible = bytearray(size * size)  # entries one by one, which NumPy takes several times as long for
+    for row in range(size):
+        seen = min(row + 1, head)
+        visible[row * size : row * size + seen] = b"\1" * seen
+    place = {node: head + i for i, node in enumerate(order)}
+    for row, path in enumerate(paths, head):
+        for node in path[trunk:]:
+            visible[row * size + place[node]] = 1
+    return np.frombuffer(visible, dtype=np.uint8).reshape(size, size)

@@ -31,7 +31,7 @@ def nothing(graph: DraftGraph, node: int) -> bool:
     return False
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: one is made in every round, and freezing takes longer than the rest
 class Growth:
     """What a structure grows from in one round.
 

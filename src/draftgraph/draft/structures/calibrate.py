@@ -39,7 +39,7 @@ ALWAYS, EVERY = 8, 3
 """Learn from the first rounds always, then from every third: it takes about as long as a small drafter's pass."""
 LEAST_LEFT = 1e-3
 """Mass outside the best tokens below which B says nothing."""
-_POWERS = [[1.0 / t] for t in TEMPERATURES]
+_POWERS = torch.tensor([[1.0 / t] for t in TEMPERATURES])
 
 
 class Calibration:
@@ -127,7 +127,7 @@ class Calibration:
         self.gamma[b] = min(2.5, max(0.05, -math.log(min(1.0, lost)) / math.log(SLACK)))
 
     def _observe_temperatures(self, q: torch.Tensor, p: torch.Tensor) -> None:
-        sharp = sharpen(q[None], torch.tensor(_POWERS, device=q.device))
+        sharp = sharpen(q[None], _POWERS.to(q.device))
         overlaps = torch.minimum(TYPICAL_SLACK * sharp, p).sum(dim=1).tolist()
         self._overlap = [0.98 * old + overlap for old, overlap in zip(self._overlap, overlaps, strict=True)]
 

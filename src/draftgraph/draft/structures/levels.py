@@ -93,11 +93,13 @@ def _allot(menus: Sequence[_Menu], calibration: Calibration, room: int, floor: f
     """
     capacity = [1.0] * len(menus)
     plan: list[_Slots] = []
+    heaviest = menus[0].gains(1.0, calibration)
     for _ in range(2 if len(menus) > 1 else 1):
+        offers = [heaviest, *(menu.gains(c, calibration) for menu, c in zip(menus[1:], capacity[1:], strict=True))]
         gains = [
             (gain, -v)
-            for v, (menu, c) in enumerate(zip(menus, capacity, strict=True))
-            for j, gain in enumerate(menu.gains(c, calibration))
+            for v, offered in enumerate(offers)
+            for j, gain in enumerate(offered)
             if gain >= floor or (v == j == 0)
         ]
         gains.sort(reverse=True)
