@@ -64,7 +64,7 @@ for thread in threads:
 time.sleep(5)
 seen["before"] = seen["right"]
 listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, timeout=30).stdout.splitlines()
-replicas = [int(line.split()[0]) for line in listed if "ServeReplica" in line]
+replicas = [int(line.split()[0]) for line in listed if "ray::Serve" "Replica" in line]
 os.kill(replicas[0], 9)
 for thread in threads:
     thread.join(150)

@@ -23,7 +23,7 @@ from draftgraph.engine.assemble import for_drafter, make_drafter, readable_draft
 from draftgraph.engine.async_stream import AsyncStream
 from draftgraph.engine.background import Background
 from draftgraph.engine.batch import collect, decode_beside, decode_together
-from draftgraph.engine.beams.request import decode, read_params
+from draftgraph.engine.beams.request import decode_beams
 from draftgraph.engine.bitwise import as_asked
 from draftgraph.engine.chat import Messages
 from draftgraph.engine.config import Config
@@ -205,7 +205,7 @@ class Engine:
 
         Raises PromptError, OptionError and ModelError before the first forward.
         """
-        return self._beams(prompt, params, options, samples=True)
+        return decode_beams(self, prompt, params, options, samples=True)
 
     @overload
     def beam_search(self, prompt: Prompt, params: Beams = None, **options: Any) -> BeamResult: ...
@@ -216,15 +216,7 @@ class Engine:
 
         Arguments and errors are those of `beam_sample`.
         """
-        return self._beams(prompt, params, options, samples=False)
-
-    def _beams(
-        self, prompt: Any, params: Any, options: Mapping[str, Any], samples: bool
-    ) -> BeamResult | list[BeamResult]:
-        asked = read_params(params, options)
-        given, is_batch = prompts.split(prompt)
-        results = [decode(self, each, asked, samples) for each in given]
-        return results if is_batch else results[0]
+        return decode_beams(self, prompt, params, options, samples=False)
 
     def score(self, prompt: Prompt, top_logprobs: int = 0) -> Scores:
         """The target's log-probability of every token of a prompt, given those before it (before warping).

@@ -50,6 +50,16 @@ def read_params(params: Any, options: Mapping[str, Any]) -> BeamParams:
     return BeamParams().with_options(**named)  # type: ignore[return-value]
 
 
+def decode_beams(
+    engine: Engine, prompt: Any, params: Any, options: Mapping[str, Any], samples: bool
+) -> BeamResult | list[BeamResult]:
+    """The beams of one prompt, or of each of a batch, one after the other. Raises as `decode` does."""
+    asked = read_params(params, options)
+    given, is_batch = prompts.split(prompt)
+    results = [decode(engine, each, asked, samples) for each in given]
+    return results if is_batch else results[0]
+
+
 def decode(engine: Engine, prompt: Any, params: BeamParams, samples: bool) -> BeamResult:
     """The beams of one prompt. Raises PromptError, OptionError, ModelError before the first forward."""
     _refuse(engine, params, samples)
