@@ -23,8 +23,10 @@ from draftgraph.draft.edges.sources import edges_beside_model, edges_without_mod
 from draftgraph.draft.hidden import HiddenDrafter
 from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
+from draftgraph.draft.onward import OnwardDrafter
 from draftgraph.draft.structures.base import Structure
 from draftgraph.engine.config import Config
+from draftgraph.engine.parallel_options import refuse_features, refuse_one_device, refuse_unready
 from draftgraph.errors import OptionError
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 def with_drafter(config: Config, draft_model: bool) -> Config:
     """The config with its drafter settled; without a draft model the default looks continuations up. Raises OptionError."""
+    if config.parallel and not draft_model:
+        refuse_unready(config.own_drafter)
     if not draft_model and config.drafter is None:
         config = config.with_options(drafter="lookup")
     if not draft_model and config.drafter == "model":
@@ -126,6 +130,8 @@ def for_drafter(loading: Loading, target: Any, draft_model: object, config: Conf
     Raises ModelError or PairError for a trained drafter that is broken, or reads what the target does not have.
     """
     own, trained = config.own_drafter, find_trained(draft_model)
+    if trained is not None and config.parallel:
+        refuse_features(repr(str(draft_model)))
     if trained is None:
         return replace(loading, taps=() if own is None else tuple(own.taps)), None
     layers = _config_of(target, loading.trusted).get_text_config(decoder=True).num_hidden_layers
@@ -160,6 +166,9 @@ def make_drafter(
         return HiddenDrafter(reader, target.model.vocab_size, edges), "it reads the target's hidden states"
     drafter = load_backend(draft_model, replace(loading, taps=()), probed=target.inside)
     check_pair(target.model, drafter.model, tokenizer, load_tokenizer(draft_model, loading.trusted))
+    if config.parallel:
+        refuse_one_device(target.model, drafter.model)
+        return OnwardDrafter(drafter.model, target.model.vocab_size), drafter.reason
     edges = edges_beside_model(config.edges, on_one_path(config, drafter.model).resolved_structure)
     return ModelDrafter(drafter.model, target.model.vocab_size, edges), drafter.reason
 

@@ -116,6 +116,8 @@ def _record(
         confirmed(tree, laws),
         draft_probabilities(tree),
         verdict.masses,
+        draft.onward,
+        draft.overlapped,
     )
     request.rounds.append(record)
     _count(request, draft, verdict, min(len(verdict.path), emitted))

@@ -12,6 +12,7 @@ from draftgraph.draft.edges.sources import EDGES
 from draftgraph.draft.structures.base import Structure
 from draftgraph.draft.structures.registry import SUITING, UNROLLED, get_structure
 from draftgraph.engine.old_options import OLD_OPTIONS, reads_old_options, translated
+from draftgraph.engine.parallel_options import refuse_branches, refuse_copies, refuse_drafter, refuse_rule
 from draftgraph.engine.unverified import unverified
 from draftgraph.errors import OptionError, PromptError, brief, require, unknown_name
 from draftgraph.token_ids import token_ids
@@ -20,6 +21,7 @@ from draftgraph.verification.base import Rule
 from draftgraph.verification.registry import get_rule
 
 DRAFTERS = ("model", "lookup", "text")
+SCHEDULES = ("sequential", "parallel")
 ALIASES = {
     "num_assistant_tokens": "num_speculative_tokens",
     "rejection_sample_method": "rule",
@@ -59,6 +61,9 @@ class Config:
                weights too. No pass has a single row, and a draft is verified as paths that are sequences of their own, so that
                "auto" drafts chains. False: as passes come. "auto": on where weights or activations are not float32, if the
                backend can do it and no tree was asked for.
+    schedule   "sequential": draft, then verify. "parallel": the draft model drafts on, one path, while the target verifies, each
+               with half of the threads; for one request at a time (PEARL, arXiv 2408.11850). `engine.parallel_options` says what
+               does not go with it.
 
     Raises OptionError for a value that is not possible, and for drafts that the rule does not verify.
     """
@@ -71,6 +76,7 @@ class Config:
     prediction: str | Sequence[int] | None = None
     edges: str | Sequence[str] = "auto"
     bitwise: str | bool = "auto"
+    schedule: str = "sequential"
 
     def __post_init__(self) -> None:
         self._read_count("budget", 0, "auto")
@@ -91,6 +97,9 @@ class Config:
             self._set("bitwise", flag)
         if self.prediction is not None:
             self._set("prediction", _prediction(self.prediction))
+        require(_is_one_of(self.schedule, SCHEDULES), "schedule", self.schedule, "'sequential' or 'parallel'")
+        if self.parallel and self.structure == "auto":
+            self._set("structure", "chain")
         self._refuse_unsound()
 
     def _set(self, name: str, value: Any) -> None:
@@ -126,6 +135,18 @@ class Config:
                 "write structure='graph', or another rule"
             )
         self.refuse_unverified(self._samples)
+        if self.parallel:
+            self._refuse_beside_parallel()
+
+    def _refuse_beside_parallel(self) -> None:
+        """What cannot go on while the target verifies. Raises OptionError."""
+        own = self.own_drafter
+        refuse_drafter(self.drafter, own)
+        if not self.drafts_chains:
+            refuse_branches(self.resolved_structure)
+        if self.edges not in ("auto", ()):
+            refuse_copies(self.edges)
+        refuse_rule(self.resolved_rule, self._samples)
 
     def _refuse_beside(self, own: Drafter) -> None:
         """What only our drafters can follow."""
@@ -157,6 +178,11 @@ class Config:
         own = self.own_drafter
         draws = self.drafter in (None, "model") if own is None else "sampled" in own.draws
         return draws and self.resolved_rule.uses_laws
+
+    @property
+    def parallel(self) -> bool:
+        """Whether the drafter drafts on while the target verifies."""
+        return self.schedule == "parallel"
 
     @property
     def own_drafter(self) -> Drafter | None:

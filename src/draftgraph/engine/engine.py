@@ -6,7 +6,7 @@ import copy
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -30,13 +30,15 @@ from draftgraph.engine.course import Course
 from draftgraph.engine.defaults import Defaults
 from draftgraph.engine.grammars import Grammars
 from draftgraph.engine.hints import Hints
+from draftgraph.engine.lanes import few_threads
 from draftgraph.engine.options import Params, read_options
 from draftgraph.engine.pair_costs import pair_costs
 from draftgraph.engine.prompts import Prompt
 from draftgraph.engine.requests import make_course
 from draftgraph.engine.scheduler import Load, Scheduler
+from draftgraph.engine.schedules import Schedule, make_schedule
 from draftgraph.engine.scoring import Scores, score
-from draftgraph.engine.serving import Serving, taken
+from draftgraph.engine.serving import Serving, serving_of, taken
 from draftgraph.engine.strategy import choose
 from draftgraph.errors import PromptError, require
 from draftgraph.request.record import RoundRecord
@@ -68,11 +70,12 @@ class Engine:
         eos: frozenset[int],
         generation_config: GenerationConfig | None = None,
         serving: Serving | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         self.target, self.drafter, self.config, self.tokenizer, self.eos = target, drafter, config, tokenizer, eos
         self.generation_config, self.hints = generation_config, Hints()
-        self.serving = serving or Serving()
-        self._background = Background(partial(Scheduler, target, drafter, self.serving))
+        self.schedule, self.serving = schedule or make_schedule(config), serving_of(serving or Serving(), config)
+        self._background = Background(self._scheduler)
         self.grammars = Grammars(tokenizer, target.vocab_size)
         self.backends: dict[str, str] = {}
 
@@ -121,13 +124,16 @@ class Engine:
         chosen = with_drafter(chosen, draft_model is not None)
         loading = Loading(dtype, device, trust_remote_code, backend, weights=weights)
         loading, trained = for_drafter(loading, target, draft_model, chosen)
-        loaded = load_backend(target, loading)
-        tokenizer = find_tokenizer(tokenizer, target, trust_remote_code)
-        model, chosen = as_asked(loaded.model, chosen)
-        drafter, why = make_drafter(loaded, draft_model, chosen, tokenizer, loading, trained)
+        schedule = make_schedule(chosen)
+        with few_threads(schedule.threads):
+            loaded = load_backend(target, loading)
+            tokenizer = find_tokenizer(tokenizer, target, trust_remote_code)
+            model, chosen = as_asked(loaded.model, chosen)
+            drafter, why = make_drafter(loaded, draft_model, chosen, tokenizer, loading, trained)
         chosen = readable_drafts(chosen, model, drafter)
         own = copy.deepcopy(loaded.generation_config if generation_config is None else generation_config)
-        engine = cls(model, drafter, chosen, tokenizer, eos_ids(loaded, tokenizer, generation_config), own, serving)
+        eos = eos_ids(loaded, tokenizer, generation_config)
+        engine = cls(model, drafter, chosen, tokenizer, eos, own, serving, schedule)
         engine.backends["target"] = f"{loaded.model.name}: {loaded.reason}"
         if drafter.model is not None and why:
             engine.backends["drafter"] = f"{drafter.model.name}: {why}"
@@ -155,7 +161,7 @@ class Engine:
         """
         courses, is_batch = self._courses(prompt, params, options)
         if len(courses) > 1:
-            return decode_together(Scheduler(self.target, self.drafter, self.serving), courses)
+            return decode_together(self._scheduler(), courses)
         result = collect(self._stream(courses[0]))
         return [result] if is_batch else result
 
@@ -257,6 +263,9 @@ class Engine:
             )
         return make_course(self, given[0], read_options(params, named, 1)[0])
 
+    def _scheduler(self) -> Scheduler:
+        return Scheduler(self.target, self.drafter, self.serving, self.schedule)
+
     def _stream(self, course: Course) -> Stream:
         return Stream(course.alone(), course.result, course.free)
 
@@ -281,7 +290,8 @@ class Engine:
         with self._timing:
             if refresh or "costs" not in self.__dict__:  # else another thread has measured while this one waited
                 pair = (self.target, self.drafter, self.config, self._decode)
-                self.__dict__["costs"] = pair_costs(*pair, refresh)
+                with few_threads(self.schedule.threads):
+                    self.__dict__["costs"] = pair_costs(*pair, refresh)
             costs: Costs = self.__dict__["costs"]
             return costs
 
