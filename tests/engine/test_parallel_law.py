@@ -167,7 +167,7 @@ def test_a_path_that_is_let_go_of_because_of_a_token_further_down_is_another_law
 
 
 def test_draft_noise_that_belongs_to_a_position_is_another_law(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is drafted for a position again, after a rejection, would meet the same number."""
+    """Block verification rejects a token because of those below it, whose numbers their positions would meet again."""
 
     def by_position(request: Any, row: torch.Tensor, number: int) -> int:
         position = len(request.tokens) + len(request.drafting.path)
@@ -175,4 +175,4 @@ def test_draft_noise_that_belongs_to_a_position_is_another_law(monkeypatch: pyte
         return token
 
     monkeypatch.setattr(onward, "drawn", by_position)
-    assert error(random_tables("random", 2, 3, 0)) > VISIBLE
+    assert error(random_tables("random", 2, 3, 0), "block") > VISIBLE
