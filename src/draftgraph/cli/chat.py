@@ -41,6 +41,7 @@ def chat(
     structure: options.Structure = "auto",
     budget: options.Budget = "auto",
     bitwise: options.Bitwise = "auto",
+    schedule: options.Schedule = "sequential",
 ) -> None:
     """Talk to a model; answers come as they are made, with their speed. Ctrl-C stops an answer, Ctrl-D ends the conversation."""
     if server is not None and (model is not None or draft_model is not None):
@@ -60,5 +61,5 @@ def chat(
     from draftgraph.cli.work.engines import load_engine, make_config, place
 
     place(chosen)
-    config = make_config(options.Drafting(rule, structure, budget, None, bitwise))
+    config = make_config(options.Drafting(rule, structure, budget, None, bitwise, schedule))
     converse(LocalSpeaker(load_engine(chosen, config, quiet=False), chosen.title, asked), system)

@@ -67,6 +67,7 @@ def generate(
     ] = None,
     prediction: options.Prediction = None,
     bitwise: options.Bitwise = "auto",
+    schedule: options.Schedule = "sequential",
     edges: Annotated[
         str,
         typer.Option(
@@ -111,7 +112,7 @@ def generate(
 
     place(chosen)
     config = make_config(
-        options.Drafting(rule, structure, budget, prediction, bitwise),
+        options.Drafting(rule, structure, budget, prediction, bitwise, schedule),
         num_speculative_tokens=num_speculative_tokens,
         drafter=drafter,
         edges=edges if edges == "auto" else tuple(name.strip() for name in edges.split(",") if name.strip()),

@@ -67,11 +67,12 @@ class Drafting:
     budget: str = "auto"
     prediction: str | None = None
     bitwise: str = "auto"
+    schedule: str = "sequential"
 
     @property
     def written(self) -> dict[str, str]:
         """The options that are not left at their defaults."""
-        return {name: value for name, value in vars(self).items() if value not in ("auto", None)}
+        return {name: value for name, value in vars(self).items() if value not in ("auto", None, "sequential")}
 
 
 Target = Annotated[
@@ -159,6 +160,14 @@ Bitwise = Annotated[
     typer.Option(
         "--bitwise",
         help="true, false or auto: drafts change no bit of the target's rows.",
+        rich_help_panel=DRAFTING,
+    ),
+]
+Schedule = Annotated[
+    str,
+    typer.Option(
+        "--schedule",
+        help="sequential, or parallel: draft on, one path, while the target verifies.",
         rich_help_panel=DRAFTING,
     ),
 ]

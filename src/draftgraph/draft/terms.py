@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -80,7 +80,7 @@ class Draft:
     num_evaluations: int = 0
     num_passes: int = 0
     reason: str = ""
-    onward: Sequence[int] = ()
+    onward: Sequence[int] = field(default_factory=list)
     overlapped: float = 0.0
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from draftgraph.types import ROOT
 
@@ -51,7 +51,7 @@ class RoundRecord:
     p: Sequence[float] = ()
     q: Sequence[float | None] = ()
     masses: Sequence[float] = ()
-    onward: Sequence[int] = ()
+    onward: Sequence[int] = field(default_factory=list)
     overlapped: float = 0.0
 
     @property

@@ -47,6 +47,7 @@ def make_config(drafting: Drafting, **more: Any) -> Config:
         rule=rule,
         prediction=text,
         bitwise=as_switch(drafting.bitwise),
+        schedule=drafting.schedule,
         **more,
     )
 
