@@ -111,6 +111,7 @@ SETTLING_SECONDS = 10.0
 def _settle(both: threading.Barrier, count: int) -> None:
     """Two threads of a pool have their number of kernel threads from here on; each of them meets the other."""
     torch.set_num_threads(count)
+    torch.get_num_threads()  # the first question of a thread takes over what is set for all; later it is left alone
     both.wait(SETTLING_SECONDS)
 
 
