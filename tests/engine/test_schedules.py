@@ -6,6 +6,8 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,17 +15,25 @@ import torch
 from transformers import NoRepeatNGramLogitsProcessor, PreTrainedModel
 
 import draftgraph as dg
+from cost_tables import costs
 from draftgraph.backends.base import Feed, Scored
 from draftgraph.budget.pace import parallel_tokens
+from draftgraph.draft.model import ModelDrafter
 from draftgraph.draft.onward import LONGEST_ROUND, OnwardDrafter
 from draftgraph.engine.config import Config
 from draftgraph.engine.lanes import InTurn
+from draftgraph.engine.pair_costs import pair_costs
+from draftgraph.engine.parallel_options import refuse_one_device
 from draftgraph.engine.schedules import Parallel, Sequential
 from draftgraph.errors import DrafterError, LogitsError, OptionError
 from draftgraph.request.record import RoundRecord
 from draftgraph.types import Outcome, TokenTree
 from draftgraph.verification.walk import WalkRule
+from draftgraph.view.terminal import round_tree
+from draftgraph.view.tracefile import load, make_trace, save
+from feature_drafters import write_drafter
 from models import FAMILIES, byte_tokenizer, perturbed, plain, tiny_lm
+from own_drafters import Beside
 from recurrent import DELTA
 from test_sampling_law import TableLM
 
@@ -421,3 +431,95 @@ def test_a_request_may_choose_rule_and_length_and_not_a_tree() -> None:
     assert made.generate(PROMPTS[2], max_new_tokens=12, budget=0).stats.num_drafter_passes == 0
     with pytest.raises(OptionError, match="branches"):
         made.generate(PROMPTS[2], structure="tree")
+
+
+@pytest.mark.parametrize("bitwise", [True, False])
+def test_on_openvino_each_model_is_compiled_for_its_share_of_the_threads(bitwise: bool) -> None:
+    pytest.importorskip("openvino")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        made = engine(0.05, target(), backend="openvino", bitwise=bitwise)
+        text = plain(target(), PROMPTS[3], 60)
+        assert made.generate(PROMPTS[3], max_new_tokens=60).token_ids == text
+        for limit in (1, 2, 5):
+            assert made.generate(PROMPTS[2], max_new_tokens=limit).token_ids == plain(target(), PROMPTS[2], limit)
+        seeded = {"max_new_tokens": 20, "temperature": 1.0, "seed": 4, "rule": "agree"}
+        one = made.generate(PROMPTS[2], **seeded).token_ids
+        assert one == made.generate(PROMPTS[2], budget=0, **seeded).token_ids
+    finally:
+        torch.set_num_threads(threads)
+    told = made.drafter.model._compiled._request.get_compiled_model()  # type: ignore[union-attr,attr-defined]
+    assert int(told.get_property("INFERENCE_NUM_THREADS")) == 1
+
+
+def test_a_drafter_that_reads_hidden_states_is_refused_before_the_target_is_read(tmp_path: Path) -> None:
+    folder = write_drafter(tmp_path / "drafter", target())
+    with pytest.raises(OptionError, match="reads the hidden states that the target computes just then"):
+        dg.Engine.from_pretrained(target(), draft_model=folder, schedule="parallel")
+
+
+def test_models_on_a_device_that_is_shared_are_refused() -> None:
+    made = engine()
+    elsewhere: Any = SimpleNamespace(device=torch.device("cuda:0"), model_name="there")
+    with pytest.raises(OptionError, match="there is on cuda:0, where passes take turns"):
+        refuse_one_device(made.target, elsewhere)
+
+
+def test_a_drafter_that_cannot_go_on_is_refused() -> None:
+    for drafter in (Beside(), ModelDrafter(engine().target, 64)):
+        with pytest.raises(OptionError, match=f"{drafter.name} drafts for one round at a time"):
+            dg.Engine.from_pretrained(target(), drafter=drafter, schedule="parallel", budget=3)
+    made = engine()
+    with pytest.raises(OptionError, match="ModelDrafter drafts for one round at a time"):
+        dg.Engine(made.target, ModelDrafter(made.target, 64), made.config, None, frozenset())
+
+
+def test_inside_transformers() -> None:
+    loop = dg.custom_generate(draft_model=perturbed(target(), 0.02), schedule="parallel", num_speculative_tokens=3)
+    ids = torch.tensor([PROMPTS[3]])
+    found = target().generate(ids, custom_generate=loop, do_sample=False, max_new_tokens=20, pad_token_id=0)
+    assert found[0, 17:].tolist() == plain(target(), PROMPTS[3], 20)
+
+
+def test_costs_are_measured_with_the_threads_that_each_model_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, str]] = []
+
+    def measured(target: Any, drafter: Any, config: Config, *_: Any) -> Any:
+        asked.append((torch.get_num_threads(), config.schedule))
+        return costs(drafter=1.0)
+
+    monkeypatch.setattr("draftgraph.engine.engine.pair_costs", measured)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        made = engine(num_speculative_tokens=None)
+        result = made.generate(PROMPTS[2], max_new_tokens=30)
+    finally:
+        torch.set_num_threads(threads)
+    assert asked == [(2, "parallel")]
+    assert "5 tokens meanwhile" in result.rounds[0].reason
+    assert len(result.rounds[0].onward) == 5
+
+
+def test_what_is_measured_are_sequential_rounds() -> None:
+    made = engine(num_speculative_tokens=None)
+    seen: list[str] = []
+
+    def decode(drafter: Any, config: Config, prompt: Any, params: Any) -> Any:
+        seen.append(config.schedule)
+        return made._decode(drafter, config, prompt, params)
+
+    pair_costs(made.target, made.drafter, made.config, decode)
+    assert set(seen) == {"sequential"}
+
+
+def test_a_trace_holds_what_was_drafted_meanwhile(tmp_path: Path) -> None:
+    model = tiny_lm(vocab=256)
+    made = engine(0.02, model, tokenizer=byte_tokenizer())
+    result = made.generate("abcabc", max_new_tokens=20)
+    trace = make_trace(result, "abcabc", made.tokenizer)
+    save(trace, tmp_path / "trace.json")
+    assert load(tmp_path / "trace.json") == trace
+    shown = "\n".join(str(round_tree(record, 1, lambda token: f"<{token}>").label) for record in result.rounds)
+    assert f"drafted meanwhile: “<{result.rounds[0].onward[0]}>”" in shown

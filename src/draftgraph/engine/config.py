@@ -98,8 +98,10 @@ class Config:
         if self.prediction is not None:
             self._set("prediction", _prediction(self.prediction))
         require(_is_one_of(self.schedule, SCHEDULES), "schedule", self.schedule, "'sequential' or 'parallel'")
-        if self.parallel and self.structure == "auto":
-            self._set("structure", "chain")
+        if self.parallel:
+            refuse_drafter(self.drafter, self.own_drafter)
+            if self.structure == "auto":
+                self._set("structure", "chain")
         self._refuse_unsound()
 
     def _set(self, name: str, value: Any) -> None:
@@ -140,8 +142,6 @@ class Config:
 
     def _refuse_beside_parallel(self) -> None:
         """What cannot go on while the target verifies. Raises OptionError."""
-        own = self.own_drafter
-        refuse_drafter(self.drafter, own)
         if not self.drafts_chains:
             refuse_branches(self.resolved_structure)
         if self.edges not in ("auto", ()):

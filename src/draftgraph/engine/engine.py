@@ -33,6 +33,7 @@ from draftgraph.engine.hints import Hints
 from draftgraph.engine.lanes import few_threads
 from draftgraph.engine.options import Params, read_options
 from draftgraph.engine.pair_costs import pair_costs
+from draftgraph.engine.parallel_options import refuse_drafter
 from draftgraph.engine.prompts import Prompt
 from draftgraph.engine.requests import make_course
 from draftgraph.engine.scheduler import Load, Scheduler
@@ -72,6 +73,8 @@ class Engine:
         serving: Serving | None = None,
         schedule: Schedule | None = None,
     ) -> None:
+        if config.parallel:
+            refuse_drafter("model", drafter)
         self.target, self.drafter, self.config, self.tokenizer, self.eos = target, drafter, config, tokenizer, eos
         self.generation_config, self.hints = generation_config, Hints()
         self.schedule, self.serving = schedule or make_schedule(config), serving_of(serving or Serving(), config)
