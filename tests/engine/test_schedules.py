@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import torch
 from transformers import NoRepeatNGramLogitsProcessor, PreTrainedModel
 
 import draftgraph as dg
-from cost_tables import costs
+from cost_tables import cost, costs
 from draftgraph.backends.base import Feed, Scored
 from draftgraph.budget.pace import parallel_tokens
 from draftgraph.draft.model import ModelDrafter
@@ -24,6 +25,7 @@ from draftgraph.engine.config import Config
 from draftgraph.engine.lanes import InTurn
 from draftgraph.engine.pair_costs import pair_costs
 from draftgraph.engine.parallel_options import refuse_one_device
+from draftgraph.engine.schedule_choice import tried, with_schedule
 from draftgraph.engine.schedules import Parallel, Sequential
 from draftgraph.errors import DrafterError, LogitsError, OptionError
 from draftgraph.request.record import RoundRecord
@@ -402,7 +404,7 @@ class Waits(WalkRule):
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "another schedule": ({"schedule": "both"}, "write 'sequential' or 'parallel'"),
+    "another schedule": ({"schedule": "both"}, "write 'sequential', 'parallel' or 'auto'"),
     "a tree": ({"structure": "tree"}, "structure='tree' branches"),
     "a graph": ({"structure": "graph"}, "structure='graph' branches"),
     "copies": ({"edges": ("own",)}, "leave edges out"),
@@ -523,3 +525,66 @@ def test_a_trace_holds_what_was_drafted_meanwhile(tmp_path: Path) -> None:
     assert load(tmp_path / "trace.json") == trace
     shown = "\n".join(str(round_tree(record, 1, lambda token: f"<{token}>").label) for record in result.rounds)
     assert f"drafted meanwhile: “<{result.rounds[0].onward[0]}>”" in shown
+
+
+def weighing(
+    monkeypatch: pytest.MonkeyPatch, sequential: Any, parallel: Any, gain: float = 1.1, **options: Any
+) -> dg.Engine:
+    """The engine of schedule="auto", where costs are these tables, and trials come out as `gain`."""
+    monkeypatch.setattr("draftgraph.engine.schedule_choice.tried", lambda *_: gain)
+    drafter, tables = perturbed(target(), 0.02), {"sequential": sequential, "parallel": parallel}
+
+    def make(model: Any, draft_model: Any, config: Config) -> dg.Engine:
+        made = dg.Engine.from_pretrained(model, draft_model=draft_model, config=config)
+        made.__dict__["costs"] = tables[config.schedule]
+        return made
+
+    monkeypatch.setattr("draftgraph.engine.schedule_choice.threads", lambda: 2)
+    return with_schedule(make, target(), drafter, Config(schedule="auto").with_options(**options))
+
+
+def test_auto_takes_the_parallel_schedule_only_where_both_tables_say_that_it_pays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alike = costs(drafter=1.0, reached=0.9)
+    fast = weighing(monkeypatch, alike, alike)
+    assert isinstance(fast.schedule, Parallel)
+    assert fast.config.schedule == "parallel"
+    assert fast.backends["schedule"].endswith("in parallel at temperature 1; in a trial it was 1.10 times as fast")
+    dear = replace(alike, target=cost(9e-3, 9.2e-3, 18e-3, rows=(1, 2, 65)))
+    slow = weighing(monkeypatch, alike, dear)
+    assert isinstance(slow.schedule, Sequential)
+    assert slow.backends["schedule"].startswith("sequential: costs promise")
+    assert slow.config.structure == "auto"
+    failed = weighing(monkeypatch, alike, alike, 0.9)
+    assert isinstance(failed.schedule, Sequential)
+    busy = weighing(monkeypatch, alike, replace(alike, waited=0.5))
+    assert "others used the machine" in busy.backends["schedule"]
+    for made in (fast, slow):
+        assert made.generate(PROMPTS[2], max_new_tokens=8).token_ids == plain(target(), PROMPTS[2], 8)
+
+
+def test_a_trial_compares_answers_of_both() -> None:
+    assert 0.0 < tried(engine(schedule="sequential"), engine(), 2) < 1000.0
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"structure": "tree"}, "structure='tree' branches"),
+        ({"budget": 4}, "costs weigh schedules of the automatic budget"),
+    ],
+)
+def test_auto_stays_sequential_where_there_is_nothing_to_weigh(
+    options: dict[str, Any], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = weighing(monkeypatch, costs(), costs(), **options)
+    assert isinstance(made.schedule, Sequential)
+    assert why in made.backends["schedule"]
+
+
+def test_auto_without_a_draft_model_or_a_second_thread_is_sequential() -> None:
+    made = dg.Engine.from_pretrained(target(), schedule="auto")
+    assert made.backends["schedule"] == "sequential: there is no draft model that could draft meanwhile"
+    alone = engine(schedule="auto", num_speculative_tokens=None)
+    assert alone.backends["schedule"] == "sequential: torch has one thread, and the two models would need one each"

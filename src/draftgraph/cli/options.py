@@ -167,7 +167,7 @@ Schedule = Annotated[
     str,
     typer.Option(
         "--schedule",
-        help="sequential, or parallel: draft on, one path, while the target verifies.",
+        help="sequential, parallel (draft on, one path, while the target verifies), or auto.",
         rich_help_panel=DRAFTING,
     ),
 ]

@@ -52,6 +52,12 @@ def make_backend(model: torch.nn.Module) -> TorchModel:
     return torch_model(model)
 
 
+def loaded_already(model: CausalLM | None, source: Any) -> Any:
+    """What another engine of the same models is made of: weights that torch has loaded from `source` are not read again."""
+    module = getattr(model, "model", None)
+    return module if isinstance(module, torch.nn.Module) and not isinstance(source, torch.nn.Module) else source
+
+
 def why_one_path(*models: CausalLM | None) -> str:
     """Why drafts cannot branch, in words; empty if they can. models  the target, and that of the drafter if it has one."""
     bound = next((model for model in models if model is not None and not model.branches), None)

@@ -21,7 +21,7 @@ from draftgraph.verification.base import Rule
 from draftgraph.verification.registry import get_rule
 
 DRAFTERS = ("model", "lookup", "text")
-SCHEDULES = ("sequential", "parallel")
+SCHEDULES = ("sequential", "parallel", "auto")
 ALIASES = {
     "num_assistant_tokens": "num_speculative_tokens",
     "rejection_sample_method": "rule",
@@ -63,7 +63,7 @@ class Config:
                backend can do it and no tree was asked for.
     schedule   "sequential": draft, then verify. "parallel": the draft model drafts on, one path, while the target verifies, each
                with half of the threads; for one request at a time (PEARL, arXiv 2408.11850). `engine.parallel_options` says what
-               does not go with it.
+               does not go with it. "auto": `Engine.from_pretrained` takes the second where measured costs say that it pays.
 
     Raises OptionError for a value that is not possible, and for drafts that the rule does not verify.
     """
@@ -97,7 +97,7 @@ class Config:
             self._set("bitwise", flag)
         if self.prediction is not None:
             self._set("prediction", _prediction(self.prediction))
-        require(_is_one_of(self.schedule, SCHEDULES), "schedule", self.schedule, "'sequential' or 'parallel'")
+        require(_is_one_of(self.schedule, SCHEDULES), "schedule", self.schedule, "'sequential', 'parallel' or 'auto'")
         if self.parallel:
             refuse_drafter(self.drafter, self.own_drafter)
             if self.structure == "auto":

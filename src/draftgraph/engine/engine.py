@@ -6,7 +6,7 @@ import copy
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -36,6 +36,7 @@ from draftgraph.engine.pair_costs import pair_costs
 from draftgraph.engine.parallel_options import refuse_drafter
 from draftgraph.engine.prompts import Prompt
 from draftgraph.engine.requests import make_course
+from draftgraph.engine.schedule_choice import with_schedule
 from draftgraph.engine.scheduler import Load, Scheduler
 from draftgraph.engine.schedules import Schedule, make_schedule
 from draftgraph.engine.scoring import Scores, score
@@ -124,19 +125,38 @@ class Engine:
         require(named, "generation_config", generation_config, "a transformers GenerationConfig")
         serving, options = taken(serving, options)
         chosen = (config or Config()).with_options(**options)
-        chosen = with_drafter(chosen, draft_model is not None)
         loading = Loading(dtype, device, trust_remote_code, backend, weights=weights)
-        loading, trained = for_drafter(loading, target, draft_model, chosen)
-        schedule = make_schedule(chosen)
+        make = partial(
+            cls._made, tokenizer=tokenizer, loading=loading, generation_config=generation_config, serving=serving
+        )
+        if chosen.schedule == "auto":
+            return with_schedule(make, target, draft_model, chosen)
+        return make(target, draft_model, chosen)
+
+    @classmethod
+    def _made(
+        cls,
+        target: Any,
+        draft_model: Any,
+        config: Config,
+        tokenizer: Any,
+        loading: Loading,
+        generation_config: GenerationConfig | None,
+        serving: Serving,
+    ) -> Engine:
+        """What `from_pretrained` makes of options that are settled."""
+        config = with_drafter(config, draft_model is not None)
+        loading, trained = for_drafter(loading, target, draft_model, config)
+        schedule = make_schedule(config)
         with few_threads(schedule.threads):
             loaded = load_backend(target, loading)
-            tokenizer = find_tokenizer(tokenizer, target, trust_remote_code)
-            model, chosen = as_asked(loaded.model, chosen)
-            drafter, why = make_drafter(loaded, draft_model, chosen, tokenizer, loading, trained)
-        chosen = readable_drafts(chosen, model, drafter)
+            tokenizer = find_tokenizer(tokenizer, target, loading.trusted)
+            model, config = as_asked(loaded.model, config)
+            drafter, why = make_drafter(loaded, draft_model, config, tokenizer, loading, trained)
+        config = readable_drafts(config, model, drafter)
         own = copy.deepcopy(loaded.generation_config if generation_config is None else generation_config)
         eos = eos_ids(loaded, tokenizer, generation_config)
-        engine = cls(model, drafter, chosen, tokenizer, eos, own, serving, schedule)
+        engine = cls(model, drafter, config, tokenizer, eos, own, serving, schedule)
         engine.backends["target"] = f"{loaded.model.name}: {loaded.reason}"
         if drafter.model is not None and why:
             engine.backends["drafter"] = f"{drafter.model.name}: {why}"
