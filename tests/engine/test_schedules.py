@@ -539,7 +539,7 @@ def weighing(
         made.__dict__["costs"] = tables[config.schedule]
         return made
 
-    monkeypatch.setattr("draftgraph.engine.schedule_choice.threads", lambda: 2)
+    monkeypatch.setattr("draftgraph.engine.schedule_choice.get_num_threads", lambda: 2)
     return with_schedule(make, target(), drafter, Config(schedule="auto").with_options(**options))
 
 

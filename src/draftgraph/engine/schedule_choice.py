@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
+from torch import get_num_threads
 
 from draftgraph.budget.automatic import AutoBudget
 from draftgraph.budget.costs import Costs
@@ -28,7 +28,6 @@ TEMPERATURES = (0.0, 1.0)
 TRIED_SECONDS, REPEATS, MOST_TRIED = 1.0, 3, 64
 """Expected seconds of each answer of a trial, answers of each engine, and tokens of an answer at most."""
 PROMPT_TOKENS = 16
-threads = torch.get_num_threads
 
 
 class Make(Protocol):
@@ -60,7 +59,7 @@ def _why_not(draft_model: object, config: Config) -> str:
         return "there is no draft model that could draft meanwhile"
     if config.budget != "auto" or config.num_speculative_tokens is not None:
         return "budget or num_speculative_tokens were asked for, and costs weigh schedules of the automatic budget"
-    if threads() < 2:
+    if get_num_threads() < 2:
         return "torch has one thread, and the two models would need one each"
     return ""
 
