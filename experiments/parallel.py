@@ -1,11 +1,11 @@
 """Does it pay on this machine to draft on while the target verifies?
 
-    python -m experiments.parallel [--threads 2] [--turns 8] [--quick]
+    python -m experiments.parallel [--threads 2] [--turns 6] [--quick]
 
 Both schedules continue the same prompts in turns, on torch and on OpenVINO: sequential rounds with all threads, parallel ones
-with half of them for each model. Between them the parallel schedule runs on its virtual clock: one model after the other, each with
-half of the threads, as if every round took as long as the longer of both. That is the prediction. Pairs: the bundled one, and a
-deep target with the drafter that it was grown from. Writes parallel.json and parallel.md into --out.
+with half of them for each model. Between them the parallel schedule runs on its virtual clock: one model after the other, each
+with half of the threads, as if every round took as long as the longer of both. That is the prediction. Pairs: the bundled one,
+and a deep target with the drafter that it was grown from. Writes parallel.json and parallel.md into --out.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COUNTS = (2, 3, 4, 6, 8)
 """Tokens drafted per round."""
 BACKENDS = ("torch", "openvino")
 PLAIN, SEQUENTIAL, PARALLEL, VIRTUAL = "plain", "sequential", "parallel", "virtual clock"
-DEEP_LAYERS, GROWN_FROM, WIDTH, VOCAB, WEIGHT = 12, 2, 512, 512, 0.12
+DEEP_LAYERS, GROWN_FROM, WIDTH, VOCAB, WEIGHT = 12, 2, 512, 512, 0.05
 """Of the deep target: layers, those that its drafter has, and what the others add to a row, as a share of their usual output."""
 
 
@@ -146,7 +146,7 @@ def rows(pair: str, backend: str, ways: Sequence[Decoder], turns: Sequence[Turn]
     best = min(statistics.median(paces[way.name]) for way in ways if way.way in (PLAIN, SEQUENTIAL))
     for way in ways:
         found = paces[way.name]
-        spread = statistics.quantiles(found, n=10) if len(found) > 1 else found * 9
+        spread = statistics.quantiles(found, n=10, method="inclusive") if len(found) > 1 else found * 9
         middle = statistics.median(found)
         answers = [turn.timed[way.name].answer for turn in turns]
         length = sum(len(answer.ids) for answer in answers) / sum(answer.rounds for answer in answers)
@@ -163,29 +163,30 @@ def _pace(way: Decoder, turn: Turn) -> float:
 
 def ratio(pair: str, backend: str, ways: Sequence[Decoder], found: Sequence[Row]) -> Ratio:
     """Passes as the virtual clock saw them, one model at a time."""
-    passes = {}
-    for way in ways:
-        whole = [
-            record
-            for record in way.rounds[1:]
-            if record.num_passes == way.count and len(record.tokens) == way.count - 1
-        ]
-        if way.way == VIRTUAL and whole:
-            drafter = statistics.median(
-                (record.seconds["drafter"] + record.seconds["drafting"]) / way.count for record in whole
-            )
-            passes[way.count] = (
-                drafter,
-                statistics.median(record.seconds["target"] + record.overlapped for record in whole),
-            )
-    drafter = statistics.median(drafter for drafter, _ in passes.values())
-    step = next((n for n in passes if n * drafter >= passes[n][1]), max(passes))
-    scored = passes[step][1]
+    virtual = {way.count: way.rounds for way in ways if way.way == VIRTUAL}
+    drafter = statistics.median(
+        _drafted(record) for records in virtual.values() for record in records if record.num_passes
+    )
+    scored = {count: statistics.median(_scored(records, count)) for count, records in virtual.items()}
+    step = next((count for count in scored if count * drafter >= scored[count]), max(scored))
     best = [
         min((row for row in found if row.way == way), key=lambda row: row.ms[0]).count
         for way in (SEQUENTIAL, PARALLEL, VIRTUAL)
     ]
-    return Ratio(pair, backend, 1e3 * drafter, 1e3 * scored, math.ceil(scored / drafter), (best[0], best[1], best[2]))
+    return Ratio(
+        pair, backend, 1e3 * drafter, 1e3 * scored[step], math.ceil(scored[step] / drafter), (best[0], best[1], best[2])
+    )
+
+
+def _drafted(record: RoundRecord) -> float:
+    """Seconds per drafted token of a round."""
+    return (record.seconds["drafter"] + record.seconds["drafting"]) / record.num_passes
+
+
+def _scored(records: Sequence[RoundRecord], count: int) -> list[float]:
+    """Seconds of the target's passes over as many rows as are drafted, or over any number if there were none."""
+    whole = [record for record in records if len(record.tokens) == count - 1] or records
+    return [record.seconds["target"] + record.overlapped for record in whole]
 
 
 def blocks(found: Sequence[Row], ratios: Sequence[Ratio], turns: int, tokens: int) -> list[str | Sheet]:
@@ -198,9 +199,10 @@ def blocks(found: Sequence[Row], ratios: Sequence[Ratio], turns: int, tokens: in
         for way in (PLAIN, SEQUENTIAL, PARALLEL, VIRTUAL)
     ]
     return [
-        f"Greedy, {tokens} tokens per answer, reading the prompt included; {turns} turns, everybody in each of them. ms per token: "
-        "median, with the 10th and 90th percentile. The gain is over the fastest way that is not parallel. The virtual clock is the "
-        "prediction: real passes of one model at a time, each with half of the threads, in rounds as long as the longer of both.",
+        f"Greedy, {tokens} tokens per answer, reading the prompt included; {turns} turns, everybody in each of them. ms per "
+        "token: median, with the 10th and 90th percentile. The gain is over the fastest way that is not parallel. The virtual "
+        "clock is the prediction: real passes of one model at a time, each with half of the threads, in rounds as long as the "
+        "longer of both.",
         "The fastest number of drafted tokens of every way:",
         table(["pair, backend", "way", "drafted", "ms per token", "τ", "gain"], map(_cells, fastest)),
         "With half of the threads a drafted token takes c ms, verifying ⌈T/c⌉ tokens T ms. Then the numbers that were fastest:",
@@ -232,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     quick = "two turns of 12 tokens on the bundled pair"
     experiment = Experiment("parallel", "Drafting while the target verifies", __doc__, quick, threads=2)
     add = experiment.parser.add_argument
-    add("--turns", type=at_least(1), default=8)
+    add("--turns", type=at_least(1), default=6)
     add("--tokens", type=at_least(1), default=48)
     add("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
     options = experiment.start(arguments)
