@@ -27,7 +27,7 @@ from draftgraph.engine.pair_costs import pair_costs
 from draftgraph.engine.parallel_options import refuse_one_device
 from draftgraph.engine.schedule_choice import tried, with_schedule
 from draftgraph.engine.schedules import Parallel, Sequential
-from draftgraph.errors import DrafterError, LogitsError, OptionError
+from draftgraph.errors import DrafterError, DraftError, LogitsError, OptionError
 from draftgraph.request.record import RoundRecord
 from draftgraph.types import Outcome, TokenTree
 from draftgraph.verification.walk import WalkRule
@@ -35,7 +35,7 @@ from draftgraph.view.terminal import round_tree
 from draftgraph.view.tracefile import load, make_trace, save
 from feature_drafters import write_drafter
 from models import FAMILIES, byte_tokenizer, perturbed, plain, tiny_lm
-from own_drafters import Beside
+from own_drafters import Beside, Line, law_behind
 from recurrent import DELTA
 from test_sampling_law import TableLM
 
@@ -588,3 +588,54 @@ def test_auto_without_a_draft_model_or_a_second_thread_is_sequential() -> None:
     assert made.backends["schedule"] == "sequential: there is no draft model that could draft meanwhile"
     alone = engine(schedule="auto", num_speculative_tokens=None)
     assert alone.backends["schedule"] == "sequential: torch has one thread, and the two models would need one each"
+
+
+class OnAndOn(Line):
+    """A user's drafter, without a model, that goes on where its last draft agreed with the text."""
+
+    goes_on = True
+
+    def begin(self, request: Any) -> None:
+        request.drafting = []
+
+    def pending(self, request: Any) -> dg.Draft:
+        graph, node = dg.DraftGraph(across=False), dg.ROOT
+        for token, law in request.drafting:
+            node = graph.add(node, token, 1.0, graph.add_laws(law))
+        return dg.Draft(graph)
+
+    def propose(self, request: Any, limits: Any) -> dg.Draft:
+        path = request.drafting
+        for number in range(len(path), min(limits.budget, limits.reach)):
+            law = law_behind(request, [*request.tokens, *(token for token, _ in path)])[None]
+            path.append((request.draw(law[0], number), law))
+        return self.pending(request)
+
+    def observe(self, request: Any, draft: Any, verdict: Any, scores: Any, p: Any) -> None:
+        tokens = [*(draft.tree.tokens[node] for node in verdict.path), verdict.token]
+        agreed = [token for token, _ in request.drafting[: len(tokens)]] == tokens
+        request.drafting = request.drafting[len(tokens) :] if agreed else []
+
+
+class Elsewhere(OnAndOn):
+    """Says that something else is pending than what it goes on from."""
+
+    def pending(self, request: Any) -> dg.Draft:
+        found = super().pending(request)
+        found.graph.tokens = [(token + 1) % request.vocab_size for token in found.graph.tokens]
+        return found
+
+    def propose(self, request: Any, limits: Any) -> dg.Draft:
+        super().propose(request, limits)
+        return OnAndOn.pending(self, request)
+
+
+def test_drafters_of_users_may_go_on_too() -> None:
+    options: dict[str, Any] = {"schedule": "parallel", "budget": 3, "rule": "block"}
+    made = dg.Engine.from_pretrained(target(), drafter=OnAndOn(), **options)
+    result = made.generate(PROMPTS[2], max_new_tokens=60, temperature=5.0, seed=0)
+    assert len(result.token_ids) == 60
+    assert any(record.tokens for record in result.rounds)
+    wrong = dg.Engine.from_pretrained(target(), drafter=Elsewhere(), **options)
+    with pytest.raises(DraftError, match="propose one path that begins with them"):
+        wrong.generate(PROMPTS[2], max_new_tokens=60, temperature=5.0, seed=0)

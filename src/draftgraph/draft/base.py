@@ -68,7 +68,10 @@ class Drafter(ABC):
         return False
 
     def pending(self, request: Request) -> Draft:
-        """What is drafted behind the text and was not judged yet; nothing where drafts do not outlive their round."""
+        """What is drafted behind the text and was not judged yet: one path, with which the next proposal begins.
+
+        Nothing, where drafts do not outlive their round. Which tokens stay must not look at those that stay, nor below them.
+        """
         return Draft(DraftGraph())
 
     @abstractmethod

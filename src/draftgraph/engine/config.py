@@ -100,7 +100,7 @@ class Config:
         require(_is_one_of(self.schedule, SCHEDULES), "schedule", self.schedule, "'sequential', 'parallel' or 'auto'")
         if self.parallel:
             refuse_drafter(self.drafter, self.own_drafter)
-            if self.structure == "auto":
+            if self.structure == "auto" and (self.own_drafter is None or self.own_drafter.structure is None):
                 self._set("structure", "chain")
         self._refuse_unsound()
 

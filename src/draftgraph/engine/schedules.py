@@ -22,9 +22,10 @@ from draftgraph.draft.terms import Draft, Limits
 from draftgraph.engine.config import Config
 from draftgraph.engine.lanes import Lanes, Threads
 from draftgraph.engine.round import decode_round, verify
-from draftgraph.errors import attempt
+from draftgraph.errors import DraftError, attempt
 from draftgraph.request.result import Event
 from draftgraph.request.state import Request
+from draftgraph.types import TokenTree
 from draftgraph.verification.onward import OnwardRule, beginning
 
 T = TypeVar("T")
@@ -78,6 +79,7 @@ class Parallel(Schedule):
             partial(_scored, target, feed, drafter.taps), partial(propose, drafter, request, further), request.clock
         )
         whole, rows = _came(both.drafted), _came(both.scored)
+        _refuse_another_path(drafter, tree, whole.tree)
         onward = whole.tree.tokens[len(tree) :]
         draft = Draft(pending.graph, whole.num_evaluations, whole.num_passes, whole.reason, onward, both.overlapped)
         judge = OnwardRule(request.choice.rule, beginning(whole.tree, len(tree) + 1)) if onward else request.choice.rule
@@ -87,6 +89,15 @@ class Parallel(Schedule):
 def make_schedule(config: Config) -> Schedule:
     """The schedule that a config asks for."""
     return Parallel(Threads(max(1, torch.get_num_threads() // 2))) if config.parallel else Sequential()
+
+
+def _refuse_another_path(drafter: Drafter, pending: TokenTree, whole: TokenTree) -> None:
+    """Raise DraftError unless a draft is one path that begins with what was pending: the target has read that."""
+    if not whole.is_chain or list(whole.tokens[: len(pending)]) != list(pending.tokens):
+        raise DraftError(
+            f"the drafter {drafter.name} says that {list(pending.tokens)} are pending and proposed {list(whole.tokens)}; "
+            "propose one path that begins with them"
+        )
 
 
 def _came(of: T | Exception) -> T:
