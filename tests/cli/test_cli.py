@@ -135,6 +135,15 @@ def test_budget_zero_is_plain_decoding(models):
     assert found["stats"]["num_rounds"] == found["stats"]["num_output_tokens"] == 12
 
 
+def test_the_drafter_may_draft_on_while_the_target_verifies(models):
+    asked = ("--schedule", "parallel", "--num-speculative-tokens", "3", "--backend", "torch")
+    found = generate_json(PROMPT, *models, *asked)
+    assert found["token_ids"] == generate_json(PROMPT, *models, "--budget", "0", "--backend", "torch")["token_ids"]
+    assert "drafts on while the target verifies" in found["choice"]["reason"]
+    shown = run("generate", PROMPT, *models, *asked, "--show")
+    assert "drafted meanwhile: " in shown.stdout
+
+
 def test_a_model_alone_drafts_by_looking_up(pair):
     found = generate_json("abcabcabcabc", "--model", str(pair[0]), "--max-new-tokens", "30")
     assert found["stats"]["num_drafter_passes"] == 0

@@ -278,7 +278,7 @@ def test_what_breaks_a_whole_step_is_told_to_everybody_and_the_next_request_work
         return await asyncio.gather(read(made.astream(prompt, max_new_tokens=9)), return_exceptions=True)
 
     with monkeypatch.context() as patch:
-        patch.setattr("draftgraph.engine.scheduler.decode_round", broken)
+        patch.setattr("draftgraph.engine.schedules.decode_round", broken)
         outcomes = [run(ask(prompt))[0] for prompt in PROMPTS]
     assert [type(outcome) for outcome in outcomes] == [MemoryError] * 5
     assert all(outcome.partial.token_ids == [] for outcome in outcomes)

@@ -43,6 +43,7 @@ def chat(
     bitwise: options.Bitwise = "auto",
     judge: options.Judge = None,
     threshold: options.Threshold = None,
+    schedule: options.Schedule = "sequential",
 ) -> None:
     """Talk to a model; answers come as they are made, with their speed. Ctrl-C stops an answer, Ctrl-D ends the conversation."""
     if server is not None and (model is not None or draft_model is not None):
@@ -62,5 +63,5 @@ def chat(
     from draftgraph.cli.work.engines import load_engine, make_config, place
 
     place(chosen)
-    config = make_config(options.Drafting(rule, structure, budget, None, bitwise, judge, threshold))
+    config = make_config(options.Drafting(rule, structure, budget, None, bitwise, judge, threshold, schedule))
     converse(LocalSpeaker(load_engine(chosen, config, quiet=False), chosen.title, asked), system)

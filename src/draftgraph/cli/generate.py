@@ -68,6 +68,7 @@ def generate(
     bitwise: options.Bitwise = "auto",
     judge: options.Judge = None,
     threshold: options.Threshold = None,
+    schedule: options.Schedule = "sequential",
     edges: Annotated[
         str,
         typer.Option(
@@ -112,7 +113,7 @@ def generate(
 
     place(chosen)
     config = make_config(
-        options.Drafting(rule, structure, budget, prediction, bitwise, judge, threshold),
+        options.Drafting(rule, structure, budget, prediction, bitwise, judge, threshold, schedule),
         num_speculative_tokens=num_speculative_tokens,
         drafter=drafter,
         table=table,

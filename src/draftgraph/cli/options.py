@@ -69,11 +69,12 @@ class Drafting:
     bitwise: str = "auto"
     judge: Path | None = None
     threshold: float | None = None
+    schedule: str = "sequential"
 
     @property
     def written(self) -> dict[str, str]:
         """The options that are not left at their defaults."""
-        return {name: value for name, value in vars(self).items() if value not in ("auto", None)}
+        return {name: value for name, value in vars(self).items() if value not in ("auto", None, "sequential")}
 
 
 Target = Annotated[
@@ -177,6 +178,14 @@ Bitwise = Annotated[
     typer.Option(
         "--bitwise",
         help="true, false or auto: drafts change no bit of the target's rows.",
+        rich_help_panel=DRAFTING,
+    ),
+]
+Schedule = Annotated[
+    str,
+    typer.Option(
+        "--schedule",
+        help="sequential, parallel (draft on, one path, while the target verifies), or auto.",
         rich_help_panel=DRAFTING,
     ),
 ]

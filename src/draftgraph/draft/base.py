@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from draftgraph.backends.base import CacheHandle, CausalLM
+from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.structures.base import Structure
 from draftgraph.draft.structures.own import Own
 from draftgraph.draft.terms import Draft, Limits, Overlap
@@ -33,6 +34,7 @@ class Drafter(ABC):
                budget may leave the number of nodes to it.
     depths     tokens that its drafts may be deep, along one path with leaves beside it; None: of any depth and shape.
     trusted    True leaves out the checks of every law that it states. The prover is the better place for them.
+    goes_on    True: `pending` tells what it has drafted beyond the last verdict, and `propose` goes on from there.
 
     What a drafter keeps of one request belongs into `request.drafting`, which is its own. An engine may serve several requests
     at once, so nothing of a request belongs into the drafter itself. Their drafts take turns in one thread: where a draft model
@@ -48,6 +50,7 @@ class Drafter(ABC):
     heeds_prices: bool = False
     depths: int | None = None
     trusted: ClassVar[bool] = False
+    goes_on: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -63,6 +66,13 @@ class Drafter(ABC):
         Called before a round until it returns False, and after `begin`. limits  those of the round.
         """
         return False
+
+    def pending(self, request: Request) -> Draft:
+        """What is drafted behind the text and was not judged yet: one path, with which the next proposal begins.
+
+        Nothing, where drafts do not outlive their round. Which tokens stay must not look at those that stay, nor below them.
+        """
+        return Draft(DraftGraph())
 
     @abstractmethod
     def propose(self, request: Request, limits: Limits) -> Draft:

@@ -168,7 +168,7 @@ class ModelDrafter(Drafter):
             request,
             state.text,
             self.vocab_size,
-            _law(request) if sampled else self._likelihood(request),
+            shape_of(request, self.vocab_size),
             state.calibration.temperature if sampled else 1.0,
             self._ahead(request, limits) if state.edges else None,
         )
@@ -189,20 +189,21 @@ class ModelDrafter(Drafter):
 
         return ahead
 
-    def _likelihood(self, request: Request) -> Shape:
-        """Rows for FIXED candidates: how likely each token is to be the target's choice."""
-        if request.params.temperature == 0:
-            return lambda scores, depths: torch.softmax(scores, dim=1)
-        if not request.choice.rule.position_noise:
-            return _law(request)
 
-        def shared_noise(scores: torch.Tensor, depths: Sequence[int]) -> torch.Tensor:
-            positions = [len(request.tokens) + depth for depth in depths]
-            noise = torch.stack([request.noise.exponentials(position, self.vocab_size) for position in positions])
-            keys = (request.warper.shape(scores) / noise.to(scores)) ** SHARPNESS
-            return keys / keys.sum(dim=1, keepdim=True)
+def shape_of(request: Request, vocab_size: int) -> Shape:
+    """What becomes of a drafter's scores: laws to draw from, or how likely each FIXED candidate is to be the target's choice."""
+    if request.params.temperature == 0 and not request.choice.sampled:
+        return lambda scores, depths: torch.softmax(scores, dim=1)
+    if request.choice.sampled or not request.choice.rule.position_noise:
+        return _law(request)
 
-        return shared_noise
+    def shared_noise(scores: torch.Tensor, depths: Sequence[int]) -> torch.Tensor:
+        positions = [len(request.tokens) + depth for depth in depths]
+        noise = torch.stack([request.noise.exponentials(position, vocab_size) for position in positions])
+        keys = (request.warper.shape(scores) / noise.to(scores)) ** SHARPNESS
+        return keys / keys.sum(dim=1, keepdim=True)
+
+    return shared_noise
 
 
 def _law(request: Request) -> Shape:

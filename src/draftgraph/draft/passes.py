@@ -103,7 +103,9 @@ class DrafterPasses:
         self.evaluations += len(paths)
         logits = drafter_pass(self.model, self.request.clock, feed).logits
         prefixes = Prefixes(self.request.tokens, lambda row: list(paths[row]), partial(_above, paths))
-        laws = self.shape(self.request.warper.scores(self._align(logits), prefixes), [len(path) for path in paths])
+        laws = self.shape(
+            self.request.warper.scores(aligned(logits, self.vocab_size), prefixes), [len(path) for path in paths]
+        )
         if len(drafted) < len(paths):
             self.root_law = laws[paths.index(())]
         if self.temperature != 1.0:
@@ -111,12 +113,13 @@ class DrafterPasses:
         for row, path in enumerate(paths):
             self._rows[path] = (laws, row)
 
-    def _align(self, logits: torch.Tensor) -> torch.Tensor:
-        """The drafter's logits over the target's vocabulary; what only one of them has is padding."""
-        missing = self.vocab_size - logits.shape[1]
-        if missing > 0:
-            return torch.nn.functional.pad(logits, (0, missing), value=-torch.inf)
-        return logits[:, : self.vocab_size] if missing < 0 else logits
+
+def aligned(logits: torch.Tensor, vocab_size: int) -> torch.Tensor:
+    """The drafter's logits over the target's vocabulary; what only one of them has is padding."""
+    missing = vocab_size - logits.shape[1]
+    if missing > 0:
+        return torch.nn.functional.pad(logits, (0, missing), value=-torch.inf)
+    return logits[:, :vocab_size] if missing < 0 else logits
 
 
 def _above(paths: Sequence[Path], row: int) -> int:

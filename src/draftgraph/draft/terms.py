@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -72,12 +72,16 @@ class Draft:
     num_evaluations  rows that a model computed for the draft; 0 without a model.
     num_passes       forward passes in which it computed them.
     reason           why so much was drafted; the engine writes it, from the limits.
+    onward           tokens that were drafted behind it while the target scored it.
+    overlapped       seconds of the target's pass in which that happened.
     """
 
     graph: DraftGraph
     num_evaluations: int = 0
     num_passes: int = 0
     reason: str = ""
+    onward: Sequence[int] = field(default_factory=list)
+    overlapped: float = 0.0
 
     @cached_property
     def tree(self) -> TokenTree:

@@ -25,9 +25,11 @@ from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
 from draftgraph.draft.ngrams.file import read_table
 from draftgraph.draft.ngrams.table import NgramTable
+from draftgraph.draft.onward import OnwardDrafter
 from draftgraph.draft.search import SEARCH, SearchDrafter
 from draftgraph.draft.structures.base import Structure
 from draftgraph.engine.config import Config
+from draftgraph.engine.parallel_options import refuse_features, refuse_one_device, refuse_unready
 from draftgraph.errors import OptionError
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 def with_drafter(config: Config, draft_model: bool) -> Config:
     """The config with its drafter settled; without a draft model the default looks continuations up. Raises OptionError."""
+    if config.parallel and not draft_model:
+        refuse_unready(config.own_drafter)
     if not draft_model and config.drafter is None:
         config = config.with_options(drafter="lookup")
     if not draft_model and config.drafter == "model":
@@ -49,6 +53,12 @@ def with_drafter(config: Config, draft_model: bool) -> Config:
 def make_backend(model: torch.nn.Module) -> TorchModel:
     """What runs a loaded model where nothing else is asked for. Raises ModelError, before any forward, if it cannot."""
     return torch_model(model)
+
+
+def loaded_already(model: CausalLM | None, source: Any) -> Any:
+    """What another engine of the same models is made of: weights that torch has loaded from `source` are not read again."""
+    module = getattr(model, "model", None)
+    return module if isinstance(module, torch.nn.Module) and not isinstance(source, torch.nn.Module) else source
 
 
 def why_one_path(*models: CausalLM | None) -> str:
@@ -130,6 +140,8 @@ def for_drafter(loading: Loading, target: Any, draft_model: object, config: Conf
     """
     own, trained, head = config.own_drafter, find_trained(draft_model), config.resolved_rule.head
     judging = () if head is None else tuple(head.taps)
+    if trained is not None and config.parallel:
+        refuse_features(repr(str(draft_model)))
     if trained is None:
         drafting = () if own is None else tuple(own.taps)
         return replace(loading, taps=tuple(dict.fromkeys(drafting + judging))), None
@@ -165,6 +177,9 @@ def make_drafter(
         return HiddenDrafter(reader, target.model.vocab_size, edges), "it reads the target's hidden states"
     drafter = load_backend(draft_model, replace(loading, taps=()), probed=target.inside)
     check_pair(target.model, drafter.model, tokenizer, load_tokenizer(draft_model, loading.trusted))
+    if config.parallel:
+        refuse_one_device(target.model, drafter.model)
+        return OnwardDrafter(drafter.model, target.model.vocab_size), drafter.reason
     edges = edges_beside_model(config.edges, on_one_path(config, drafter.model).resolved_structure)
     return ModelDrafter(drafter.model, target.model.vocab_size, edges), drafter.reason
 

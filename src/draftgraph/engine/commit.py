@@ -121,6 +121,8 @@ def _record(
         confirmed(tree, laws),
         draft_probabilities(tree),
         verdict.masses,
+        draft.onward,
+        draft.overlapped,
     )
     request.rounds.append(record)
     _count(request, draft, verdict, min(len(verdict.path), emitted))

@@ -15,6 +15,7 @@ from draftgraph.draft.structures.base import Structure
 from draftgraph.draft.structures.registry import SUITING, UNROLLED, get_structure
 from draftgraph.engine.judging import judge_rule, refuse_without_judge
 from draftgraph.engine.old_options import OLD_OPTIONS, reads_old_options, translated
+from draftgraph.engine.parallel_options import refuse_branches, refuse_copies, refuse_drafter, refuse_rule
 from draftgraph.engine.unverified import unverified
 from draftgraph.errors import OptionError, PromptError, brief, require, unknown_name
 from draftgraph.token_ids import token_ids
@@ -24,6 +25,7 @@ from draftgraph.verification.registry import get_rule
 
 WITHOUT_MODEL = ("lookup", "text", SEARCH)
 DRAFTERS = ("model", *WITHOUT_MODEL)
+SCHEDULES = ("sequential", "parallel", "auto")
 ALIASES = {
     "num_assistant_tokens": "num_speculative_tokens",
     "rejection_sample_method": "rule",
@@ -70,6 +72,9 @@ class Config:
     judge      folder of `draftgraph judge fit`, for rule="judge", which is not lossless: it forgives drafted tokens that the
                head in the folder finds unimportant.
     threshold  from 0 (nothing is forgiven) to 1: what P(important) must be below. None: the one in the folder.
+    schedule   "sequential": draft, then verify. "parallel": the draft model drafts on, one path, while the target verifies, each
+               with half of the threads; for one request at a time (PEARL, arXiv 2408.11850). `engine.parallel_options` says what
+               does not go with it. "auto": `Engine.from_pretrained` takes the second where measured costs say that it pays.
 
     Raises OptionError for a value that is not possible, and for drafts that the rule does not verify.
     """
@@ -86,6 +91,7 @@ class Config:
     bitwise: str | bool = "auto"
     judge: str | Path | None = None
     threshold: float | None = None
+    schedule: str = "sequential"
 
     def __post_init__(self) -> None:
         self._read_count("budget", 0, "auto")
@@ -108,6 +114,11 @@ class Config:
         if self.prediction is not None:
             self._set("prediction", _prediction(self.prediction))
         self._read_table()
+        require(_is_one_of(self.schedule, SCHEDULES), "schedule", self.schedule, "'sequential', 'parallel' or 'auto'")
+        if self.parallel:
+            refuse_drafter(self.drafter, self.own_drafter)
+            if self.structure == "auto" and (self.own_drafter is None or self.own_drafter.structure is None):
+                self._set("structure", "chain")
         self._refuse_unsound()
 
     def _read_table(self) -> None:
@@ -158,6 +169,16 @@ class Config:
                 "write structure='graph', or another rule"
             )
         self.refuse_unverified(self._samples)
+        if self.parallel:
+            self._refuse_beside_parallel()
+
+    def _refuse_beside_parallel(self) -> None:
+        """What cannot go on while the target verifies. Raises OptionError."""
+        if not self.drafts_chains:
+            refuse_branches(self.resolved_structure)
+        if self.edges not in ("auto", ()):
+            refuse_copies(self.edges)
+        refuse_rule(self.resolved_rule, self._samples)
 
     def _refuse_beside(self, own: Drafter) -> None:
         """What only our drafters can follow."""
@@ -189,6 +210,11 @@ class Config:
         own = self.own_drafter
         draws = self.drafter in (None, "model") if own is None else "sampled" in own.draws
         return draws and self.resolved_rule.uses_laws
+
+    @property
+    def parallel(self) -> bool:
+        """Whether the drafter drafts on while the target verifies."""
+        return self.schedule == "parallel"
 
     @property
     def own_drafter(self) -> Drafter | None:

@@ -16,7 +16,7 @@ from draftgraph.draft.terms import Limits
 from draftgraph.engine.config import Config
 from draftgraph.engine.prefill import prefill
 from draftgraph.engine.results import result_of
-from draftgraph.engine.round import decode_round
+from draftgraph.engine.schedules import Schedule, Sequential
 from draftgraph.engine.strategy import plan, reconsider
 from draftgraph.errors import DraftgraphError
 from draftgraph.request.result import Event, Result
@@ -29,6 +29,7 @@ class Course:
     config  how this request drafts and verifies: the engine's, changed by options of the call.
     costs   of rounds, for the automatic budget. They are asked for when the request begins: measuring them takes seconds,
             for which no event loop should wait.
+    schedule  in which order drafter and target work.
     """
 
     def __init__(
@@ -39,10 +40,11 @@ class Course:
         target: CausalLM,
         tokenizer: Any | None,
         costs: Callable[[], Costs],
+        schedule: Schedule | None = None,
     ) -> None:
         self.request, self.config = request, config
         self.drafter, self.target, self.tokenizer = drafter, target, tokenizer
-        self._costs = costs
+        self._costs, self.schedule = costs, schedule or Sequential()
         copies = drafter.copies(config.resolved_structure)
         self._windows = replace(Windows.of(target, drafter), copies=copies)
         self._planned: Limits | None = None
@@ -125,7 +127,7 @@ class Course:
             while self.request.finish_reason is None:
                 while self.read_piece():
                     yield None
-                (happened,) = decode_round([self.request], self.drafter, self.target, [self.plan()])
+                (happened,) = self.schedule.decode([self.request], self.drafter, self.target, [self.plan()])
                 if isinstance(happened, Exception):
                     raise happened
                 yield happened

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,17 +13,15 @@ import torch
 from transformers import GenerationConfig
 
 from draftgraph.backends.base import CausalLM
-from draftgraph.backends.choice import Loading, load_backend
-from draftgraph.backends.load import eos_ids, find_tokenizer
+from draftgraph.backends.choice import Loading
 from draftgraph.budget.costs import Costs
 from draftgraph.draft.base import Drafter
 from draftgraph.engine import chat, prompts
-from draftgraph.engine.assemble import for_drafter, make_drafter, readable_drafts, why_one_path, with_drafter
+from draftgraph.engine.assemble import why_one_path
 from draftgraph.engine.async_stream import AsyncStream
 from draftgraph.engine.background import Background
 from draftgraph.engine.batch import collect, decode_beside, decode_together
 from draftgraph.engine.beams.request import decode_beams
-from draftgraph.engine.bitwise import as_asked
 from draftgraph.engine.chat import Messages
 from draftgraph.engine.config import Config
 from draftgraph.engine.course import Course
@@ -32,13 +29,18 @@ from draftgraph.engine.defaults import Defaults
 from draftgraph.engine.grammars import Grammars
 from draftgraph.engine.hints import Hints
 from draftgraph.engine.judging import Heads
+from draftgraph.engine.lanes import few_threads
+from draftgraph.engine.making import make_engine
 from draftgraph.engine.options import Params, read_options
 from draftgraph.engine.pair_costs import pair_costs
+from draftgraph.engine.parallel_options import refuse_drafter
 from draftgraph.engine.prompts import Prompt
 from draftgraph.engine.requests import make_course
+from draftgraph.engine.schedule_choice import with_schedule
 from draftgraph.engine.scheduler import Load, Scheduler
+from draftgraph.engine.schedules import Schedule, make_schedule
 from draftgraph.engine.scoring import Scores, score
-from draftgraph.engine.serving import Serving, taken
+from draftgraph.engine.serving import Serving, serving_of, taken
 from draftgraph.engine.strategy import choose
 from draftgraph.errors import PromptError, require
 from draftgraph.request.beams import BeamResult
@@ -74,11 +76,14 @@ class Engine:
         eos: frozenset[int],
         generation_config: GenerationConfig | None = None,
         serving: Serving | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
+        if config.parallel:
+            refuse_drafter("model", drafter)
         self.target, self.drafter, self.config, self.tokenizer, self.eos = target, drafter, config, tokenizer, eos
         self.generation_config, self.hints = generation_config, Hints()
-        self.serving = serving or Serving()
-        self._background = Background(partial(Scheduler, target, drafter, self.serving))
+        self.schedule, self.serving = schedule or make_schedule(config), serving_of(serving or Serving(), config)
+        self._background = Background(self._scheduler)
         self.grammars = Grammars(tokenizer, target.vocab_size)
         self.heads = Heads(target)
         self.backends: dict[str, str] = {}
@@ -125,21 +130,11 @@ class Engine:
         require(named, "generation_config", generation_config, "a transformers GenerationConfig")
         serving, options = taken(serving, options)
         chosen = (config or Config()).with_options(**options)
-        chosen = with_drafter(chosen, draft_model is not None)
         loading = Loading(dtype, device, trust_remote_code, backend, weights=weights)
-        loading, trained = for_drafter(loading, target, draft_model, chosen)
-        loaded = load_backend(target, loading)
-        tokenizer = find_tokenizer(tokenizer, target, trust_remote_code)
-        model, chosen = as_asked(loaded.model, chosen)
-        drafter, why = make_drafter(loaded, draft_model, chosen, tokenizer, loading, trained)
-        chosen = readable_drafts(chosen, model, drafter)
-        own = copy.deepcopy(loaded.generation_config if generation_config is None else generation_config)
-        engine = cls(model, drafter, chosen, tokenizer, eos_ids(loaded, tokenizer, generation_config), own, serving)
-        engine.heads.recognise(chosen.resolved_rule)
-        engine.backends["target"] = f"{loaded.model.name}: {loaded.reason}"
-        if drafter.model is not None and why:
-            engine.backends["drafter"] = f"{drafter.model.name}: {why}"
-        return engine
+        make = partial(make_engine, cls, tokenizer, loading, generation_config, serving)
+        if chosen.schedule == "auto":
+            return with_schedule(make, target, draft_model, chosen)
+        return make(target, draft_model, chosen)
 
     @overload
     def generate(self, prompt: Prompt | None = None, params: Params | None = None, **options: Any) -> Result: ...
@@ -163,7 +158,7 @@ class Engine:
         """
         courses, is_batch = self._courses(prompt, params, options)
         if len(courses) > 1:
-            return decode_together(Scheduler(self.target, self.drafter, self.serving), courses)
+            return decode_together(self._scheduler(), courses)
         result = collect(self._stream(courses[0]))
         return [result] if is_batch else result
 
@@ -293,6 +288,9 @@ class Engine:
             )
         return make_course(self, given[0], read_options(params, named, 1)[0])
 
+    def _scheduler(self) -> Scheduler:
+        return Scheduler(self.target, self.drafter, self.serving, self.schedule)
+
     def _stream(self, course: Course) -> Stream:
         return Stream(course.alone(), course.result, course.free)
 
@@ -317,7 +315,8 @@ class Engine:
         with self._timing:
             if refresh or "costs" not in self.__dict__:  # else another thread has measured while this one waited
                 pair = (self.target, self.drafter, self.config, self._decode)
-                self.__dict__["costs"] = pair_costs(*pair, refresh)
+                with few_threads(self.schedule.threads):
+                    self.__dict__["costs"] = pair_costs(*pair, refresh)
             costs: Costs = self.__dict__["costs"]
             return costs
 

@@ -35,7 +35,7 @@ def pair_costs(target: CausalLM, drafter: Drafter, config: Config, decode: Decod
 
     def runs(options: Mapping[str, Any]) -> Run:
         def run(budget: int, prompt: Sequence[int], tokens: int, temperature: float) -> Sequence[RoundRecord]:
-            fixed = config.with_options(budget=budget, num_speculative_tokens=None, **options)
+            fixed = config.with_options(budget=budget, num_speculative_tokens=None, schedule="sequential", **options)
             temperature = 0.0 if config.resolved_rule.greedy else temperature
             params = SamplingParams(max_new_tokens=tokens, temperature=temperature, ignore_eos=True, seed=1)
             return decode(drafter.fresh(), fixed, list(prompt), params)

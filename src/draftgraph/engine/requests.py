@@ -11,6 +11,7 @@ from draftgraph.engine.options import Asked, Params, read_options
 from draftgraph.engine.own_drafting import own_config
 from draftgraph.engine.room import room
 from draftgraph.errors import OptionError
+from draftgraph.request.clock import Clock
 from draftgraph.request.state import Request
 from draftgraph.request.text import Detokenizer
 from draftgraph.sampling.contract import check_functions
@@ -28,7 +29,9 @@ def make_course(engine: Engine, prompt: Any, params: Params | Asked | None) -> C
     config = own_config(engine.config, asked.drafting, engine.drafter, engine.target)
     engine.heads.recognise(config.resolved_rule)
     request = _request(engine, prompt, asked, config)
-    return Course(request, config, engine.drafter, engine.target, engine.tokenizer, lambda: engine.costs)
+    return Course(
+        request, config, engine.drafter, engine.target, engine.tokenizer, lambda: engine.costs, engine.schedule
+    )
 
 
 def _request(engine: Engine, prompt: Any, asked: Asked, config: Config) -> Request:
@@ -65,4 +68,5 @@ def _request(engine: Engine, prompt: Any, asked: Asked, config: Config) -> Reque
         Detokenizer(tokenizer, ids, params.stop),
         target.vocab_size,
         prediction=predicted(target, config, tokenizer) if "prediction" in asked.drafting else (),
+        clock=Clock(engine.schedule.now),
     )

@@ -19,6 +19,8 @@ from draftgraph.request.clock import shared
 from draftgraph.request.result import Event
 from draftgraph.request.state import Request
 from draftgraph.sampling.warp import Prefixes
+from draftgraph.verification.base import Rule
+from draftgraph.verification.onward import OnwardRule
 
 
 @torch.inference_mode()
@@ -45,21 +47,25 @@ def decode_round(
 
     happened = iter(
         [
-            rows if isinstance(rows, Exception) else attempt(_verify, request, draft, rows, drafter, target)
+            rows
+            if isinstance(rows, Exception)
+            else attempt(verify, request, draft, rows, drafter, target, request.choice.rule)
             for (request, draft), rows in zip(drafted, scored, strict=True)
         ]
     )
     return [next(happened) if isinstance(draft, Draft) else draft for draft in drafts]
 
 
-def _verify(request: Request, draft: Draft, rows: Scored, drafter: Drafter, target: CausalLM) -> Event:
-    """What the target's rows make of one request's draft."""
+def verify(
+    request: Request, draft: Draft, rows: Scored, drafter: Drafter, target: CausalLM, judge: Rule | OnwardRule
+) -> Event:
+    """What the target's rows make of one request's draft. judge  decides about it."""
     clock, tree, logits = request.clock, draft.tree, rows.logits
     with clock("warping"):
         scores = request.warper.scores(logits, Prefixes.of_tree(request.tokens, tree))
         laws = request.warper.shape_round(scores)
     with clock("rule"):
-        rule = request.choice.rule.seeing(scores, {name: states[-len(scores) :] for name, states in rows.taps.items()})
+        rule = judge.seeing(scores, {name: states[-len(scores) :] for name, states in rows.taps.items()})
         verdict = rule.decide(tree, laws, request.noise, len(request.tokens))
     with clock("warping"):
         request.warper.confirm(logits, scores, request.tokens, tree, verdict.path)

@@ -16,7 +16,7 @@ from draftgraph.draft.base import Drafter
 from draftgraph.engine.claims import Claim, is_safe
 from draftgraph.engine.course import Course
 from draftgraph.engine.prefixes import Prefixes
-from draftgraph.engine.round import decode_round
+from draftgraph.engine.schedules import Schedule, Sequential
 from draftgraph.engine.serving import Serving
 from draftgraph.errors import OptionError, QueueFullError
 from draftgraph.request.result import Event
@@ -76,11 +76,15 @@ Outcome = Event | BaseException
 
 @dataclass
 class Scheduler:
-    """waiting  requests that have not begun, in order. running  those that have; `_turns` those of them that still read."""
+    """waiting  requests that have not begun, in order. running  those that have; `_turns` those of them that still read.
+
+    schedule  in which order drafter and target work.
+    """
 
     target: CausalLM
     drafter: Drafter
     serving: Serving
+    schedule: Schedule = field(default_factory=Sequential)
     cells_limit: int = field(init=False)
     prefixes: Prefixes = field(init=False)
     waiting: deque[Ticket] = field(default_factory=deque)
@@ -274,7 +278,9 @@ class Scheduler:
             return
         requests = [ticket.course.request for ticket in tickets]
         limits = [ticket.course.plan() for ticket in tickets]
-        for ticket, outcome in zip(tickets, decode_round(requests, self.drafter, self.target, limits), strict=True):
+        for ticket, outcome in zip(
+            tickets, self.schedule.decode(requests, self.drafter, self.target, limits), strict=True
+        ):
             ticket.reading = False
             yield from self._fail(ticket, outcome) if isinstance(outcome, Exception) else self._go_on(ticket, outcome)
 

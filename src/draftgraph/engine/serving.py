@@ -11,7 +11,8 @@ import torch
 
 from draftgraph.backends.base import CausalLM
 from draftgraph.draft.base import Drafter
-from draftgraph.errors import require
+from draftgraph.engine.config import Config
+from draftgraph.errors import OptionError, require
 from draftgraph.values import as_integer
 
 SHARE_OF_FREE = 0.5
@@ -50,6 +51,21 @@ class Serving:
         """Tokens that may be cached at once."""
         limit = SHARE_OF_FREE * free_memory(target.device) if self.memory == "auto" else int(self.memory)
         return int(limit // cell_bytes(target, drafter))
+
+
+def serving_of(serving: Serving, config: Config) -> Serving:
+    """The serving of an engine: where drafter and target of one request share the cores, requests take turns.
+
+    Raises OptionError where several at once were asked for there.
+    """
+    if not config.parallel:
+        return serving
+    if serving.max_batch not in (1, Serving.max_batch):
+        raise OptionError(
+            f"max_batch={serving.max_batch} decodes requests together, and schedule='parallel' one at a time; leave max_batch "
+            "out, or write schedule='sequential'"
+        )
+    return replace(serving, max_batch=1)
 
 
 def taken(serving: Any, options: Mapping[str, Any]) -> tuple[Serving, dict[str, Any]]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from draftgraph.budget.automatic import DEPTH, AutoBudget
 from draftgraph.budget.costs import Costs
+from draftgraph.budget.pace import Pace, keeping_step
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.terms import Overlap
 from draftgraph.engine.config import Config
@@ -32,6 +33,8 @@ def choose(config: Config, temperature: float, drafter: Drafter) -> Strategy:
     choice = replace(choice, settled=not _may_change(choice, config, temperature))
     if config.budget == 0:
         return replace(choice, reason="budget=0: nothing is drafted")
+    if config.parallel:
+        return replace(choice, reason=f"{choice.reason}; the drafter drafts on while the target verifies")
     if config.bitwise is True and config.structure == "auto" and config.own_drafter is None:
         why = f"bitwise: a draft is a {choice.structure.name}, for every path of a tree would be a sequence of its own"
         return replace(choice, reason=f"{choice.reason}; {why}")
@@ -88,6 +91,9 @@ def plan(config: Config, drafter: Drafter, temperature: float, costs: Callable[[
     copies = drafter.copies(structure)
     if config.budget != "auto" or structure.shape is not None:
         return None
+    if config.parallel:
+        asked = config.num_speculative_tokens
+        return keeping_step(costs().at(temperature)) if asked is None else Pace(asked, "so many tokens were asked for")
     known, width = costs().at(temperature), structure.nodes_per_level
     if width is None and not drafter.heeds_prices:
         width = known.widest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from draftgraph.types import ROOT
 
@@ -29,6 +29,9 @@ class RoundRecord:
     p, q, masses  per node: the target's probability of its token behind its parent; the probability under the law that it was
               drawn from, None for a FIXED slot; the probability with which the rule let the accepted path pass through it, given
               the draft. Empty in traces of earlier versions.
+    onward    tokens that were drafted behind the nodes while the target scored them (schedule="parallel"). Where the text agrees
+              with them, the next round verifies what is left of them.
+    overlapped  seconds of the target's pass in which that happened; they are in none of `seconds`.
     """
 
     length: int
@@ -48,6 +51,8 @@ class RoundRecord:
     p: Sequence[float] = ()
     q: Sequence[float | None] = ()
     masses: Sequence[float] = ()
+    onward: Sequence[int] = field(default_factory=list)
+    overlapped: float = 0.0
 
     @property
     def decision(self) -> str:

@@ -59,6 +59,7 @@ def round_tree(record: RoundRecord, number: int, decode: Decode) -> Tree:
         f"  {_count(len(record.tokens), 'node')}, {_count(record.num_passes, 'drafter pass', 'es')}, "
         f"{accepted} accepted, {_count(record.emitted, 'token')} out",
         *([(f"\n  {on_one_line(record.reason)}", "dim")] if record.reason else []),
+        *([(f"\n  drafted meanwhile: {_meanwhile(record, decode)}", "dim")] if record.onward else []),
     )
     children: dict[int, list[int]] = {}
     for node, parent in enumerate(record.parents):
@@ -81,6 +82,13 @@ def round_tree(record: RoundRecord, number: int, decode: Decode) -> Tree:
         node = max(refused, key=lambda child: record.scores[child])
         tree.add(Text(f"why not {_quoted(decode(record.tokens[node]))}? {why(record, node)}", "dim"))
     return tree
+
+
+def _meanwhile(record: RoundRecord, decode: Decode) -> str:
+    """The tokens that were drafted while the target scored the nodes, and what became of them."""
+    tokens = "  ".join(_quoted(decode(token)) for token in record.onward)
+    complete = len(record.path) == len(record.tokens) and record.bonus == record.onward[0]
+    return f"{tokens}, {'the first one accepted' if complete else 'for another text'}"
 
 
 def nodes_table(record: RoundRecord, decode: Decode) -> Table:

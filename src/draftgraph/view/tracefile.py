@@ -64,7 +64,7 @@ def make_trace(result: Result, prompt: str, tokenizer: Any, before: Sequence[int
     before  token ids of the prompt; None if `tokenizer` encoded it as it is.
     """
     before = list(tokenizer(prompt)["input_ids"] if before is None else before)
-    named = {token for record in result.rounds for token in (*record.tokens, record.bonus)}
+    named = {token for record in result.rounds for token in (*record.tokens, record.bonus, *record.onward)}
     return Trace(
         prompt,
         before,
@@ -154,7 +154,7 @@ def _check_round(record: RoundRecord, trace: Trace, number: int) -> None:
     places = [at for at in record.drafted_at if at not in (None, ROOT)]
     per_node = (record.parents, record.sampled, record.origins, record.scores, record.drafted_at)
     steps = zip(record.path, (ROOT, *record.path), strict=False)
-    named = all(token in trace.words for token in (*record.tokens, record.bonus))
+    named = all(token in trace.words for token in (*record.tokens, record.bonus, *record.onward))
     held = {
         "has nodes without a parent, law, origin, score or place": all(len(values) == n for values in per_node),
         "has a parent that is not an earlier node": all(ROOT <= p < i for i, p in enumerate(record.parents)),
@@ -168,7 +168,9 @@ def _check_round(record: RoundRecord, trace: Trace, number: int) -> None:
         "has other parts of time": set(record.seconds) == set(PARTS),
         "has times that cannot be": _are_seconds(record.seconds.values()),
         "has scores that are none": _are_counts(record.scores),
-        "has numbers beyond what can be counted": _are_counts([record.num_passes, record.num_evaluations, *places]),
+        "has numbers beyond what can be counted": _are_counts(
+            [record.num_passes, record.num_evaluations, *places, *record.onward, record.overlapped]
+        ),
         "has a node from nowhere": all(
             at is None or at in range(n) or at == ROOT
             for at, origin in zip(record.drafted_at, record.origins, strict=False)

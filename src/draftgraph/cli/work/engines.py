@@ -55,6 +55,7 @@ def make_config(drafting: Drafting, **more: Any) -> Config:
         bitwise=as_switch(drafting.bitwise),
         judge=drafting.judge,
         threshold=drafting.threshold,
+        schedule=drafting.schedule,
         **more,
     )
 
