@@ -25,7 +25,7 @@ from draftgraph.draft.ngrams.table import Successors
 DEPTH = 4
 """Tokens that a simulation looks ahead."""
 SIMULATIONS = 32
-"""As published 150, which take three times as long and find nothing better (docs/benchmarks/search.md)."""
+"""As published 150, which take up to twice as long and find nothing better (docs/benchmarks/search.md)."""
 PREFIXES, MOST_FOUND = 24, 64
 """Most visited prefixes that are entered, and nodes of a search, where the budget does not ask for more."""
 C1, C2 = 32.0, 8.0
