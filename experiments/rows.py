@@ -36,8 +36,8 @@ from experiments.experiment import ROOT, Experiment, at_least, table
 
 DEPTH = 5
 """Tokens of a chain."""
-LENGTH, BATCH = 128, 16
-"""Tokens of a text that is learnt, and texts of an update."""
+LENGTH, BATCH, RATE = 128, 8, 4e-3
+"""Tokens of a text that is learnt, texts of an update, and the learning rate at its highest."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def learnt(network: Network, story: Story, seed: int, folder: Path) -> Ready:
         net, tokens = network.make(shape, size), torch.arange(size.vocab_size)
         net.start_from(story.target, tokens)
         recipe = Recipe(
-            head=len(tokens), rows=BATCH * LENGTH, measured=8, patience=1000, seed=seed,
+            head=len(tokens), rows=BATCH * LENGTH, measured=4, patience=1000, peak=RATE, seed=seed,
             stages=network.stages, objective=network.objective,
         )  # fmt: skip
         training = Training(
@@ -243,7 +243,7 @@ def story_of(options: Any, work: Path) -> Story:
     file = work / "texts.jsonl.gz"
     if not file.exists():
         torch.manual_seed(12345)
-        asked = [([1], 1.0)] * (1024 + 64)
+        asked = [([1], 1.0)] * (1024 + 32)
         write_answers(file, [each for i in range(0, len(asked), 64)
                              for each in answer_all(target, asked[i : i + 64], LENGTH - 1, [], captured=False)])  # fmt: skip
     texts = read_answers([file])

@@ -19,7 +19,8 @@ from torch.nn import functional
 from transformers import PretrainedConfig
 from transformers.cache_utils import Cache
 
-from draftgraph.backends.features import TOKEN, FeatureShape, OwnNetwork, build_core, part_of_head
+from draftgraph.backends.features import FeatureShape, OwnNetwork, build_core, part_of_head
+from draftgraph.backends.fusion import START
 from draftgraph.backends.paired import block_of
 from draftgraph.backends.prepared import ROPE_KINDS, turned
 from draftgraph.backends.taps import decoder_layers
@@ -162,7 +163,7 @@ class CrossNet(OwnNetwork):
         final: Any = getattr(decoder.norm, "weight", None)
         if isinstance(final, torch.Tensor):
             cast(Any, decoder_layers(self.core)[0].norm).weight.copy_(final)
-        nn.init.normal_(self.token.weight, std=TOKEN * self.shape.width**-0.5)
+        nn.init.normal_(self.token.weight, std=START * self.shape.width**-0.5)
         self.share_head(target, tokens)
 
     @torch.no_grad()

@@ -20,7 +20,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from draftgraph.backends.features import CARRIED, TOKEN
+START = 0.3
+"""Root mean square of tokens and features in the residual at the start. On the story model 60 updates bring EAGLE's first token to
+.38 with it, to .33 with 1, and to .19 with the 10 and 20 of `features.py`, whose block begins with more of the target.
+"""
+
 
 
 class Fusion(nn.Module):
@@ -53,8 +57,8 @@ class Linear(Fusion):
     @torch.no_grad()
     def start(self) -> None:
         token, feature = self.both.weight.split(self.width, dim=1)
-        nn.init.normal_(token, std=TOKEN * self.width**-0.5)
-        nn.init.normal_(feature, std=0.02).add_(CARRIED * torch.eye(self.width, device=feature.device))
+        nn.init.normal_(token, std=START * self.width**-0.5)
+        nn.init.normal_(feature, std=0.02 * START).add_(START * torch.eye(self.width, device=feature.device))
 
 
 class TokenGated(Linear):
@@ -100,7 +104,7 @@ class Trigram(Fusion):
 
     @torch.no_grad()
     def start(self) -> None:
-        nn.init.normal_(self.project.weight, std=TOKEN * self.width**-0.5)
+        nn.init.normal_(self.project.weight, std=START * self.width**-0.5)
         self.project.weight[:, : -self.width] *= 0.5  # the row's own token says most
         nn.init.zeros_(self.inner.bias)
 
