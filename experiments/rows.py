@@ -3,8 +3,8 @@
     python -m experiments.rows [--rows eagle fspad ...] [--seeds 0 1 2] [--updates 401] [--threads 1] [--quick]
 
 Target: the 260K-parameter story model. Every drafter is trained on the same texts that it has said, for as many updates. Then it
-drafts chains of five tokens, greedily, on the same held-out prompts. What was measured is kept in rows.json row by row, so that the
-same command goes on where it was killed, and other rows join what is there. Writes rows.json and rows.md into --out.
+drafts chains of five tokens, greedily, on the same held-out prompts. What was measured is kept in rows.json row by row: the same
+command goes on where it was killed, and other rows join what is there. Writes rows.json and rows.md into --out.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,9 @@ class Row:
     train: Callable[[Story, int, Path], Ready]
     known: float | None = None
     against: str = ""
-    drafts: Mapping[str, Any] = field(default_factory=lambda: {"structure": dg.structures.Chain(DEPTH), "budget": DEPTH})
+    drafts: Mapping[str, Any] = field(
+        default_factory=lambda: {"structure": dg.structures.Chain(DEPTH), "budget": DEPTH}
+    )
 
 
 def learnt(network: Network, story: Story, seed: int, folder: Path) -> Ready:
@@ -96,7 +99,14 @@ def learnt(network: Network, story: Story, seed: int, folder: Path) -> Ready:
             stages=network.stages, objective=network.objective,
         )  # fmt: skip
         training = Training(
-            net, story.target, tokens, story.texts, story.held_out, recipe, Span(updates=story.updates), folder / "state.pt"
+            net,
+            story.target,
+            tokens,
+            story.texts,
+            story.held_out,
+            recipe,
+            Span(updates=story.updates),
+            folder / "state.pt",
         )
         began = time.process_time()
         training.run()
@@ -158,7 +168,7 @@ class Result:
     def by_position(self) -> list[float]:
         flat = [kept for rounds in self.kept for kept in rounds]
         counts = [sum(kept >= depth for kept in flat) for depth in range(DEPTH + 1)]
-        return [after / max(1, before) for before, after in zip(counts, counts[1:], strict=False)]
+        return [after / max(1, before) for before, after in pairwise(counts)]
 
 
 def measure(name: str, seed: int, story: Story, work: Path, plain: Sequence[Sequence[int]]) -> Result:
@@ -191,8 +201,8 @@ def blocks(story: Story, results: Sequence[Result]) -> list[str | Sheet]:
     return [
         f"{len(story.texts)} texts of {LENGTH} tokens, {story.updates} updates of {BATCH} texts for every drafter. Measured on "
         f"{len(story.prompts)} held-out prompts, {story.tokens} tokens each, greedy, rounds that drafted {DEPTH} tokens or more.",
-        "τ: tokens per target call, mean over seeds, with the standard error of prompts and seeds. Known: what a prototype had, one "
-        "seed, standard error 0.05. CPU: seconds of training, mean. Exact: texts that are those of plain decoding.",
+        "τ: tokens per target call, mean over seeds, with the standard error of prompts and seeds. Known: what a prototype had, "
+        "one seed, standard error 0.05. CPU: seconds of training, mean. Exact: texts that are those of plain decoding.",
         table(
             ["row", "about", "trained", "CPU s", "seeds", "τ", "known", "accepted at 1, 2, …", "exact"],
             [_cells(name, each) for name, each in by_row.items()],

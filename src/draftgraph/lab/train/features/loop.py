@@ -131,9 +131,7 @@ class Training:
             group["lr"] = self.recipe.rate(self.progress, updates)
         batch = make_batch(next(groups), self.tokens.device)
         with self._narrow:
-            value = loss(
-                self.net, self.target, self.head, batch, self.stage.steps, self.recipe.objective, self.entries
-            )
+            value = loss(self.net, self.target, self.head, batch, self.stage.steps, self.recipe.objective, self.entries)
         value.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.trained.values(), self.recipe.clip)
         self.optimizer.step()

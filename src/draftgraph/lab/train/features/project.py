@@ -135,7 +135,11 @@ class Project:
         net = network.make(shape, target.config).to(target.device)
         net.start_from(target, tokens)
         recipe = Recipe(
-            head=len(ids), rows=self.settings.rows, seed=self.settings.seed, stages=network.stages, objective=network.objective
+            head=len(ids),
+            rows=self.settings.rows,
+            seed=self.settings.seed,
+            stages=network.stages,
+            objective=network.objective,
         )
         updates = max(2.0, self.settings.epochs * len(grouped(parts.train, recipe.rows)))
         training = Training(
