@@ -161,7 +161,7 @@ class CrossNet(OwnNetwork):
             nn.init.normal_(crossing.out.weight, std=0.02)
             if queries is not None and queries.shape == crossing.queries.weight.shape:
                 crossing.queries.weight.copy_(queries)
-        final: Any = getattr(decoder.norm, "weight", None)
+        final: Any = getattr(getattr(decoder, "norm", None), "weight", None)
         if isinstance(final, torch.Tensor):
             cast(Any, decoder_layers(self.core)[0].norm).weight.copy_(final)
         nn.init.normal_(self.token.weight, std=START * self.shape.width**-0.5)
