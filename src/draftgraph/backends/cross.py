@@ -11,7 +11,7 @@ A cell without keys is not read, and a row that reads none gets nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -109,8 +109,6 @@ class CrossNet(OwnNetwork):
 
     Raises ModelError for a target whose queries are not rotated as a whole.
     """
-
-    own_masks: ClassVar[bool] = True
 
     def __init__(self, shape: FeatureShape, config: PretrainedConfig, fuse: str, heads: str = "one") -> None:
         super().__init__()

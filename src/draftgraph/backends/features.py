@@ -57,13 +57,11 @@ class FeatureNetwork(nn.Module):
     shape        its sizes, and the hidden states that it reads.
     core         a causal LM over what `committed` and `drafted` put together, with a head of K entries.
     reads_first  whether a text's first token, which has no features above it, has a row.
-    own_masks    whether it reads cells otherwise than its core's attention does.
     """
 
     shape: FeatureShape
     core: PreTrainedModel
     reads_first: ClassVar[bool] = True
-    own_masks: ClassVar[bool] = False
 
     @property
     def features(self) -> int:
