@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.backends.features import FeatureShape, default_taps
+from draftgraph.backends.features import FeatureNetwork, FeatureShape
+from draftgraph.errors import ModelError
 from draftgraph.lab.train.errors import TrainingError
 from draftgraph.lab.train.features.answers import (
     SUFFIX,
@@ -32,8 +33,10 @@ from draftgraph.lab.train.features.batches import grouped
 from draftgraph.lab.train.features.generate import answer_all
 from draftgraph.lab.train.features.loop import MEASURED_ROWS, Training
 from draftgraph.lab.train.features.measure import Acceptance, acceptance
-from draftgraph.lab.train.features.networks import NETWORKS, OWN
+from draftgraph.lab.train.features.names import OWN
+from draftgraph.lab.train.features.networks import NETWORKS
 from draftgraph.lab.train.features.recipe import Recipe, Span
+from draftgraph.lab.train.features.unroll import read_target
 from draftgraph.lab.train.whole_files import write_bytes
 
 TEMPERATURES = (0.0, 0.6, 0.8, 1.0)
@@ -45,7 +48,7 @@ WORTH = 1.05
 class Settings:
     """What a project was begun with; another value begins another project.
 
-    network  "own", the network of docs/training.md, or "eagle3", which other engines run as well.
+    network  "own", the network of docs/training.md, "eagle3", which other engines run as well, or one of a paper (`networks.py`).
     tokens  of new answers, about. most  tokens of one answer. batch  answers decoded at once. epochs  of training.
     """
 
@@ -85,6 +88,25 @@ class Project:
                 "the folder to begin anew"
             )
         write_bytes(file, said.encode())
+
+    def refuse_unfit(self, target: PreTrainedModel) -> None:
+        """Raise ModelError, before anything is decoded, for a target that the network has no place for."""
+        with torch.device("meta"):
+            net = self._network(target, 2)
+        found = read_target(target, torch.zeros(1, 2, dtype=torch.long, device=target.device), net.shape.taps)[1].shape[
+            -1
+        ]
+        if found != net.features:
+            raise ModelError(
+                f"network {self.settings.network!r} reads {net.features} numbers of {', '.join(net.shape.taps)} per token, and "
+                f"this target gives {found}; use another network"
+            )
+
+    def _network(self, target: PreTrainedModel, tokens: int) -> FeatureNetwork:
+        """A network of random weights with so many entries of the head."""
+        size, network = target.config.get_text_config(decoder=True), NETWORKS[self.settings.network]
+        shape = FeatureShape(size.hidden_size, network.taps(size.num_hidden_layers), tokens)
+        return network.make(shape, target.config)
 
     def prompts(self, make: Callable[[], list[list[int]]]) -> list[list[int]]:
         """The prompts as they were made in the first run."""
@@ -130,10 +152,15 @@ class Project:
         network = NETWORKS[self.settings.network]
         tokens = torch.tensor(network.ordered(ids), device=target.device)
         torch.manual_seed(self.settings.seed)
-        shape = FeatureShape(size.hidden_size, default_taps(size.num_hidden_layers), len(ids))
-        net = network.make(shape, target.config).to(target.device)
+        net = self._network(target, len(ids)).to(target.device)
         net.start_from(target, tokens)
-        recipe = Recipe(head=len(ids), rows=self.settings.rows, seed=self.settings.seed)
+        recipe = Recipe(
+            head=len(ids),
+            rows=self.settings.rows,
+            seed=self.settings.seed,
+            stages=network.stages,
+            objective=network.objective,
+        )
         updates = max(2.0, self.settings.epochs * len(grouped(parts.train, recipe.rows)))
         training = Training(
             net, target, tokens, parts.train, parts.new_prompts, recipe, Span(updates=updates),
