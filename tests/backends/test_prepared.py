@@ -87,8 +87,8 @@ def test_blocks_of_another_make_are_left_as_they_are(family: str) -> None:
 
 
 def test_what_computes_something_else_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = prepared._turned
-    monkeypatch.setattr(prepared, "_turned", lambda heads, turns: before(heads, (turns[0], -turns[1])))
+    before = prepared.turned
+    monkeypatch.setattr(prepared, "turned", lambda heads, turns: before(heads, (turns[0], -turns[1])))
     assert prepared.prepare(tiny_lm("llama")) is None
 
 
