@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
 from draftgraph.backends.base import CacheHandle, CausalLM, Feed, Scored
-from draftgraph.backends.features import FeatureNetwork
+from draftgraph.backends.features import FeatureNetwork, over_vocabulary
 from draftgraph.backends.fingerprint import fingerprint
 from draftgraph.backends.prepared import prepare
 from draftgraph.backends.ragged import named
@@ -20,14 +20,17 @@ from draftgraph.types import ROOT
 
 
 class FeatureReader(CausalLM, Protocol):
-    """A causal LM that reads features of the target; its handles are `FeatureHandle`s.
+    """A causal LM that was trained for a target. Where it reads features of it, its handles are `FeatureHandle`s.
 
-    taps    names of the target's hidden states that make features, in their order.
+    taps    names of the target's hidden states that make features, in their order; () if it reads the text alone.
+    draws   kinds of slots that its rows allow above temperature 0, as in `Drafter.draws`.
     depths  tokens that a draft may be deep, along one path: its rows know the depth alone. None: drafts of any depth and shape.
     """
 
     @property
-    def taps(self) -> tuple[str, ...]: ...
+    def taps(self) -> Sequence[str]: ...
+    @property
+    def draws(self) -> Sequence[str]: ...
     @property
     def depths(self) -> int | None: ...
 
@@ -67,6 +70,8 @@ class FeatureModel(TorchModel):
 
     net  the network. tokens  i64[K], the target's id of every entry of the head. embeddings  those of the target.
     """
+
+    draws: ClassVar[Sequence[str]] = ("fixed", "sampled")
 
     def __init__(self, net: FeatureNetwork, tokens: torch.Tensor, embeddings: torch.nn.Module) -> None:
         super().__init__(net.core)
@@ -158,10 +163,7 @@ class FeatureModel(TorchModel):
         text.outputs.update(enumerate(outputs[count:], first))
 
     def _over_all(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits over the target's vocabulary f[n, V], from those of the head f[n, K]."""
-        whole = logits.new_full((len(logits), self.vocab_size), -torch.inf)
-        whole[:, self.tokens] = logits
-        return whole
+        return over_vocabulary(logits, self.tokens, self.vocab_size)
 
     def keep(self, text: CacheHandle, nodes: Sequence[int]) -> None:
         super().keep(text, ())

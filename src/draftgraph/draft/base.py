@@ -32,6 +32,7 @@ class Drafter(ABC):
     heeds_prices  True: it leaves out slots below `limits.floor` and passes below `limits.price_pass(…)`, so that the automatic
                budget may leave the number of nodes to it.
     depths     tokens that its drafts may be deep, along one path with leaves beside it; None: of any depth and shape.
+    confident  True: it says how sure it is of every token where the rule asks (`DraftGraph.confidence`).
     trusted    True leaves out the checks of every law that it states. The prover is the better place for them.
 
     What a drafter keeps of one request belongs into `request.drafting`, which is its own. An engine may serve several requests
@@ -47,6 +48,7 @@ class Drafter(ABC):
     identity: str | None = None
     heeds_prices: bool = False
     depths: int | None = None
+    confident: ClassVar[bool] = False
     trusted: ClassVar[bool] = False
 
     @property

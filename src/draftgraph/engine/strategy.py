@@ -14,6 +14,7 @@ from draftgraph.budget.costs import Costs
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.terms import Overlap
 from draftgraph.engine.config import Config
+from draftgraph.errors import OptionError
 from draftgraph.request.state import Plan, Strategy
 from draftgraph.verification.registry import get_rule
 
@@ -41,6 +42,11 @@ def _choose(config: Config, temperature: float, drafter: Drafter) -> Strategy:
     law = temperature > 0 and "sampled" in drafter.draws and structure.draws
     if config.rule != "auto":
         rule = config.resolved_rule
+        if rule.reads_confidence and not drafter.confident and config.budget != 0:
+            raise OptionError(
+                f"rule {rule.name!r} asks how sure the drafter is of its tokens, and {drafter.name} does not say it; give "
+                "draft_model=..., or write rule='layer'"
+            )
         config.refuse_unverified(law and rule.uses_laws)
         return Strategy(rule, structure, law and rule.uses_laws, f"rule={rule.name!r} was asked for")
     if not law:

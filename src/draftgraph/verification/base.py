@@ -54,6 +54,8 @@ class Rule(ABC):
     """True if the verdict is drawn with noise that belongs to output positions (and may be shared with the drafter)."""
     continues: ClassVar[bool] = False
     """True if the rule also sets the law of later positions, so that a round cannot start from the plain target."""
+    reads_confidence: ClassVar[bool] = False
+    """True if the verdict asks how sure the drafter was of its tokens (`TokenTree.confidence`)."""
     longest_match: ClassVar[bool] = False
     """True if the verdict is the longest match wherever the target's laws are point masses, whatever was drafted and how.
 
