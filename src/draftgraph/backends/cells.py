@@ -6,7 +6,8 @@ gone, has let go of its cells in that moment: nothing has to be given back, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
@@ -43,6 +44,9 @@ class CellLayer(CacheLayerMixin):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         pool, tensors = self.pool, self.pool.memory.tensors[self.number]
         for i, states in enumerate((key_states, value_states)):
+            name = pool.told.get((self.number, i))
+            if name is not None:
+                pool.heard[name] = states.transpose(1, 2).flatten(2)
             held = _fitted(tensors[i], states, pool.capacity)
             tensors[i] = held.index_copy_(2, pool.written, states)
         keys, values = (held[:, :, : pool.high] for held in tensors if held is not None)
@@ -77,6 +81,7 @@ class CellPool(Cache):  # type: ignore[misc]
     capacity  cells that have memory, from the next pass on.
     high      cells that a pass reads: up to the highest one in use.
     written   i64[rows] cells that the pass writes.
+    told      names of keys (0) and values (1) by layer, of which `heard` gets the rows f[1, rows, width] that a pass writes.
     """
 
     def __init__(self, num_layers: int) -> None:
@@ -85,6 +90,8 @@ class CellPool(Cache):  # type: ignore[misc]
         self.high = 0
         self.written = torch.empty(0, dtype=torch.long)
         self.memory = Memory([[None, None] for _ in self.layers])
+        self.told: Mapping[tuple[int, int], str] = {}
+        self.heard: dict[str, torch.Tensor] = {}
         self._handles: WeakValueDictionary[int, CacheHandle] = WeakValueDictionary()
         self._doubtful = False
 
@@ -144,6 +151,15 @@ class CellPool(Cache):  # type: ignore[misc]
         self._doubtful = True
         # From here on nobody else drops the memory: `drop` either sees the cells of this pass, or has looked at the old one.
         self.memory = Memory(self.memory.tensors)
+
+    @contextmanager
+    def telling(self, told: Mapping[tuple[int, int], str], heard: dict[str, torch.Tensor]) -> Iterator[None]:
+        """Passes inside tell `heard` what they write, see `told`."""
+        self.told, self.heard = told, heard
+        try:
+            yield
+        finally:
+            self.told, self.heard = {}, {}
 
     def end(self) -> None:
         """The pass that has begun came out well."""

@@ -3,7 +3,9 @@
 The embeddings and the head are the target's, and are not stored. So the folder says which target it belongs to: its sizes, and a
 few numbers of its embeddings, which another type of weights rounds and another model does not have.
 
-Tensors: the names of `FeatureNet`'s parameters, and `tokens` i32[K], the target's id of every entry of the head.
+`form` says which network it is, if it is not that of `features.py` (`own_networks.py`).
+
+Tensors: the names of the network's parameters, and `tokens` i32[K], the target's id of every entry of the head.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from draftgraph import strictjson
 from draftgraph.backends.checkpoint import CONFIG, WEIGHTS, Rules, fill, read_safetensors
 from draftgraph.backends.ends import Ends, product_type
 from draftgraph.backends.feature_model import FeatureModel
-from draftgraph.backends.features import FeatureNet, FeatureShape, parameters_of
-from draftgraph.backends.taps import PREFIX
+from draftgraph.backends.features import FeatureShape, OwnNetwork, parameters_of
+from draftgraph.backends.own_networks import Form, make_network, refuse_missing_taps, refuse_unknown_form
 from draftgraph.errors import ModelError, PairError
 from draftgraph.files import BrokenFileError, read_text
 
@@ -80,6 +82,11 @@ class FeatureConfig:
     taps: tuple[str, ...]
     tokens: int
     target: TargetSizes
+    form: Form | None = None
+
+    def to_json(self) -> str:
+        """As it was written before there were several forms, where it has none."""
+        return json.dumps({name: value for name, value in asdict(self).items() if value is not None}, indent=1)
 
 
 class OwnLayout:
@@ -94,11 +101,7 @@ class OwnLayout:
     def taps(self, folder: Path, said: Mapping[str, Any], layers: int) -> tuple[str, ...]:
         """Names of the hidden states that it reads. Raises ModelError, or PairError if the target does not have them."""
         taps = _read_config(folder).taps
-        for tap in taps:
-            if tap not in {f"{PREFIX}{number}" for number in range(layers + 1)}:
-                raise PairError(
-                    f"the drafter in {folder} reads tap {tap!r}, and the target has '{PREFIX}0' to '{PREFIX}{layers}'"
-                )
+        refuse_missing_taps(folder, taps, layers)
         return taps
 
     def read(self, folder: Path, said: Mapping[str, Any], target: Ends) -> FeatureModel:
@@ -118,22 +121,27 @@ class OwnLayout:
             return f"{sum(weight.numel() for weight in net.parameters()):,} parameters, complete and finite; {len(tokens)} tokens"
 
         return {
-            "configuration": lambda: f"{self.name}, {_read_config(folder).tokens} entries of the head",
+            "configuration": lambda: _about(_read_config(folder)),
             "same target": same,
             "hidden states": lambda: ", ".join(self.taps(folder, said, layers)),
             "weights": weights,
         }
 
 
-def packed(net: FeatureNet, tokens: torch.Tensor, target: Ends, dtype: torch.dtype) -> dict[str, bytes]:
+def _about(config: FeatureConfig) -> str:
+    form = "" if config.form is None else f" {' with heads: '.join(config.form)},"
+    return f"{OwnLayout.name},{form} {config.tokens} entries of the head"
+
+
+def packed(net: OwnNetwork, tokens: torch.Tensor, target: Ends, dtype: torch.dtype) -> dict[str, bytes]:
     """The files of a feature drafter by name; weights of type `dtype`. tokens  i64[K]."""
-    config = FeatureConfig(KIND, VERSION, net.shape.taps, net.shape.tokens, TargetSizes.of(target))
+    config = FeatureConfig(KIND, VERSION, net.shape.taps, net.shape.tokens, TargetSizes.of(target), net.form)
     weights = {name: weight.detach().to("cpu", dtype).contiguous() for name, weight in parameters_of(net)}
     weights[TOKENS] = tokens.to("cpu", torch.int32)
-    return {CONFIG: json.dumps(asdict(config), indent=1).encode(), WEIGHTS: safetensors.torch.save(weights)}
+    return {CONFIG: config.to_json().encode(), WEIGHTS: safetensors.torch.save(weights)}
 
 
-def read_features(folder: Path, target: Ends) -> tuple[FeatureNet, torch.Tensor]:
+def read_features(folder: Path, target: Ends) -> tuple[OwnNetwork, torch.Tensor]:
     """The drafter in a folder, on the target's device, and its tokens i64[K]. For its type see `product_type`.
 
     Raises ModelError for files that are missing or broken, PairError for a drafter of another target.
@@ -141,11 +149,12 @@ def read_features(folder: Path, target: Ends) -> tuple[FeatureNet, torch.Tensor]
     config = _read_config(folder)
     config.target.refuse_other(folder, target)
     OwnLayout().taps(folder, {}, config.target.num_hidden_layers)
-    net = FeatureNet(FeatureShape(config.target.hidden_size, config.taps, config.tokens), target.config)
+    shape = FeatureShape(config.target.hidden_size, config.taps, config.tokens)
+    net = make_network(config.form, shape, target.config)
     weights = read_safetensors(folder / WEIGHTS)
     tokens = entries_of_head(folder, weights, config.tokens, config.target.vocab_size)
     fill(folder / WEIGHTS, dict(parameters_of(net)), weights, "the target's block")
-    kind = product_type(weights["back.weight"].dtype, target)
+    kind = product_type(next(iter(weights.values())).dtype, target)
     net = net.to(target.device, kind).eval().requires_grad_(False)
     net.share_head(target, tokens)
     return net, tokens.to(target.device)
@@ -155,6 +164,7 @@ def _read_config(folder: Path) -> FeatureConfig:
     config = own_config(folder, FeatureConfig)
     if not config.taps or not 1 <= config.tokens <= config.target.vocab_size:
         raise ModelError(f"{folder / CONFIG} is broken: it has taps {list(config.taps)} and {config.tokens} tokens")
+    refuse_unknown_form(folder / CONFIG, config.form, config.taps)
     return config
 
 

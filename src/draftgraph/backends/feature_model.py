@@ -19,6 +19,10 @@ from draftgraph.errors import ModelError
 from draftgraph.types import ROOT
 
 
+NONE = -1
+"""In the place of a token that is not there; its embedding is zero."""
+
+
 class FeatureReader(CausalLM, Protocol):
     """A causal LM that was trained for a target. Where it reads features of it, its handles are `FeatureHandle`s.
 
@@ -41,10 +45,12 @@ class FeatureHandle(CacheHandle):
 
     above    f[k, features] for the next rows that have not been read: the target's hidden states of the tokens above them.
     outputs  f[d] of the rows of this round: by node, and of the last committed row at ROOT.
+    recent   the last tokens up to a row of this round, as many as a row reads: by node, and of the text at ROOT.
     """
 
     above: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0))
     outputs: dict[int, torch.Tensor] = field(default_factory=dict)
+    recent: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def known(self) -> int:
@@ -57,7 +63,20 @@ class FeatureHandle(CacheHandle):
 
     def clear(self) -> None:
         super().clear()
-        self.above, self.outputs = self.above[:0], {}
+        self.above, self.outputs, self.recent = self.above[:0], {}, {}
+
+    def windows(self, feed: Feed, first: int, size: int) -> list[tuple[int, ...]]:
+        """Of every row of a feed, whose first node is `first`, the last `size` tokens up to it; NONE before the text."""
+        text = self.recent.get(ROOT, (NONE,) * size)
+        found, by_node = [], dict(self.recent)
+        for token in feed.committed:
+            text = (*text[1:], token)
+            found.append(text)
+        by_node[ROOT] = text
+        for number, (token, parent) in enumerate(zip(feed.tokens, feed.parents, strict=True), first):
+            by_node[number] = (*by_node.get(parent, text)[1:], token)
+            found.append(by_node[number])
+        return found
 
 
 class FeatureModel(TorchModel):
@@ -103,7 +122,7 @@ class FeatureModel(TorchModel):
 
     def open(self, capacity: int) -> FeatureHandle:
         first = int(self.net.reads_first)
-        above = torch.zeros(first, self.net.shape.features, device=self.device, dtype=self.dtype)
+        above = torch.zeros(first, self.net.features, device=self.device, dtype=self.dtype)
         return FeatureHandle(capacity, forgotten=1 - first, above=above)
 
     def share(self, text: CacheHandle, other: CacheHandle, count: int) -> int:
@@ -117,7 +136,7 @@ class FeatureModel(TorchModel):
     def _residuals(self, feed: Feed) -> list[torch.Tensor]:
         """Residuals of the committed rows and of the nodes of a feed, f[n, d] each."""
         text = handle_of(feed)
-        embedded = self.embeddings(torch.tensor([*feed.committed, *feed.tokens], device=self.device))
+        embedded = self._embedded(feed)
         count, parts = len(feed.committed), []
         if count:
             missing = count - len(text.above)
@@ -131,6 +150,19 @@ class FeatureModel(TorchModel):
             carried = torch.stack([text.outputs[parent] for parent in feed.parents])
             parts.append(self.net.drafted(carried, embedded[count:]))
         return parts
+
+    def _embedded(self, feed: Feed) -> torch.Tensor:
+        """f[n, window · d], the embeddings of the tokens that the rows of a feed read."""
+        window, text = self.net.window, handle_of(feed)
+        if window == 1:
+            found: torch.Tensor = self.embeddings(torch.tensor([*feed.committed, *feed.tokens], device=self.device))
+            return found
+        ids = torch.tensor(text.windows(feed, len(text.nodes), window), device=self.device)
+        return (self.embeddings(ids.clamp(min=0)) * (ids != NONE)[..., None]).flatten(1)
+
+    @property
+    def own_masks(self) -> bool:
+        return super().own_masks or self.net.own_masks
 
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
         with self._lock:
@@ -157,10 +189,19 @@ class FeatureModel(TorchModel):
     def _remember(self, text: FeatureHandle, feed: Feed, first: int, outputs: torch.Tensor) -> None:
         """Keep the outputs f[rows, d] of a pass in which node `first` was the first."""
         count = len(feed.committed)
+        if self.net.window > 1:
+            self._follow(text, feed, first)
         if count:
             text.above = text.above[count:]
             text.outputs = {ROOT: outputs[count - 1]}
         text.outputs.update(enumerate(outputs[count:], first))
+
+    def _follow(self, text: FeatureHandle, feed: Feed, first: int) -> None:
+        """Keep the last tokens up to the rows of a pass."""
+        windows, count = text.windows(feed, first, self.net.window), len(feed.committed)
+        if count:
+            text.recent = {ROOT: windows[count - 1]}
+        text.recent.update(enumerate(windows[count:], first))
 
     def _over_all(self, logits: torch.Tensor) -> torch.Tensor:
         return over_vocabulary(logits, self.tokens, self.vocab_size)

@@ -63,7 +63,7 @@ class TrainedNetwork(nn.Module):
     @property
     @abstractmethod
     def head(self) -> nn.Module:
-        """The target's rows of its head, K of them, which are not trained."""
+        """The target's rows of its head, K of them, which are not trained; without weights where all are trained."""
 
     @property
     def borrowed(self) -> Sequence[nn.Module]:
@@ -83,9 +83,21 @@ class FeatureNetwork(TrainedNetwork):
     """What a `FeatureModel` runs: its core reads what `committed` and `drafted` put together, and has a head of K entries.
 
     reads_first  whether a text's first token, which has no features above it, has a row.
+    own_masks    whether it reads cells otherwise than its core's attention does.
     """
 
     reads_first: ClassVar[bool] = True
+    own_masks: ClassVar[bool] = False
+
+    @property
+    def features(self) -> int:
+        """Numbers that the target gives per token."""
+        return self.shape.features
+
+    @property
+    def window(self) -> int:
+        """Tokens whose embeddings a row reads: its own, and those before it."""
+        return 1
 
     @property
     def output(self) -> str:
@@ -96,16 +108,33 @@ class FeatureNetwork(TrainedNetwork):
         """Logits f[…, K] of outputs f[…, d]."""
         return cast(torch.Tensor, self.core.get_output_embeddings()(outputs))
 
+    def carried(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The part of outputs that stands for the target's features in the row below."""
+        return outputs
+
     @abstractmethod
     def committed(self, features: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-        """What rows read, f[…, w], if the tokens above them have features f[…, features]; embedded  f[…, d]."""
+        """What rows read, f[…, w], if the tokens above them have features f[…, features]; embedded  f[…, window · d]."""
 
     @abstractmethod
     def drafted(self, outputs: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-        """What rows read, f[…, w], if the rows above them put out `outputs` f[…, d]; embedded  f[…, d]."""
+        """What rows read, f[…, w], if the rows above them put out `outputs` f[…, d]; embedded  f[…, window · d]."""
 
 
-class FeatureNet(FeatureNetwork):
+class OwnNetwork(FeatureNetwork):
+    """A network that lies in folders of our own layout (`feature_files.py`)."""
+
+    @property
+    def form(self) -> tuple[str, str] | None:
+        """How it joins token and feature, and its heads, by their names; None: as this file says."""
+        return None
+
+    @abstractmethod
+    def share_head(self, target: Ends, tokens: torch.Tensor) -> None:
+        """Copy the rows of the target's head for `tokens` i64[K], and freeze them."""
+
+
+class FeatureNet(OwnNetwork):
     """shape  its sizes. core  a causal LM of one block with a head of K entries; its own embeddings are not used."""
 
     def __init__(self, shape: FeatureShape, config: PretrainedConfig) -> None:

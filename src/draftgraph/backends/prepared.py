@@ -81,7 +81,7 @@ class PreparedBlock:
         queries, keys, values = torch.split(heads, self.heads, dim=1)
         if self.head_norms is not None:
             queries, keys = self.head_norms[0](queries), self.head_norms[1](keys)
-        queries, keys = _turned(queries, turns), _turned(keys, turns)
+        queries, keys = turned(queries, turns), turned(keys, turns)
         all_keys, all_values = cache.layers[self.number].update(
             keys.transpose(0, 1)[None], values.transpose(0, 1)[None]
         )
@@ -90,7 +90,8 @@ class PreparedBlock:
         )
         residual = residual + self.out(mixed[0].transpose(0, 1).reshape(len(rows), -1).to(kind))
         gate, up = functional.linear(self.between(residual).to(kind), self.units, self.units_bias).chunk(2, dim=-1)
-        return cast(torch.Tensor, residual + self.down(self.active(gate) * up))
+        added = self.down(self.active(gate) * up)  # of two halves, if there are two heads
+        return cast(torch.Tensor, residual.repeat(1, added.shape[1] // residual.shape[1]) + added)
 
     def _begin(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The residual, and what attention reads."""
@@ -143,9 +144,9 @@ def prepare(core: PreTrainedModel) -> Prepared | None:
     rope = getattr(core.config, "rope_parameters", None) or {}
     if kinds != [LayerKind()] or rope.get("rope_type") not in ROPE_KINDS:
         return None
-    rows = torch.randn(1, TRIED_ROWS, _width(core), generator=torch.Generator().manual_seed(0))
-    rows = rows.to(core.device, core.dtype)
     try:
+        rows = torch.randn(1, TRIED_ROWS, _width(core), generator=torch.Generator().manual_seed(0))
+        rows = rows.to(core.device, core.dtype)
         with torch.inference_mode():
             expected = _as_it_is(core, rows)
             prepared = Prepared(core)
@@ -189,8 +190,8 @@ def _joined(*parts: nn.Linear) -> tuple[torch.Tensor, torch.Tensor | None]:
     return matrix, torch.cat([bias.data for bias in biases])
 
 
-def _turned(heads: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Heads f[rows, heads, head_dim], rotated."""
+def turned(heads: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Heads f[…, head_dim], rotated; cosines and sines f[…, head_dim] of their positions."""
     first, second = heads.chunk(2, dim=-1)
     return heads * turns[0] + torch.cat([-second, first], dim=-1) * turns[1]
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PREFIX = "hidden:"
+HELD = ("keys:", "values:")
+"""What a layer caches of a row, by its number from 0: keys as they are cached, heads behind each other."""
 
 
 @contextmanager
@@ -51,7 +53,31 @@ def decoder_layers(model: PreTrainedModel) -> tuple[torch.nn.Module, torch.nn.Mo
     return decoder, lists[0]
 
 
+def held_taps(names: Sequence[str], layers: int) -> dict[tuple[int, int], str]:
+    """The taps of keys (0) and values (1) among these, by layer and part. Raises OptionError for a layer that is not there."""
+    places = ((held_number(name, layers), name) for name in names)
+    return {place: name for place, name in places if place is not None}
+
+
+def held_number(name: str, layers: int) -> tuple[int, int] | None:
+    """Of a tap of keys or values its layer, and 0 or 1; None for another tap. Raises OptionError for a layer that is not there."""
+    for part, prefix in enumerate(HELD):
+        number = name.removeprefix(prefix)
+        if number != name:
+            if not (number.isascii() and number.isdigit()) or int(number) >= layers:
+                raise OptionError(
+                    f"taps={name!r} is not possible; write '{prefix}0' to '{prefix}{layers - 1}', of the layers that cache keys"
+                )
+            return int(number), part
+    return None
+
+
 def _number(name: str, layers: int) -> int:
+    if name.startswith(HELD):
+        raise OptionError(
+            f"taps={name!r} is not possible here: this backend gives hidden states, and no keys and values; write backend='torch' "
+            "for a model of attention alone, or use another drafter"
+        )
     number = name.removeprefix(PREFIX)
     if not name.startswith(PREFIX) or not (number.isascii() and number.isdigit()) or int(number) > layers:
         raise OptionError(

@@ -31,7 +31,7 @@ from draftgraph.backends.ragged_probe import attends_apart
 from draftgraph.backends.rope import find_switch
 from draftgraph.backends.row_masks import Shown, mask_holders
 from draftgraph.backends.support import context_window, in_training, refuse_unsupported
-from draftgraph.backends.taps import tapped
+from draftgraph.backends.taps import held_taps, tapped
 from draftgraph.backends.wrapped import opened
 from draftgraph.errors import LogitsError, ModelError, OptionError
 
@@ -195,7 +195,9 @@ class TorchModel:
                 self.refuse_training()
             if self._apart is None and pays(feeds, self.cache.high, self.device.type == "cpu"):
                 self._apart = attends_apart(self)
-            with entering(feeds), tapped(self.model, taps) as states:
+            held = held_taps(taps, self.config.num_hidden_layers)
+            others = [name for name in taps if name not in held.values()]
+            with entering(feeds), tapped(self.model, others) as states, self.cache.telling(held, states):
                 if self._switch is None or len({feed.text.stretched for feed in feeds}) == 1:
                     return self.one_pass(feeds, states, self.kinds, self._apart)
                 scored: dict[int, Scored] = {}

@@ -10,6 +10,7 @@ import typer
 from draftgraph.cli import options
 from draftgraph.cli.program import app
 from draftgraph.errors import OptionError
+from draftgraph.lab.train.features.names import NAMES
 
 LEARNT = "What is learnt"
 
@@ -49,7 +50,11 @@ def train(
     seed: Annotated[int, typer.Option("--seed", help="Of answers, weights and order.")] = 0,
     network: Annotated[
         str,
-        typer.Option("--network", help="own: the one that does best; eagle3: one that SGLang and vLLM run as well."),
+        typer.Option(
+            "--network",
+            help="own: the one that does best; eagle3: one that SGLang and vLLM run as well; of papers: "
+            f"{', '.join(NAMES[2:])}.",
+        ),
     ] = "own",
     dtype: options.Dtype = "bfloat16",
     device: options.Device = None,
@@ -69,8 +74,8 @@ def train(
             f"{named} is not possible here: training reads hidden states and embeddings of the stored weights, which torch "
             "gives; leave it out"
         )
-    if network not in ("own", "eagle3"):
-        raise OptionError(f"--network {network!r} is not possible; write own or eagle3")
+    if network not in NAMES:
+        raise OptionError(f"--network {network!r} is not possible; write one of {', '.join(NAMES)}")
     from draftgraph.cli.work.train import run
     from draftgraph.lab.train.features.project import Settings
 

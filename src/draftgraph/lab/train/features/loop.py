@@ -17,6 +17,7 @@ from draftgraph.lab.train.features.batches import endless, make_batch
 from draftgraph.lab.train.features.measure import Acceptance, acceptance
 from draftgraph.lab.train.features.objective import loss
 from draftgraph.lab.train.features.recipe import Recipe, Span, Stage
+from draftgraph.lab.train.features.unroll import entries_of
 from draftgraph.lab.train.whole_files import read_state, write_state
 
 CHECKPOINT_SECONDS = 45.0
@@ -65,7 +66,8 @@ class Training:
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.head = part_of_head(self.target.get_output_embeddings(), self.tokens)
+        whole = self.target.get_output_embeddings()
+        self.head, self.entries = part_of_head(whole, self.tokens), entries_of(self.tokens, whole.weight.shape[0])
         self.trained = dict(parameters_of(self.net))
         decayed = [weight for weight in self.trained.values() if weight.ndim >= 2]
         others = [weight for weight in self.trained.values() if weight.ndim < 2]
@@ -129,7 +131,9 @@ class Training:
             group["lr"] = self.recipe.rate(self.progress, updates)
         batch = make_batch(next(groups), self.tokens.device)
         with self._narrow:
-            value = loss(self.net, self.target, self.head, batch, self.stage.steps)
+            value = loss(
+                self.net, self.target, self.head, batch, self.stage.steps, self.recipe.objective, self.entries
+            )
         value.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.trained.values(), self.recipe.clip)
         self.optimizer.step()

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from draftgraph.backends.features import FeatureNetwork
 from draftgraph.lab.train.features.answers import Answer
 from draftgraph.lab.train.features.batches import Batch, grouped, make_batch
-from draftgraph.lab.train.features.unroll import read_target, steps
+from draftgraph.lab.train.features.unroll import entries_of, read_target, steps
 
 DEPTH = 5
 """Positions that are measured."""
@@ -69,8 +69,7 @@ def acceptance(
     tokens  i64[K] of the head. rows  padded rows per pass.
     """
     device = tokens.device
-    numbers = torch.full((target.get_output_embeddings().weight.shape[0],), -1, device=device)
-    numbers[tokens] = torch.arange(len(tokens), device=device)
+    numbers = entries_of(tokens, target.get_output_embeddings().weight.shape[0])
     parts = {"greedy": [a for a in answers if a.temperature == 0], "sampled": [a for a in answers if a.temperature > 0]}
     measured = {}
     for name, part in parts.items():

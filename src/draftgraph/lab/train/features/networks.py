@@ -1,4 +1,4 @@
-"""Networks that can be trained, by name."""
+"""Networks that can be trained, by name: what they are made of, what they read, and what training makes small."""
 
 from __future__ import annotations
 
@@ -9,25 +9,33 @@ from typing import Any, cast
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from draftgraph.backends.cross import CROSS
 from draftgraph.backends.eagle3_export import packed_eagle3
 from draftgraph.backends.feature_files import packed
-from draftgraph.backends.features import FeatureNet, FeatureNetwork, FeatureShape
+from draftgraph.backends.features import FeatureNet, FeatureNetwork, FeatureShape, default_taps
+from draftgraph.backends.own_networks import Form, make_network
 from draftgraph.backends.paired import Norms, PairedNet, block_of
-
-OWN, EAGLE3 = "own", "eagle3"
+from draftgraph.backends.taps import HELD, PREFIX
+from draftgraph.lab.train.features.names import OWN
+from draftgraph.lab.train.features.recipe import Objective, Recipe, Stage
 
 
 @dataclass(frozen=True)
 class Network:
     """make  a network of random weights, from its sizes and the target's configuration.
 
-    packed   its files by name, from the network, the tokens of its head, the target and the type of the weights.
-    ordered  the tokens of the head in the order that the files ask for; they come with the most frequent first.
+    packed     its files by name, from the network, the tokens of its head, the target and the type of the weights.
+    ordered    the tokens of the head in the order that the files ask for; they come with the most frequent first.
+    taps       what it reads of a target with so many layers.
+    objective  what training makes small. stages  of training.
     """
 
     make: Callable[[FeatureShape, PretrainedConfig], FeatureNetwork]
     packed: Callable[[Any, torch.Tensor, PreTrainedModel, torch.dtype], Mapping[str, bytes]]
     ordered: Callable[[Sequence[int]], list[int]] = list
+    taps: Callable[[int], tuple[str, ...]] = default_taps
+    objective: Objective = Objective()
+    stages: tuple[Stage, ...] = Recipe.stages
 
 
 def _packed_eagle3(
@@ -36,11 +44,45 @@ def _packed_eagle3(
     return packed_eagle3(net, tokens, target.config.get_text_config(decoder=True).num_hidden_layers, dtype)
 
 
+def last_state(layers: int) -> tuple[str, ...]:
+    """What the target's head reads."""
+    return (f"{PREFIX}{layers}",)
+
+
+def last_keys(layers: int) -> tuple[str, ...]:
+    """Keys and values of the last layer."""
+    return tuple(f"{part}{layers - 1}" for part in HELD)
+
+
+def published(
+    fuse: str,
+    heads: str,
+    objective: Objective,
+    stages: tuple[Stage, ...],
+    taps: Callable[[int], tuple[str, ...]] = last_state,
+) -> Network:
+    """A network of a paper, by its options. Raises ModelError, when it is made, if the target has no place for it."""
+    form: Form = fuse, heads
+    return Network(lambda shape, config: make_network(form, shape, config), packed, list, taps, objective, stages)
+
+
+ONE_STEP = (Stage("one step", 1, 1.0),)
+UNROLLED = (Stage("one step", 1, 0.4), Stage("two steps", 2, 0.3), Stage("three steps", 3, 0.3))
+ALIGNED = Objective(law=0.1, feature=1.0)
+
 NETWORKS: Mapping[str, Network] = {
     OWN: Network(FeatureNet, packed),
-    EAGLE3: Network(
+    "eagle3": Network(
         lambda shape, config: PairedNet(shape, block_of(config), Norms()),
         _packed_eagle3,
         cast("Callable[[Sequence[int]], list[int]]", sorted),
     ),
+    "eagle": published("linear", "one", ALIGNED, ONE_STEP),
+    "hass": published("linear", "one", Objective(law=0.1, feature=1.0, best=0.5), UNROLLED),
+    "fspad": published("token_gated", "two", ALIGNED, ONE_STEP),
+    "griffin": published("token_mlp", "two", Objective(law=0.1, feature=1.0, best=0.5, agree=3), UNROLLED),
+    "chimera": published("trigram", "depth", Objective(), (Stage("four steps", 4, 1.0),)),
+    "glide": published(CROSS, "one", Objective(blocks=True), (Stage("blocks of five", 5, 1.0),), last_keys),
 }
+"""Sources: EAGLE, arXiv 2401.15077; HASS, 2408.15766; FSPAD, 2408.15562; GRIFFIN, 2502.11018; Chimera, 2402.15758; GliDe, 2402.02082.
+"""

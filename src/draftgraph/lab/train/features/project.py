@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.backends.features import FeatureShape, default_taps
+from draftgraph.backends.features import FeatureShape
 from draftgraph.lab.train.errors import TrainingError
 from draftgraph.lab.train.features.answers import (
     SUFFIX,
@@ -32,7 +32,8 @@ from draftgraph.lab.train.features.batches import grouped
 from draftgraph.lab.train.features.generate import answer_all
 from draftgraph.lab.train.features.loop import MEASURED_ROWS, Training
 from draftgraph.lab.train.features.measure import Acceptance, acceptance
-from draftgraph.lab.train.features.networks import NETWORKS, OWN
+from draftgraph.lab.train.features.names import OWN
+from draftgraph.lab.train.features.networks import NETWORKS
 from draftgraph.lab.train.features.recipe import Recipe, Span
 from draftgraph.lab.train.whole_files import write_bytes
 
@@ -45,7 +46,7 @@ WORTH = 1.05
 class Settings:
     """What a project was begun with; another value begins another project.
 
-    network  "own", the network of docs/training.md, or "eagle3", which other engines run as well.
+    network  "own", the network of docs/training.md, "eagle3", which other engines run as well, or one of a paper (`networks.py`).
     tokens  of new answers, about. most  tokens of one answer. batch  answers decoded at once. epochs  of training.
     """
 
@@ -130,10 +131,12 @@ class Project:
         network = NETWORKS[self.settings.network]
         tokens = torch.tensor(network.ordered(ids), device=target.device)
         torch.manual_seed(self.settings.seed)
-        shape = FeatureShape(size.hidden_size, default_taps(size.num_hidden_layers), len(ids))
+        shape = FeatureShape(size.hidden_size, network.taps(size.num_hidden_layers), len(ids))
         net = network.make(shape, target.config).to(target.device)
         net.start_from(target, tokens)
-        recipe = Recipe(head=len(ids), rows=self.settings.rows, seed=self.settings.seed)
+        recipe = Recipe(
+            head=len(ids), rows=self.settings.rows, seed=self.settings.seed, stages=network.stages, objective=network.objective
+        )
         updates = max(2.0, self.settings.epochs * len(grouped(parts.train, recipe.rows)))
         training = Training(
             net, target, tokens, parts.train, parts.new_prompts, recipe, Span(updates=updates),

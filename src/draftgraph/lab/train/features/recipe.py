@@ -16,6 +16,24 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Objective:
+    """What training makes small: a sum of these, each with its weight.
+
+    law      divergence from the target's law over the head.
+    feature  smooth distance of what the row below reads from the target's feature (FSPAD: partial alignment).
+    best     divergence over the target's ten likeliest entries alone (HASS, GRIFFIN).
+    agree    a later step counts where the text was among so many likeliest tokens of all earlier steps (GRIFFIN); 0: always.
+    blocks   whether all steps are taken in one pass, in blocks as long as the stage has steps (GliDe).
+    """
+
+    law: float = 1.0
+    feature: float = 0.0
+    best: float = 0.0
+    agree: int = 0
+    blocks: bool = False
+
+
+@dataclass(frozen=True)
 class Recipe:
     """head    entries of the reduced head.
     rows     padded rows per update.
@@ -36,6 +54,7 @@ class Recipe:
     patience: int = 4
     seed: int = 0
     stages: tuple[Stage, ...] = (Stage("one step", 1, 0.67), Stage("three steps", 3, 0.33))
+    objective: Objective = Objective()
 
     def rate(self, progress: float, updates: int) -> float:
         """The learning rate after `updates` updates, `progress` (0 to 1) of the whole training."""

@@ -2,6 +2,9 @@
 
 In step 1 row t reads the token t and the target's features of t − 1. In step j it reads the token t + j − 1, and its own output
 of step j − 1. Its keys are those of step 1 up to row t, whose features are the target's, and its own of later steps.
+
+Networks that read the target's keys can take all steps in one pass: rows are cut into blocks, and a row reads the keys of the blocks
+before its own. Row t is then step t mod size + 1 of a draft whose last committed token begins the block.
 """
 
 from __future__ import annotations
@@ -16,24 +19,29 @@ from transformers import DynamicCache, PreTrainedModel
 
 from draftgraph.backends.cache_argument import cache_argument
 from draftgraph.backends.features import FeatureNetwork
-from draftgraph.backends.taps import tapped
+from draftgraph.backends.taps import held_taps, tapped
 
 
-def steps(net: FeatureNetwork, features: torch.Tensor, embedded: torch.Tensor, count: int) -> list[torch.Tensor]:
+def steps(
+    net: FeatureNetwork, features: torch.Tensor, embedded: torch.Tensor, count: int, block: int = 0
+) -> list[torch.Tensor]:
     """Outputs f[b, T, d] of `count` steps; row t of step j speaks of the token t + j.
 
     features  f[b, T, features] of every token. embedded  f[b, T, d], the target's embeddings of the tokens.
+    block     rows of a block, for one pass that stands for all steps; 0: steps are taken one after another.
     """
     length = features.shape[1]
     decoder = net.core.get_decoder()
     cache_name, cache = cache_argument(decoder.forward), DynamicCache()
     above = nn.functional.pad(features[:, :-1], (0, 0, 1, 0))  # nothing stands above row 0
+    embedded = _windows(embedded, net.window)
     residual = net.committed(above, embedded)
     positions = torch.arange(length, device=features.device)[None]
     causal = torch.ones(length, length, dtype=torch.bool, device=features.device).tril()
     if not net.reads_first:
         causal[1:, 0] = False  # row 0 stands for nothing
     visible, own = causal, torch.eye(length, dtype=torch.bool, device=features.device)
+    blocks = {"seen": _seen_by_blocks(length, block, features.device)} if block else {}
     outputs: list[torch.Tensor] = []
     for step in range(count):
         if step:
@@ -47,9 +55,29 @@ def steps(net: FeatureNetwork, features: torch.Tensor, embedded: torch.Tensor, c
             position_ids=positions + step,
             use_cache=True,
             **{cache_name: cache},
+            **blocks,
         ).last_hidden_state
         outputs.append(output)
     return outputs
+
+
+def _windows(embedded: torch.Tensor, size: int) -> torch.Tensor:
+    """f[b, T, size · d]: of every row the last `size` embeddings up to it, zeros before the text."""
+    behind = [nn.functional.pad(embedded, (0, 0, ago, 0))[:, : embedded.shape[1]] for ago in reversed(range(size))]
+    return torch.cat(behind, dim=-1) if size > 1 else embedded
+
+
+def _seen_by_blocks(length: int, block: int, device: torch.device) -> torch.Tensor:
+    """bool[T, T]: row i reads cell c, which holds the keys of token c − 1, if that lies in a block before its own."""
+    numbers = torch.arange(length, device=device)
+    return numbers[None] <= (numbers // block * block)[:, None]
+
+
+def entries_of(tokens: torch.Tensor, vocab: int) -> torch.Tensor:
+    """i64[V] the entry of the head of every token, -1 if it has none; tokens  i64[K]."""
+    entries = torch.full((vocab,), -1, device=tokens.device)
+    entries[tokens] = torch.arange(len(tokens), device=tokens.device)
+    return entries
 
 
 @torch.no_grad()
@@ -57,8 +85,13 @@ def read_target(
     target: PreTrainedModel, tokens: torch.Tensor, taps: tuple[str, ...]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The target's logits f[b, T, …], features f[b, T, features] and embeddings f[b, T, d] of i64[b, T]."""
-    with tapped(target, taps) as states:
-        logits = target(input_ids=tokens, use_cache=False).logits
+    held = held_taps(taps, target.config.get_text_config(decoder=True).num_hidden_layers)
+    cache: dict[str, Any] = {cache_argument(target.forward): DynamicCache()} if held else {}
+    with tapped(target, [tap for tap in taps if tap not in held.values()]) as states:
+        logits = target(input_ids=tokens, use_cache=bool(held), **cache).logits
+    for (layer, part), name in held.items():
+        cached: Any = next(iter(cache.values())).layers[layer]
+        states[name] = (cached.keys, cached.values)[part].transpose(1, 2).flatten(2)
     features = torch.cat([states[name] for name in taps], dim=-1)
     return logits, features, cast(torch.Tensor, cast(Any, target.get_input_embeddings())(tokens))
 

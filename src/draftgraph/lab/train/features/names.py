@@ -1,0 +1,4 @@
+"""Names of the networks that can be trained, which the command line knows without loading them."""
+
+OWN = "own"
+NAMES = (OWN, "eagle3", "eagle", "hass", "fspad", "griffin", "chimera", "glide")
