@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from draftgraph.backends.ends import Ends
-from draftgraph.backends.features import FeatureShape, TrainedNetwork, build_core, part_of_head, with_layers
+from draftgraph.backends.features import FeatureShape, TextNetwork, build_core, part_of_head, with_layers
 from draftgraph.backends.taps import decoder_layers
 from draftgraph.errors import ModelError, first_line
 
@@ -38,7 +38,7 @@ class ExitShape(FeatureShape):
     layer: int = 1
 
 
-class ExitNet(TrainedNetwork):
+class ExitNet(TextNetwork):
     """shape  its sizes. core  a causal LM of `shape.layer` layers of the target, one of its own, and a head of K entries."""
 
     shape: ExitShape
@@ -66,13 +66,22 @@ class ExitNet(TrainedNetwork):
     @property
     def borrowed(self) -> Sequence[nn.Module]:
         decoder, layers = decoder_layers(self.core)
-        return *super().borrowed, *layers[: self.shape.layer], *(part for part in decoder.children() if part is not layers)
+        return (
+            *super().borrowed,
+            *layers[: self.shape.layer],
+            *(part for part in decoder.children() if part is not layers),
+        )
 
     def train(self, mode: bool = True) -> ExitNet:
         super().train(mode)
         for part in self.borrowed:
             part.eval()
         return self
+
+    def steps(self, tokens: torch.Tensor, embedded: torch.Tensor, count: int) -> list[torch.Tensor]:
+        """All steps are rows of one pass: that of a drafted token is that of the same token once it is committed."""
+        outputs = self.core.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
+        return [outputs.roll(-step, dims=1) for step in range(count)]  # rows beyond the end are never learnt
 
     @torch.no_grad()
     def start_from(self, target: PreTrainedModel, tokens: torch.Tensor) -> None:
@@ -90,7 +99,9 @@ class ExitNet(TrainedNetwork):
         own, own_layers = decoder_layers(self.core)
         pairs: list[tuple[Any, nn.Module]] = list(zip(own_layers[: self.shape.layer], layers, strict=False))
         embeddings = {id(target.get_input_embeddings()), id(layers)}
-        pairs += [(getattr(own, name, None), part) for name, part in decoder.named_children() if id(part) not in embeddings]
+        pairs += [
+            (getattr(own, name, None), part) for name, part in decoder.named_children() if id(part) not in embeddings
+        ]
         try:
             for mine, theirs in pairs:
                 mine.load_state_dict(theirs.state_dict(), assign=True)
@@ -107,8 +118,8 @@ class ExitNet(TrainedNetwork):
     def _refuse_other_rows(self, decoder: nn.Module, layers: nn.ModuleList) -> None:
         """Raise ModelError if the first layers give something else here than in the target."""
         own, own_layers = decoder_layers(self.core)
-        place = self.core.get_input_embeddings().weight.device
-        text = torch.arange(TRIED_TOKENS, device=place)[None]
+        embeddings = self.core.get_input_embeddings().weight
+        text = torch.arange(TRIED_TOKENS, device=embeddings.device)[None] % len(embeddings)
         expected = _read_by(decoder, layers[self.shape.layer], text)
         found = _read_by(own, own_layers[self.shape.layer], text)
         bound = CLOSE.get(expected.dtype, CLOSE_NARROW) * float(expected.abs().max())
@@ -139,4 +150,6 @@ def _read_by(decoder: nn.Module, layer: nn.Module, text: torch.Tensor) -> torch.
 
 
 def _uncut(core: PreTrainedModel, cause: str) -> str:
-    return f"the first layers of this {type(core).__name__} do not run without the others ({cause}); train another network"
+    return (
+        f"the first layers of this {type(core).__name__} do not run without the others ({cause}); train another network"
+    )

@@ -79,6 +79,17 @@ class TrainedNetwork(nn.Module):
         """Begin as much of the target as fits, with its head over `tokens` i64[K]."""
 
 
+class TextNetwork(TrainedNetwork):
+    """A network that reads the text alone, and gives outputs of several steps at once."""
+
+    @abstractmethod
+    def steps(self, tokens: torch.Tensor, embedded: torch.Tensor, count: int) -> list[torch.Tensor]:
+        """Outputs f[b, T, d] of `count` steps at most; row t of step j speaks of the token t + j, as in a draft behind token t.
+
+        tokens i64[b, T] of whole texts. embedded  f[b, T, d], the target's embeddings of them.
+        """
+
+
 class FeatureNetwork(TrainedNetwork):
     """What a `FeatureModel` runs: its core reads what `committed` and `drafted` put together, and has a head of K entries.
 

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from draftgraph.backends.ends import Ends
-from draftgraph.backends.features import TOKEN, FeatureShape, TrainedNetwork, build_core, part_of_head, with_layers
+from draftgraph.backends.features import TOKEN, FeatureShape, TextNetwork, build_core, part_of_head, with_layers
 from draftgraph.backends.taps import decoder_layers
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class MaskedShape(FeatureShape):
     passes: int = 1
 
 
-class MaskedNet(TrainedNetwork):
+class MaskedNet(TextNetwork):
     """shape  its sizes. core  decoder blocks of the target's kind, which give outputs in the place of logits."""
 
     shape: MaskedShape
@@ -86,3 +86,37 @@ class MaskedNet(TrainedNetwork):
     def filled(self, embedded: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
         """What slots read, f[…, γ, d]. embedded  f[…, γ, d] of their tokens. known  bool[…, γ] which of them have one."""
         return self.queries + self.read(embedded) * known[..., None]
+
+    def steps(self, tokens: torch.Tensor, embedded: torch.Tensor, count: int) -> list[torch.Tensor]:
+        """One pass over texts, and a block behind every row. There are no more steps than slots."""
+        every = torch.arange(tokens.shape[1], device=tokens.device)
+        outputs = self.blocks(embedded, every)
+        return [outputs[:, :, step] for step in range(min(count, self.shape.slots))]
+
+    def blocks(self, embedded: torch.Tensor, roots: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:
+        """Outputs f[b, R, γ, d] of blocks behind some rows of whole texts, in one pass.
+
+        embedded  f[b, T, d], the target's embeddings of the texts. roots i64[R], the rows.
+        known     bool[b, R, γ] which slots are filled with the text's own tokens; None: none is.
+        """
+        length, size = embedded.shape[1], self.shape.slots
+        text = torch.arange(length, device=roots.device)
+        root, slot = roots.repeat_interleave(size), torch.arange(size, device=roots.device).repeat(len(roots))
+        place = root + slot + 1
+        slots = self.queries.repeat(len(roots), 1).expand(len(embedded), -1, -1)
+        if known is not None:
+            given = known.flatten(1) & (place < length)
+            slots = slots + self.read(embedded[:, place.clamp(max=length - 1)]) * given[..., None]
+        read = torch.cat([self.read(embedded), slots], dim=1)
+        above = text[None] <= torch.cat([text, root])[:, None]
+        beside = torch.cat([torch.full_like(text, -1), root])[:, None] == root[None]
+        visible = torch.cat([above, beside], dim=1)
+        mask = torch.zeros(visible.shape, dtype=read.dtype, device=read.device)
+        mask.masked_fill_(~visible, torch.finfo(mask.dtype).min)
+        outputs: torch.Tensor = self.core.get_decoder()(
+            inputs_embeds=read,
+            attention_mask=mask[None, None],
+            position_ids=torch.cat([text, place])[None],
+            use_cache=False,
+        ).last_hidden_state
+        return outputs[:, length:].reshape(len(outputs), len(roots), size, -1)

@@ -113,9 +113,7 @@ class TextLayout(Generic[Config]):
     def network(self, folder: Path, target: Ends) -> tuple[TrainedNetwork, torch.Tensor]:
         """The network on the target's device, of its type, and the tokens of its head i64[K]. Raises ModelError or PairError."""
 
-    def filled(
-        self, folder: Path, net: TrainedNetwork, config: ExitConfig | MaskedConfig
-    ) -> torch.Tensor:
+    def filled(self, folder: Path, net: TrainedNetwork, config: ExitConfig | MaskedConfig) -> torch.Tensor:
         """Read the trained parameters into a network. Returns the tokens of its head."""
         weights = read_safetensors(folder / WEIGHTS)
         tokens = entries_of_head(folder, weights, config.tokens, config.target.vocab_size)

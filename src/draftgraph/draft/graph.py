@@ -205,9 +205,7 @@ class DraftGraph:
         """The draft as the target sees it. Where nothing is SAMPLED the shape could not have looked at a draw."""
         laws = None if not self.laws else self.laws[0] if len(self.laws) == 1 else torch.cat(self.laws)
         across = self.across and laws is not None
-        return TokenTree(
-            self.tokens, self.parents, self.law_row, laws, across=across, confidence=self.confidence
-        )
+        return TokenTree(self.tokens, self.parents, self.law_row, laws, across=across, confidence=self.confidence)
 
     def subset(self, nodes: Sequence[int]) -> DraftGraph:
         """The graph of `nodes` only (closed under parents; all FIXED), in their old order."""

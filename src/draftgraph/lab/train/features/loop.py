@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.backends.features import FeatureNetwork, parameters_of, part_of_head
+from draftgraph.backends.features import TrainedNetwork, parameters_of, part_of_head
 from draftgraph.lab.train.features.answers import Answer
 from draftgraph.lab.train.features.batches import endless, make_batch
 from draftgraph.lab.train.features.measure import Acceptance, acceptance
@@ -53,7 +53,7 @@ class Training:
     history   one entry per measurement.
     """
 
-    net: FeatureNetwork
+    net: TrainedNetwork
     target: PreTrainedModel
     tokens: torch.Tensor
     train: Sequence[Answer]
@@ -131,9 +131,7 @@ class Training:
             group["lr"] = self.recipe.rate(self.progress, updates)
         batch = make_batch(next(groups), self.tokens.device)
         with self._narrow:
-            value = loss(
-                self.net, self.target, self.head, batch, self.stage.steps, self.recipe.objective, self.entries
-            )
+            value = loss(self.net, self.target, self.head, batch, self.stage.steps, self.recipe.objective, self.entries)
         value.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.trained.values(), self.recipe.clip)
         self.optimizer.step()

@@ -29,11 +29,12 @@ from draftgraph.lab.train.features.answers import (
     write_answers,
 )
 from draftgraph.lab.train.features.batches import grouped
+from draftgraph.lab.train.features.confidence import fit, labelled
 from draftgraph.lab.train.features.generate import answer_all
 from draftgraph.lab.train.features.loop import MEASURED_ROWS, Training
 from draftgraph.lab.train.features.measure import Acceptance, acceptance
 from draftgraph.lab.train.features.names import OWN
-from draftgraph.lab.train.features.networks import NETWORKS
+from draftgraph.lab.train.features.networks import Sizes, network_of
 from draftgraph.lab.train.features.recipe import Recipe, Span
 from draftgraph.lab.train.whole_files import write_bytes
 
@@ -48,6 +49,7 @@ class Settings:
 
     network  "own", the network of docs/training.md, "eagle3", which other engines run as well, or one of a paper (`networks.py`).
     tokens  of new answers, about. most  tokens of one answer. batch  answers decoded at once. epochs  of training.
+    layer, slots, passes  see `Sizes`.
     """
 
     tokens: int = 500_000
@@ -58,10 +60,17 @@ class Settings:
     epochs: float = 6.0
     seed: int = 0
     network: str = OWN
+    layer: int | None = None
+    slots: int | None = None
+    passes: int | None = None
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(self.layer, self.slots, self.passes)
 
     def to_json(self) -> str:
         """As it was written before there were several networks, where it is ours."""
-        return json.dumps({name: value for name, value in asdict(self).items() if value != OWN}, indent=1)
+        return json.dumps({name: value for name, value in asdict(self).items() if value not in (OWN, None)}, indent=1)
 
 
 @dataclass
@@ -128,14 +137,18 @@ class Project:
             )
         size = target.config.get_text_config(decoder=True)
         ids, covered = frequent_tokens(parts.train, size.vocab_size, min(self.settings.head, size.vocab_size))
-        network = NETWORKS[self.settings.network]
+        network = network_of(self.settings.network, self.settings.sizes)
         tokens = torch.tensor(network.ordered(ids), device=target.device)
         torch.manual_seed(self.settings.seed)
         shape = FeatureShape(size.hidden_size, network.taps(size.num_hidden_layers), len(ids))
         net = network.make(shape, target.config).to(target.device)
         net.start_from(target, tokens)
         recipe = Recipe(
-            head=len(ids), rows=self.settings.rows, seed=self.settings.seed, stages=network.stages, objective=network.objective
+            head=len(ids),
+            rows=self.settings.rows,
+            seed=self.settings.seed,
+            stages=network.stages,
+            objective=network.objective,
         )
         updates = max(2.0, self.settings.epochs * len(grouped(parts.train, recipe.rows)))
         training = Training(
@@ -146,6 +159,9 @@ class Project:
         net.eval()
         measured = acceptance(net, target, tokens, parts.new_prompts, MEASURED_ROWS)
         card = self._card(training, parts, covered, measured)
+        if network.trusted:
+            fitted = fit(*labelled(net, target, tokens, parts.new_prompts, MEASURED_ROWS))
+            card["confidence"] = None if fitted is None else {**asdict(fitted), "threshold": fitted.threshold}
         for name, content in network.packed(net, tokens, target, torch.bfloat16).items():
             write_bytes(self.out / name, content)
         write_bytes(self.out / "card.json", json.dumps(card, indent=1).encode())
