@@ -36,7 +36,7 @@ from draftgraph.verification.registry import RULES, get_rule
 from models import tiny_lm
 from text_drafters import tiny_exit, tiny_masked, write_exit, write_masked
 
-TEXT = [5, 9, 3, 40, 7, 2]
+TEXT = [5, 9, 3, 14, 7, 2]
 WRITERS: dict[str, Callable[[Path, PreTrainedModel], Path]] = {
     "exit": write_exit,
     "one pass": write_masked,
@@ -45,7 +45,7 @@ WRITERS: dict[str, Callable[[Path, PreTrainedModel], Path]] = {
 
 
 def over() -> PreTrainedModel:
-    return tiny_lm(layers=4)
+    return tiny_lm(vocab=24, layers=4)
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +66,12 @@ def test_greedy_texts_are_exact(kind: str, structure: Any, folders: dict[str, Pa
     drafted = dg.Engine.from_pretrained(over(), draft_model=folders[kind], structure=structure, budget=7)
     drafted.target.most_rows = drafted.drafter.model.most_rows = 5  # type: ignore[union-attr]
     prompts = [
-        torch.randint(1, 64, (1 + 7 * seed,), generator=torch.Generator().manual_seed(seed)).tolist() for seed in range(3)
+        torch.randint(1, 24, (1 + 7 * seed,), generator=torch.Generator().manual_seed(seed)).tolist() for seed in range(2)
     ]
-    results = drafted.generate(prompts, max_new_tokens=20, temperature=0.0)
+    results = drafted.generate(prompts, max_new_tokens=16, temperature=0.0)
     for prompt, result in zip(prompts, results, strict=True):
-        assert result.token_ids == plain.generate(prompt, max_new_tokens=20, temperature=0.0).token_ids
-        assert result.token_ids == drafted.generate(prompt, max_new_tokens=20, temperature=0.0).token_ids
+        assert result.token_ids == plain.generate(prompt, max_new_tokens=16, temperature=0.0).token_ids
+        assert result.token_ids == drafted.generate(prompt, max_new_tokens=16, temperature=0.0).token_ids
         assert result.rounds[0].num_passes > 0  # nothing of the target is waited for
         assert result.stats.lossless
     assert sum(result.stats.num_accepted_tokens for result in results) > 0
@@ -210,6 +210,7 @@ def filled_by_draws(judged: bool) -> Program:
     """
     target, _ = exact_pair("masked", 2)
     net, tokens = tiny_masked(target.model, slots=2, passes=2, share=0.75)
+    net.queries.mul_(0.02)  # a slot reads its neighbour more than itself
 
     @torch.inference_mode()
     def drafted(q: Laws, draw: Draw) -> TokenTree:
@@ -262,7 +263,7 @@ def test_the_passes_of_a_block_do_not_grow_with_its_slots(passes: int) -> None:
     for slots in (3, 5, 12):
         net, tokens = tiny_masked(over(), slots=slots, passes=passes)
         network = MaskedModel(net, tokens, over().get_input_embeddings())
-        drafter = TextDrafter(network, 64)
+        drafter = TextDrafter(network, 24)
         counting = Counting(net.core)
         text = network.open(0)
         network.forward([Feed(text, TEXT)])

@@ -69,8 +69,9 @@ class MaskedNet(TextNetwork):
         for name, module in decoder.named_children():
             if module is not layers and id(module) not in embeddings:
                 getattr(own, name).load_state_dict(module.state_dict())
-        nn.init.normal_(self.token.weight, std=TOKEN * self.shape.width**-0.5)
-        nn.init.normal_(self.queries, std=TOKEN)
+        scale = float(target.get_input_embeddings().weight.float().square().mean().sqrt())
+        nn.init.eye_(self.token.weight).mul_(scale)
+        nn.init.normal_(self.queries, std=scale)
         self.share_head(target, tokens)
 
     @torch.no_grad()
