@@ -15,7 +15,7 @@ from draftgraph.backends.checkpoint import CONFIG, WEIGHTS
 from draftgraph.backends.feature_files import read_features
 from draftgraph.backends.features import parameters_of
 from draftgraph.errors import ModelError, PairError
-from feature_drafters import tiny_net, write_drafter
+from feature_drafters import FORMS, MIXED, tiny_form, tiny_net, write_drafter, write_form
 from models import tiny_lm
 
 
@@ -114,3 +114,82 @@ def test_broken_weights_are_refused(folder: Path, spoil: Callable[[Path], None],
     spoil(folder)
     with pytest.raises(ModelError, match=message):
         read_features(folder, tiny_lm())
+
+
+# Networks of papers.
+
+
+@pytest.mark.parametrize("kind", MIXED)
+def test_a_network_of_a_paper_is_read_as_it_was_written(kind: str, tmp_path: Path) -> None:
+    over = tiny_lm(layers=3)
+    folder = write_form(MIXED[kind], tmp_path, over)
+    net, tokens = read_features(folder, over)
+    written, its = tiny_form(MIXED[kind], over)
+    assert net.form == MIXED[kind]
+    assert torch.equal(tokens, its)
+    found, expected = dict(parameters_of(net)), dict(parameters_of(written))
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    states = torch.ones(3, {"two": 64, "depth": 65}.get(MIXED[kind][1], 32))
+    assert torch.equal(net.logits(states), written.logits(states))
+
+
+@pytest.mark.parametrize(
+    ("kind", "edit", "error", "message"),
+    [
+        (
+            "FSPAD",
+            lambda c: c.update(form=["gated", "two"]),
+            ModelError,
+            r"says form \['gated', 'two'\], which is not known",
+        ),
+        ("FSPAD", lambda c: c.update(form=["linear", "three"]), ModelError, "the second one of one, two, depth"),
+        ("GliDe", lambda c: c.update(form=["cross", "two"]), ModelError, "the second one of one; use the draftgraph"),
+        ("GliDe", lambda c: c.update(form=["linear", "one"]), ModelError, "does not read taps"),
+        ("FSPAD", lambda c: c.update(form=["cross", "one"]), ModelError, "does not read taps"),
+        ("FSPAD", lambda c: c.update(form="linear"), ModelError, "form is 'linear'"),
+        ("FSPAD", lambda c: c.update(form=["linear"]), ModelError, "form has 1 entries, not 2"),
+        (
+            "FSPAD",
+            lambda c: c.update(form=["linear", "two"]),
+            ModelError,
+            "has unknown the weight 'fusion.down.weight'",
+        ),
+        ("FSPAD", lambda c: c.pop("form"), ModelError, r"lacks|has unknown"),
+        (
+            "GliDe",
+            lambda c: c.update(taps=["keys:3", "values:3"]),
+            PairError,
+            "reads tap 'keys:3', .* of layers 0 to 2",
+        ),
+        ("GliDe", lambda c: c.update(taps=["values:2", "keys:2"]), ModelError, "does not read taps"),
+        ("Chimera", lambda c: c.update(taps=["hidden:4"]), PairError, "reads tap 'hidden:4'"),
+        ("Chimera", lambda c: c.update(taps=["hidden:1", "hidden:2"]), ModelError, "does not read taps"),
+    ],
+)
+def test_a_form_that_is_wrong_is_refused(
+    kind: str, edit: Callable[[Any], None], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    folder = write_form(FORMS[kind], tmp_path, tiny_lm(layers=3))
+    edited(folder, edit)
+    with pytest.raises(error, match=message):
+        read_features(folder, tiny_lm(layers=3))
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_broken_networks_of_papers_and_other_targets_are_refused(kind: str, tmp_path: Path) -> None:
+    over = tiny_lm(layers=3)
+    folder = write_form(FORMS[kind], tmp_path, over)
+    for other in ({"hidden_size": 64}, {"seed": 5}, {"layers": 4}, {"family": "qwen3"}):
+        with pytest.raises(PairError, match="was trained for another target"):
+            read_features(folder, tiny_lm(**({"layers": 3} | other)))
+    whole = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(whole[:-40])
+    with pytest.raises(ModelError, match="is truncated or broken"):
+        read_features(folder, over)
+    for name in safetensors.torch.load(whole):
+        if name != "tokens":
+            (folder / WEIGHTS).write_bytes(whole)
+            changed(lambda weights, name=name: weights[name].view(-1)[-1:].fill_(torch.nan))(folder)
+            with pytest.raises(ModelError, match="holds NaN or infinite"):
+                read_features(folder, over)

@@ -11,16 +11,16 @@ from draftgraph.backends.torch_model import TorchModel
 from draftgraph.errors import ModelError
 from draftgraph.lab.train.features.unroll import read_target, steps
 from draftgraph.types import ROOT
-from feature_drafters import tiny_net
+from feature_drafters import MIXED, tiny_form, tiny_net
 from models import tiny_lm
 
 TEXT = [5, 9, 3, 40, 7, 2, 11, 30, 8, 21]
 DRAFTED = [17, 4, 33]
 
 
-def parts(family: str = "llama") -> tuple[TorchModel, FeatureModel]:
+def parts(family: str = "llama", kind: str = "own") -> tuple[TorchModel, FeatureModel]:
     target = tiny_lm(family, layers=4)
-    net, tokens = tiny_net(target)
+    net, tokens = tiny_net(target) if kind == "own" else tiny_form(MIXED[kind], target)
     over = TorchModel(target)
     return over, FeatureModel(net, tokens, over.model.get_input_embeddings())
 
@@ -36,11 +36,17 @@ def opened(over: TorchModel, model: FeatureModel, tokens: list[int]) -> FeatureH
     return text
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3", "gemma", "phi"])
+KINDS = [(family, "own") for family in ("llama", "gpt2", "qwen3", "gemma", "phi")]
+KINDS += [("llama", kind) for kind in MIXED] + [
+    (family, kind) for family in ("qwen3", "gemma") for kind in ("FSPAD", "GliDe")
+]
+
+
+@pytest.mark.parametrize(("family", "kind"), KINDS)
 @pytest.mark.parametrize("cut", [1, 4, len(TEXT) - 1])
 @torch.inference_mode()
-def test_passes_are_the_steps_that_are_trained(family: str, cut: int) -> None:
-    over, model = parts(family)
+def test_passes_are_the_steps_that_are_trained(family: str, kind: str, cut: int) -> None:
+    over, model = parts(family, kind)
     text = opened(over, model, TEXT)
     model.forward([Feed(text, TEXT[:cut])])
     seen = [model.forward([Feed(text, TEXT[cut:])])[0].logits[0]]
@@ -49,14 +55,15 @@ def test_passes_are_the_steps_that_are_trained(family: str, cut: int) -> None:
     whole = torch.tensor([[*TEXT, *DRAFTED]])
     _, features, embedded = read_target(over.model, whole, model.taps)
     for step, output in enumerate(steps(model.net, features, embedded, 1 + len(DRAFTED))):
-        expected = model.net.core.get_output_embeddings()(output[0, len(TEXT) - 1])
+        expected = model.net.logits(output[0, len(TEXT) - 1])
         logits = seen[step][model.tokens]
         torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["own", *MIXED])
 @torch.inference_mode()
-def test_branches_do_not_see_each_other() -> None:
-    over, model = parts()
+def test_branches_do_not_see_each_other(kind: str) -> None:
+    over, model = parts(kind=kind)
     text, alone = opened(over, model, TEXT), opened(over, model, TEXT)
     for handle in (text, alone):
         model.forward([Feed(handle, TEXT)])
@@ -68,9 +75,10 @@ def test_branches_do_not_see_each_other() -> None:
     assert not torch.allclose(both[0][model.tokens], both[1][model.tokens], atol=1e-2)
 
 
+@pytest.mark.parametrize("kind", ["own", *MIXED])
 @torch.inference_mode()
-def test_accepted_tokens_are_read_again_with_the_targets_features() -> None:
-    over, model = parts()
+def test_accepted_tokens_are_read_again_with_the_targets_features(kind: str) -> None:
+    over, model = parts(kind=kind)
     text, fresh = opened(over, model, TEXT), opened(over, model, [*TEXT, 17, 4])
     model.forward([Feed(text, TEXT)])
     model.forward([Feed(text, (), [17], [ROOT])])

@@ -35,7 +35,8 @@ from draftgraph.structures import Chain, Comb, Graph, Tree
 from draftgraph.types import TokenTree
 from draftgraph.verification.registry import RULES, get_rule
 from eagle3_folders import write_eagle3
-from feature_drafters import tiny_net, write_drafter
+from feature_drafters import FORMS, tiny_form, tiny_net, write_drafter
+from feature_drafters import WRITERS as FORM_WRITERS
 from laws import p_value
 from models import tiny_lm
 from test_sampling_law import LENGTH, PROMPT, exact, target
@@ -51,10 +52,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_drafter(tmp_path_factory.mktemp("drafter"), tiny_lm(layers=4))
 
 
-@pytest.fixture(scope="module", params=["own", "EAGLE-3"])
+@pytest.fixture(scope="module", params=["own", "EAGLE-3", *FORMS])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of every kind."""
-    write = write_drafter if request.param == "own" else write_eagle3
+    writers: dict[str, Callable[[Path, PreTrainedModel], Path]] = {"own": write_drafter, "EAGLE-3": write_eagle3}
+    write = (writers | FORM_WRITERS)[request.param]
     return write(tmp_path_factory.mktemp("drafter"), tiny_lm(layers=4))
 
 
@@ -160,8 +162,8 @@ def exact_pair(kind: str) -> tuple[TorchModel, FeatureReader]:
     """A pair in float64, whose head has three of the four tokens."""
     over: PreTrainedModel = tiny_lm(vocab=VOCAB, layers=3, logit_gain=1.0).double()
     target = TorchModel(over)
-    if kind == "own":
-        net, tokens = tiny_net(over, share=0.75)
+    if kind == "own" or kind in FORMS:
+        net, tokens = tiny_net(over, share=0.75) if kind == "own" else tiny_form(FORMS[kind], over, share=0.75)
         return target, FeatureModel(net, tokens, target.model.get_input_embeddings())
     with TemporaryDirectory() as folder:
         written = WRITERS[kind](Path(folder), over)
@@ -232,8 +234,8 @@ CASES: list[tuple[str, Structure, int]] = [
     ("rule", "structure", "budget", "kind"),
     [
         (*case, kind)
-        for kind in ("own", *WRITERS)
-        for case in (CASES if kind in ("own", "EAGLE-3") else CASES[3:])  # block drafters draft along one path
+        for kind in ("own", *FORMS, *WRITERS)
+        for case in (CASES[3:] if kind in ("DFlash", "DSpark") else CASES)  # block drafters draft along one path
     ],
     ids=lambda value: str(value),
 )

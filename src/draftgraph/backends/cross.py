@@ -19,7 +19,8 @@ from torch.nn import functional
 from transformers import PretrainedConfig
 from transformers.cache_utils import Cache
 
-from draftgraph.backends.features import TOKEN, FeatureShape, OwnNetwork, build_core, part_of_head
+from draftgraph.backends.features import FeatureShape, OwnNetwork, build_core, part_of_head
+from draftgraph.backends.fusion import START
 from draftgraph.backends.paired import block_of
 from draftgraph.backends.prepared import ROPE_KINDS, turned
 from draftgraph.backends.taps import decoder_layers
@@ -83,16 +84,16 @@ class CrossPart(nn.Module):
         queries = turned(self._heads(self.queries(normed)), (cosines[:, None], sines[:, None]))
         visible = seen if seen is not None else _shown(given.get("attention_mask"), queries, keys)
         visible = visible & (keys != 0).any(dim=-1).any(dim=1)[:, None, None]
+        hidden = torch.zeros(visible.shape, dtype=queries.dtype, device=queries.device)
+        hidden.masked_fill_(~visible, torch.finfo(hidden.dtype).min)
         mixed = functional.scaled_dot_product_attention(
-            queries, keys.to(queries.dtype), values.to(queries.dtype),
-            attn_mask=torch.where(visible, 0.0, torch.finfo(queries.dtype).min).to(queries.dtype),
-            scale=self.scale, enable_gqa=True,
-        )  # fmt: skip
+            queries, keys.to(hidden), values.to(hidden), attn_mask=hidden, scale=self.scale, enable_gqa=True
+        )
         mixed = torch.where(visible.any(dim=-1, keepdim=True), mixed, 0.0)
         return cast(torch.Tensor, self.out(mixed.transpose(1, 2).flatten(2)))
 
     def _heads(self, rows: torch.Tensor) -> torch.Tensor:
-        return rows.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        return rows.reshape(*rows.shape[:-1], -1, self.head_dim).transpose(1, 2)
 
 
 def _shown(mask: torch.Tensor | None, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
@@ -115,7 +116,7 @@ class CrossNet(OwnNetwork):
         super().__init__()
         own = _two_parts(config)
         self.shape, self.fuse, d = shape, fuse, shape.width
-        self.held = own.num_key_value_heads * own.head_dim
+        self.held = int(own.num_key_value_heads * own.head_dim)
         self.token_norm, self.token = nn.RMSNorm(d, eps=1e-6), nn.Linear(d, d, bias=False)
         self.core = build_core(own, shape.tokens)
         layers = decoder_layers(self.core)[1]
@@ -135,8 +136,9 @@ class CrossNet(OwnNetwork):
         return cast(nn.Module, self.core.get_output_embeddings())
 
     def committed(self, features: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-        read = self.token(self.token_norm(embedded.to(self.token.weight.dtype)))
-        return torch.cat([read, features.to(read.dtype)], dim=-1)
+        kind = self.token.weight.dtype
+        read = self.token(self.token_norm(embedded.to(kind)))
+        return torch.cat([read.to(kind), features.to(kind)], dim=-1)
 
     def drafted(self, outputs: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
         return self.committed(outputs.new_zeros(*embedded.shape[:-1], self.features), embedded)
@@ -162,7 +164,7 @@ class CrossNet(OwnNetwork):
         final: Any = getattr(decoder.norm, "weight", None)
         if isinstance(final, torch.Tensor):
             cast(Any, decoder_layers(self.core)[0].norm).weight.copy_(final)
-        nn.init.normal_(self.token.weight, std=TOKEN * self.shape.width**-0.5)
+        nn.init.normal_(self.token.weight, std=START * self.shape.width**-0.5)
         self.share_head(target, tokens)
 
     @torch.no_grad()

@@ -18,7 +18,6 @@ from draftgraph.backends.torch_model import TorchModel
 from draftgraph.errors import ModelError
 from draftgraph.types import ROOT
 
-
 NONE = -1
 """In the place of a token that is not there; its embedding is zero."""
 
@@ -158,7 +157,8 @@ class FeatureModel(TorchModel):
             found: torch.Tensor = self.embeddings(torch.tensor([*feed.committed, *feed.tokens], device=self.device))
             return found
         ids = torch.tensor(text.windows(feed, len(text.nodes), window), device=self.device)
-        return (self.embeddings(ids.clamp(min=0)) * (ids != NONE)[..., None]).flatten(1)
+        each: torch.Tensor = self.embeddings(ids.clamp(min=0)) * (ids != NONE)[..., None]
+        return each.flatten(1)
 
     @property
     def own_masks(self) -> bool:

@@ -5,8 +5,8 @@ Row t of a text reads the token at t, and the feature of t − 1: the target's, 
     x = fusion(norm(embedding of the token), norm(feature))
     state = block(x), then the final norm;  logits = heads(state)
 
-EAGLE (arXiv 2401.15077), HASS (2408.15766), FSPAD, GRIFFIN and Chimera are forms of it; `fusion.py` and `heads.py` say which options
-there are. The block is one of Llama of the target's sizes.
+EAGLE (arXiv 2401.15077), HASS (2408.15766), FSPAD, GRIFFIN and Chimera are forms of it; `fusion.py` and `heads.py` have the
+options. The block is one of Llama of the target's sizes.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class FusedBlock(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, **given: Any) -> torch.Tensor:
         parts = self.parts
-        read, apart, passed = hidden_states.split([parts.width, parts.apart, parts.passed], dim=-1)
+        read, apart, passed = torch.split(hidden_states, [parts.width, parts.apart, parts.passed], dim=-1)
         normed = self.input_layernorm(read)
         if parts.apart:
             normed = torch.cat([normed, self.apart_norm(apart)], dim=-1)
@@ -89,7 +89,7 @@ class PartNorms(nn.Module):
         self.norms = nn.ModuleList(nn.RMSNorm(parts.width, eps=eps) for _ in range(parts.halves))
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        *halves, passed = rows.split(self.sizes, dim=-1)
+        *halves, passed = torch.split(rows, self.sizes, dim=-1)
         normed = [norm(half) for norm, half in zip(self.norms, halves, strict=True)]
         return torch.cat([*normed, passed.to(normed[0].dtype)], dim=-1)
 

@@ -20,7 +20,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from draftgraph.backends.features import CARRIED, TOKEN
+START = 0.3
+"""Root mean square of tokens and features in the residual at the start. On the story model 60 updates bring EAGLE's acceptance at
+position 1 to .38 with it, to .33 with 1, and to .19 with the 10 and 20 of `features.py`, whose block begins with more of the target.
+"""
 
 
 class Fusion(nn.Module):
@@ -48,13 +51,14 @@ class Linear(Fusion):
         self.both = nn.Linear(2 * width, width, bias=False)
 
     def forward(self, tokens: torch.Tensor, feature: torch.Tensor) -> torch.Tensor:
-        return cast(torch.Tensor, self.both(torch.cat([tokens, feature], dim=-1)))
+        joined: torch.Tensor = self.both(torch.cat([tokens, feature], dim=-1))
+        return joined.to(feature.dtype)  # products may be narrower than what they are added to
 
     @torch.no_grad()
     def start(self) -> None:
-        token, feature = self.both.weight.split(self.width, dim=1)
-        nn.init.normal_(token, std=TOKEN * self.width**-0.5)
-        nn.init.normal_(feature, std=0.02).add_(CARRIED * torch.eye(self.width, device=feature.device))
+        token, feature = torch.split(self.both.weight, self.width, dim=1)
+        nn.init.normal_(token, std=START * self.width**-0.5)
+        nn.init.normal_(feature, std=0.02 * START).add_(START * torch.eye(self.width, device=feature.device))
 
 
 class TokenGated(Linear):
@@ -96,11 +100,12 @@ class Trigram(Fusion):
         self.project = nn.Linear(3 * width, width, bias=False)
 
     def forward(self, tokens: torch.Tensor, feature: torch.Tensor) -> torch.Tensor:
-        return cast(torch.Tensor, self.project(tokens + functional.silu(self.inner(tokens))))
+        projected: torch.Tensor = self.project(tokens + functional.silu(self.inner(tokens)))
+        return projected.to(feature.dtype)
 
     @torch.no_grad()
     def start(self) -> None:
-        nn.init.normal_(self.project.weight, std=TOKEN * self.width**-0.5)
+        nn.init.normal_(self.project.weight, std=START * self.width**-0.5)
         self.project.weight[:, : -self.width] *= 0.5  # the row's own token says most
         nn.init.zeros_(self.inner.bias)
 

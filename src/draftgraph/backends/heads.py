@@ -95,7 +95,7 @@ class DepthHeads(Heads):
         self.weight = nn.Parameter(torch.zeros(DEPTHS, tokens, 2 * width))
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        outputs, roots, depths = states.split([self.width, self.width, 1], dim=-1)
+        outputs, roots, depths = torch.split(states, [self.width, self.width, 1], dim=-1)
         read, number = torch.cat([roots, outputs], dim=-1), depths[..., 0].round().long().clamp(max=DEPTHS - 1)
         logits = read.new_zeros((*read.shape[:-1], self.tokens))
         for depth in sorted(set(number.flatten().tolist())):
@@ -116,4 +116,3 @@ class DepthHeads(Heads):
 
 
 HEADS: Mapping[str, type[Borrowed] | type[DepthHeads]] = {"one": Borrowed, "two": TwoHeads, "depth": DepthHeads}
-

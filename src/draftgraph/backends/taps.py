@@ -53,14 +53,17 @@ def decoder_layers(model: PreTrainedModel) -> tuple[torch.nn.Module, torch.nn.Mo
     return decoder, lists[0]
 
 
-def held_taps(names: Sequence[str], layers: int) -> dict[tuple[int, int], str]:
-    """The taps of keys (0) and values (1) among these, by layer and part. Raises OptionError for a layer that is not there."""
-    places = ((held_number(name, layers), name) for name in names)
-    return {place: name for place, name in places if place is not None}
+def held_taps(names: Sequence[str], layers: int) -> tuple[dict[tuple[int, int], str], list[str]]:
+    """The taps of keys (0) and values (1) among these, by layer and part, and the others.
+
+    Raises OptionError for a layer that is not there.
+    """
+    places = {name: _held_place(name, layers) for name in names}
+    held = {place: name for name, place in places.items() if place is not None}
+    return held, [name for name, place in places.items() if place is None]
 
 
-def held_number(name: str, layers: int) -> tuple[int, int] | None:
-    """Of a tap of keys or values its layer, and 0 or 1; None for another tap. Raises OptionError for a layer that is not there."""
+def _held_place(name: str, layers: int) -> tuple[int, int] | None:
     for part, prefix in enumerate(HELD):
         number = name.removeprefix(prefix)
         if number != name:
@@ -75,8 +78,8 @@ def held_number(name: str, layers: int) -> tuple[int, int] | None:
 def _number(name: str, layers: int) -> int:
     if name.startswith(HELD):
         raise OptionError(
-            f"taps={name!r} is not possible here: this backend gives hidden states, and no keys and values; write backend='torch' "
-            "for a model of attention alone, or use another drafter"
+            f"taps={name!r} is not possible here: this backend gives hidden states, and no keys and values; write "
+            "backend='torch' for a model of attention alone, or use another drafter"
         )
     number = name.removeprefix(PREFIX)
     if not name.startswith(PREFIX) or not (number.isascii() and number.isdigit()) or int(number) > layers:

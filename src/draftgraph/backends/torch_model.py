@@ -195,8 +195,7 @@ class TorchModel:
                 self.refuse_training()
             if self._apart is None and pays(feeds, self.cache.high, self.device.type == "cpu"):
                 self._apart = attends_apart(self)
-            held = held_taps(taps, self.config.num_hidden_layers)
-            others = [name for name in taps if name not in held.values()]
+            held, others = held_taps(taps, self.config.num_hidden_layers)
             with entering(feeds), tapped(self.model, others) as states, self.cache.telling(held, states):
                 if self._switch is None or len({feed.text.stretched for feed in feeds}) == 1:
                     return self.one_pass(feeds, states, self.kinds, self._apart)

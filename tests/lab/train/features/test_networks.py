@@ -18,6 +18,7 @@ from draftgraph.backends.features import FeatureShape, default_taps
 from draftgraph.backends.trained import find_trained
 from draftgraph.lab.train.features.loop import Training
 from draftgraph.lab.train.features.measure import acceptance
+from draftgraph.lab.train.features.names import NAMES, OWN
 from draftgraph.lab.train.features.networks import NETWORKS
 from draftgraph.lab.train.features.project import Project, Settings
 from draftgraph.lab.train.features.recipe import Recipe, Span
@@ -27,6 +28,9 @@ from models import tiny_lm
 PROMPTS = [[1 + i % 20, 2 + i % 7] for i in range(60)]
 SETTINGS = Settings(tokens=900, most=12, batch=16, head=20, rows=128, epochs=6.0, network="eagle3")
 TEXT, DRAFTED = [5, 9, 3, 14, 7, 2, 11, 20], [17, 4, 3]
+
+
+PAPERS = [name for name in NAMES if name not in (OWN, "eagle3")]
 
 
 def target(layers: int = 6) -> Any:
@@ -91,6 +95,48 @@ def test_a_trained_folder_is_eagle3_and_is_exported(layers: int, tmp_path: Path)
     assert said["draft_vocab_size"] == 20
     usual = json.loads((training.out / "config.json").read_text())
     assert ("eagle_config" in usual) is (layers == 4)
+
+
+def test_names_are_those_of_the_networks() -> None:
+    assert list(NAMES) == list(NETWORKS)
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_network_of_a_paper_is_trained_and_drafts_exactly(name: str, tmp_path: Path) -> None:
+    over = target(3)
+    training = Project(tmp_path / "drafter", replace(SETTINGS, network=name, epochs=9.0, rows=256))
+    training.begin()
+    card = training.train(over, training.answers(over, PROMPTS, []))
+    assert card["settings"]["network"] == name
+    assert card["recipe"]["objective"] == asdict(NETWORKS[name].objective)
+    assert sum(stage["share"] for stage in card["recipe"]["stages"]) == pytest.approx(1.0)
+    found = find_trained(training.out)
+    assert found is not None
+    assert found.layout.name == "draftgraph"
+    assert found.taps(3) == NETWORKS[name].taps(3)
+    asked: dict[str, Any] = {"max_new_tokens": 24, "temperature": 0.0}
+    plain = dg.Engine.from_pretrained(over, budget=0).generate(PROMPTS[:3], **asked)
+    accepted = 0
+    for structure in ("chain", "tree", "comb"):
+        engine = dg.Engine.from_pretrained(over, draft_model=training.out, structure=structure, budget=6)
+        for result, expected in zip(engine.generate(PROMPTS[:3], **asked), plain, strict=True):
+            assert result.token_ids == expected.token_ids
+            accepted += result.stats.num_accepted_tokens
+    assert accepted > 10
+
+
+@pytest.mark.parametrize("name", ["fspad", "glide"])
+def test_training_a_network_of_a_paper_improves_what_is_held_out(name: str, tmp_path: Path) -> None:
+    over = target(3)
+    answers = Project(tmp_path / "drafter", SETTINGS).answers(over, PROMPTS, [])
+    network, tokens = NETWORKS[name], torch.arange(20) + 2
+    torch.manual_seed(1)
+    net = network.make(FeatureShape(over.config.hidden_size, network.taps(3), 20), over.config)
+    net.start_from(over, tokens)
+    before = acceptance(net, over, tokens, answers, 512)["sampled"].predicted
+    recipe = Recipe(rows=256, peak=5e-3, patience=99, stages=network.stages, objective=network.objective)
+    Training(net.train(), over, tokens, answers, answers, recipe, Span(updates=60), tmp_path / "state.pt").run()
+    assert acceptance(net, over, tokens, answers, 512)["sampled"].predicted > before + 0.15
 
 
 def test_settings_of_our_own_network_are_written_as_before() -> None:

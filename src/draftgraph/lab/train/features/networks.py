@@ -38,7 +38,7 @@ class Network:
     packed: Callable[[Any, torch.Tensor, PreTrainedModel, torch.dtype], Mapping[str, bytes]]
     ordered: Callable[[Sequence[int]], list[int]] = list
     taps: Callable[[int], tuple[str, ...]] = default_taps
-    objective: Objective = Objective()
+    objective: Objective = Recipe.objective
     stages: tuple[Stage, ...] = Recipe.stages
     trusted: bool = False
 
@@ -146,5 +146,6 @@ NETWORKS: Mapping[str, Network] = {
     "glide": published(CROSS, "one", Objective(blocks=True), (Stage("blocks of five", 5, 1.0),), last_keys),
     **{name: make(Sizes()) for name, make in SIZED.items()},
 }
-"""Sources: EAGLE, arXiv 2401.15077; HASS, 2408.15766; FSPAD, 2408.15562; GRIFFIN, 2502.11018; Chimera, 2402.15758; GliDe, 2402.02082.
+"""Sources: EAGLE, arXiv 2401.15077; HASS, 2408.15766; FSPAD, 2408.15562; GRIFFIN, 2502.11018; Chimera, 2402.15758; GliDe,
+2402.02082.
 """

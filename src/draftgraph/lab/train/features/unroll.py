@@ -3,8 +3,8 @@
 In step 1 row t reads the token t and the target's features of t − 1. In step j it reads the token t + j − 1, and its own output
 of step j − 1. Its keys are those of step 1 up to row t, whose features are the target's, and its own of later steps.
 
-Networks that read the target's keys can take all steps in one pass: rows are cut into blocks, and a row reads the keys of the blocks
-before its own. Row t is then step t mod size + 1 of a draft whose last committed token begins the block.
+Networks that read the target's keys can take all steps in one pass: rows are cut into blocks, and a row reads the target's keys of
+the blocks before its own. Row t is then step t mod size + 1 of a draft whose last committed token begins the block.
 """
 
 from __future__ import annotations
@@ -102,9 +102,9 @@ def read_target(
     target: PreTrainedModel, tokens: torch.Tensor, taps: tuple[str, ...]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The target's logits f[b, T, …], features f[b, T, features] and embeddings f[b, T, d] of i64[b, T]."""
-    held = held_taps(taps, target.config.get_text_config(decoder=True).num_hidden_layers)
+    held, others = held_taps(taps, target.config.get_text_config(decoder=True).num_hidden_layers)
     cache: dict[str, Any] = {cache_argument(target.forward): DynamicCache()} if held else {}
-    with tapped(target, [tap for tap in taps if tap not in held.values()]) as states:
+    with tapped(target, others) as states:
         logits = target(input_ids=tokens, use_cache=bool(held), **cache).logits
     for (layer, part), name in held.items():
         cached: Any = next(iter(cache.values())).layers[layer]
