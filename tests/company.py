@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import draftgraph as dg
@@ -42,14 +42,19 @@ def happened(courses: Sequence[Course]) -> list[Event | Exception]:
     return found
 
 
-def round_of(courses: Sequence[Course]) -> list[Event]:
-    """One round in which nothing fails."""
+def succeeded(outcomes: Iterable[Event | Exception]) -> list[Event]:
+    """The events of a round in which nothing may fail: a request's error is raised, where a round only returns it."""
     events = []
-    for each in happened(courses):
+    for each in outcomes:
         if isinstance(each, Exception):
             raise each
         events.append(each)
     return events
+
+
+def round_of(courses: Sequence[Course]) -> list[Event]:
+    """One round in which nothing fails."""
+    return succeeded(happened(courses))
 
 
 def together(

@@ -24,6 +24,7 @@ from draftgraph.engine.config import Config
 from draftgraph.engine.round import decode_round
 from draftgraph.errors import LogitsError
 from draftgraph.lab.prove.law import Draw, Laws, Tables, enumerate_draws, random_tables
+from draftgraph.request.result import Event
 from draftgraph.request.state import Request, Strategy
 from draftgraph.request.text import Detokenizer
 from draftgraph.sampling.grammar_states import GrammarStates, State
@@ -137,10 +138,10 @@ def decoded(case: Case, tables: Tables, grammar: Automaton, draw: Draw) -> Reque
     drafter.begin(request)
     while request.finish_reason is None:
         reach = request.remaining - 1
-        try:
-            decode_round([request], drafter, target, [replace(case.limits, reach=reach)])
-        except LogitsError:
+        [event] = decode_round([request], drafter, target, [replace(case.limits, reach=reach)])
+        if isinstance(event, LogitsError):  # the target never emits what the grammar admits: the text ends here
             break
+        assert isinstance(event, Event), event
     return request
 
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from company import succeeded
 from draftgraph.backends import torch_model
 from draftgraph.backends.layer_kinds import LayerKind
 from draftgraph.backends.probe import honours_masks
@@ -191,7 +192,7 @@ def decoded(target: TorchModel, drafter: TorchModel, draw: Draw) -> tuple[tuple[
                 drafter.expect(request.drafting.text, length)
                 switch = target.switch if target.switch is not None and length <= target.switch else length + LENGTH
                 reach = min(request.remaining - 1, switch - length)
-                decode_round([request], drafting, target, [Limits(3, 2, reach)])
+                succeeded(decode_round([request], drafting, target, [Limits(3, 2, reach)]))
                 record = request.rounds[-1]
                 rejected += len(record.tokens) - len(record.path)
         return tuple(request.output), rejected

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import draftgraph as dg
+from company import succeeded
 from draftgraph.backends.base import Feed
 from draftgraph.backends.probe import honours_masks
 from draftgraph.backends.recurrent_model import MOST_REPLAYED, RecurrentModel
@@ -122,7 +123,7 @@ def test_two_requests_in_a_round_have_states_of_their_own(family: str) -> None:
     requests = [begun(engine, prompt) for prompt in prompts]
     while open_ones := [request for request in requests if request.finish_reason is None]:
         bounds = [limits(4, None, request, Windows.of(engine.target, engine.drafter)) for request in open_ones]
-        decode_round(open_ones, engine.drafter, engine.target, bounds)
+        succeeded(decode_round(open_ones, engine.drafter, engine.target, bounds))
     for request, prompt in zip(requests, prompts, strict=True):
         assert request.output == plain(lm, prompt, NEW)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from transformers.utils import ModelOutput
 
 import draftgraph as dg
+from company import succeeded
 from draftgraph.backends.base import CacheHandle, Feed
 from draftgraph.backends.cache_argument import cache_name
 from draftgraph.backends.probe import probe
@@ -200,7 +201,7 @@ def test_rounds_of_several_requests(temperature: float, drafting: str) -> None:
         engine.drafter.begin(request)
     live: list[Request] = list(requests)
     while live:
-        events = decode_round(live, engine.drafter, engine.target, [bounds(request) for request in live])
+        events = succeeded(decode_round(live, engine.drafter, engine.target, [bounds(request) for request in live]))
         assert len(events) == len(live)
         live = [request for request in live if request.finish_reason is None]
     assert [request.output for request in requests] == alone

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import draftgraph as dg
+from company import succeeded
 from draftgraph.budget.limits import Windows, limits
 from draftgraph.engine.prefill import prefill
 from draftgraph.engine.requests import make_course
@@ -68,7 +69,9 @@ def test_a_round_of_two_charges_each_its_share_and_all_of_its_time_once() -> Non
     for number in range(4):
         fed = [len(request.tokens) - len(request.text) for request in requests]
         before, drafters = time.now, time.spent[drafter]
-        decode_round(requests, engine.drafter, engine.target, [bounds(engine, request) for request in requests])
+        succeeded(
+            decode_round(requests, engine.drafter, engine.target, [bounds(engine, request) for request in requests])
+        )
         records = [request.rounds[number] for request in requests]
         charged = sum(sum(record.seconds.values()) for record in records)
         assert time.now - before - LOOKS < charged <= time.now - before
@@ -92,8 +95,10 @@ def test_a_request_alone_and_among_others_has_the_same_rows_and_records() -> Non
     together = [begun(engine, prompt, Ticks()) for prompt in (LONG, [7, 8])]
     alone = begun(engine, LONG, Ticks())
     for _ in range(3):
-        decode_round(together, engine.drafter, engine.target, [bounds(engine, request) for request in together])
-        decode_round([alone], engine.drafter, engine.target, [bounds(engine, alone)])
+        succeeded(
+            decode_round(together, engine.drafter, engine.target, [bounds(engine, request) for request in together])
+        )
+        succeeded(decode_round([alone], engine.drafter, engine.target, [bounds(engine, alone)]))
     assert together[0].tokens == alone.tokens
     assert [record.tokens for record in together[0].rounds] == [record.tokens for record in alone.rounds]
 
@@ -123,7 +128,7 @@ def test_every_piece_is_a_step_of_target_and_then_drafter(engine: dg.Engine) -> 
     assert read == [(4, 0), (8, 0), (8, 3), (8, 6), (8, 9)]
     assert request.clock.seconds["target"] > 0.0
     assert request.clock.seconds["drafter"] > 0.0
-    decode_round([request], engine.drafter, engine.target, [bounds(engine, request)])
+    succeeded(decode_round([request], engine.drafter, engine.target, [bounds(engine, request)]))
     assert request.rounds[0].seconds["target"] >= 2.0  # the pieces are the first round's
 
 

@@ -20,6 +20,7 @@ import torch
 
 pytest.importorskip("openvino")
 
+from company import succeeded
 from draftgraph.backends.base import CacheHandle, Feed, Scored
 from draftgraph.backends.openvino import load, text, unrolled
 from draftgraph.backends.openvino.bitwise import BitwiseModel
@@ -132,7 +133,7 @@ def decoded(target: Read, draft: Read, config: Config, limits: Limits, rule: str
     drafter.begin(request)
     for _ in range(count):
         if request.finish_reason is None:
-            decode_round([request], drafter, target, [replace(limits, reach=request.remaining - 1)])  # type: ignore[list-item]
+            succeeded(decode_round([request], drafter, target, [replace(limits, reach=request.remaining - 1)]))  # type: ignore[list-item]
     drafter.end(request)
     target.close(request.text)
     return request

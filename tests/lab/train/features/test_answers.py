@@ -29,11 +29,17 @@ def test_what_is_written_is_read_file_behind_file(tmp_path: Path) -> None:
         assert (found.prompt, found.temperature) == (expected.prompt, expected.temperature)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"not gzip", gzip.compress(b"{}\n"), gzip.compress(b"[1]\n"), gzip.compress(b'{"p":[1],"a":[2],"t":0}\n' * 99)[:-9],
-     gzip.compress(b'{"p":[1e99],"a":[2],"t":0}\n'), gzip.compress(b"\xff\xfe\n")],
-)  # fmt: skip
+BROKEN = {
+    "no gzip": b"not gzip",
+    "an empty answer": gzip.compress(b"{}\n"),
+    "a list": gzip.compress(b"[1]\n"),
+    "cut off": gzip.compress(b'{"p":[1],"a":[2],"t":0}\n' * 99)[:-9],
+    "no token id": gzip.compress(b'{"p":[1e99],"a":[2],"t":0}\n'),
+    "no UTF-8": gzip.compress(b"\xff\xfe\n"),
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)  # the bytes of gzip tell the time
 def test_a_file_without_answers_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl.gz"
     file.write_bytes(content)
