@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -13,6 +13,7 @@ from draftgraph.backends.cell_rows import entering
 from draftgraph.backends.fingerprint import fingerprint
 from draftgraph.backends.masked_net import MaskedNet
 from draftgraph.backends.ragged import named
+from draftgraph.backends.taps import PREFIX, tapped
 
 MASKED = -1
 """Stands for the token of a slot that is not filled."""
@@ -66,6 +67,13 @@ class MaskedModel(BlocksModel):
             count = len(feed.committed)
             parts += [self.net.read(embedded[:count]), self.net.filled(embedded[count:], read[count:] != MASKED)]
         return {"inputs_embeds": torch.cat(parts)[None]}
+
+    def call(self, **inputs: Any) -> torch.Tensor:
+        """Outputs f[1, rows, d] in the place of logits, before anything that the model does to logits."""
+        kept, output = inputs["logits_to_keep"], f"{PREFIX}{self.net.shape.blocks}"
+        with tapped(self.model, [output]) as states:
+            super().call(**inputs)
+        return states[output][:, -kept:] if isinstance(kept, int) else states[output][:, kept]
 
     def read_blocks(self, feeds: Sequence[Feed]) -> None:
         """One pass over the committed tokens of these feeds and their slots, and the further passes over slots alone."""
