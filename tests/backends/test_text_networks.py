@@ -77,7 +77,7 @@ def test_the_targets_weights_are_not_copied() -> None:
 def test_training_an_exit_changes_its_own_block_alone() -> None:
     over = target()
     before = {name: weight.clone() for name, weight in over.named_parameters()}
-    net, tokens = tiny_exit(over)
+    net, _ = tiny_exit(over)
     net.train()
     for _, weight in parameters_of(net):
         weight.requires_grad_(True)
@@ -87,7 +87,9 @@ def test_training_an_exit_changes_its_own_block_alone() -> None:
     net.logits(output).square().mean().backward()
     optimizer.step()
     assert all(torch.equal(weight, before[name]) for name, weight in over.named_parameters())
-    assert {name for name, weight in net.named_parameters() if weight.grad is not None} == dict(parameters_of(net)).keys()
+    assert {name for name, weight in net.named_parameters() if weight.grad is not None} == dict(
+        parameters_of(net)
+    ).keys()
     assert not net.core.get_decoder().norm.training
     assert net.block.training
 
@@ -119,7 +121,7 @@ def test_targets_that_do_not_run_in_part_are_refused(monkeypatch: pytest.MonkeyP
     layer = decoder_layers(over)[1][1]
     plain = layer.forward
     monkeypatch.setattr(layer, "forward", lambda *given, **named: 1.5 * plain(*given, **named))
-    with pytest.raises(ModelError, match="do not run without the others .they give other hidden states alone"):
+    with pytest.raises(ModelError, match=r"do not run without the others .they give other hidden states alone"):
         tiny_exit(over)
     over = target()
     decoder_layers(over)[1][0].extra = torch.nn.Linear(2, 2)
@@ -295,7 +297,10 @@ def first_of(weights: dict[str, torch.Tensor]) -> torch.Tensor:
         (lambda folder: (folder / "model.safetensors").unlink(), "cannot read"),
         (lambda folder: reweighted(folder, lambda each: first_of(each).fill_(torch.nan)), "holds NaN"),
         (lambda folder: reweighted(folder, lambda each: each.pop("tokens")), "does not name 17 different tokens"),
-        (lambda folder: reweighted(folder, lambda each: each.update(odd=torch.ones(1))), "has unknown the weight 'odd'"),
+        (
+            lambda folder: reweighted(folder, lambda each: each.update(odd=torch.ones(1))),
+            "has unknown the weight 'odd'",
+        ),
         (lambda folder: reweighted(folder, lambda each: each["tokens"].fill_(3)), "does not name 17 different tokens"),
     ],
     ids=["version", "entries", "numbers", "truncated", "missing", "NaN", "no tokens", "unknown", "same tokens"],

@@ -66,7 +66,8 @@ def test_greedy_texts_are_exact(kind: str, structure: Any, folders: dict[str, Pa
     drafted = dg.Engine.from_pretrained(over(), draft_model=folders[kind], structure=structure, budget=7)
     drafted.target.most_rows = drafted.drafter.model.most_rows = 5  # type: ignore[union-attr]
     prompts = [
-        torch.randint(1, 24, (1 + 7 * seed,), generator=torch.Generator().manual_seed(seed)).tolist() for seed in range(2)
+        torch.randint(1, 24, (1 + 7 * seed,), generator=torch.Generator().manual_seed(seed)).tolist()
+        for seed in range(2)
     ]
     results = drafted.generate(prompts, max_new_tokens=16, temperature=0.0)
     for prompt, result in zip(prompts, results, strict=True):
@@ -96,6 +97,19 @@ def test_under_agree_a_drafter_changes_no_token(kind: str, structure: str, folde
     for seed in range(3):
         options: dict[str, Any] = {"max_new_tokens": 14, "temperature": 1.5, "seed": seed}
         assert drafted.generate(TEXT, **options).token_ids == plain.generate(TEXT, **options).token_ids
+
+
+@pytest.mark.parametrize("kind", ["exit", "three passes"])
+def test_targets_on_openvino_are_drafted_for(kind: str, folders: dict[str, Path]) -> None:
+    pytest.importorskip("openvino")
+    plain, drafted = (
+        dg.Engine.from_pretrained(over(), draft_model=folder, backend="openvino", budget=4 if folder else 0)
+        for folder in (None, folders[kind])
+    )
+    result = drafted.generate(TEXT, max_new_tokens=16, temperature=0.0)
+    assert result.token_ids == plain.generate(TEXT, max_new_tokens=16, temperature=0.0).token_ids
+    assert result.stats.num_accepted_tokens > 0
+    assert drafted.drafter.model.name == "torch"  # type: ignore[union-attr]
 
 
 def test_slots_of_several_passes_are_fixed(folders: dict[str, Path]) -> None:
@@ -304,4 +318,3 @@ def test_spoilt_rows_are_noticed() -> None:
     with pytest.MonkeyPatch.context() as patch:
         enumerated(patch)
         assert distance("block", spoilt) > 1e-3
-

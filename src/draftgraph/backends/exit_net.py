@@ -98,10 +98,9 @@ class ExitNet(TextNetwork):
         decoder, layers = decoder_layers(target)
         own, own_layers = decoder_layers(self.core)
         pairs: list[tuple[Any, nn.Module]] = list(zip(own_layers[: self.shape.layer], layers, strict=False))
-        embeddings = {id(target.get_input_embeddings()), id(layers)}
-        pairs += [
-            (getattr(own, name, None), part) for name, part in decoder.named_children() if id(part) not in embeddings
-        ]
+        embeddings = self.core.get_input_embeddings()
+        others = [name for name, part in own.named_children() if part is not own_layers and part is not embeddings]
+        pairs += [(getattr(own, name), cast(nn.Module, getattr(decoder, name, None))) for name in others]
         try:
             for mine, theirs in pairs:
                 mine.load_state_dict(theirs.state_dict(), assign=True)

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from draftgraph.backends.ends import Ends
-from draftgraph.backends.features import TOKEN, FeatureShape, TextNetwork, build_core, part_of_head, with_layers
+from draftgraph.backends.features import FeatureShape, TextNetwork, build_core, part_of_head, with_layers
 from draftgraph.backends.taps import decoder_layers
 
 if TYPE_CHECKING:

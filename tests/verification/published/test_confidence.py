@@ -85,7 +85,7 @@ def test_a_pure_call_takes_the_confidence() -> None:
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, math.nan, True, "much", None])
 def test_impossible_thresholds_are_refused(threshold: Any) -> None:
-    with pytest.raises(OptionError, match="threshold=.* is not possible; write a number from 0"):
+    with pytest.raises(OptionError, match=r"threshold=.* is not possible; write a number from 0"):
         ConfidenceRule(threshold)
 
 
@@ -111,7 +111,9 @@ def test_with_threshold_one_the_text_is_that_of_the_walk(structure: str, tempera
 def test_with_threshold_zero_a_greedy_chain_is_the_drafters_text() -> None:
     target = tiny_lm()
     drafter = perturbed(target, 0.6)
-    lossy = dg.Engine.from_pretrained(target, draft_model=drafter, rule=ConfidenceRule(0.0), structure="chain", budget=4)
+    lossy = dg.Engine.from_pretrained(
+        target, draft_model=drafter, rule=ConfidenceRule(0.0), structure="chain", budget=4
+    )
     result = lossy.generate(TEXT, max_new_tokens=20, temperature=0.0)
     plain = dg.Engine.from_pretrained(drafter, budget=0)
     text, place = [*TEXT, *result.token_ids], len(TEXT)
@@ -127,5 +129,5 @@ def test_with_threshold_zero_a_greedy_chain_is_the_drafters_text() -> None:
 
 def test_drafters_that_do_not_say_how_sure_they_are_are_refused() -> None:
     lookup = dg.Engine.from_pretrained(tiny_lm(), rule="confidence")
-    with pytest.raises(OptionError, match="asks how sure the drafter is .*give draft_model"):
+    with pytest.raises(OptionError, match=r"asks how sure the drafter is .*give draft_model"):
         lookup.generate(TEXT, max_new_tokens=4)

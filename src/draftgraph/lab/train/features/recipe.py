@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-
 LATER = 0.8
 """A step, or a slot, counts for so much of the one before it."""
 
