@@ -13,6 +13,7 @@ import torch
 
 import draftgraph as dg
 from draftgraph.backends.base import Feed
+from draftgraph.backends.eagle3_export import exported
 from draftgraph.backends.exit_model import ExitModel
 from draftgraph.backends.exit_net import ExitNet, ExitShape
 from draftgraph.backends.features import parameters_of
@@ -20,7 +21,7 @@ from draftgraph.backends.masked_model import MaskedModel
 from draftgraph.backends.taps import decoder_layers
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.backends.trained import find_trained
-from draftgraph.errors import DraftgraphError, ModelError, PairError
+from draftgraph.errors import DraftgraphError, ModelError, OptionError, PairError
 from models import tiny_lm
 from text_drafters import tiny_exit, tiny_masked, write_exit, write_masked
 
@@ -33,6 +34,9 @@ WINDOWED: dict[str, Any] = {
 
 def target(family: str = "llama", **options: Any) -> Any:
     return tiny_lm(family, vocab=24, layers=4, **options).requires_grad_(False)
+
+
+SCALED: dict[str, Any] = {"num_key_value_heads": 2, "tie_word_embeddings": False, "logits_scaling": 4.0}
 
 
 # Exits.
@@ -94,9 +98,12 @@ def test_training_an_exit_changes_its_own_block_alone() -> None:
     assert net.block.training
 
 
+@pytest.mark.parametrize(
+    ("family", "options"), [("llama", {}), ("gemma2", WINDOWED | {"sliding_window": 32}), ("granite", SCALED)], ids=str
+)
 @torch.inference_mode()
-def test_steps_of_an_exit_are_passes_of_the_engine() -> None:
-    over = target()
+def test_steps_of_an_exit_are_passes_of_the_engine(family: str, options: dict[str, Any]) -> None:
+    over = target(family, **options)
     net, tokens = tiny_exit(over)
     model = ExitModel(net, tokens)
     text = model.open(0)
@@ -316,6 +323,12 @@ def test_broken_folders_are_refused_by_name(
     found = find_trained(folder)
     assert found is not None
     assert any(check.failed for check in found.checks(over))
+
+
+@pytest.mark.parametrize(("write", "said"), [(write_exit, "early exits"), (write_masked, "masked blocks")])
+def test_they_are_not_written_for_other_engines(write: Callable[..., Path], said: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=f"is of {said}, and only EAGLE-3 drafters are written"):
+        exported(write(tmp_path, target()), "eagle3")
 
 
 @pytest.mark.parametrize("fields", [{"passes": 5}, {"passes": 0}, {"slots": 10**9}, {"blocks": 0}], ids=str)

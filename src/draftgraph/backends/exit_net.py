@@ -78,9 +78,13 @@ class ExitNet(TextNetwork):
             part.eval()
         return self
 
+    def logits(self, outputs: torch.Tensor) -> torch.Tensor:
+        """What `steps` gives: logits f[…, K] after all that the target does to them, as drafts are drawn from."""
+        return outputs
+
     def steps(self, tokens: torch.Tensor, embedded: torch.Tensor, count: int) -> list[torch.Tensor]:
         """All steps are rows of one pass: that of a drafted token is that of the same token once it is committed."""
-        outputs = self.core.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
+        outputs = self.core(input_ids=tokens, use_cache=False).logits
         return [outputs.roll(-step, dims=1) for step in range(count)]  # rows beyond the end are never learnt
 
     @torch.no_grad()

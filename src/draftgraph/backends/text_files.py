@@ -61,7 +61,7 @@ Config = TypeVar("Config", ExitConfig, MaskedConfig)
 class TextLayout(Generic[Config]):
     """Reads folders of one kind. kind  in config.json. config  what that says."""
 
-    name: ClassVar[str] = "draftgraph"
+    name: ClassVar[str]
     kind: ClassVar[str]
     config: type[Config]
 
@@ -95,7 +95,7 @@ class TextLayout(Generic[Config]):
             return f"{own:,} parameters, complete and finite; {len(tokens)} tokens"
 
         return {
-            "configuration": lambda: f"{self.name}, {self.about(self.read_config(folder))}",
+            "configuration": lambda: f"draftgraph, {self.about(self.read_config(folder))}",
             "same target": same,
             "hidden states": lambda: "none: it reads the text alone",
             "weights": weights,
@@ -124,6 +124,7 @@ class TextLayout(Generic[Config]):
 class ExitLayout(TextLayout[ExitConfig]):
     """Early exits."""
 
+    name: ClassVar[str] = "early exits"
     kind, config = EXIT, ExitConfig
 
     def broken(self, config: ExitConfig) -> bool:
@@ -149,6 +150,7 @@ class ExitLayout(TextLayout[ExitConfig]):
 class MaskedLayout(TextLayout[MaskedConfig]):
     """Masked blocks."""
 
+    name: ClassVar[str] = "masked blocks"
     kind, config = MASKED, MaskedConfig
 
     def broken(self, config: MaskedConfig) -> bool:
