@@ -78,6 +78,19 @@ def test_greedy_texts_are_exact(kind: str, structure: Any, folders: dict[str, Pa
     assert sum(result.stats.num_accepted_tokens for result in results) > 0
 
 
+@pytest.mark.parametrize("family", ["gpt2", "opt", "llama"])
+@pytest.mark.parametrize("kind", WRITERS)
+def test_texts_that_fill_the_window_are_exact(kind: str, family: str, tmp_path: Path) -> None:
+    """Slots of the last rounds would lie beyond it."""
+    full = tiny_lm(family, vocab=24, layers=4, window=20)
+    drafted = dg.Engine.from_pretrained(full, draft_model=WRITERS[kind](tmp_path, full), budget=4)
+    plain = dg.Engine.from_pretrained(full, budget=0)
+    for length in (6, 15, 17, 18):
+        prompt = [1 + i % 20 for i in range(length)]
+        asked: dict[str, Any] = {"max_new_tokens": 20 - length, "temperature": 0.0}
+        assert drafted.generate(prompt, **asked).token_ids == plain.generate(prompt, **asked).token_ids
+
+
 @pytest.mark.parametrize("kind", WRITERS)
 def test_the_automatic_budget_times_it(kind: str, folders: dict[str, Path]) -> None:
     engine = dg.Engine.from_pretrained(over(), draft_model=folders[kind])

@@ -84,7 +84,9 @@ class TextNetwork(TrainedNetwork):
 
     @abstractmethod
     def steps(self, tokens: torch.Tensor, embedded: torch.Tensor, count: int) -> list[torch.Tensor]:
-        """Outputs f[b, T, …], for `logits`, of `count` steps at most; row t of step j speaks of the token t + j, as in a draft behind token t.
+        """Outputs f[b, T, …], for `logits`, of `count` steps at most.
+
+        Row t of step j speaks of the token t + j, as in a draft behind token t.
 
         tokens i64[b, T] of whole texts. embedded  f[b, T, d], the target's embeddings of them.
         """

@@ -59,6 +59,10 @@ class MaskedModel(BlocksModel):
     def open(self, capacity: int) -> BlockHandle:
         return BlockHandle(capacity + self.depths)
 
+    def enter(self, feeds: Sequence[Feed], slots: Sequence[int]) -> list[int]:
+        """Slots beyond the window, of which no draft speaks, stand at its last position: a table of positions has no more."""
+        return [min(position, self.net.last) for position in super().enter(feeds, slots)]
+
     def inputs(self, feeds: Sequence[Feed]) -> dict[str, torch.Tensor]:
         parts: list[torch.Tensor] = []
         for feed in feeds:

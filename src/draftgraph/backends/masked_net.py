@@ -11,6 +11,7 @@ each is that of its row. Where others were filled before, a row is the law of it
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -20,6 +21,7 @@ from transformers import PretrainedConfig
 
 from draftgraph.backends.ends import Ends
 from draftgraph.backends.features import FeatureShape, TextNetwork, build_core, part_of_head, with_layers
+from draftgraph.backends.support import context_window
 from draftgraph.backends.taps import decoder_layers
 
 if TYPE_CHECKING:
@@ -57,6 +59,11 @@ class MaskedNet(TextNetwork):
     @property
     def head(self) -> nn.Module:
         return self._head
+
+    @property
+    def last(self) -> int:
+        """The last position of the target's window."""
+        return (context_window(self.core) or sys.maxsize) - 1
 
     @torch.no_grad()
     def start_from(self, target: PreTrainedModel, tokens: torch.Tensor) -> None:
@@ -117,7 +124,7 @@ class MaskedNet(TextNetwork):
         outputs: torch.Tensor = self.core.get_decoder()(
             inputs_embeds=read,
             attention_mask=mask[None, None],
-            position_ids=torch.cat([text, place])[None],
+            position_ids=torch.cat([text, place]).clamp(max=self.last)[None],
             use_cache=False,
         ).last_hidden_state
         return outputs[:, length:].reshape(len(outputs), len(roots), size, -1)
