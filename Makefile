@@ -5,9 +5,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-EXTRAS := dev,bench,train,view,prove,openvino,quantised,economize,gguf,batch,grammar,server
+EXTRAS := dev,bench,train,view,prove,openvino,quantised,economize,gguf,batch,grammar,server,docs
 
-.PHONY: help demo test oldest check pair clean
+.PHONY: help demo test oldest check docs pair release clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,7 +15,9 @@ help:
 	@echo "make test    run the tests"
 	@echo "make oldest  a short set of tests on the oldest versions that pyproject.toml promises"
 	@echo "make check   lint, formatting, types, house rules"
+	@echo "make docs    build the docs site into site/ (ARGS=serve shows it while you write)"
 	@echo "make pair    train the bundled pair again (an hour; ARGS=... goes to draftgraph.lab.train.pair)"
+	@echo "make release  build the package, and use it as a stranger would (ARGS=--extras: each extra in an environment of its own)"
 	@echo "make clean   remove .venv and caches"
 
 # The stamp is older than what it depends on when the requirements have changed.
@@ -52,8 +54,15 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/python tools/check_house.py
 
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(or $(ARGS),build)
+
 pair: $(INSTALLED)
 	$(BIN)/python -m draftgraph.lab.train.pair --out src/draftgraph/data/pair $(ARGS)
+
+release: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet build twine
+	$(BIN)/python tools/release_check.py $(ARGS)
 
 clean:
 	rm -rf .venv .venv-oldest .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -177,7 +177,7 @@ class Result:
 def measure(name: str, seed: int, story: Story, work: Path, plain: Sequence[Sequence[int]]) -> Result:
     """Train a row and let it draft. plain  the target's own texts."""
     row = ROWS[name]
-    folder = work / f"{SHARED.get(name, name)}-{seed}"
+    folder = work / f"{SHARED.get(name, name)}-{seed}-{story.updates}"
     folder.mkdir(parents=True, exist_ok=True)
     ready = row.train(story, seed, folder)
     engine = dg.Engine.from_pretrained(story.target, **ready.options, **row.drafts)

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from draftgraph.backends.base import Feed
 from draftgraph.backends.cross import CROSS, TOKENS, CrossNet
 from draftgraph.backends.feature_model import FeatureModel
+from draftgraph.backends.ragged_probe import attends_apart
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.errors import ModelError
 from draftgraph.lab.train.features.unroll import read_target, steps
@@ -108,3 +109,11 @@ def test_a_request_does_not_read_the_keys_of_another() -> None:
 def test_targets_that_do_not_turn_whole_queries_are_refused(family: str) -> None:
     with pytest.raises(ModelError, match=f"model_type='{family}' does not turn whole queries by their position alone"):
         tiny_form((CROSS, "one"), tiny_lm(family, layers=3))
+
+
+@torch.inference_mode()
+def test_its_rows_do_not_attend_request_by_request() -> None:
+    """That way shows no row which cells it may read."""
+    over, net = parts()
+    model = FeatureModel(net, torch.arange(net.shape.tokens), over.get_input_embeddings())
+    assert not attends_apart(model)

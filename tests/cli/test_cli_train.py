@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
 import draftgraph as dg
 from draftgraph.cli import app
-from draftgraph.lab.train.features.answers import write_answers
+from draftgraph.lab.train.features.answers import Answer, write_answers
 from draftgraph.lab.train.features.generate import answer_all
 from models import tiny_lm
 
@@ -67,3 +68,22 @@ def test_a_network_that_is_not_known_is_refused(target: Path, tmp_path: Path) ->
         result.exit_code,
         "--network 'medusa' is not possible; write one of own, eagle3, eagle" in result.output,
     ) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("family", "cause"),
+    [
+        ("gpt2", "model_type='gpt2' does not turn whole queries by their position alone"),
+        ("falcon", "reads 64 numbers of keys:1, values:1 per token, and this target gives 16"),
+    ],
+)
+def test_a_target_without_a_place_for_the_network_is_refused_before_anything_is_decoded(
+    family: str, cause: str, tmp_path: Path
+) -> None:
+    tiny_lm(family).save_pretrained(tmp_path / "target")
+    answers = tmp_path / "a.jsonl.gz"
+    write_answers(answers, [Answer(np.array([1, 2, 3, 4], dtype=np.int32), 1, 0.0)])
+    result = run(tmp_path / "target", "--out", tmp_path / "drafter", "--answers", answers, "--network", "glide")
+    assert result.exit_code == 1
+    assert cause in " ".join(result.output.split())
+    assert not list(tmp_path.glob(".drafter*"))

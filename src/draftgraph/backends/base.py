@@ -197,7 +197,8 @@ class CausalLM(Protocol):
         about is empty.
 
         taps  names of hidden states: "hidden:0" is what the first layer reads, "hidden:i" what layer i has put out, and
-              the last one, after the final norm, is what the head reads.
+              the last one, after the final norm, is what the head reads. "keys:i" and "values:i" are what layer i, from 0 on,
+              caches of a row: its heads behind each other, keys already turned by their position.
 
         Raises LogitsError for logits that are not finite, OptionError for a tap that the model does not have, ModelError if
         the backend gives none.

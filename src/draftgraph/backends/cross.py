@@ -11,7 +11,7 @@ A cell without keys is not read, and a row that reads none gets nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -110,8 +110,6 @@ class CrossNet(OwnNetwork):
     Raises ModelError for a target whose queries are not rotated as a whole.
     """
 
-    own_masks: ClassVar[bool] = True
-
     def __init__(self, shape: FeatureShape, config: PretrainedConfig, fuse: str, heads: str = "one") -> None:
         super().__init__()
         own = _two_parts(config)
@@ -161,7 +159,7 @@ class CrossNet(OwnNetwork):
             nn.init.normal_(crossing.out.weight, std=0.02)
             if queries is not None and queries.shape == crossing.queries.weight.shape:
                 crossing.queries.weight.copy_(queries)
-        final: Any = getattr(decoder.norm, "weight", None)
+        final: Any = getattr(getattr(decoder, "norm", None), "weight", None)
         if isinstance(final, torch.Tensor):
             cast(Any, decoder_layers(self.core)[0].norm).weight.copy_(final)
         nn.init.normal_(self.token.weight, std=START * self.shape.width**-0.5)

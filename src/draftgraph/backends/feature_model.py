@@ -160,10 +160,6 @@ class FeatureModel(TorchModel):
         each: torch.Tensor = self.embeddings(ids.clamp(min=0)) * (ids != NONE)[..., None]
         return each.flatten(1)
 
-    @property
-    def own_masks(self) -> bool:
-        return super().own_masks or self.net.own_masks
-
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
         with self._lock:
             firsts = [len(feed.text.nodes) for feed in feeds]

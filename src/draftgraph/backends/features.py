@@ -96,11 +96,9 @@ class FeatureNetwork(TrainedNetwork):
     """What a `FeatureModel` runs: its core reads what `committed` and `drafted` put together, and has a head of K entries.
 
     reads_first  whether a text's first token, which has no features above it, has a row.
-    own_masks    whether it reads cells otherwise than its core's attention does.
     """
 
     reads_first: ClassVar[bool] = True
-    own_masks: ClassVar[bool] = False
 
     @property
     def features(self) -> int:

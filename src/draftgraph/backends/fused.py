@@ -160,7 +160,7 @@ class FusedNet(OwnNetwork):
                 weight.copy_(other.repeat(self.parts.halves, 1))
             elif other.shape == weight.shape:
                 weight.copy_(other)
-        final = getattr(decoder.norm, "weight", None)
+        final = getattr(getattr(decoder, "norm", None), "weight", None)  # other classes name it otherwise
         norms = cast(PartNorms, decoder_layers(self.core)[0].norm).norms
         for norm in norms if isinstance(final, torch.Tensor) else ():
             cast(nn.RMSNorm, norm).weight.copy_(cast(torch.Tensor, final))

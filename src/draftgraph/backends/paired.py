@@ -115,8 +115,9 @@ class PairedNet(FeatureNetwork):
                 weight.copy_(other)
         if "input_layernorm.weight" in theirs:
             block.hidden_norm.weight.copy_(theirs["input_layernorm.weight"])
-        if isinstance(getattr(decoder.norm, "weight", None), torch.Tensor):
-            self.norm.weight.copy_(decoder.norm.weight)  # type: ignore[operator, arg-type, union-attr]
+        final = getattr(getattr(decoder, "norm", None), "weight", None)  # other classes name it otherwise
+        if isinstance(final, torch.Tensor):
+            self.norm.weight.copy_(final)  # type: ignore[operator]
         nn.init.normal_(self.fc.weight, std=0.02)
         self.fc.weight[:, -self.shape.width :] += torch.eye(self.shape.width, device=self.fc.weight.device)
         self.head.weight.copy_(part_of_head(target.get_output_embeddings(), tokens).weight)

@@ -19,6 +19,7 @@ from draftgraph.backends.base import Feed
 from draftgraph.backends.openvino import load
 from draftgraph.backends.openvino.pool import KEPT_BLOCKS
 from draftgraph.errors import LogitsError, ModelError, OptionError
+from draftgraph.lab.train.features.unroll import read_target
 from draftgraph.types import ROOT
 
 CLOSE = 2e-5
@@ -162,6 +163,27 @@ def test_taps_that_were_asked_for_are_the_hidden_states_of_plain_forwards() -> N
         for number, name in enumerate(names, 1):
             rows_seen = seen.taps[name][rows]
             torch.testing.assert_close(rows_seen, plain[number][0, -len(rows_seen) :], atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_keys_and_values_are_those_of_plain_forwards() -> None:
+    names = ("values:0", "keys:1", "hidden:2")
+    model = load.from_loaded(lm(), None, None, names)[0]
+    text, other = model.open(8), model.open(8)
+    model.forward([Feed(text, [5, 9, 3, 40])])
+    fed = [Feed(other, [1, 2, 3]), Feed(text, [7], [8, 9, 6], [ROOT, ROOT, 1])]
+    theirs, ours = model.forward(fed, names)
+    again = model.forward([Feed(text, [], [2], [2])], names)[0]
+    for seen, ids, rows in (
+        (theirs, [1, 2, 3], slice(0, 3)),
+        (ours, [5, 9, 3, 40, 7, 9, 6], [0, 2, 3]),
+        (again, [5, 9, 3, 40, 7, 9, 6, 2], slice(0, 1)),
+    ):
+        for name in names:
+            expected = read_target(lm(), torch.tensor([ids]), (name,))[1][0]
+            torch.testing.assert_close(
+                seen.taps[name][rows], expected[-len(seen.taps[name][rows]) :], atol=1e-4, rtol=1e-4
+            )
 
 
 def test_taps_that_were_not_asked_for_are_refused() -> None:

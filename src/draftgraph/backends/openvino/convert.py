@@ -20,7 +20,7 @@ from draftgraph.backends.cache_argument import cache_argument
 from draftgraph.backends.openvino.refusals import UnfitError
 from draftgraph.backends.openvino.rotary import exact_rotary
 from draftgraph.backends.openvino.runtime import runtime
-from draftgraph.backends.taps import tapped
+from draftgraph.backends.taps import held_taps, tapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,6 +37,7 @@ class _Past(CacheLayerMixin):  # type: ignore[misc]
 
     keys: torch.Tensor
     values: torch.Tensor
+    fed: tuple[torch.Tensor, torch.Tensor]
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Nothing: the tensors are given."""
@@ -44,6 +45,7 @@ class _Past(CacheLayerMixin):  # type: ignore[misc]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.fed = key_states, value_states
         self.keys, self.values = torch.cat([self.keys, key_states], 2), torch.cat([self.values, value_states], 2)
         return self.keys, self.values
 
@@ -60,7 +62,7 @@ class _Past(CacheLayerMixin):  # type: ignore[misc]
 
 
 class _Traced(torch.nn.Module):
-    """One forward as a function of tensors: logits, then keys and values of every layer, then hidden states."""
+    """One forward as a function of tensors: logits, then keys and values of every layer, then what is tapped."""
 
     def __init__(self, model: PreTrainedModel, taps: Sequence[str]) -> None:
         super().__init__()
@@ -78,7 +80,8 @@ class _Traced(torch.nn.Module):
             layer = _Past()
             layer.keys, layer.values, layer.is_initialized = keys, values, True
             layers.append(layer)
-        with tapped(self.model, self.taps) as hidden:
+        held, others = held_taps(self.taps, len(layers))
+        with tapped(self.model, others) as hidden:
             out = self.model(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
@@ -86,6 +89,8 @@ class _Traced(torch.nn.Module):
                 use_cache=True,
                 **{self.argument: Cache(layers=layers)},
             )
+        for (number, part), name in held.items():
+            hidden[name] = layers[number].fed[part].transpose(1, 2).flatten(2)
         present = [states for layer in layers for states in (layer.keys, layer.values)]
         return out.logits, *present, *(hidden[name] for name in self.taps)
 

@@ -36,6 +36,7 @@ def run(
         tokenizer = load_tokenizer(source, chosen.trusted)
     make_backend(target)  # refuses what the engine could not run
     project = Project(out, settings, (lambda line: None) if as_json else tell)
+    project.refuse_unfit(target)
     project.begin()
     learnt = read_answers(answers)
     if prompts:

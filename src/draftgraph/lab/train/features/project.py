@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.backends.features import FeatureShape
+from draftgraph.backends.features import FeatureNetwork, FeatureShape
+from draftgraph.errors import ModelError
 from draftgraph.lab.train.errors import TrainingError
 from draftgraph.lab.train.features.answers import (
     SUFFIX,
@@ -36,6 +37,7 @@ from draftgraph.lab.train.features.measure import Acceptance, acceptance
 from draftgraph.lab.train.features.names import OWN
 from draftgraph.lab.train.features.networks import Sizes, network_of
 from draftgraph.lab.train.features.recipe import Recipe, Span
+from draftgraph.lab.train.features.unroll import read_target
 from draftgraph.lab.train.whole_files import write_bytes
 
 TEMPERATURES = (0.0, 0.6, 0.8, 1.0)
@@ -96,6 +98,25 @@ class Project:
             )
         write_bytes(file, said.encode())
 
+    def refuse_unfit(self, target: PreTrainedModel) -> None:
+        """Raise ModelError, before anything is decoded, for a target that the network has no place for."""
+        with torch.device("meta"):
+            net = self._network(target, 2)
+        found = read_target(target, torch.zeros(1, 2, dtype=torch.long, device=target.device), net.shape.taps)[1].shape[
+            -1
+        ]
+        if found != net.features:
+            raise ModelError(
+                f"network {self.settings.network!r} reads {net.features} numbers of {', '.join(net.shape.taps)} per token, and "
+                f"this target gives {found}; use another network"
+            )
+
+    def _network(self, target: PreTrainedModel, tokens: int) -> FeatureNetwork:
+        """A network of random weights with so many entries of the head."""
+        size, network = target.config.get_text_config(decoder=True), NETWORKS[self.settings.network]
+        shape = FeatureShape(size.hidden_size, network.taps(size.num_hidden_layers), tokens)
+        return network.make(shape, target.config)
+
     def prompts(self, make: Callable[[], list[list[int]]]) -> list[list[int]]:
         """The prompts as they were made in the first run."""
         file = self.work / "prompts.jsonl.gz"
@@ -140,8 +161,7 @@ class Project:
         network = network_of(self.settings.network, self.settings.sizes)
         tokens = torch.tensor(network.ordered(ids), device=target.device)
         torch.manual_seed(self.settings.seed)
-        shape = FeatureShape(size.hidden_size, network.taps(size.num_hidden_layers), len(ids))
-        net = network.make(shape, target.config).to(target.device)
+        net = self._network(target, len(ids)).to(target.device)
         net.start_from(target, tokens)
         recipe = Recipe(
             head=len(ids),

@@ -3,8 +3,8 @@
 In step 1 row t reads the token t and the target's features of t − 1. In step j it reads the token t + j − 1, and its own output
 of step j − 1. Its keys are those of step 1 up to row t, whose features are the target's, and its own of later steps.
 
-Networks that read the target's keys can take all steps in one pass: rows are cut into blocks, and a row reads the target's keys of
-the blocks before its own. Row t is then step t mod size + 1 of a draft whose last committed token begins the block.
+Networks that read the target's keys can take all steps in one pass: rows are cut into blocks, and a row reads the keys of the
+blocks before its own. Row t is then step t mod size + 1 of a draft whose last committed token begins the block.
 """
 
 from __future__ import annotations
