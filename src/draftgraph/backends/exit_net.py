@@ -10,6 +10,7 @@ short ones. Its keys in the first layers are those that a plain forward of the t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -84,7 +85,10 @@ class ExitNet(TextNetwork):
 
     def steps(self, tokens: torch.Tensor, embedded: torch.Tensor, count: int) -> list[torch.Tensor]:
         """All steps are rows of one pass: that of a drafted token is that of the same token once it is committed."""
-        outputs = self.core(input_ids=tokens, use_cache=False).logits
+        trained = next(self.block.parameters()).dtype  # wider than the target's while it is trained
+        mixed = trained != self.core.get_input_embeddings().weight.dtype
+        with torch.autocast(tokens.device.type, dtype=torch.bfloat16) if mixed else nullcontext():
+            outputs = self.core(input_ids=tokens, use_cache=False).logits
         return [outputs.roll(-step, dims=1) for step in range(count)]  # rows beyond the end are never learnt
 
     @torch.no_grad()

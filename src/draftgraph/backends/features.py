@@ -61,6 +61,11 @@ class TrainedNetwork(nn.Module):
     core: PreTrainedModel
 
     @property
+    def features(self) -> int:
+        """Numbers that the target gives per token."""
+        return self.shape.features
+
+    @property
     @abstractmethod
     def head(self) -> nn.Module:
         """The target's rows of its head, K of them, which are not trained; without weights where all are trained."""
@@ -99,11 +104,6 @@ class FeatureNetwork(TrainedNetwork):
     """
 
     reads_first: ClassVar[bool] = True
-
-    @property
-    def features(self) -> int:
-        """Numbers that the target gives per token."""
-        return self.shape.features
 
     @property
     def window(self) -> int:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import draftgraph as dg
 from draftgraph.backends.features import FeatureShape
 from draftgraph.cli.program import app
+from draftgraph.errors import ModelError
 from draftgraph.lab.train.features.answers import Answer
 from draftgraph.lab.train.features.batches import make_batch
 from draftgraph.lab.train.features.confidence import Beta, Mixture, fit, labelled
@@ -120,6 +121,23 @@ def test_a_trained_folder_drafts(name: str, tmp_path: Path) -> None:
         rule = ConfidenceRule(card["confidence"]["threshold"])
         trusting = dg.Engine.from_pretrained(over, draft_model=training.out, rule=rule, budget=4)
         assert not trusting.generate([3, 1], **asked).stats.lossless
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_targets_in_bfloat16_are_trained_for(name: str, tmp_path: Path) -> None:
+    over = target().to(torch.bfloat16)
+    training = Project(tmp_path / "drafter", replace(SETTINGS, network=name, epochs=1.0))
+    training.begin()
+    training.refuse_unfit(over)
+    training.train(over, some_answers(70))
+    result = dg.Engine.from_pretrained(target(), draft_model=training.out, budget=4).generate([3, 1], max_new_tokens=9)
+    assert result.stats.num_draft_tokens > 0
+
+
+def test_an_exit_that_a_target_does_not_have_is_refused_before_anything_is_decoded(tmp_path: Path) -> None:
+    training = Project(tmp_path / "drafter", replace(SETTINGS, network="exit", layer=4))
+    with pytest.raises(ModelError, match="has 4 layers, so that an exit after 4 is not possible; write 1 to 3"):
+        training.refuse_unfit(target())
 
 
 def test_sizes_that_were_asked_for_are_those_of_the_network() -> None:

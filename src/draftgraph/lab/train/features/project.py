@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.backends.features import FeatureNetwork, FeatureShape
+from draftgraph.backends.features import FeatureShape, TrainedNetwork
 from draftgraph.errors import ModelError
 from draftgraph.lab.train.errors import TrainingError
 from draftgraph.lab.train.features.answers import (
@@ -100,20 +100,22 @@ class Project:
 
     def refuse_unfit(self, target: PreTrainedModel) -> None:
         """Raise ModelError, before anything is decoded, for a target that the network has no place for."""
-        with torch.device("meta"):
-            net = self._network(target, 2)
-        found = read_target(target, torch.zeros(1, 2, dtype=torch.long, device=target.device), net.shape.taps)[1].shape[
-            -1
-        ]
+        net = self._network(target, 2).to(target.device)
+        text = torch.zeros(1, 2, dtype=torch.long, device=target.device)
+        found = read_target(target, text, net.shape.taps)[1].shape[-1]
         if found != net.features:
             raise ModelError(
                 f"network {self.settings.network!r} reads {net.features} numbers of {', '.join(net.shape.taps)} per token, and "
                 f"this target gives {found}; use another network"
             )
+        net.start_from(target, torch.arange(2, device=target.device))
 
-    def _network(self, target: PreTrainedModel, tokens: int) -> FeatureNetwork:
+    def _network(self, target: PreTrainedModel, tokens: int) -> TrainedNetwork:
         """A network of random weights with so many entries of the head."""
-        size, network = target.config.get_text_config(decoder=True), NETWORKS[self.settings.network]
+        size, network = (
+            target.config.get_text_config(decoder=True),
+            network_of(self.settings.network, self.settings.sizes),
+        )
         shape = FeatureShape(size.hidden_size, network.taps(size.num_hidden_layers), tokens)
         return network.make(shape, target.config)
 
