@@ -154,22 +154,25 @@ SHARED = {"glide-comb": "glide"}
 
 @dataclass(frozen=True)
 class Result:
-    """One row with one seed. kept  accepted tokens of every drafting round, by prompt. exact  texts that are the plain ones."""
+    """One row with one seed. exact  texts that are the plain ones.
+
+    kept  by prompt, the accepted tokens of every drafting round, in digits.
+    """
 
     row: str
     seed: int
     parameters: int
     seconds: float
-    kept: list[list[int]]
+    kept: list[str]
     exact: int
 
     @property
     def lengths(self) -> list[float]:
         """Tokens per target call, by prompt."""
-        return [1 + statistics.fmean(rounds) for rounds in self.kept]
+        return [1 + statistics.fmean(map(int, rounds.split())) for rounds in self.kept]
 
     def by_position(self) -> list[float]:
-        flat = [kept for rounds in self.kept for kept in rounds]
+        flat = [int(kept) for rounds in self.kept for kept in rounds.split()]
         counts = [sum(kept >= depth for kept in flat) for depth in range(DEPTH + 1)]
         return [after / max(1, before) for before, after in pairwise(counts)]
 
@@ -185,7 +188,7 @@ def measure(name: str, seed: int, story: Story, work: Path, plain: Sequence[Sequ
     for prompt, text in zip(story.prompts, plain, strict=True):
         result = engine.generate(list(prompt), dg.SamplingParams(max_new_tokens=story.tokens, ignore_eos=True))
         whole = [record for record in result.rounds if len(record.tokens) >= DEPTH]  # the first and the last draft less
-        kept.append([len(record.path) for record in whole])
+        kept.append(" ".join(str(len(record.path)) for record in whole))
         exact += list(result.token_ids) == list(text)
     return Result(name, seed, ready.parameters, ready.seconds, kept, exact)
 

@@ -11,7 +11,7 @@ import pytest
 from experiments import rows
 
 
-def result(row: str, seed: int, kept: list[list[int]]) -> rows.Result:
+def result(row: str, seed: int, kept: list[str]) -> rows.Result:
     return rows.Result(row, seed, 1000, 1.0, kept, 2)
 
 
@@ -22,14 +22,14 @@ def test_rows_are_compared_with_rows_that_are_there() -> None:
 
 
 def test_figures_are_means_over_prompts_and_seeds() -> None:
-    one = result("fspad", 0, [[5, 1], [0, 0]])
+    one = result("fspad", 0, ["5 1", "0 0"])
     assert one.lengths == [4.0, 1.0]
     assert one.by_position() == [0.5, 0.5, 1.0, 1.0, 1.0]
     mean, error = rows.with_error([[4.0, 1.0], [2.0, 3.0]])
     assert mean == 2.5
     assert error == pytest.approx((0.5 / 2 + 0.0) ** 0.5)  # prompts have means 3 and 2, seeds 2.5 and 2.5
-    others = [result("eagle", 0, [[4, 0], [0, 0]]), result("eagle", 7, [[5, 5], [5, 5]])]
-    assert rows._compared("fspad", [one, result("fspad", 1, [[5], [5]])], others)[2].startswith("+0.50")
+    others = [result("eagle", 0, ["4 0", "0 0"]), result("eagle", 7, ["5 5", "5 5"])]
+    assert rows._compared("fspad", [one, result("fspad", 1, ["5", "5"])], others)[2].startswith("+0.50")
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

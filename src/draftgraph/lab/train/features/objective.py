@@ -58,7 +58,6 @@ def counted(
         rows = rows[agreed[rows]]
         found.append((output, rows))
         if objective.agree and entries is not None:
-            agreed = torch.zeros_like(agreed)
             agreed[rows] = _among_best(
                 net, output, rows, entries[batch.tokens.flatten()[rows + step + 1]], objective.agree
             )
