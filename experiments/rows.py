@@ -143,6 +143,9 @@ ROWS: Mapping[str, Row] = {
     "chimera": Row("Chimera: tri-grams, a head for every depth", network("chimera"), 2.20, "eagle"),
     "eagle3": Row("EAGLE-3 block, our staged recipe", network("eagle3")),
     "own": Row("our block, three hidden states, staged recipe", network("own"), None, "eagle"),
+    "exit": Row("FREE: exit after two layers, and one block", network("exit"), 2.60, "plain"),
+    "specdec": Row("SpecDec: masked blocks of five in one pass", network("specdec"), 1.58),
+    "specdiff": Row("SpecDiff: the same, filled in two passes", network("specdiff")),
 }
 """Rows by name, in the order of the report. Another row is another entry."""
 SHARED = {"glide-comb": "glide"}

@@ -36,6 +36,8 @@ class TokenTree:
              (None: every SAMPLED slot is a draw of its own). One draw may have several parents: a merge that keeps its law.
     across   True if the shape below one branch looked at tokens of another, as growth level by level does. Rules that need
              branches which were drawn alike cannot use such a draft.
+    confidence  N numbers from 0 to 1: by how much the drafter preferred the token to any other. None: it did not say. No rule
+             that is lossless reads them.
 
     A tree cannot be built without a law for every slot. The slots of a node are verified in the order of `slots`.
     """
@@ -46,6 +48,7 @@ class TokenTree:
     laws: torch.Tensor | None = None
     draws: Sequence[int] | None = None
     across: bool = False
+    confidence: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.tokens)
@@ -64,6 +67,8 @@ class TokenTree:
                 raise DraftError(f"node {i} names law row {row}, but the draft has {rows} law rows (-1 is FIXED)")
         for i, first in enumerate(self.draws or ()):
             self._check_draw(i, first)
+        if self.confidence is not None and len(self.confidence) != n:
+            raise DraftError(f"a draft of {n} tokens needs {n} numbers of confidence; got {len(self.confidence)}")
 
     def _check_draw(self, node: int, first: int) -> None:
         assert self.draws is not None

@@ -32,6 +32,7 @@ WAYS: list[dict[str, Any]] = [
     {"rule": "multipath", "structure": Paths(2)},
     {"rule": "top_beta", "structure": "tree"},
     {"rule": "typical", "structure": "tree"},
+    {"rule": "confidence", "structure": "tree"},
     {"structure": Comb()},
     {"structure": "gsd"},
     {"budget": 0},

@@ -3,53 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from draftgraph.backends.base import CacheHandle, Feed, Scored
+from draftgraph.backends.base import Feed
 from draftgraph.backends.block_net import BlockNet
-from draftgraph.backends.feature_model import FeatureHandle
+from draftgraph.backends.blocks import BlockHandle, BlocksModel, handle_of
 from draftgraph.backends.fingerprint import fingerprint
-from draftgraph.backends.masks import Mask
 from draftgraph.backends.ragged import named
-from draftgraph.backends.torch_model import TorchModel
-from draftgraph.errors import ModelError
-from draftgraph.types import ROOT
 
 
-@dataclass(eq=False)
-class BlockHandle(FeatureHandle):
-    """What a block drafter keeps of one request. Its nodes hold no cells: `nodes` are paths of their numbers.
-
-    rows    f[depths, d], outputs of the round's block. anchor  the last committed token.
-    """
-
-    rows: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0))
-    anchor: int = 0
-
-    def cells(self) -> npt.NDArray[np.int64]:
-        return self.slots
-
-
-class BlockModel(TorchModel):
-    """A `CausalLM` over the target's vocabulary; tokens outside of the head have the logit -inf.
-
-    Committed tokens are fed with features, as to a `FeatureModel`: the row of a token carries the features of the token above it.
-    With them goes a block, which gives outputs for all depths. Feeding a node costs its row of the head alone.
+class BlockModel(BlocksModel):
+    """Committed tokens are fed with features, as to a `FeatureModel`: the row of a token carries the features of the token above
+    it. With them goes a block, which gives outputs for all depths.
 
     net  the network. tokens  i64[K], the target's id of every entry of the head. embeddings f[V, d], those of the target, raw.
     """
 
-    forks: ClassVar[bool] = False
-
     def __init__(self, net: BlockNet, tokens: torch.Tensor, embeddings: torch.Tensor) -> None:
-        super().__init__(net.core)
-        self.net, self.tokens, self.embeddings = net, tokens, embeddings
-        self.context_window = None  # that of the target counts
+        super().__init__(net.core, tokens)
+        self.net, self.embeddings, self.causal = net, embeddings, net.block.causal
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -58,7 +31,6 @@ class BlockModel(TorchModel):
 
     @property
     def depths(self) -> int:
-        """Tokens that a draft may be deep."""
         return self.net.block.tokens
 
     @property
@@ -78,7 +50,7 @@ class BlockModel(TorchModel):
         numbers: list[int] = []
         end = 0
         for feed in feeds:
-            count, text = len(feed.committed), _handle_of(feed)
+            count, text = len(feed.committed), handle_of(feed)
             above = torch.nn.functional.pad(text.above[:count], (0, 0, 0, max(0, count - len(text.above))))
             block = self.embeddings[torch.tensor(list(feed.tokens), device=self.device)] * self.net.block.scale
             parts += [self.net.context(above), block.to(self.dtype)]
@@ -87,42 +59,7 @@ class BlockModel(TorchModel):
         self.net.rows.numbers = torch.tensor(numbers, device=self.device)
         return {"inputs_embeds": torch.cat(parts)[None]}
 
-    def share(self, text: CacheHandle, other: CacheHandle, count: int) -> int:
-        """0: what the target put out for these tokens is handed in by whoever reads them."""
-        return 0
-
-    def enter(self, feeds: Sequence[Feed], slots: Sequence[int]) -> list[int]:
-        for feed in feeds:
-            feed.text.nodes = []
-        return super().enter(feeds, slots)
-
-    @property
-    def own_masks(self) -> bool:
-        return True
-
-    def mask_of(self, feeds: Sequence[Feed], slots: Sequence[int], hidden: float) -> Mask:
-        mask, end = super().mask_of(feeds, slots, hidden), 0
-        for feed in feeds if not self.net.block.causal else ():
-            begin, end = end + len(feed.committed), end + feed.num_rows
-            mask[begin:end, slots[begin:end]] = 0.0
-        return mask
-
-    def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
-        with self._lock:
-            for feed in feeds:  # before anything is entered
-                self._refuse_deep(feed)
-            self._read_blocks([feed for feed in feeds if feed.committed])
-            return [Scored(self._over_all(self._enter(feed))) for feed in feeds]
-
-    def _refuse_deep(self, feed: Feed) -> None:
-        """Raise ModelError for nodes of which no block speaks."""
-        depths = [len(path) for path in ([] if feed.committed else feed.text.nodes)]
-        for parent in feed.parents:
-            depths.append(1 if parent == ROOT else depths[parent] + 1)
-        if max(depths, default=0) >= self.depths:
-            raise ModelError(f"a block drafter speaks of {self.depths} tokens, and a node {max(depths)} deep was fed")
-
-    def _read_blocks(self, feeds: Sequence[Feed]) -> None:
+    def read_blocks(self, feeds: Sequence[Feed]) -> None:
         """One pass over the committed tokens of these feeds, and a block behind each."""
         block = self.net.block
         chain = range(-1, block.size - 1)
@@ -130,32 +67,10 @@ class BlockModel(TorchModel):
             Feed(feed.text, feed.committed, [feed.committed[-1], *[block.mask] * (block.size - 1)], chain)
             for feed in feeds
         ]
-        for feed, scored in zip(whole, super().forward(whole) if whole else (), strict=True):
-            text = _handle_of(feed)
+        for feed, scored in zip(whole, self.pass_over(whole), strict=True):
+            text = handle_of(feed)
             text.rows, text.anchor, text.nodes = scored.logits[1 + block.first :], feed.committed[-1], []
             text.above = text.above[len(feed.committed) :]
 
-    def _enter(self, feed: Feed) -> torch.Tensor:
-        """Logits f[num_logits, K]: of the root if committed tokens are fed, and behind every drafted token."""
-        text = _handle_of(feed)
-        depths, before = ([0], [text.anchor]) if feed.committed else ([], [])
-        for number, token in enumerate(feed.tokens):
-            path = [*feed.ancestors(number), len(text.nodes)]
-            text.nodes.append(path)
-            depths.append(len(path))
-            before.append(token)
-        return self.net.logits(text.rows[depths], torch.tensor(before, device=self.device))
-
-    def _over_all(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits over the target's vocabulary f[n, V], from those of the head f[n, K]."""
-        whole = logits.new_full((len(logits), self.vocab_size), -torch.inf)
-        whole[:, self.tokens] = logits
-        return whole
-
-    def keep(self, text: CacheHandle, nodes: Sequence[int]) -> None:
-        super().keep(text, ())
-
-
-def _handle_of(feed: Feed) -> BlockHandle:
-    """The handle of a feed, which `BlockModel.open` made."""
-    return cast(BlockHandle, feed.text)
+    def head(self, outputs: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        return self.net.logits(outputs, before)

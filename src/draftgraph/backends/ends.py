@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from transformers import PretrainedConfig
@@ -26,15 +26,17 @@ class Ends(Protocol):
     def device(self) -> torch.device: ...
     def get_input_embeddings(self) -> Any: ...
     def get_output_embeddings(self) -> Any: ...
+    def get_decoder(self) -> Any: ...
 
 
 @dataclass(frozen=True)
 class LoneEnds:
-    """The ends of a target that another backend than torch runs, without the layers between them."""
+    """The ends of a target that another backend than torch runs; the layers between them are read when they are asked for."""
 
     config: PretrainedConfig
     embeddings: torch.nn.Module
     head: torch.nn.Module
+    source: Source
 
     @property
     def _weight(self) -> torch.Tensor:
@@ -54,11 +56,19 @@ class LoneEnds:
     def get_output_embeddings(self) -> torch.nn.Module:
         return self.head
 
+    def get_decoder(self) -> torch.nn.Module:
+        """The target between its ends, read anew: who keeps a few layers of it lets the others go."""
+        return cast(torch.nn.Module, _model_of(self.source).get_decoder())
+
 
 def ends_of(source: Source) -> LoneEnds:
     """The ends of a model in a folder, in float32 on the CPU, or those of a loaded one. Raises ModelError if it has none."""
-    model: PreTrainedModel = opened(load_model(source, torch.float32, "cpu")).model
-    return LoneEnds(model.config, model.get_input_embeddings(), model.get_output_embeddings())
+    model = _model_of(source)
+    return LoneEnds(model.config, model.get_input_embeddings(), model.get_output_embeddings(), source)
+
+
+def _model_of(source: Source) -> PreTrainedModel:
+    return opened(load_model(source, torch.float32, "cpu")).model
 
 
 def product_type(stored: torch.dtype, target: Ends) -> torch.dtype:

@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, TypeVar, cast
 
 import safetensors.torch
 import torch
@@ -28,9 +28,7 @@ from draftgraph.backends.own_networks import Form, make_network, refuse_missing_
 from draftgraph.errors import ModelError, PairError
 from draftgraph.files import BrokenFileError, read_text
 
-if TYPE_CHECKING:
-    pass
-
+Own = TypeVar("Own")
 KIND, VERSION = "draftgraph-features", 1
 TOKENS = "tokens"
 SAMPLED_ROWS, SAMPLED_COLUMNS = 16, 4
@@ -154,7 +152,7 @@ def read_features(folder: Path, target: Ends) -> tuple[OwnNetwork, torch.Tensor]
     shape = FeatureShape(config.target.hidden_size, config.taps, config.tokens)
     net = make_network(config.form, shape, target.config)
     weights = read_safetensors(folder / WEIGHTS)
-    tokens = _tokens(folder, weights, config)
+    tokens = entries_of_head(folder, weights, config.tokens, config.target.vocab_size)
     fill(folder / WEIGHTS, dict(parameters_of(net)), weights, "the target's block")
     kind = product_type(next(iter(weights.values())).dtype, target)
     net = net.to(target.device, kind).eval().requires_grad_(False)
@@ -163,6 +161,15 @@ def read_features(folder: Path, target: Ends) -> tuple[OwnNetwork, torch.Tensor]
 
 
 def _read_config(folder: Path) -> FeatureConfig:
+    config = own_config(folder, FeatureConfig)
+    if not config.taps or not 1 <= config.tokens <= config.target.vocab_size:
+        raise ModelError(f"{folder / CONFIG} is broken: it has taps {list(config.taps)} and {config.tokens} tokens")
+    refuse_unknown_form(folder / CONFIG, config.form, config.taps)
+    return config
+
+
+def own_config(folder: Path, kind: type[Own]) -> Own:
+    """The config.json of a drafter of ours as a dataclass. Raises ModelError if it is another."""
     try:
         said = strictjson.parse(read_text(folder / CONFIG))
         if isinstance(said, dict) and said.get("version") != VERSION:
@@ -170,24 +177,20 @@ def _read_config(folder: Path) -> FeatureConfig:
                 f"the drafter in {folder} is of version {said.get('version')!r}, and version {VERSION} is read here; train it "
                 "anew, or use the draftgraph that wrote it"
             )
-        config: FeatureConfig = strictjson.build(FeatureConfig, said, CONFIG)
+        config: Own = strictjson.build(kind, said, CONFIG)
     except OSError as error:
         raise ModelError(f"cannot read {folder / CONFIG}: {error.strerror}") from error
     except BrokenFileError as error:
         raise ModelError(f"{folder / CONFIG} is broken: {error}") from error
-    if not config.taps or not 1 <= config.tokens <= config.target.vocab_size:
-        raise ModelError(f"{folder / CONFIG} is broken: it has taps {list(config.taps)} and {config.tokens} tokens")
-    refuse_unknown_form(folder / CONFIG, config.form, config.taps)
     return config
 
 
-def _tokens(folder: Path, weights: dict[str, torch.Tensor], config: FeatureConfig) -> torch.Tensor:
+def entries_of_head(folder: Path, weights: dict[str, torch.Tensor], count: int, vocab_size: int) -> torch.Tensor:
+    """The target's id of every entry of the head, i64[count], taken out of the weights. Raises ModelError."""
     tokens = weights.pop(TOKENS, torch.empty(0)).long()
     distinct = set(tokens.flatten().tolist())
-    if tokens.shape != (config.tokens,) or len(distinct) != config.tokens or max(distinct) >= config.target.vocab_size:
-        raise ModelError(
-            f"{folder / WEIGHTS} does not name {config.tokens} different tokens of the target's vocabulary"
-        )
+    if tokens.shape != (count,) or len(distinct) != count or max(distinct) >= vocab_size:
+        raise ModelError(f"{folder / WEIGHTS} does not name {count} different tokens of the target's vocabulary")
     if min(distinct) < 0:
         raise ModelError(f"{folder / WEIGHTS} names a token below 0")
     return tokens

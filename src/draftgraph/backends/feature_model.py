@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from draftgraph.backends.base import CacheHandle, CausalLM, Feed, Scored
-from draftgraph.backends.features import FeatureNetwork
+from draftgraph.backends.features import FeatureNetwork, over_vocabulary
 from draftgraph.backends.fingerprint import fingerprint
 from draftgraph.backends.prepared import prepare
 from draftgraph.backends.ragged import named
@@ -23,14 +23,17 @@ NONE = -1
 
 
 class FeatureReader(CausalLM, Protocol):
-    """A causal LM that reads features of the target; its handles are `FeatureHandle`s.
+    """A causal LM that was trained for a target. Where it reads features of it, its handles are `FeatureHandle`s.
 
-    taps    names of the target's hidden states that make features, in their order.
+    taps    names of the target's hidden states that make features, in their order; () if it reads the text alone.
+    draws   kinds of slots that its rows allow above temperature 0, as in `Drafter.draws`.
     depths  tokens that a draft may be deep, along one path: its rows know the depth alone. None: drafts of any depth and shape.
     """
 
     @property
-    def taps(self) -> tuple[str, ...]: ...
+    def taps(self) -> Sequence[str]: ...
+    @property
+    def draws(self) -> Sequence[str]: ...
     @property
     def depths(self) -> int | None: ...
 
@@ -87,6 +90,7 @@ class FeatureModel(TorchModel):
     """
 
     forks: ClassVar[bool] = False
+    draws: ClassVar[Sequence[str]] = ("fixed", "sampled")
 
     def __init__(self, net: FeatureNetwork, tokens: torch.Tensor, embeddings: torch.nn.Module) -> None:
         super().__init__(net.core)
@@ -197,10 +201,7 @@ class FeatureModel(TorchModel):
         text.recent.update(enumerate(windows[count:], first))
 
     def _over_all(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits over the target's vocabulary f[n, V], from those of the head f[n, K]."""
-        whole = logits.new_full((len(logits), self.vocab_size), -torch.inf)
-        whole[:, self.tokens] = logits
-        return whole
+        return over_vocabulary(logits, self.tokens, self.vocab_size)
 
     def keep(self, text: CacheHandle, nodes: Sequence[int]) -> None:
         super().keep(text, ())

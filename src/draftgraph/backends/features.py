@@ -51,22 +51,59 @@ class FeatureShape:
         return self.width * len(self.taps)
 
 
-class FeatureNetwork(nn.Module):
-    """What a `FeatureModel` runs.
+class TrainedNetwork(nn.Module):
+    """A network that is trained for one target, and borrows parts of it.
 
-    shape        its sizes, and the hidden states that it reads.
-    core         a causal LM over what `committed` and `drafted` put together, with a head of K entries.
-    reads_first  whether a text's first token, which has no features above it, has a row.
+    shape  its sizes, and the hidden states that it reads. core  its blocks, as a causal LM.
     """
 
     shape: FeatureShape
     core: PreTrainedModel
-    reads_first: ClassVar[bool] = True
 
     @property
     def features(self) -> int:
         """Numbers that the target gives per token."""
         return self.shape.features
+
+    @property
+    @abstractmethod
+    def head(self) -> nn.Module:
+        """The target's rows of its head, K of them, which are not trained; without weights where all are trained."""
+
+    @property
+    def borrowed(self) -> Sequence[nn.Module]:
+        """Parts that are the target's, or are not used: they are not trained, nor kept in files."""
+        return self.head, self.core.get_input_embeddings()
+
+    def logits(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Logits f[…, K] of outputs f[…, d]."""
+        return cast(torch.Tensor, self.head(outputs))
+
+    @abstractmethod
+    def start_from(self, target: PreTrainedModel, tokens: torch.Tensor) -> None:
+        """Begin as much of the target as fits, with its head over `tokens` i64[K]."""
+
+
+class TextNetwork(TrainedNetwork):
+    """A network that reads the text alone, and gives outputs of several steps at once."""
+
+    @abstractmethod
+    def steps(self, tokens: torch.Tensor, embedded: torch.Tensor, count: int) -> list[torch.Tensor]:
+        """Outputs f[b, T, …], for `logits`, of `count` steps at most.
+
+        Row t of step j speaks of the token t + j, as in a draft behind token t.
+
+        tokens i64[b, T] of whole texts. embedded  f[b, T, d], the target's embeddings of them.
+        """
+
+
+class FeatureNetwork(TrainedNetwork):
+    """What a `FeatureModel` runs: its core reads what `committed` and `drafted` put together, and has a head of K entries.
+
+    reads_first  whether a text's first token, which has no features above it, has a row.
+    """
+
+    reads_first: ClassVar[bool] = True
 
     @property
     def window(self) -> int:
@@ -78,11 +115,6 @@ class FeatureNetwork(nn.Module):
         """The name of the core's hidden state that the row below reads."""
         return f"{PREFIX}{self.core.config.num_hidden_layers}"
 
-    @property
-    @abstractmethod
-    def head(self) -> nn.Module:
-        """The target's rows of its head, K of them, which are not trained; without weights where all are trained."""
-
     def logits(self, outputs: torch.Tensor) -> torch.Tensor:
         """Logits f[…, K] of outputs f[…, d]."""
         return cast(torch.Tensor, self.core.get_output_embeddings()(outputs))
@@ -90,10 +122,6 @@ class FeatureNetwork(nn.Module):
     def carried(self, outputs: torch.Tensor) -> torch.Tensor:
         """The part of outputs that stands for the target's features in the row below."""
         return outputs
-
-    @abstractmethod
-    def start_from(self, target: PreTrainedModel, tokens: torch.Tensor) -> None:
-        """Begin as much of the target as fits, with its head over `tokens` i64[K]."""
 
     @abstractmethod
     def committed(self, features: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
@@ -187,6 +215,13 @@ def part_of_head(head: nn.Module, tokens: torch.Tensor) -> nn.Linear:
     return part
 
 
+def over_vocabulary(logits: torch.Tensor, tokens: torch.Tensor, size: int) -> torch.Tensor:
+    """Logits over a vocabulary f[n, size], from those of a head f[n, K]; what has no entry, tokens i64[K] aside, has -inf."""
+    whole = logits.new_full((len(logits), size), -torch.inf)
+    whole[:, tokens] = logits
+    return whole
+
+
 def default_taps(layers: int) -> tuple[str, ...]:
     """What blocks 2, n // 2 and n − 3 of n read: an early, a middle and a late hidden state."""
     numbers = sorted({min(2, layers - 1), layers // 2, max(layers - 3, 0)})
@@ -195,13 +230,24 @@ def default_taps(layers: int) -> tuple[str, ...]:
 
 def _one_block(config: PretrainedConfig, tokens: int) -> PreTrainedModel:
     """A causal LM of one layer as the config says, with random weights, a head of `tokens` entries and no embeddings."""
+    return build_core(with_layers(config, [-1]), tokens)
+
+
+PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers", "layers_block_type")
+"""Lists of a configuration with one entry per layer."""
+
+
+def with_layers(config: PretrainedConfig, numbers: Sequence[int]) -> PretrainedConfig:
+    """The configuration of a model that has these layers of a decoder, in this order."""
     own = copy.deepcopy(config.get_text_config(decoder=True))
-    own.num_hidden_layers = 1
-    if getattr(own, "layer_types", None):
-        own.layer_types = own.layer_types[-1:]
+    whole, own.num_hidden_layers = own.num_hidden_layers, len(numbers)
+    for name in PER_LAYER:
+        entries = getattr(own, name, None)
+        if isinstance(entries, list) and len(entries) == whole:
+            setattr(own, name, [entries[number] for number in numbers])
     if hasattr(own, "quantization_config"):
         del own.quantization_config
-    return build_core(own, tokens)
+    return own
 
 
 def build_core(config: PretrainedConfig, tokens: int) -> PreTrainedModel:
@@ -210,13 +256,22 @@ def build_core(config: PretrainedConfig, tokens: int) -> PreTrainedModel:
     whole = own.vocab_size
     own.vocab_size, own.tie_word_embeddings = tokens, False
     own.pad_token_id = own.bos_token_id = own.eos_token_id = None
-    core = AutoModelForCausalLM.from_config(own, dtype=torch.float32, attn_implementation="sdpa")
+    core = _made(own, "sdpa")
     core.set_input_embeddings(nn.Embedding(1, core.get_input_embeddings().embedding_dim))
     core.config.vocab_size = whole  # its laws are over the target's vocabulary
-    return cast("PreTrainedModel", core)
+    return core
 
 
-def parameters_of(net: FeatureNetwork) -> Sequence[tuple[str, nn.Parameter]]:
-    """What is trained and kept in a file: everything but the head, which is the target's, and the unused embeddings."""
-    shared = {id(part) for module in (net.head, net.core.get_input_embeddings()) for part in module.parameters()}
+def _made(config: PretrainedConfig, attention: str) -> PreTrainedModel:
+    """A causal LM with random weights, and with that attention where its class has it."""
+    try:
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
+    except ValueError:  # some classes have no other than "eager"
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
+    return cast("PreTrainedModel", model)
+
+
+def parameters_of(net: TrainedNetwork) -> Sequence[tuple[str, nn.Parameter]]:
+    """What is trained and kept in a file: everything that is not borrowed."""
+    shared = {id(part) for module in net.borrowed for part in module.parameters()}
     return [(name, weight) for name, weight in net.named_parameters() if id(weight) not in shared]

@@ -17,6 +17,7 @@ from draftgraph.backends.ends import Ends
 from draftgraph.backends.feature_files import OwnLayout
 from draftgraph.backends.feature_model import FeatureReader
 from draftgraph.backends.hub import locate
+from draftgraph.backends.text_files import ExitLayout, MaskedLayout
 from draftgraph.backends.untrusted import told
 from draftgraph.errors import DraftgraphError, ModelError
 
@@ -45,7 +46,7 @@ class Layout(Protocol):
         ...
 
 
-LAYOUTS: tuple[Layout, ...] = (OwnLayout(), DFlashLayout(), Eagle3Layout())
+LAYOUTS: tuple[Layout, ...] = (OwnLayout(), ExitLayout(), MaskedLayout(), DFlashLayout(), Eagle3Layout())
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,9 @@ import typer
 from draftgraph.cli import options
 from draftgraph.cli.program import app
 from draftgraph.errors import OptionError
-from draftgraph.lab.train.features.names import NAMES
+from draftgraph.lab.train.features.names import BLOCKS, EXIT, NAMES, SLOTS, SPECDIFF
 
-LEARNT = "What is learnt"
+LEARNT, SHAPE = "What is learnt", "Networks of papers"
 
 
 @app.command()
@@ -56,6 +57,22 @@ def train(
             f"{', '.join(NAMES[2:])}.",
         ),
     ] = "own",
+    exit_layer: Annotated[
+        int | None,
+        typer.Option(
+            "--exit-layer", min=1, help="Layers of the target that --network exit runs.", rich_help_panel=SHAPE
+        ),
+    ] = None,
+    slots: Annotated[
+        int | None,
+        typer.Option(
+            "--slots", min=2, max=256, help="Tokens of a block of specdec or specdiff.", rich_help_panel=SHAPE
+        ),
+    ] = None,
+    passes: Annotated[
+        int | None,
+        typer.Option("--passes", min=1, max=256, help="Passes that fill a block of specdiff.", rich_help_panel=SHAPE),
+    ] = None,
     dtype: options.Dtype = "bfloat16",
     device: options.Device = None,
     threads: options.Threads = None,
@@ -76,9 +93,29 @@ def train(
         )
     if network not in NAMES:
         raise OptionError(f"--network {network!r} is not possible; write one of {', '.join(NAMES)}")
+    _refuse_unused(network, {"--exit-layer": exit_layer, "--slots": slots, "--passes": passes})
+    if passes is not None and passes > (slots or SLOTS):
+        raise OptionError(
+            f"--passes {passes} fill {slots or SLOTS} slots, one each at least; write fewer passes or more --slots"
+        )
     from draftgraph.cli.work.train import run
     from draftgraph.lab.train.features.project import Settings
 
     chosen = options.Chosen((target, None), dtype, device, threads, trust_remote_code, backend, weights)
-    settings = Settings(tokens if prompts else 0, most, batch, head, rows, epochs, seed, network)
+    settings = Settings(
+        tokens if prompts else 0, most, batch, head, rows, epochs, seed, network, exit_layer, slots, passes
+    )
     run(chosen, out, prompts or [], answers or [], settings, as_json)
+
+
+TAKERS = {"--exit-layer": (EXIT,), "--slots": BLOCKS, "--passes": (SPECDIFF,)}
+"""Networks that an option is for."""
+
+
+def _refuse_unused(network: str, given: Mapping[str, int | None]) -> None:
+    """Raise OptionError for an option of another network."""
+    for name, value in given.items():
+        if value is not None and network not in TAKERS[name]:
+            raise OptionError(
+                f"{name} {value} is for --network {' or '.join(TAKERS[name])}, and {network} was asked for; leave it out"
+            )

@@ -33,6 +33,7 @@ class Drafter(ABC):
     heeds_prices  True: it leaves out slots below `limits.floor` and passes below `limits.price_pass(…)`, so that the automatic
                budget may leave the number of nodes to it.
     depths     tokens that its drafts may be deep, along one path with leaves beside it; None: of any depth and shape.
+    confident  True: it says how sure it is of every token where the rule asks (`DraftGraph.confidence`).
     trusted    True leaves out the checks of every law that it states. The prover is the better place for them.
     goes_on    True: `pending` tells what it has drafted beyond the last verdict, and `propose` goes on from there.
 
@@ -49,6 +50,7 @@ class Drafter(ABC):
     identity: str | None = None
     heeds_prices: bool = False
     depths: int | None = None
+    confident: ClassVar[bool] = False
     trusted: ClassVar[bool] = False
     goes_on: ClassVar[bool] = False
 

@@ -86,6 +86,7 @@ class DraftGraph:
     matched  for every copy how many tokens agreed with the place that it was copied from; 0 for drafted nodes.
     across False promises that growth looked at a branch's own tokens only before it gave the branch a slot. Some rules need
            that. True promises nothing.
+    confidence  of every node, as in `TokenTree`; None: nobody asked.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -102,6 +103,7 @@ class DraftGraph:
     edges: dict[int, Edge] = field(default_factory=dict)
     depths: list[int] = field(default_factory=list)
     across: bool = True
+    confidence: Sequence[float] | None = None
     _num_laws: int = 0
 
     def __len__(self) -> int:
@@ -201,7 +203,8 @@ class DraftGraph:
     def tree(self) -> TokenTree:
         """The draft as the target sees it. Where nothing is SAMPLED the shape could not have looked at a draw."""
         laws = None if not self.laws else self.laws[0] if len(self.laws) == 1 else torch.cat(self.laws)
-        return TokenTree(self.tokens, self.parents, self.law_row, laws, across=self.across and laws is not None)
+        across = self.across and laws is not None
+        return TokenTree(self.tokens, self.parents, self.law_row, laws, across=across, confidence=self.confidence)
 
     def subset(self, nodes: Sequence[int]) -> DraftGraph:
         """The graph of `nodes` only (closed under parents; all FIXED), in their old order."""

@@ -56,6 +56,7 @@ class ModelDrafter(Drafter):
 
     structure = None
     heeds_prices = True
+    confident = True
     trusted = True
 
     def __init__(self, model: CausalLM, vocab_size: int, edges: Sequence[str] = ()) -> None:
@@ -115,6 +116,8 @@ class ModelDrafter(Drafter):
         graph = request.choice.structure.grow(growth)
         if limits.depth == 0:  # copies alone: no slot is SAMPLED
             graph = cut(graph, limits.seconds, limits.worth)
+        if request.choice.rule.reads_confidence:
+            graph.confidence = reader.confidence(graph)
         return Draft(graph, reader.evaluations, reader.passes)
 
     def verified(

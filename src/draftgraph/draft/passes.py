@@ -15,7 +15,7 @@ from functools import partial
 import torch
 
 from draftgraph.backends.base import CacheHandle, CausalLM, Feed
-from draftgraph.draft.graph import DraftGraph
+from draftgraph.draft.graph import DRAFTED, DraftGraph
 from draftgraph.draft.joined import drafter_pass
 from draftgraph.draft.structures.calibrate import sharpen
 from draftgraph.request.state import Request
@@ -86,6 +86,17 @@ class DrafterPasses:
     def has_read(self, graph: DraftGraph, node: int) -> bool:
         """Whether the row behind a node is at hand, so that asking for it costs no pass."""
         return tuple(graph.path_tokens(node)) in self._rows
+
+    def confidence(self, graph: DraftGraph) -> list[float]:
+        """By how much every node's token leads the row that it was drafted from; 0 for copies, and for runners-up."""
+        found = [0.0] * len(graph)
+        for node, token in enumerate(graph.tokens):
+            path = tuple(graph.path_tokens(graph.parents[node]))
+            if graph.origins[node] == DRAFTED and path in self._rows:
+                block, row = self._rows[path]
+                (first, second), (best, _) = (values.tolist() for values in block[row].topk(2))
+                found[node] = first - second if token == best else 0.0
+        return found
 
     def _read(self, paths: Sequence[Path]) -> None:
         """One drafter pass."""

@@ -28,6 +28,7 @@ from draftgraph.draft.ngrams.table import NgramTable
 from draftgraph.draft.onward import OnwardDrafter
 from draftgraph.draft.search import SEARCH, SearchDrafter
 from draftgraph.draft.structures.base import Structure
+from draftgraph.draft.text_model import TextDrafter
 from draftgraph.engine.config import Config
 from draftgraph.engine.parallel_options import refuse_features, refuse_one_device, refuse_unready
 from draftgraph.errors import OptionError
@@ -174,6 +175,8 @@ def make_drafter(
         assert target.ends is not None, "they were asked for"
         reader = trained.read(target.ends)
         edges = edges_beside_model(config.edges, along_one_spine(config, reader.depths).resolved_structure)
+        if not reader.taps:
+            return TextDrafter(reader, target.model.vocab_size, edges), "it was trained for this target"
         return HiddenDrafter(reader, target.model.vocab_size, edges), "it reads the target's hidden states"
     drafter = load_backend(draft_model, replace(loading, taps=()), probed=target.inside)
     check_pair(target.model, drafter.model, tokenizer, load_tokenizer(draft_model, loading.trusted))

@@ -51,6 +51,11 @@ def _choose(config: Config, temperature: float, drafter: Drafter) -> Strategy:
                 f"rule {rule.name!r} is defined at temperature 0 only, and temperature={temperature:g} was asked for; write "
                 "temperature=0, or rule='layer'"
             )
+        if rule.reads_confidence and not drafter.confident and config.budget != 0:
+            raise OptionError(
+                f"rule {rule.name!r} asks how sure the drafter is of its tokens, and {drafter.name} does not say it; give "
+                "draft_model=..., or write rule='layer'"
+            )
         config.refuse_unverified(law and rule.uses_laws)
         return Strategy(rule, structure, law and rule.uses_laws, f"rule={rule.name!r} was asked for")
     if not law:

@@ -75,6 +75,8 @@ class Rule(ABC):
     """True if the rule is defined at temperature 0 only."""
     head: Head | None = None
     """What the rule reads hidden states with; None if it reads none. `seeing` is then given them."""
+    reads_confidence: ClassVar[bool] = False
+    """True if the verdict asks how sure the drafter was of its tokens (`TokenTree.confidence`)."""
     longest_match: ClassVar[bool] = False
     """True if the verdict is the longest match wherever the target's laws are point masses, whatever was drafted and how.
 

@@ -23,6 +23,7 @@ def verify(
     p: torch.Tensor,
     seed: int,
     draws: Sequence[int] | torch.Tensor | None = None,
+    confidence: Sequence[float] | torch.Tensor | None = None,
 ) -> Verdict:
     """Verify one draft: a pure function, no model.
 
@@ -33,6 +34,7 @@ def verify(
     p        f[N + 1, V] target law: row 0 at the root, row i + 1 at node i.
     seed     any integer; the same arguments give the same verdict.
     draws    i64[N], for one draw under several parents: the first node that hangs on the draw (itself for its own).
+    confidence  f[N] from 0 to 1, for rules that ask how sure the drafter was; None: it did not say.
 
     The SAMPLED slots of a node are verified in index order, then the FIXED ones.
     Raises DraftError for a draft or a law that the rule cannot use.
@@ -45,6 +47,7 @@ def verify(
         _ints(law_row),
         None if laws is None else torch.as_tensor(laws),
         None if draws is None else _ints(draws),
+        confidence=None if confidence is None else [float(value) for value in confidence],
     )
     check_laws(tree, p)
     chosen.check(tree)

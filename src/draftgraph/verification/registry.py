@@ -7,6 +7,7 @@ from draftgraph.verification.agree import AgreeRule
 from draftgraph.verification.base import Rule
 from draftgraph.verification.block import BlockRule
 from draftgraph.verification.layer import LayerRule
+from draftgraph.verification.published.confidence import ConfidenceRule
 from draftgraph.verification.published.greedy_block import GreedyBlockRule
 from draftgraph.verification.published.judge import JudgeRule
 from draftgraph.verification.published.kseq import KSeqRule
@@ -31,6 +32,7 @@ _RULES: tuple[Rule, ...] = (
     TopBetaRule(),
     TypicalRule(),
     JudgeRule(),
+    ConfidenceRule(),
 )
 RULES: dict[str, Rule] = {rule.name: rule for rule in _RULES}
 

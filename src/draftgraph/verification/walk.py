@@ -24,7 +24,7 @@ class WalkRule(Rule):
     uses_laws: ClassVar[bool] = False
 
     def outcome(self, tree: TokenTree, p: torch.Tensor) -> Outcome:
-        chance = _chances(tree, p)
+        chance = self.chances(tree, p)
         reach = [1.0] + [0.0] * len(tree)
         left = [1.0] * (len(tree) + 1)
         for node, parent in enumerate(tree.parents):
@@ -33,19 +33,18 @@ class WalkRule(Rule):
         stop = [mass * max(0.0, rest) for mass, rest in zip(reach, left, strict=True)]
         return Outcome(stop, lambda row: self._leaves(tree, p, row))
 
+    def chances(self, tree: TokenTree, p: torch.Tensor) -> list[float]:
+        """p(token | prefix) of every node; 0 for a node that repeats a sibling, of which the first is followed."""
+        seen: set[tuple[int, int]] = set()
+        chances: list[float] = []
+        for parent, token, value in zip(tree.parents, tree.tokens, target_probabilities(tree, p), strict=True):
+            chances.append(0.0 if (parent, token) in seen else value)
+            seen.add((parent, token))
+        return chances
+
     @staticmethod
     def _leaves(tree: TokenTree, p: torch.Tensor, row: int) -> torch.Tensor:
         """p[row] without the tokens that the draft continues with: where the walk leaves the tree."""
         law = p[row].clone()
         law[[tree.tokens[node] for node in tree.children[row]]] = 0.0
         return law if bool(law.any()) else p[row]
-
-
-def _chances(tree: TokenTree, p: torch.Tensor) -> list[float]:
-    """p(token | prefix) of every node; 0 for a node that repeats a sibling, of which the first is followed."""
-    seen: set[tuple[int, int]] = set()
-    chances: list[float] = []
-    for parent, token, value in zip(tree.parents, tree.tokens, target_probabilities(tree, p), strict=True):
-        chances.append(0.0 if (parent, token) in seen else value)
-        seen.add((parent, token))
-    return chances

@@ -80,7 +80,7 @@ def test_of_equal_tokens_the_lower_id_is_better():
 )
 def test_typical_accepts_above_the_smaller_of_two_bars(epsilon, delta, accepted):
     p = torch.tensor([0.5, 0.25, 0.25])
-    good = TypicalRule(epsilon, delta).good(p, [0, 1, 2])
+    good = TypicalRule(epsilon, delta).good(p.expand(3, 3), torch.arange(3))
     assert [token for token in range(3) if good[token]] == accepted
 
 
@@ -89,7 +89,7 @@ def test_typical_accepts_above_the_smaller_of_two_bars(epsilon, delta, accepted)
 def test_typical_accepts_the_best_token_and_leaves_the_bonus_to_the_target(draft, epsilon, delta):
     tree, p = draft
     rule = TypicalRule(epsilon, delta)
-    assert all(rule.good(row, [int(row.argmax())]) == [True] for row in p)
+    assert bool(rule.good(p, p.argmax(dim=1)).all())
     for row in range(len(p)):
         assert torch.equal(rule.outcome(tree, p).bonus(row), p[row])
 
@@ -136,3 +136,40 @@ def test_single_precision_decides_alike(rule):
 def test_impossible_limits_are_refused(build, message):
     with pytest.raises(OptionError, match=message):
         build()
+
+
+def by_hand(p: torch.Tensor, tokens: list[int], beta: int, tau: float) -> int:
+    """How many tokens of a chain are accepted, as SpecDec says it: a loop over the target's best tokens."""
+    for place, token in enumerate(tokens):
+        scores = p[place].log().tolist()
+        best = sorted(range(len(scores)), key=lambda other: (-scores[other], other))[:beta]
+        if token not in best or scores[best[0]] - scores[token] > tau:
+            return place
+    return len(tokens)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_top_beta_accepts_what_a_loop_over_the_best_tokens_does(seed):
+    noise = torch.Generator().manual_seed(seed)
+    count, vocab = 6, 40
+    p = (2.5 * torch.randn(count + 1, vocab, generator=noise, dtype=torch.float64)).softmax(-1)
+    ranks = torch.randint(0, 4, (count,), generator=noise)
+    tokens = [int(row.argsort(descending=True)[rank]) for row, rank in zip(p, ranks, strict=False)]
+    chain = TokenTree(tokens, range(-1, count - 1), [FIXED] * count)
+    lengths = {}
+    for beta in (1, 2, 3, 5, vocab):
+        for tau in (0.0, 0.5, 1.0, 3.0, 50.0):
+            lengths[beta, tau] = len(path_of(TopBetaRule(beta, tau), chain, p))
+            assert lengths[beta, tau] == by_hand(p, tokens, beta, tau)
+    for (beta, tau), length in lengths.items():
+        assert all(length <= other for (b, t), other in lengths.items() if b >= beta and t >= tau)
+    assert lengths[vocab, 50.0] == count
+
+
+@quick
+@given(drafts(), st.integers(1, 3), st.floats(0.0, 2.0))
+def test_of_any_draft_more_is_accepted_with_wider_limits(draft, beta, tau):
+    tree, p = draft
+    length = len(path_of(TopBetaRule(beta, tau), tree, p))
+    assert length <= len(path_of(TopBetaRule(beta + 1, tau), tree, p))
+    assert length <= len(path_of(TopBetaRule(beta, tau + 0.7), tree, p))

@@ -59,6 +59,11 @@ def _tell(out: Path, card: dict[str, Any]) -> None:
         typer.echo(
             f"held out, {name}: accepted at position 1, 2, … {positions}; tokens per call of chains of 1, 2, … {chains}"
         )
+    if card.get("confidence") is not None:
+        typer.echo(
+            f"rule 'confidence', which is not lossless: the threshold that is right most often is "
+            f"{card['confidence']['threshold']:.2f}"
+        )
     if card["worth_it"]:
         typer.echo(
             f"use it with draft_model={str(out)!r}; `draftgraph bench` says what it is worth beside lookup on this machine"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -29,8 +28,8 @@ class GoodEnough(Rule):
     uses_laws: ClassVar[bool] = False
 
     @abstractmethod
-    def good(self, p: torch.Tensor, tokens: Sequence[int]) -> list[bool]:
-        """Which of the tokens are good enough after a prefix where the target's law is p, f[V]."""
+    def good(self, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Which tokens i64[n] are good enough where the target's laws are `rows` f[n, V]: bool[n]."""
 
     def bonus(self, p: torch.Tensor) -> torch.Tensor:
         """The law of the token after the accepted path, f[V]: the target's, unchanged."""
@@ -45,13 +44,15 @@ class GoodEnough(Rule):
         """The entry where the accepted path ends."""
         # (tokens accepted, log-probability) of the path to every entry that can be reached
         paths: dict[int, tuple[int, float]] = {0: (0, 0.0)}
-        for row in range(len(tree) + 1):  # parents stand before their children
-            if row in paths and tree.children[row]:
-                tokens = [tree.tokens[node] for node in tree.children[row]]
-                length, score = paths[row]
-                for node, token, good in zip(tree.children[row], tokens, self.good(p[row], tokens), strict=True):
-                    if good:
-                        paths[node + 1] = (length + 1, score + math.log(float(p[row, token])))
+        if len(tree):
+            entries = torch.tensor(tree.parents, device=p.device) + 1
+            tokens = torch.tensor(tree.tokens, device=p.device)
+            good: list[bool] = self.good(p[entries], tokens).tolist()
+            chances: list[float] = p[entries, tokens].tolist()
+            for node, parent in enumerate(tree.parents):  # parents stand before their children
+                if good[node] and parent + 1 in paths:
+                    length, score = paths[parent + 1]
+                    paths[node + 1] = (length + 1, score + math.log(chances[node]))
         best = max(paths.values())
         return min(row for row, path in paths.items() if path == best)
 
@@ -74,19 +75,17 @@ class TopBetaRule(GoodEnough):
         self.beta = beta
         self.tau = tau
 
-    def good(self, p: torch.Tensor, tokens: Sequence[int]) -> list[bool]:
-        least = float(p.max()) * math.exp(-self.tau)
-        return [0.0 < float(p[token]) >= least and _better(p, token) < self.beta for token in tokens]
+    def good(self, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        chances = rows.gather(1, tokens[:, None])
+        before = torch.arange(rows.shape[1], device=rows.device) < tokens[:, None]
+        better = ((rows > chances) | ((rows == chances) & before)).sum(dim=1)  # of equal tokens the lower id is better
+        least = rows.amax(dim=1, keepdim=True).double() * math.exp(-self.tau)
+        return ((chances > 0.0) & (chances.double() >= least))[:, 0] & (better < self.beta)
 
     def bonus(self, p: torch.Tensor) -> torch.Tensor:
         law = torch.zeros_like(p)
         law[p.argmax()] = 1.0  # the first of several
         return law
-
-
-def _better(p: torch.Tensor, token: int) -> int:
-    """How many tokens are better than `token` in p, f[V]; of equal ones the lower id is."""
-    return int((p > p[token]).sum()) + int((p[:token] == p[token]).sum())
 
 
 class TypicalRule(GoodEnough):
@@ -109,7 +108,7 @@ class TypicalRule(GoodEnough):
         self.epsilon = epsilon
         self.delta = delta
 
-    def good(self, p: torch.Tensor, tokens: Sequence[int]) -> list[bool]:
-        entropy = float(torch.special.entr(p.double()).sum())
-        least = min(self.epsilon, self.delta * math.exp(-entropy))
-        return [float(p[token]) > least for token in tokens]
+    def good(self, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        entropy = torch.special.entr(rows.double()).sum(dim=1)
+        least = (self.delta * torch.exp(-entropy)).clamp(max=self.epsilon)
+        return rows.gather(1, tokens[:, None])[:, 0].double() > least

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.backends.features import FeatureNetwork, parameters_of, part_of_head
+from draftgraph.backends.features import TrainedNetwork, parameters_of, part_of_head
 from draftgraph.lab.train.features.answers import Answer
 from draftgraph.lab.train.features.batches import endless, make_batch
 from draftgraph.lab.train.features.measure import Acceptance, acceptance
@@ -53,7 +53,7 @@ class Training:
     history   one entry per measurement.
     """
 
-    net: FeatureNetwork
+    net: TrainedNetwork
     target: PreTrainedModel
     tokens: torch.Tensor
     train: Sequence[Answer]

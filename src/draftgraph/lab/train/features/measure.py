@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.backends.features import FeatureNetwork
+from draftgraph.backends.features import TrainedNetwork
 from draftgraph.lab.train.features.answers import Answer
 from draftgraph.lab.train.features.batches import Batch, grouped, make_batch
-from draftgraph.lab.train.features.unroll import entries_of, read_target, steps
+from draftgraph.lab.train.features.unroll import Read, entries_of, read_target, steps_of
 
 DEPTH = 5
 """Positions that are measured."""
@@ -57,7 +57,7 @@ class Acceptance:
 
 @torch.no_grad()
 def acceptance(
-    net: FeatureNetwork,
+    net: TrainedNetwork,
     target: PreTrainedModel,
     tokens: torch.Tensor,
     answers: Sequence[Answer],
@@ -84,23 +84,25 @@ def acceptance(
 
 
 def _kept(
-    net: FeatureNetwork, target: PreTrainedModel, numbers: torch.Tensor, batch: Batch, depth: int
+    net: TrainedNetwork, target: PreTrainedModel, numbers: torch.Tensor, batch: Batch, depth: int
 ) -> tuple[torch.Tensor, int]:
     """Summed over roots that have `depth` tokens behind them: P(j tokens are kept), f64[depth]; and how many roots."""
-    logits, features, embedded = read_target(target, batch.tokens, net.shape.taps)
+    read = Read(*read_target(target, batch.tokens, net.shape.taps))
+    logits = read.logits
     roots = batch.rows(depth - 1)
     if not len(roots):
         return torch.zeros(depth, device=logits.device, dtype=torch.float64), 0
     temperatures = batch.temperatures[roots // batch.tokens.shape[1]][:, None]
     chance = torch.ones(len(roots), device=logits.device)
     kept = []
-    for step, output in enumerate(steps(net, features, embedded, depth)):
+    for step, output in enumerate(steps_of(net, read, batch.tokens, depth)):
         following = batch.tokens.flatten()[roots + step + 1]
         p = logits.flatten(0, 1)[roots + step].float()
         q = net.logits(output.flatten(0, 1)[roots]).float()
         chance = chance * _factor(p, q, following, numbers[following], temperatures)
         kept.append(chance.double().sum())
-    return torch.stack(kept), len(chance)
+    beyond = [torch.zeros_like(kept[0])] * (depth - len(kept))  # of which the drafter does not speak
+    return torch.stack([*kept, *beyond]), len(chance)
 
 
 def _factor(

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from draftgraph.backends.features import FeatureNetwork
+from draftgraph.backends.features import FeatureNetwork, TrainedNetwork
+from draftgraph.backends.masked_net import MaskedNet
 from draftgraph.lab.train.features.batches import Batch
-from draftgraph.lab.train.features.recipe import Objective
-from draftgraph.lab.train.features.unroll import read_target, steps, with_head
+from draftgraph.lab.train.features.masked import masked_loss
+from draftgraph.lab.train.features.recipe import LATER, Objective
+from draftgraph.lab.train.features.unroll import Read, read_target, steps_of, with_head
 
-LATER = 0.8
-"""A step counts for so much of the one before it."""
 BEST = 10
 """Likeliest entries of the target that `Objective.best` looks at."""
 
 
-@dataclass(frozen=True)
-class Read:
-    """What the target says of a batch: logits f[b, T, K] over the head, features f[b, T, …], embeddings f[b, T, d]."""
-
-    logits: torch.Tensor
-    features: torch.Tensor
-    embedded: torch.Tensor
-
-
 def loss(
-    net: FeatureNetwork,
+    net: TrainedNetwork,
     target: PreTrainedModel,
     head: nn.Module,
     batch: Batch,
@@ -45,6 +34,8 @@ def loss(
     """
     with with_head(target, head):
         read = Read(*read_target(target, batch.tokens, net.shape.taps))
+    if isinstance(net, MaskedNet) and entries is not None:
+        return masked_loss(net, read, batch, objective.revealed, entries)
     total = read.logits.new_zeros((), dtype=torch.float32)
     weights = 0.0
     for step, (output, rows) in enumerate(counted(net, read, batch, count, objective, entries)):
@@ -55,11 +46,11 @@ def loss(
 
 
 def counted(
-    net: FeatureNetwork, read: Read, batch: Batch, count: int, objective: Objective, entries: torch.Tensor | None
+    net: TrainedNetwork, read: Read, batch: Batch, count: int, objective: Objective, entries: torch.Tensor | None
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Of every step its outputs f[b, T, d], and the rows i64[n] that count, by the number of their roots."""
     block = count if objective.blocks else 0
-    outputs = steps(net, read.features, read.embedded, 1 if block else count, block)
+    outputs = steps_of(net, read, batch.tokens, 1 if block else count, block)
     agreed = torch.ones_like(batch.tokens, dtype=torch.bool).flatten()
     found = []
     for step, output in enumerate(outputs):
@@ -75,7 +66,7 @@ def counted(
 
 @torch.no_grad()
 def _among_best(
-    net: FeatureNetwork, output: torch.Tensor, rows: torch.Tensor, said: torch.Tensor, count: int
+    net: TrainedNetwork, output: torch.Tensor, rows: torch.Tensor, said: torch.Tensor, count: int
 ) -> torch.Tensor:
     """bool[n] whether the entries i64[n] of the text are among the `count` likeliest of these rows."""
     logits = net.logits(output.flatten(0, 1)[rows])
@@ -83,7 +74,7 @@ def _among_best(
 
 
 def _distance(
-    net: FeatureNetwork, output: torch.Tensor, rows: torch.Tensor, step: int, read: Read, objective: Objective
+    net: TrainedNetwork, output: torch.Tensor, rows: torch.Tensor, step: int, read: Read, objective: Objective
 ) -> torch.Tensor:
     """In nats, and in what features are measured in; summed over rows."""
     flat, there = output.flatten(0, 1)[rows], rows + step
@@ -94,7 +85,7 @@ def _distance(
         best = p.topk(min(BEST, p.shape[-1]), dim=-1).indices
         nearest = functional.kl_div(q.gather(-1, best), p.gather(-1, best), reduction="sum", log_target=True)
         total = total + objective.best * nearest
-    if objective.feature:
+    if objective.feature and isinstance(net, FeatureNetwork):
         feature = read.features.flatten(0, 1)[there].float()
         apart = functional.smooth_l1_loss(net.carried(flat).float(), feature, reduction="none")
         total = total + objective.feature * apart.mean(dim=-1).sum()

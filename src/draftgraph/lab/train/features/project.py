@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.backends.features import FeatureNetwork, FeatureShape
+from draftgraph.backends.features import FeatureShape, TrainedNetwork
 from draftgraph.errors import ModelError
 from draftgraph.lab.train.errors import TrainingError
 from draftgraph.lab.train.features.answers import (
@@ -30,11 +30,12 @@ from draftgraph.lab.train.features.answers import (
     write_answers,
 )
 from draftgraph.lab.train.features.batches import grouped
+from draftgraph.lab.train.features.confidence import fit, labelled
 from draftgraph.lab.train.features.generate import answer_all
 from draftgraph.lab.train.features.loop import MEASURED_ROWS, Training
 from draftgraph.lab.train.features.measure import Acceptance, acceptance
 from draftgraph.lab.train.features.names import OWN
-from draftgraph.lab.train.features.networks import NETWORKS
+from draftgraph.lab.train.features.networks import Sizes, network_of
 from draftgraph.lab.train.features.recipe import Recipe, Span
 from draftgraph.lab.train.features.unroll import read_target
 from draftgraph.lab.train.whole_files import write_bytes
@@ -50,6 +51,7 @@ class Settings:
 
     network  "own", the network of docs/training.md, "eagle3", which other engines run as well, or one of a paper (`networks.py`).
     tokens  of new answers, about. most  tokens of one answer. batch  answers decoded at once. epochs  of training.
+    layer, slots, passes  see `Sizes`.
     """
 
     tokens: int = 500_000
@@ -60,10 +62,17 @@ class Settings:
     epochs: float = 6.0
     seed: int = 0
     network: str = OWN
+    layer: int | None = None
+    slots: int | None = None
+    passes: int | None = None
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(self.layer, self.slots, self.passes)
 
     def to_json(self) -> str:
         """As it was written before there were several networks, where it is ours."""
-        return json.dumps({name: value for name, value in asdict(self).items() if value != OWN}, indent=1)
+        return json.dumps({name: value for name, value in asdict(self).items() if value not in (OWN, None)}, indent=1)
 
 
 @dataclass
@@ -91,20 +100,22 @@ class Project:
 
     def refuse_unfit(self, target: PreTrainedModel) -> None:
         """Raise ModelError, before anything is decoded, for a target that the network has no place for."""
-        with torch.device("meta"):
-            net = self._network(target, 2)
-        found = read_target(target, torch.zeros(1, 2, dtype=torch.long, device=target.device), net.shape.taps)[1].shape[
-            -1
-        ]
+        net = self._network(target, 2).to(target.device)
+        text = torch.zeros(1, 2, dtype=torch.long, device=target.device)
+        found = read_target(target, text, net.shape.taps)[1].shape[-1]
         if found != net.features:
             raise ModelError(
                 f"network {self.settings.network!r} reads {net.features} numbers of {', '.join(net.shape.taps)} per token, and "
                 f"this target gives {found}; use another network"
             )
+        net.start_from(target, torch.arange(2, device=target.device))
 
-    def _network(self, target: PreTrainedModel, tokens: int) -> FeatureNetwork:
+    def _network(self, target: PreTrainedModel, tokens: int) -> TrainedNetwork:
         """A network of random weights with so many entries of the head."""
-        size, network = target.config.get_text_config(decoder=True), NETWORKS[self.settings.network]
+        size, network = (
+            target.config.get_text_config(decoder=True),
+            network_of(self.settings.network, self.settings.sizes),
+        )
         shape = FeatureShape(size.hidden_size, network.taps(size.num_hidden_layers), tokens)
         return network.make(shape, target.config)
 
@@ -149,7 +160,7 @@ class Project:
             )
         size = target.config.get_text_config(decoder=True)
         ids, covered = frequent_tokens(parts.train, size.vocab_size, min(self.settings.head, size.vocab_size))
-        network = NETWORKS[self.settings.network]
+        network = network_of(self.settings.network, self.settings.sizes)
         tokens = torch.tensor(network.ordered(ids), device=target.device)
         torch.manual_seed(self.settings.seed)
         net = self._network(target, len(ids)).to(target.device)
@@ -170,6 +181,9 @@ class Project:
         net.eval()
         measured = acceptance(net, target, tokens, parts.new_prompts, MEASURED_ROWS)
         card = self._card(training, parts, covered, measured)
+        if network.trusted:
+            fitted = fit(*labelled(net, target, tokens, parts.new_prompts, MEASURED_ROWS))
+            card["confidence"] = None if fitted is None else {**asdict(fitted), "threshold": fitted.threshold}
         for name, content in network.packed(net, tokens, target, torch.bfloat16).items():
             write_bytes(self.out / name, content)
         write_bytes(self.out / "card.json", json.dumps(card, indent=1).encode())

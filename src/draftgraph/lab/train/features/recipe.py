@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+LATER = 0.8
+"""A step, or a slot, counts for so much of the one before it."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -24,6 +27,7 @@ class Objective:
     best     divergence over the target's ten likeliest entries alone (HASS, GRIFFIN).
     agree    a later step counts where the text was among so many likeliest tokens of all earlier steps (GRIFFIN); 0: always.
     blocks   whether all steps are taken in one pass, in blocks as long as the stage has steps (GliDe).
+    revealed  share of masked blocks of which some tokens are given, at random, and the others are learnt (SpecDiff).
     """
 
     law: float = 1.0
@@ -31,6 +35,7 @@ class Objective:
     best: float = 0.0
     agree: int = 0
     blocks: bool = False
+    revealed: float = 0.0
 
 
 @dataclass(frozen=True)

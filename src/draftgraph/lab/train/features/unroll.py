@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -18,8 +19,17 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
 from draftgraph.backends.cache_argument import cache_argument
-from draftgraph.backends.features import FeatureNetwork
+from draftgraph.backends.features import FeatureNetwork, TextNetwork, TrainedNetwork
 from draftgraph.backends.taps import held_taps, tapped
+
+
+@dataclass(frozen=True)
+class Read:
+    """What the target says of a batch: logits f[b, T, K] over the head, features f[b, T, …], embeddings f[b, T, d]."""
+
+    logits: torch.Tensor
+    features: torch.Tensor
+    embedded: torch.Tensor
 
 
 def steps(
@@ -61,6 +71,13 @@ def steps(
     return outputs
 
 
+def steps_of(net: TrainedNetwork, read: Read, tokens: torch.Tensor, count: int, block: int = 0) -> list[torch.Tensor]:
+    """The steps of any network; those that read the text alone take theirs at once."""
+    if isinstance(net, TextNetwork):
+        return net.steps(tokens, read.embedded, count)
+    return steps(cast(FeatureNetwork, net), read.features, read.embedded, count, block)
+
+
 def _windows(embedded: torch.Tensor, size: int) -> torch.Tensor:
     """f[b, T, size · d]: of every row the last `size` embeddings up to it, zeros before the text."""
     behind = [nn.functional.pad(embedded, (0, 0, ago, 0))[:, : embedded.shape[1]] for ago in reversed(range(size))]
@@ -92,7 +109,7 @@ def read_target(
     for (layer, part), name in held.items():
         cached: Any = next(iter(cache.values())).layers[layer]
         states[name] = (cached.keys, cached.values)[part].transpose(1, 2).flatten(2)
-    features = torch.cat([states[name] for name in taps], dim=-1)
+    features = torch.cat([states[name] for name in taps], dim=-1) if taps else logits.new_zeros(*tokens.shape, 0)
     return logits, features, cast(torch.Tensor, cast(Any, target.get_input_embeddings())(tokens))
 
 
