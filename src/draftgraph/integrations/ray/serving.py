@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from draftgraph.engine.engine import Engine
-from draftgraph.server.app import make_app
 from draftgraph.server.log import Log
-from draftgraph.server.service import Service
 from draftgraph.server.settings import Settings
 
 BUSY = 32
@@ -45,6 +43,9 @@ def application(
 
     def build() -> Any:
         """Called in every replica when it starts."""
+        from draftgraph.server.app import make_app
+        from draftgraph.server.service import Service
+
         made = Engine.from_pretrained(target, draft_model=draft_model, **making)
         if chat_template is not None:
             made.tokenizer.chat_template = chat_template  # type: ignore[union-attr]  # a server's model has a tokenizer
