@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer.main
@@ -40,9 +41,10 @@ def run(name: str, code: list[str], names: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("name", sorted({path.stem for path in DOCS.glob("*.md")} - PREPARED))
-def test_blocks_run_one_after_the_other(name: str) -> None:
-    if blocks(name):
-        run(name, blocks(name), {"__name__": name})
+def test_blocks_run_one_after_the_other(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType(f"page_{name}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # where dataclasses look for what their fields name
+    run(name, blocks(name), module.__dict__)
 
 
 def test_the_examples_of_grammars_run() -> None:

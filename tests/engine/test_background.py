@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine
 from functools import cache
 from pathlib import Path
@@ -406,3 +407,18 @@ def test_a_program_is_interrupted_and_forked_and_ends_in_the_midst_of_requests()
     assert interrupted == "interrupted 0 0"
     assert "make an engine in the new process" in forked
     assert (read, ends) == ("100", "ends")
+
+
+@pytest.mark.parametrize("use", ["generate", "a list", "a stream", "nothing"])
+def test_an_engine_that_nobody_uses_any_more_is_gone_with_its_models(use: str) -> None:
+    made = pair()
+    if use == "generate":
+        made.generate(PROMPTS[0], max_new_tokens=4)
+    elif use == "a list":
+        made.generate(PROMPTS[:2], max_new_tokens=4)
+    elif use == "a stream":
+        next(made.stream(PROMPTS[0], max_new_tokens=4))
+    gone = [weakref.ref(each) for each in (made, made.target, made.drafter)]
+    del made
+    gc.collect()
+    assert [each() for each in gone] == [None, None, None]

@@ -83,6 +83,8 @@ class Engine:
         self.target, self.drafter, self.config, self.tokenizer, self.eos = target, drafter, config, tokenizer, eos
         self.generation_config, self.hints = generation_config, Hints()
         self.schedule, self.serving = schedule or make_schedule(config), serving_of(serving or Serving(), config)
+        # Not a method: the background thread must not keep an engine that nobody uses any more.
+        self._scheduler = partial(Scheduler, target, drafter, self.serving, self.schedule)
         self._background = Background(self._scheduler)
         self.grammars = Grammars(tokenizer, target.vocab_size)
         self.heads = Heads(target)
@@ -287,9 +289,6 @@ class Engine:
                 f"a stream continues one prompt, not {len(given)}; write one stream for each, or generate"
             )
         return make_course(self, given[0], read_options(params, named, 1)[0])
-
-    def _scheduler(self) -> Scheduler:
-        return Scheduler(self.target, self.drafter, self.serving, self.schedule)
 
     def _stream(self, course: Course) -> Stream:
         return Stream(course.alone(), course.result, course.free)

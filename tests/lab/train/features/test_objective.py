@@ -11,7 +11,7 @@ from draftgraph.backends.features import OwnNetwork
 from draftgraph.lab.train.features.batches import Batch
 from draftgraph.lab.train.features.objective import Read, counted, loss
 from draftgraph.lab.train.features.recipe import Objective
-from draftgraph.lab.train.features.unroll import entries_of, read_target, steps
+from draftgraph.lab.train.features.unroll import entries_of, read_target, steps, steps_of
 from feature_drafters import FORMS, tiny_form
 from models import tiny_lm
 
@@ -64,11 +64,11 @@ def test_rows_whose_draft_left_the_likeliest_get_no_gradient(monkeypatch: pytest
     outputs: list[torch.Tensor] = []
 
     def watched(*arguments: Any) -> list[torch.Tensor]:
-        found = [output.detach().requires_grad_(True) for output in steps(*arguments)]
+        found = [output.detach().requires_grad_(True) for output in steps_of(*arguments)]
         outputs.extend(found)
         return found
 
-    monkeypatch.setattr("draftgraph.lab.train.features.objective.steps", watched)
+    monkeypatch.setattr("draftgraph.lab.train.features.objective.steps_of", watched)
     objective = Objective(law=0.1, feature=1.0, best=0.5, agree=AGREE)
     loss(net, target(), net.head, given, 3, objective, entries).backward()
     monkeypatch.undo()
