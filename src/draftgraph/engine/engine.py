@@ -189,10 +189,10 @@ class Engine:
         return results if is_batch else results[0]
 
     @overload
-    def beam_sample(self, prompt: Prompt, params: Beams = None, **options: Any) -> BeamResult: ...
+    def beam_sample(self, prompt: Prompt | None = None, params: Beams = None, **options: Any) -> BeamResult: ...
     @overload
     def beam_sample(self, prompt: Sequence[Prompt], params: Beams = None, **options: Any) -> list[BeamResult]: ...
-    def beam_sample(self, prompt: Any, params: Any = None, **options: Any) -> BeamResult | list[BeamResult]:
+    def beam_sample(self, prompt: Any = None, params: Any = None, **options: Any) -> BeamResult | list[BeamResult]:
         """Sample beams: every layer is `num_beams` independent draws from the joint law over (beam, token).
 
         prompt   as in `generate`; prompts of a list are decoded one after the other.
@@ -203,10 +203,10 @@ class Engine:
         return decode_beams(self, prompt, params, options, samples=True)
 
     @overload
-    def beam_search(self, prompt: Prompt, params: Beams = None, **options: Any) -> BeamResult: ...
+    def beam_search(self, prompt: Prompt | None = None, params: Beams = None, **options: Any) -> BeamResult: ...
     @overload
     def beam_search(self, prompt: Sequence[Prompt], params: Beams = None, **options: Any) -> list[BeamResult]: ...
-    def beam_search(self, prompt: Any, params: Any = None, **options: Any) -> BeamResult | list[BeamResult]:
+    def beam_search(self, prompt: Any = None, params: Any = None, **options: Any) -> BeamResult | list[BeamResult]:
         """Search for the best beams, as `model.generate(num_beams=..., do_sample=False)` of transformers does.
 
         Arguments and errors are those of `beam_sample`.
