@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import draftgraph as dg
 from draftgraph.data import bundled_pair
+from draftgraph.errors import OptionError
 from draftgraph.integrations.ray import job
 from draftgraph.integrations.ray.job import Journal, generate_rows
 from draftgraph.integrations.ray.rows import NUMBER, Generate, seed_of
@@ -70,6 +71,19 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(dg.DraftgraphError, match=complaint):
         (Generate(**(MAKING | changed)) if changed else replica)(batch)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"max_new_token": 5}, "Did you mean 'max_new_tokens'"),
+        ([1], r"params=\[1\] is not possible"),
+        ({"num_beams": 3}, "num_beams"),
+    ],
+)
+def test_params_that_are_not_possible_are_refused_before_models_are_read(params: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Generate("nowhere", params=params)
 
 
 # A job, with the replica in this process.

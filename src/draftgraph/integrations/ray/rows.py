@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from draftgraph.engine.engine import Engine
-from draftgraph.errors import DraftgraphError, OptionError
+from draftgraph.errors import DraftgraphError, OptionError, require
 from draftgraph.request.result import Result
 from draftgraph.sampling.params import SamplingParams
 
@@ -42,7 +42,9 @@ class Generate:
         chat: bool = False,
         seed: int = 0,
     ) -> None:
-        self.params = SamplingParams(**(params or {}))
+        possible = "a mapping of fields of SamplingParams"
+        require(params is None or isinstance(params, Mapping), "params", params, possible)
+        self.params = SamplingParams().with_options(**(params or {}))
         if self.params.seed is not None:
             raise OptionError(
                 "params may not hold a seed, which would be that of all rows; write seed=... beside params"
