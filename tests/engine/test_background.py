@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine
 from functools import cache
 from pathlib import Path
@@ -406,3 +407,12 @@ def test_a_program_is_interrupted_and_forked_and_ends_in_the_midst_of_requests()
     assert interrupted == "interrupted 0 0"
     assert "make an engine in the new process" in forked
     assert (read, ends) == ("100", "ends")
+
+
+def test_an_engine_that_is_dropped_is_freed_with_its_models() -> None:
+    made = dg.Engine.from_pretrained(tiny_lm(), budget=2)
+    made.generate([1, 2, 3], max_new_tokens=2)
+    kept = weakref.ref(made), weakref.ref(made.target)
+    del made
+    gc.collect()
+    assert [each() for each in kept] == [None, None]

@@ -83,7 +83,8 @@ class Engine:
         self.target, self.drafter, self.config, self.tokenizer, self.eos = target, drafter, config, tokenizer, eos
         self.generation_config, self.hints = generation_config, Hints()
         self.schedule, self.serving = schedule or make_schedule(config), serving_of(serving or Serving(), config)
-        self._background = Background(self._scheduler)
+        # Its loop outlives it: what it holds on to must not be the engine.
+        self._background = Background(partial(Scheduler, target, drafter, self.serving, self.schedule))
         self.grammars = Grammars(tokenizer, target.vocab_size)
         self.heads = Heads(target)
         self.backends: dict[str, str] = {}
