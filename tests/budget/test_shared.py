@@ -165,3 +165,14 @@ def test_fixed_budgets_take_part_with_what_they_verify() -> None:
     round_of.join(1, limits[0], None)
     assert round_of.rows == 41
     assert len(round_of.passes) == 8
+
+
+@pytest.mark.parametrize("rule", ["judge", "confidence"])
+@pytest.mark.parametrize("params", [GREEDY, SimpleNamespace(temperature=0.0, seed=3)])
+def test_at_temperature_0_a_rule_that_is_not_lossless_keeps_the_drafts_that_its_text_depends_on(
+    rule: str, params: Any
+) -> None:
+    requests = [request(costs(row=1.0), params, rule) for _ in range(16)]
+    limits = planned(requests)
+    assert limits[0].depth > 0
+    assert share_budget(requests, limits) == limits

@@ -105,3 +105,18 @@ def test_each_thread_has_its_number_of_kernel_threads() -> None:
     both = Threads(before + 1).run(torch.get_num_threads, torch.get_num_threads, Clock())
     assert (both.scored, both.drafted) == (before + 1, before + 1)
     assert torch.get_num_threads() == before
+
+
+def test_where_the_program_has_ended_and_pools_take_no_more_calls_run_all_the_same() -> None:
+    """So it is for a thread that goes on when the main thread is done."""
+    lanes = Threads(1)
+    lanes.run(lambda: 1, lambda: 2, Clock())
+    assert lanes._pool is not None
+    lanes._pool.shutdown()
+
+    def fail() -> None:
+        raise IndexError("no")
+
+    both = lanes.run(lambda: (torch.is_inference_mode_enabled(), 3), fail, Clock())
+    assert both.scored == (True, 3)
+    assert isinstance(both.drafted, IndexError)

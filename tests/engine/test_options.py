@@ -109,3 +109,9 @@ def test_nothing_runs_if_one_of_a_batch_is_refused() -> None:
         made.generate([PROMPT, PROMPT], [{"max_new_tokens": 2}, {"logit_bias": {64: 1}}])
     with pytest.raises(DraftgraphError):
         made.generate([PROMPT, [64]])
+
+
+@pytest.mark.parametrize("given", [dg.BeamParams(num_beams=2), [dg.BeamParams(num_beams=2)]])
+def test_params_of_beams_are_refused_for_one_text(given: Any) -> None:
+    with pytest.raises(OptionError, match=r"BeamParams is for beams; write engine\.beam_sample"):
+        read_options(given, {}, 1)

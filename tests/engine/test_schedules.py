@@ -639,3 +639,10 @@ def test_drafters_of_users_may_go_on_too() -> None:
     wrong = dg.Engine.from_pretrained(target(), drafter=Elsewhere(), **options)
     with pytest.raises(DraftError, match="propose one path that begins with them"):
         wrong.generate(PROMPTS[2], max_new_tokens=60, temperature=5.0, seed=0)
+
+
+def test_a_rule_that_asks_how_sure_the_drafter_is_names_the_schedule() -> None:
+    target = tiny_lm()
+    engine = dg.Engine.from_pretrained(target, draft_model=target, schedule="parallel", num_speculative_tokens=2)
+    with pytest.raises(OptionError, match=r"rule 'confidence' .* write schedule='sequential'"):
+        engine.generate([1, 2, 3], rule="confidence")

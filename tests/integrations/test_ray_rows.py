@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import draftgraph as dg
 from draftgraph.data import bundled_pair
+from draftgraph.errors import OptionError
 from draftgraph.integrations.ray import job
 from draftgraph.integrations.ray.job import Journal, generate_rows
 from draftgraph.integrations.ray.rows import NUMBER, Generate, seed_of
@@ -48,6 +49,19 @@ def test_a_row_has_the_text_of_its_own_request(replica: Generate) -> None:
         assert found["lossless"][row] is True
 
 
+def test_a_batch_without_rows_has_all_columns(replica: Generate) -> None:
+    found = replica({NUMBER: np.arange(0), "prompt": column()})
+    assert all(len(found[name]) == 0 for name in ("text", "token_ids", "error"))
+
+
+@pytest.mark.parametrize(
+    "options", [{"seed": "a"}, {"seed": None}, {"engine": {"draft_model": DRAFTER}}, {"engine": {"target": TARGET}}]
+)
+def test_options_of_a_replica_that_are_not_possible_are_named(options: dict[str, Any]) -> None:
+    with pytest.raises(dg.DraftgraphError, match=next(iter(options))):
+        Generate(**(MAKING | options))
+
+
 def test_a_row_that_fails_says_so_and_the_others_go_on(replica: Generate) -> None:
     found = replica({NUMBER: np.arange(3), "prompt": column("def f(", "", np.array([1, 2]))})
     assert found["error"][1].startswith("PromptError: the prompt is empty")
@@ -70,6 +84,19 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(dg.DraftgraphError, match=complaint):
         (Generate(**(MAKING | changed)) if changed else replica)(batch)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"max_new_token": 5}, "Did you mean 'max_new_tokens'"),
+        ([1], r"params=\[1\] is not possible"),
+        ({"num_beams": 3}, "num_beams"),
+    ],
+)
+def test_params_that_are_not_possible_are_refused_before_models_are_read(params: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Generate("nowhere", params=params)
 
 
 # A job, with the replica in this process.

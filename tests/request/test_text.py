@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -122,3 +123,35 @@ def test_a_window_that_moves_loses_nothing(tokens: list[int], data: st.DataObjec
         prompt, tokens = [*prompt, *tokens[:size]], tokens[size:]
     assert text + detokenizer.finish() == whole_text(tokenizer, prompt, 5, ())
     assert max(decoded) <= LONGEST_CONTEXT + 2 * 7
+
+
+class _Falling:
+    """A tokenizer with letters and single bytes: a run of bytes that is no UTF-8 is rubbish throughout."""
+
+    def decode(self, token_ids: Any, *, skip_special_tokens: bool = False) -> str:
+        return "".join(_shown(is_letter, list(run)) for is_letter, run in groupby(token_ids, lambda id: 32 <= id < 128))
+
+
+def _shown(is_letter: bool, run: list[int]) -> str:
+    try:
+        return bytes(run).decode()
+    except UnicodeDecodeError:
+        assert not is_letter
+        return "\ufffd" * len(run)
+
+
+@pytest.mark.parametrize(
+    "rounds",
+    [
+        [[97], [0x1D], [0xE2], [98], [99]],
+        [[97], [0x1D, 0xE2], [98]],
+        [[0xE6], [0x97, 0xA5], [0xE2], [97]],
+        [[0xE6], [0x97, 0xA5]],
+    ],
+)
+def test_rubbish_is_the_same_where_the_text_is_deferred(rounds: list[list[int]]) -> None:
+    told, deferred = (Detokenizer(_Falling(), [65], ()) for _ in range(2))
+    deferred.defer()
+    text = "".join(told.push(tokens) for tokens in rounds) + told.finish()
+    assert "".join(deferred.push(tokens) for tokens in rounds) == ""
+    assert deferred.finish() == text

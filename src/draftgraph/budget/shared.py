@@ -50,10 +50,13 @@ def share_budget(requests: Sequence[Request], limits: Sequence[Limits]) -> list[
 
 
 def is_free(request: Request) -> bool:
-    """Whether a request may draft more or less without anybody noticing: a seed gives the same text."""
-    rule = request.choice.rule
-    same_text = rule.position_noise or (request.params.temperature == 0 and rule.lossless)
-    return same_text or request.params.seed is None
+    """Whether a request may draft more or less without anybody noticing.
+
+    At temperature 0, and with a seed, texts do not depend on who else is decoded, and a rule that is not lossless reads drafts.
+    """
+    rule, params = request.choice.rule, request.params
+    same_text = rule.position_noise or (params.temperature == 0 and rule.lossless)
+    return same_text or (params.temperature > 0 and params.seed is None)
 
 
 @dataclass

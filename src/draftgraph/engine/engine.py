@@ -83,9 +83,8 @@ class Engine:
         self.target, self.drafter, self.config, self.tokenizer, self.eos = target, drafter, config, tokenizer, eos
         self.generation_config, self.hints = generation_config, Hints()
         self.schedule, self.serving = schedule or make_schedule(config), serving_of(serving or Serving(), config)
-        # Not a method: the background thread must not keep an engine that nobody uses any more.
-        self._scheduler = partial(Scheduler, target, drafter, self.serving, self.schedule)
-        self._background = Background(self._scheduler)
+        # Its loop outlives it: what it holds on to must not be the engine.
+        self._background = Background(partial(Scheduler, target, drafter, self.serving, self.schedule))
         self.grammars = Grammars(tokenizer, target.vocab_size)
         self.heads = Heads(target)
         self.backends: dict[str, str] = {}
@@ -160,7 +159,8 @@ class Engine:
         """
         courses, is_batch = self._courses(prompt, params, options)
         if len(courses) > 1:
-            return decode_together(self._scheduler(), courses)
+            alone = Scheduler(self.target, self.drafter, self.serving, self.schedule)
+            return decode_together(alone, courses)
         result = collect(self._stream(courses[0]))
         return [result] if is_batch else result
 
@@ -191,10 +191,10 @@ class Engine:
         return results if is_batch else results[0]
 
     @overload
-    def beam_sample(self, prompt: Prompt, params: Beams = None, **options: Any) -> BeamResult: ...
+    def beam_sample(self, prompt: Prompt | None = None, params: Beams = None, **options: Any) -> BeamResult: ...
     @overload
     def beam_sample(self, prompt: Sequence[Prompt], params: Beams = None, **options: Any) -> list[BeamResult]: ...
-    def beam_sample(self, prompt: Any, params: Any = None, **options: Any) -> BeamResult | list[BeamResult]:
+    def beam_sample(self, prompt: Any = None, params: Any = None, **options: Any) -> BeamResult | list[BeamResult]:
         """Sample beams: every layer is `num_beams` independent draws from the joint law over (beam, token).
 
         prompt   as in `generate`; prompts of a list are decoded one after the other.
@@ -205,10 +205,10 @@ class Engine:
         return decode_beams(self, prompt, params, options, samples=True)
 
     @overload
-    def beam_search(self, prompt: Prompt, params: Beams = None, **options: Any) -> BeamResult: ...
+    def beam_search(self, prompt: Prompt | None = None, params: Beams = None, **options: Any) -> BeamResult: ...
     @overload
     def beam_search(self, prompt: Sequence[Prompt], params: Beams = None, **options: Any) -> list[BeamResult]: ...
-    def beam_search(self, prompt: Any, params: Any = None, **options: Any) -> BeamResult | list[BeamResult]:
+    def beam_search(self, prompt: Any = None, params: Any = None, **options: Any) -> BeamResult | list[BeamResult]:
         """Search for the best beams, as `model.generate(num_beams=..., do_sample=False)` of transformers does.
 
         Arguments and errors are those of `beam_sample`.

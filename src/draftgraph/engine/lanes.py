@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -24,6 +24,7 @@ from draftgraph.request.clock import Clock
 
 S = TypeVar("S")
 D = TypeVar("D")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ class Threads:
         pool = self._started()
         running: list[Future[Any]] = []
         try:
-            running.append(scoring := pool.submit(copy_context().run, _timed, self.now, score))
-            running.append(drafting := pool.submit(copy_context().run, _in_inference, draft))
+            running.append(scoring := _submitted(pool, _timed, self.now, score))
+            running.append(drafting := _submitted(pool, _in_inference, draft))
             with clock("drafting"):
                 drafted = drafting.result()
             begun = self.now()
@@ -99,9 +100,20 @@ class Threads:
             if self._pool is None or self._process != os.getpid():
                 self._pool, self._process = ThreadPoolExecutor(2, "draftgraph"), os.getpid()
                 both = threading.Barrier(2)
-                with few_threads(self.threads):  # a thread that starts takes the number of threads that is set now
+                # A thread that starts takes the number of threads that is set now. None starts where the program has ended.
+                with few_threads(self.threads), suppress(RuntimeError):
                     wait([self._pool.submit(_settle, both, self._each) for _ in range(2)])
             return self._pool
+
+
+def _submitted(pool: ThreadPoolExecutor, act: Callable[..., T], *given: Any) -> Future[T]:
+    """An act that a pool runs. Where the program's main thread has ended, pools take no more: then it runs here, at once."""
+    try:
+        return pool.submit(copy_context().run, act, *given)
+    except RuntimeError:
+        done: Future[T] = Future()
+        done.set_result(act(*given))
+        return done
 
 
 SETTLING_SECONDS = 10.0

@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 from draftgraph.engine.config import ALIASES, Config
 from draftgraph.errors import OptionError, brief
 from draftgraph.sampling import generation_config as gc
+from draftgraph.sampling.beam_params import BeamParams
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.values import as_list
 
@@ -83,6 +84,10 @@ def _apart(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def _read_sampling(params: Any, options: Mapping[str, Any]) -> Asked:
     if params is None:
         params = {}
+    if isinstance(params, BeamParams):
+        raise OptionError(
+            "a BeamParams is for beams; write engine.beam_sample(...) or beam_search(...), or dg.SamplingParams(...)"
+        )
     if isinstance(params, SamplingParams):
         changed = {name for name in _NAMES if getattr(params, name) != getattr(_DEFAULTS, name)}
         return Asked(params.with_options(**options), frozenset(changed | options.keys()))

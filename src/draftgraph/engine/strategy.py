@@ -52,9 +52,10 @@ def _choose(config: Config, temperature: float, drafter: Drafter) -> Strategy:
                 "temperature=0, or rule='layer'"
             )
         if rule.reads_confidence and not drafter.confident and config.budget != 0:
+            instead = "write schedule='sequential'" if config.parallel else "give draft_model=..."
             raise OptionError(
-                f"rule {rule.name!r} asks how sure the drafter is of its tokens, and {drafter.name} does not say it; give "
-                "draft_model=..., or write rule='layer'"
+                f"rule {rule.name!r} asks how sure the drafter is of its tokens, and {drafter.name} does not say it; {instead}, "
+                "or write rule='layer'"
             )
         config.refuse_unverified(law and rule.uses_laws)
         return Strategy(rule, structure, law and rule.uses_laws, f"rule={rule.name!r} was asked for")

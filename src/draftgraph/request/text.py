@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, Protocol
 
 from draftgraph.request.stops import StopStrings
@@ -38,7 +39,7 @@ class Detokenizer:
         self._known: str | None = None
         self._named = special_names(tokenizer, stop)
         self._stops = StopStrings(stop, self._named.values())
-        self._deferred: list[int] | None = None
+        self._deferred: list[Sequence[int]] | None = None
         self._watches = bool(stop)
 
     def defer(self) -> None:
@@ -56,7 +57,7 @@ class Detokenizer:
         if self.tokenizer is None:
             return ""
         if self._deferred is not None:
-            self._deferred.extend(tokens)
+            self._deferred.append(list(tokens))
             return ""
         text = ""
         for run in self._runs(tokens):
@@ -77,8 +78,15 @@ class Detokenizer:
         """What was held back, once nothing can follow."""
         if self.tokenizer is None or self.stopped:
             return ""
-        deferred, self._deferred = self._deferred or (), None
-        return self.push(deferred) + self._stops.rest() + self._unfinished()
+        deferred, self._deferred = self._deferred or [], None
+        text = "".join(self.push(tokens) for tokens in self._together(deferred))
+        return text + self._stops.rest() + self._unfinished()
+
+    def _together(self, rounds: list[Sequence[int]]) -> list[Sequence[int]]:
+        """All tokens at once; round by round where not all are whole characters, of which a stream shows what it knows."""
+        assert self.tokenizer is not None
+        tokens = list(chain.from_iterable(rounds))
+        return rounds if "\ufffd" in self.tokenizer.decode(tokens, skip_special_tokens=True) else [tokens]
 
     def _runs(self, tokens: Sequence[int]) -> list[Sequence[int]]:
         """Tokens in order, those that stop strings name by themselves."""

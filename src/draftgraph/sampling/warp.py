@@ -203,7 +203,7 @@ class Warper:
         elif self.temperature != 1.0:  # a float32 of 1e300 would be infinite, and -inf / inf no number
             scores = torch.div(scores, min(self.temperature, torch.finfo(scores.dtype).max), out=out)
         laws = self._filters.laws(scores) if self._filters else torch.softmax(scores, dim=1, out=out)
-        self._check(laws)
+        self.refuse_impossible(laws)
         return laws
 
     @staticmethod
@@ -214,13 +214,16 @@ class Warper:
     def _choices(self, scores: torch.Tensor) -> torch.Tensor:
         """i64[rows, 1], the best token of every row; of equal ones the first."""
         if self._prefixed:
-            self._check(scores.amax(dim=1))
+            self.refuse_impossible(scores.amax(dim=1))
         if scores.is_cpu:  # on whole rows NumPy is several times as fast as torch
             return torch.from_numpy(scores.numpy().argmax(axis=1, keepdims=True))
         return scores.argmax(dim=1, keepdim=True)
 
-    def _check(self, values: torch.Tensor) -> None:
-        """Refuse what processors made of a row; models answer for their own logits."""
+    def refuse_impossible(self, values: torch.Tensor) -> None:
+        """Refuse what processors made of rows; models answer for their own logits. values  f[rows], the best score of each.
+
+        Raises LogitsError.
+        """
         if self._prefixed and not bool(torch.isfinite(values).all()):
             raise LogitsError(
                 "the logits processors left a row that is not a distribution (NaN, +inf, or no token possible)"

@@ -309,3 +309,22 @@ def test_processors_see_every_beam_and_their_errors_are_told() -> None:
         engine().beam_sample(PROMPT, logits_processors=[late], max_new_tokens=30)
     assert issubclass(LogitsError, DraftgraphError)
     assert used(engine()) == set()
+
+
+@pytest.mark.parametrize("made", [math.nan, -math.inf])
+def test_processors_that_leave_no_token_possible_end_a_search_with_an_error(made: float) -> None:
+    def nothing(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(scores, made)
+
+    with pytest.raises(LogitsError, match="logits processors left a row that is not a distribution"):
+        engine().beam_search(PROMPT, logits_processors=[nothing], max_new_tokens=3)
+    assert used(engine()) == set()
+
+
+def test_what_a_tokenizer_returns_may_be_given_by_name() -> None:
+    named = engine().beam_search(input_ids=[PROMPT], attention_mask=[[1] * len(PROMPT)], max_new_tokens=3)
+    alone = engine().beam_search(PROMPT, max_new_tokens=3)
+    assert isinstance(named, list)
+    assert [each.token_ids for each in named] == [alone.token_ids]
+    with pytest.raises(PromptError):
+        engine().beam_sample(max_new_tokens=3)

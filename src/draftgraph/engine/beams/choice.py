@@ -164,6 +164,7 @@ class Searched(Choice):
         depth: int,
         chance: Chance,
     ) -> list[Pair]:
+        self.warper.refuse_impossible(rows.amax(dim=1))
         return self._best(beams, rows, self._scores(beams, rows), self._candidates)
 
     @staticmethod

@@ -54,6 +54,7 @@ def decode_beams(
     engine: Engine, prompt: Any, params: Any, options: Mapping[str, Any], samples: bool
 ) -> BeamResult | list[BeamResult]:
     """The beams of one prompt, or of each of a batch, one after the other. Raises as `decode` does."""
+    prompt, options = prompts.take_named(prompt, options)
     asked = read_params(params, options)
     given, is_batch = prompts.split(prompt)
     results = [decode(engine, each, asked, samples) for each in given]

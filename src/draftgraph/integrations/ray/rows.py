@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 
 from draftgraph.engine.engine import Engine
-from draftgraph.errors import DraftgraphError, OptionError
+from draftgraph.errors import DraftgraphError, OptionError, require
 from draftgraph.request.result import Result
 from draftgraph.sampling.params import SamplingParams
+from draftgraph.values import as_integer
 
+COLUMNS = ("text", "token_ids", "finish_reason", "seed", "tokens_per_call", "lossless", "error")
+"""What is added to rows."""
 NUMBER = "number"
 """The column with the number of a row, from which its seed is made."""
 
 
 class Generate:
-    """Callable for `dataset.map_batches(Generate, fn_constructor_kwargs={...}, concurrency=2, batch_size=32)`.
+    """Callable for `dataset.map_batches(Generate, fn_constructor_kwargs={...}, compute=ActorPoolStrategy(size=2))`.
 
     It adds the columns text, token_ids (i64 arrays), finish_reason, seed, tokens_per_call, lossless and error to those of the
     dataset. A row that fails has its error and the text before it, and "" for finish_reason; the others go on.
@@ -42,10 +45,17 @@ class Generate:
         chat: bool = False,
         seed: int = 0,
     ) -> None:
-        self.params = SamplingParams(**(params or {}))
+        possible = "a mapping of fields of SamplingParams"
+        require(params is None or isinstance(params, Mapping), "params", params, possible)
+        self.params = SamplingParams().with_options(**(params or {}))
         if self.params.seed is not None:
             raise OptionError(
                 "params may not hold a seed, which would be that of all rows; write seed=... beside params"
+            )
+        require(as_integer(seed) is not None, "seed", seed, "an integer")
+        for name in ("target", "draft_model"):
+            require(
+                name not in (engine or {}), f"engine[{name!r}]", (engine or {}).get(name), f"{name}=... beside engine"
             )
         self.column, self.chat, self.seed = column, chat, seed
         self.engine = Engine.from_pretrained(target, draft_model=draft_model, **(engine or {}))
@@ -55,7 +65,7 @@ class Generate:
             raise OptionError(f"the rows have no column {self.column!r}; they have {', '.join(map(repr, batch))}")
         prompts = [each.tolist() if isinstance(each, np.ndarray) else each for each in batch[self.column]]
         rows = asyncio.run(self._decoded(prompts, self._numbers(batch, len(prompts))))
-        columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
+        columns: dict[str, Any] = {name: [row[name] for row in rows] for name in COLUMNS}
         return batch | columns | {"token_ids": _ragged(columns["token_ids"])}
 
     def _numbers(self, batch: Mapping[str, np.ndarray], count: int) -> Sequence[int]:
