@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from draftgraph.backends.base import CacheHandle, Feed, Scored
+from draftgraph.backends.base import CacheHandle
 from draftgraph.budget.limits import Windows
 from draftgraph.engine.beams.beam import Beam, Ending, Finished
 from draftgraph.engine.beams.choice import Sampled
@@ -20,6 +20,7 @@ from draftgraph.lab.plain_beams import plain_layer
 from draftgraph.lab.prove.law import Draw, enumerate_draws
 from draftgraph.sampling.beam_params import BeamParams
 from draftgraph.sampling.warp import Warper
+from test_sampling_law import TableLM
 
 PROMPT = (0,)
 State = tuple[tuple[tuple[int, ...], int], ...]
@@ -27,48 +28,18 @@ State = tuple[tuple[tuple[int, ...], int], ...]
 BEGIN: State = (((), 1),)
 
 
-class TableLM:
-    """The seam of `backends.base` over a function from token ids to a law f64[V], with tokens for cells."""
+class ForkingTables(TableLM):
+    """A table of laws f64[V] by token ids, whose texts may go on as several."""
 
-    name = model_name = fingerprint = "tables"
-    context_window, most_rows, switch, numerics, branches = None, 1024, None, "exact", True
-    joins = forks = True
-    device, dtype = torch.device("cpu"), torch.float64
+    forks = True
+    dtype = torch.float64
 
     def __init__(self, vocab: int, law: Callable[[tuple[int, ...]], torch.Tensor]) -> None:
-        self.vocab_size, self.law, self.open_texts = vocab, law, 0
-
-    def refuse_training(self) -> None:
-        pass
-
-    def open(self, capacity: int) -> CacheHandle:
-        return CacheHandle()
-
-    def expect(self, text: CacheHandle, length: int) -> None:
-        pass
-
-    def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
-        return [Scored(torch.stack([self.law(prefix).log() for prefix in self._enter(feed)])) for feed in feeds]
-
-    def _enter(self, feed: Feed) -> Iterator[tuple[int, ...]]:
-        text = feed.text
-        text.slots = np.append(text.slots, np.array(feed.committed, dtype=np.int64))
-        if feed.committed:
-            yield tuple(text.slots.tolist())
-        for i, token in enumerate(feed.tokens):
-            text.nodes.append([*feed.ancestors(i), token])
-            yield (*text.slots.tolist(), *text.nodes[-1])
+        self.vocab_size, self.law = vocab, law
+        self.row = lambda prefix: law(prefix).log()
 
     def fork(self, text: CacheHandle, nodes: Sequence[int]) -> CacheHandle:
         return CacheHandle(slots=np.append(text.slots, text.nodes[nodes[-1]]) if nodes else text.slots)
-
-    def keep(self, text: CacheHandle, nodes: Sequence[int]) -> None:
-        if nodes:
-            text.slots = np.append(text.slots, text.nodes[nodes[-1]])
-        text.nodes = []
-
-    def close(self, text: CacheHandle) -> None:
-        text.clear()
 
 
 class EnumeratedChance:
@@ -102,13 +73,13 @@ def state_of(beams: Iterable[Beam]) -> State:
     return tuple(sorted((beam.tokens, beam.count) for beam in beams))
 
 
-def score_of(target: TableLM, output: tuple[int, ...]) -> float:
+def score_of(target: ForkingTables, output: tuple[int, ...]) -> float:
     """The sum of its log-probabilities."""
     return sum(math.log(target.law((*PROMPT, *output[:i]))[token]) for i, token in enumerate(output))
 
 
 def make_run(
-    target: TableLM, drafter: TableLM, params: BeamParams, layers: int, draw: Draw, begin: State = BEGIN
+    target: ForkingTables, drafter: ForkingTables, params: BeamParams, layers: int, draw: Draw, begin: State = BEGIN
 ) -> Run:
     """A request that ends with its layer number `layers` and begins with these beams."""
     ending = Ending(params.num_beams, 0.0, False, layers + 1, frozenset())
@@ -142,7 +113,7 @@ def law_of_round(make: Callable[[Draw], Run]) -> dict[State, float]:
     return dict(masses)
 
 
-def law_of_layers(target: TableLM, drafter: TableLM, params: BeamParams, layers: int) -> dict[State, float]:
+def law_of_layers(target: ForkingTables, drafter: ForkingTables, params: BeamParams, layers: int) -> dict[State, float]:
     """The law of the beams of layer number `layers`, in as many rounds as it takes."""
     masses: dict[State, float] = {BEGIN: 1.0}
     while True:
@@ -156,7 +127,7 @@ def law_of_layers(target: TableLM, drafter: TableLM, params: BeamParams, layers:
 
 
 def plain_law(
-    target: TableLM, num_beams: int, layers: int, widths: Mapping[int, int] | None = None
+    target: ForkingTables, num_beams: int, layers: int, widths: Mapping[int, int] | None = None
 ) -> dict[State, float]:
     """The law of the same beams without drafts."""
     masses: dict[tuple[Any, ...], float] = {((0.0, ()),): 1.0}

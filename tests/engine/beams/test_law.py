@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from beam_tables import (
-    TableLM,
+    ForkingTables,
     distance,
     law_of_layers,
     law_of_round,
@@ -27,7 +27,7 @@ VOCAB = 4
 PAIRS = {"both miss tokens": (1, 2), "the drafter misses a token": (1, 1), "the target misses two": (2, 2)}
 
 
-def table(seed: int, missing: int, like: Callable[[tuple[int, ...]], torch.Tensor] | None = None) -> TableLM:
+def table(seed: int, missing: int, like: Callable[[tuple[int, ...]], torch.Tensor] | None = None) -> ForkingTables:
     """Random laws, `missing` tokens of each have probability zero; like  a model that they agree with in part."""
 
     @cache
@@ -39,10 +39,10 @@ def table(seed: int, missing: int, like: Callable[[tuple[int, ...]], torch.Tenso
         scores[torch.randperm(VOCAB, generator=generator)[:missing]] = -torch.inf
         return scores.softmax(0)
 
-    return TableLM(VOCAB, law)
+    return ForkingTables(VOCAB, law)
 
 
-def pair(name: str) -> tuple[TableLM, TableLM]:
+def pair(name: str) -> tuple[ForkingTables, ForkingTables]:
     missing, missed = PAIRS[name]
     target = table(1, missing)
     return target, table(2, missed, target.law)
