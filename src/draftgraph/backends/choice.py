@@ -19,7 +19,9 @@ from draftgraph.backends.openvino import load as openvino
 from draftgraph.backends.openvino.precision import QUANTISED
 from draftgraph.backends.openvino.refusals import UnfitError, is_installed
 from draftgraph.backends.probe import probe
+from draftgraph.backends.ranks import refuse_plan
 from draftgraph.backends.recurrent_model import torch_model
+from draftgraph.backends.sharded_model import refuse_beside, sharded_model, shards
 from draftgraph.backends.untrusted import refuse_broken_generation_config, told
 from draftgraph.errors import ModelError, OptionError, require
 
@@ -41,6 +43,7 @@ class Loading:
     taps        hidden states of the target that will be asked for.
     ends        whether a drafter borrows the target's embeddings and head.
     weights     what they are quantised to, "int8" or "int4"; None: as they are stored.
+    tp_plan     "auto": the target is shared out over the processes of a torchrun job by its own plan; None: it is not.
     """
 
     dtype: str | torch.dtype | None = None
@@ -50,6 +53,7 @@ class Loading:
     taps: tuple[str, ...] = ()
     ends: bool = False
     weights: str | None = None
+    tp_plan: str | None = None
 
     def __post_init__(self) -> None:
         require(self.backend in NAMES, "backend", self.backend, "'auto', 'torch', 'openvino' or 'cuda_graphs'")
@@ -58,6 +62,8 @@ class Loading:
             raise OptionError(
                 f"weights={self.weights!r} runs on OpenVINO alone, and backend={self.backend!r} was asked for; leave one out"
             )
+        other = self.backend if self.backend not in (AUTO, TORCH) else None
+        refuse_plan(self.tp_plan, backend=other, weights=self.weights, device=self.device)
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,8 @@ def off_torch(source: Source, loading: Loading) -> tuple[Loaded | None, str]:
 
     Raises ModelError where another backend was asked for and cannot run it exactly.
     """
+    if loading.tp_plan is not None:
+        return None, f"tp_plan={loading.tp_plan!r} was asked for"
     quantised = loading.weights is not None
     reason = f"weights={loading.weights!r} was asked for" if quantised else f"backend={loading.backend!r} was asked for"
     if (quantised or loading.backend == OPENVINO) and (merged := _made_by_torch(source)):
@@ -167,8 +175,12 @@ def _ends(source: Source, loading: Loading) -> Ends | None:
 
 
 def _on_torch(source: Source, loading: Loading, reason: str, probed: torch.nn.Module | None) -> Loaded:
+    module = load_model(source, loading.dtype, loading.device, loading.trusted, loading.tp_plan)
     make = on_gpu if loading.backend == CUDA_GRAPHS else torch_model
-    model = make(load_model(source, loading.dtype, loading.device, loading.trusted))
+    if (count := shards(module)) > 1:
+        refuse_beside(count, loading.backend, loading.ends)
+        make, reason = sharded_model, f"{reason}; its weights are shared out over {count} ranks"
+    model = make(module)
     if model.model is not probed:
         probe(model)
     inside = model.model

@@ -18,6 +18,7 @@ from draftgraph.backends.auto_classes import auto_class
 from draftgraph.backends.check import Check
 from draftgraph.backends.hub import Place, kept, locate
 from draftgraph.backends.load_report import unreported
+from draftgraph.backends.ranks import layout, refuse_second
 from draftgraph.backends.support import COMPUTED
 from draftgraph.backends.untrusted import refuse_broken_generation_config, refuse_kernels, refuse_sizes, told
 from draftgraph.backends.wrapped import is_compiled, opened
@@ -41,20 +42,34 @@ TOKENIZER_FILES = (
 
 @overload
 def load_model(
-    source: str | Path, dtype: str | torch.dtype | None, device: str | None, trust_remote_code: bool = False
+    source: str | Path,
+    dtype: str | torch.dtype | None,
+    device: str | None,
+    trust_remote_code: bool = False,
+    tp_plan: str | None = None,
 ) -> PreTrainedModel: ...
 @overload
 def load_model(
-    source: Source, dtype: str | torch.dtype | None, device: str | None, trust_remote_code: bool = False
+    source: Source,
+    dtype: str | torch.dtype | None,
+    device: str | None,
+    trust_remote_code: bool = False,
+    tp_plan: str | None = None,
 ) -> torch.nn.Module: ...
 def load_model(
-    source: Source, dtype: str | torch.dtype | None, device: str | None, trust_remote_code: bool = False
+    source: Source,
+    dtype: str | torch.dtype | None,
+    device: str | None,
+    trust_remote_code: bool = False,
+    tp_plan: str | None = None,
 ) -> torch.nn.Module:
     """A causal LM from a folder, a GGUF file (dequantised) or a hub name, in eval mode. One that is loaded already comes back
     as it is. An adapter's folder gives its base model with the adapter in its weights.
 
     dtype None means float32 on a CPU (the only one in which wide and narrow forwards agree on every greedy token) and the
     checkpoint's own elsewhere. trust_remote_code  whether code that comes with the model may run; nobody is asked.
+    tp_plan  "auto" gives this process its shard of the weights.
+
     Raises OptionError for an impossible dtype or device, and ModelError if `source` is nothing that can be loaded, or the
     checkpoint is missing, corrupt or incomplete, or needs code that is not trusted.
     """
@@ -66,6 +81,8 @@ def load_model(
             )
         return source
     place = locate(_folder_or_name(source))
+    if tp_plan is not None:
+        _refuse_shards(place)
     if place.base is not None:
         return _load_adapted(place, dtype, device, trust_remote_code)  # type: ignore[no-any-return]
     where = as_device(device)
@@ -83,6 +100,7 @@ def load_model(
                 trust_remote_code=trust_remote_code,
                 **place.arguments,
                 **({} if place.gguf is None else place.gguf.dense),
+                **layout(tp_plan),
             )
     if info["missing_keys"] or info.get("mismatched_keys"):
         wrong = sorted(map(str, info["missing_keys"] or info["mismatched_keys"]))
@@ -90,7 +108,15 @@ def load_model(
             f"the checkpoint {place.title!r} lacks weights ({', '.join(wrong[:3])}, …); they would be random"
         )
     model.name_or_path = place.title
-    return model.to(where).eval()  # type: ignore[no-any-return]
+    return (model if tp_plan else model.to(where)).eval()  # type: ignore[no-any-return]
+
+
+def _refuse_shards(place: Place) -> None:
+    """Raise OptionError for files that no rank can read a part of, and for a second model in shards."""
+    if place.base is not None or place.gguf is not None:
+        kind = "an adapter" if place.base is not None else "a GGUF file"
+        raise OptionError(f"tp_plan shares out the weights of a folder, and {place.title!r} is {kind}; leave tp_plan out")
+    refuse_second(place.title)
 
 
 def _load_adapted(

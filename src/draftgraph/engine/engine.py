@@ -101,6 +101,7 @@ class Engine:
         config: Config | None = None,
         backend: str = "auto",
         weights: str | None = None,
+        tp_plan: str | None = None,
         trust_remote_code: bool = False,
         generation_config: GenerationConfig | None = None,
         serving: Serving | None = None,
@@ -116,6 +117,8 @@ class Engine:
                      elsewhere. `engine.backends` says which it was, and why.
         weights      "int8" or "int4": quantise the models that are loaded here, drafter included, which OpenVINO runs (extra
                      "quantised"). That is another model than the stored one; the text keeps its law exactly. None: as stored.
+        tp_plan      "auto" under torchrun: the target's weights are shared out over all ranks by its own plan, as transformers
+                     does it. Rank 0 decodes, drafter included; the other ranks make its passes, and never come back from here.
         trust_remote_code  whether code that comes with the models may run. Without it such models are refused.
         generation_config  what to take for the model's own (`draftgraph.engine.defaults` says what becomes of it); an empty
                      GenerationConfig() leaves it aside.
@@ -131,7 +134,7 @@ class Engine:
         require(named, "generation_config", generation_config, "a transformers GenerationConfig")
         serving, options = taken(serving, options)
         chosen = (config or Config()).with_options(**options)
-        loading = Loading(dtype, device, trust_remote_code, backend, weights=weights)
+        loading = Loading(dtype, device, trust_remote_code, backend, weights=weights, tp_plan=tp_plan)
         make = partial(make_engine, cls, tokenizer, loading, generation_config, serving)
         if chosen.schedule == "auto":
             return with_schedule(make, target, draft_model, chosen)
