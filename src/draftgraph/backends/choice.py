@@ -19,9 +19,9 @@ from draftgraph.backends.openvino import load as openvino
 from draftgraph.backends.openvino.precision import QUANTISED
 from draftgraph.backends.openvino.refusals import UnfitError, is_installed
 from draftgraph.backends.probe import probe
-from draftgraph.backends.ranks import refuse_plan
 from draftgraph.backends.recurrent_model import torch_model
-from draftgraph.backends.sharded_model import refuse_beside, sharded_model, shards
+from draftgraph.backends.sharded_model import sharded_model
+from draftgraph.backends.shards import load_shard, refuse_beside, refuse_plan, shards
 from draftgraph.backends.untrusted import refuse_broken_generation_config, told
 from draftgraph.errors import ModelError, OptionError, require
 
@@ -62,8 +62,7 @@ class Loading:
             raise OptionError(
                 f"weights={self.weights!r} runs on OpenVINO alone, and backend={self.backend!r} was asked for; leave one out"
             )
-        other = self.backend if self.backend not in (AUTO, TORCH) else None
-        refuse_plan(self.tp_plan, backend=other, weights=self.weights, device=self.device)
+        refuse_plan(self.tp_plan, self.device)
 
 
 @dataclass(frozen=True)
@@ -95,6 +94,8 @@ def load_backend(
 
     Raises ModelError for what cannot be loaded or run exactly, and OptionError for an impossible dtype or device.
     """
+    if loading.tp_plan is not None or shards(source) > 1:
+        return _shared_out(source, loading)
     faster, reason = off_torch(source, loading)
     return _on_torch(source if loaded is None else loaded, loading, reason, probed) if faster is None else faster
 
@@ -104,8 +105,6 @@ def off_torch(source: Source, loading: Loading) -> tuple[Loaded | None, str]:
 
     Raises ModelError where another backend was asked for and cannot run it exactly.
     """
-    if loading.tp_plan is not None:
-        return None, f"tp_plan={loading.tp_plan!r} was asked for"
     quantised = loading.weights is not None
     reason = f"weights={loading.weights!r} was asked for" if quantised else f"backend={loading.backend!r} was asked for"
     if (quantised or loading.backend == OPENVINO) and (merged := _made_by_torch(source)):
@@ -175,16 +174,23 @@ def _ends(source: Source, loading: Loading) -> Ends | None:
 
 
 def _on_torch(source: Source, loading: Loading, reason: str, probed: torch.nn.Module | None) -> Loaded:
-    module = load_model(source, loading.dtype, loading.device, loading.trusted, loading.tp_plan)
     make = on_gpu if loading.backend == CUDA_GRAPHS else torch_model
-    if (count := shards(module)) > 1:
-        refuse_beside(count, loading.backend, loading.ends)
-        make, reason = sharded_model, f"{reason}; its weights are shared out over {count} ranks"
-    model = make(module)
+    model = make(load_model(source, loading.dtype, loading.device, loading.trusted))
     if model.model is not probed:
         probe(model)
     inside = model.model
     return Loaded(model, inside.config, inside.generation_config, reason, inside, inside)
+
+
+def _shared_out(source: Source, loading: Loading) -> Loaded:
+    """The target in shards, for rank 0; the other ranks make its passes and never return."""
+    refuse_beside(loading.backend, loading.weights, loading.ends)
+    there = isinstance(source, torch.nn.Module)
+    module = source if there else load_shard(source, loading.dtype, loading.trusted, AUTO)
+    model = sharded_model(module)
+    probe(model)
+    inside, reason = model.model, f"its weights are shared out over {model.ranks.count} ranks"
+    return Loaded(model, inside.config, inside.generation_config, reason, inside)
 
 
 def _generation_config(name: str, config: PretrainedConfig) -> GenerationConfig:

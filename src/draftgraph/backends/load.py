@@ -18,7 +18,6 @@ from draftgraph.backends.auto_classes import auto_class
 from draftgraph.backends.check import Check
 from draftgraph.backends.hub import Place, kept, locate
 from draftgraph.backends.load_report import unreported
-from draftgraph.backends.ranks import layout, refuse_second
 from draftgraph.backends.support import COMPUTED
 from draftgraph.backends.untrusted import refuse_broken_generation_config, refuse_kernels, refuse_sizes, told
 from draftgraph.backends.wrapped import is_compiled, opened
@@ -42,34 +41,20 @@ TOKENIZER_FILES = (
 
 @overload
 def load_model(
-    source: str | Path,
-    dtype: str | torch.dtype | None,
-    device: str | None,
-    trust_remote_code: bool = False,
-    tp_plan: str | None = None,
+    source: str | Path, dtype: str | torch.dtype | None, device: str | None, trust_remote_code: bool = False
 ) -> PreTrainedModel: ...
 @overload
 def load_model(
-    source: Source,
-    dtype: str | torch.dtype | None,
-    device: str | None,
-    trust_remote_code: bool = False,
-    tp_plan: str | None = None,
+    source: Source, dtype: str | torch.dtype | None, device: str | None, trust_remote_code: bool = False
 ) -> torch.nn.Module: ...
 def load_model(
-    source: Source,
-    dtype: str | torch.dtype | None,
-    device: str | None,
-    trust_remote_code: bool = False,
-    tp_plan: str | None = None,
+    source: Source, dtype: str | torch.dtype | None, device: str | None, trust_remote_code: bool = False
 ) -> torch.nn.Module:
     """A causal LM from a folder, a GGUF file (dequantised) or a hub name, in eval mode. One that is loaded already comes back
     as it is. An adapter's folder gives its base model with the adapter in its weights.
 
     dtype None means float32 on a CPU (the only one in which wide and narrow forwards agree on every greedy token) and the
     checkpoint's own elsewhere. trust_remote_code  whether code that comes with the model may run; nobody is asked.
-    tp_plan  "auto" gives this process its shard of the weights.
-
     Raises OptionError for an impossible dtype or device, and ModelError if `source` is nothing that can be loaded, or the
     checkpoint is missing, corrupt or incomplete, or needs code that is not trusted.
     """
@@ -80,13 +65,19 @@ def load_model(
                 type(opened(source).model).__name__,
             )
         return source
-    place = locate(_folder_or_name(source))
-    if tp_plan is not None:
-        _refuse_shards(place)
+    place = locate(folder_or_name(source))
     if place.base is not None:
         return _load_adapted(place, dtype, device, trust_remote_code)  # type: ignore[no-any-return]
     where = as_device(device)
-    wanted = _dtype(dtype) or (torch.float32 if where.type == "cpu" else "auto")
+    wanted = as_dtype(dtype) or (torch.float32 if where.type == "cpu" else "auto")
+    return read_model(place, wanted, trust_remote_code).to(where)  # type: ignore[no-any-return]
+
+
+def read_model(place: Place, dtype: torch.dtype | str, trust_remote_code: bool, **more: Any) -> Any:
+    """The causal LM of a place, in eval mode. more  arguments of `from_pretrained`.
+
+    Raises ModelError.
+    """
     with _LOADING, _reading(place, "load a causal language model"):
         refuse_broken_generation_config(place.name)
         config = AutoConfig.from_pretrained(place.name, trust_remote_code=trust_remote_code, **place.arguments)
@@ -95,12 +86,12 @@ def load_model(
         with unreported():
             model, info = auto_class(config).from_pretrained(
                 place.name,
-                dtype=wanted,
+                dtype=dtype,
                 output_loading_info=True,
                 trust_remote_code=trust_remote_code,
                 **place.arguments,
                 **({} if place.gguf is None else place.gguf.dense),
-                **layout(tp_plan),
+                **more,
             )
     if info["missing_keys"] or info.get("mismatched_keys"):
         wrong = sorted(map(str, info["missing_keys"] or info["mismatched_keys"]))
@@ -108,15 +99,7 @@ def load_model(
             f"the checkpoint {place.title!r} lacks weights ({', '.join(wrong[:3])}, …); they would be random"
         )
     model.name_or_path = place.title
-    return (model if tp_plan else model.to(where)).eval()  # type: ignore[no-any-return]
-
-
-def _refuse_shards(place: Place) -> None:
-    """Raise OptionError for files that no rank can read a part of, and for a second model in shards."""
-    if place.base is not None or place.gguf is not None:
-        kind = "an adapter" if place.base is not None else "a GGUF file"
-        raise OptionError(f"tp_plan shares out the weights of a folder, and {place.title!r} is {kind}; leave tp_plan out")
-    refuse_second(place.title)
+    return model.eval()
 
 
 def _load_adapted(
@@ -147,7 +130,7 @@ def _reading(place: Place, what: str) -> Iterator[None]:
             yield
 
 
-def _folder_or_name(source: object) -> str:
+def folder_or_name(source: object) -> str:
     """Raises ModelError, with what to write instead, for anything that is neither."""
     if isinstance(source, (str, os.PathLike)) and os.fspath(source):
         return str(os.fspath(source))
@@ -182,7 +165,7 @@ def as_device(device: str | None) -> torch.device:
     return where
 
 
-def _dtype(dtype: str | torch.dtype | None) -> str | torch.dtype | None:
+def as_dtype(dtype: str | torch.dtype | None) -> str | torch.dtype | None:
     """Raises OptionError for a type that weights cannot have."""
     named: Any = dtype
     if isinstance(dtype, str) and dtype != "auto":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -12,17 +11,14 @@ from weakref import WeakKeyDictionary, finalize
 import torch
 import torch.distributed as dist
 
-from draftgraph.errors import ModelError, OptionError, first_line, require
+from draftgraph.errors import ModelError, first_line
 
-AUTO = "auto"
 _IDLE_DAYS = 365
 """Followers wait for as long as the leader has nothing to do. A leader that has died is noticed at once."""
 _LEAVING_SECONDS = 10
 """Followers that lose the leader wait so long for its word that it has ended well."""
 _ENDED = "draftgraph/ended"
 _LEADING: WeakKeyDictionary[torch.nn.Module, Ranks] = WeakKeyDictionary()
-_LED_BEFORE: list[str] = []
-"""Models that were loaded in shards by this process."""
 
 
 class Ranks:
@@ -74,11 +70,13 @@ class Ranks:
         return carried[0]
 
     def end(self) -> None:
-        """Send the followers home."""
+        """Send the followers home. What the job was joined by is of no use then: threads of it would abort the program's end."""
         with suppress(RuntimeError, ValueError, AssertionError):
             self.store.set(_ENDED, "")
-            if not self.broken and dist.is_initialized():
-                self._broadcast(None)
+            if dist.is_initialized():
+                if not self.broken:
+                    self._broadcast(None)
+                dist.destroy_process_group()
 
 
 def ranks_of(model: torch.nn.Module) -> Ranks:
@@ -88,37 +86,3 @@ def ranks_of(model: torch.nn.Module) -> Ranks:
         if ranks.rank == 0:
             finalize(model, ranks.end)
     return _LEADING[model]
-
-
-def refuse_plan(plan: object, **beside: object) -> None:
-    """Raise OptionError for a plan that cannot be followed here. beside  other options that were given."""
-    if plan is None:
-        return
-    require(plan == AUTO, "tp_plan", plan, "'auto', which is the model's own plan, or leave it out")
-    for name, value in beside.items():
-        if value is not None:
-            raise OptionError(f"tp_plan={plan!r} does not go with {name}={value!r}; leave one of them out")
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        raise OptionError(
-            f"tp_plan={plan!r} shares a model out over several processes, and this is one alone; start the program by "
-            "torchrun --nproc-per-node 2 (or more), or leave tp_plan out"
-        )
-
-
-def layout(tp_plan: str | None) -> dict[str, Any]:
-    """The arguments by which transformers gives every rank its shard; none without a plan."""
-    if tp_plan is None:
-        return {}
-    from transformers.distributed import DistributedConfig  # which not every start needs
-
-    return {"distributed_config": DistributedConfig(tp_plan=tp_plan)}
-
-
-def refuse_second(name: str) -> None:
-    """Raise OptionError for a second model in shards: the other ranks are busy with the first one."""
-    if _LED_BEFORE:
-        raise OptionError(
-            f"{name!r} cannot be shared out: the other ranks serve {_LED_BEFORE[0]!r} until the program ends; load the model "
-            "once, and give it to both engines"
-        )
-    _LED_BEFORE.append(name)

@@ -18,13 +18,14 @@ from draftgraph.backends.cells import CellPool, Memory
 from draftgraph.backends.check import Check
 from draftgraph.backends.fingerprint import fingerprint
 from draftgraph.backends.layer_kinds import LayerKind
-from draftgraph.backends.ranks import ranks_of
 from draftgraph.backends.ragged import named
+from draftgraph.backends.ranks import ranks_of
 from draftgraph.backends.recurrent_model import reads_one_path
+from draftgraph.backends.shards import shards
 from draftgraph.backends.taps import held_taps
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.backends.wrapped import opened
-from draftgraph.errors import LogitsError, ModelError, OptionError
+from draftgraph.errors import LogitsError, ModelError, OptionError, first_line
 
 
 @dataclass(frozen=True)
@@ -48,31 +49,6 @@ class Plain:
     inputs: Mapping[str, Any]
 
 
-def shards(module: object) -> int:
-    """Ranks that hold the weights of a model between them; 1 if one does."""
-    return int(getattr(module, "_tp_size", None) or 1)
-
-
-def refuse_beside(count: int, backend: str, ends: bool) -> None:
-    """Raise OptionError for what does not go with weights on `count` ranks. ends  whether a drafter borrows embeddings."""
-    if backend not in ("auto", "torch"):
-        raise OptionError(f"the target is shared out over {count} ranks, which backend={backend!r} cannot run; write 'torch'")
-    if ends:
-        raise OptionError(
-            f"the draft model borrows the target's embeddings and head, which are shared out over {count} ranks; use a draft "
-            "model with weights of its own, or none"
-        )
-
-
-def refuse_shards(module: object, what: str) -> None:
-    """Raise OptionError for a model in shards where one process runs it. what  it is asked to do."""
-    if (count := shards(module)) > 1:
-        raise OptionError(
-            f"{type(module).__name__} is shared out over {count} ranks and cannot be {what}; load it whole, or give it to "
-            "Engine.from_pretrained as the target"
-        )
-
-
 def sharded_model(module: torch.nn.Module) -> ShardedModel:
     """What runs a model in shards, for rank 0. The other ranks never come back: they make its passes, and end with it.
 
@@ -89,7 +65,7 @@ class ShardedModel(TorchModel):
     """`CausalLM` for a transformers model that `tp_plan="auto"` has shared out."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        _refuse_unfit(model)
+        refuse_unfit(model)
         super().__init__(model)
         self.ranks = ranks_of(self.model)
         self._pending = b""
@@ -109,6 +85,12 @@ class ShardedModel(TorchModel):
     def rounding(self) -> None:  # type: ignore[override]
         """None: see `rows_alone`."""
         return
+
+    def refresh(self) -> None:
+        raise ModelError(
+            f"the other ranks hold their shards of {self.class_name}, and change nothing while they serve; start the program "
+            "anew with the new weights"
+        )
 
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
         held, _ = held_taps(taps, self.config.num_hidden_layers)
@@ -136,7 +118,9 @@ class ShardedModel(TorchModel):
 
     def _order(self, inputs: Mapping[str, Any]) -> Pass | Plain:
         if not inputs["use_cache"]:
-            return Plain({name: each.cpu() if isinstance(each, torch.Tensor) else each for name, each in inputs.items()})
+            return Plain(
+                {name: each.cpu() if isinstance(each, torch.Tensor) else each for name, each in inputs.items()}
+            )
         pool = self.cache
         fresh = all(held is None for layer in pool.memory.tensors for held in layer)
         return Pass(self._pending, pool.written.tolist(), pool.capacity, pool.high, fresh)
@@ -144,18 +128,25 @@ class ShardedModel(TorchModel):
     @torch.inference_mode()
     def follow(self) -> None:
         """Make the passes that rank 0 makes, until it ends. Raises ModelError if it dies."""
-        self.cache = pool = _ToldPool(self.config.num_hidden_layers)
+        self.cache = self._told = _ToldPool(self.config.num_hidden_layers)
         for order in self.ranks.orders():
-            if isinstance(order, Plain):
-                there = {n: x.to(self.device) if isinstance(x, torch.Tensor) else x for n, x in order.inputs.items()}
-                self.call(**there)
-                continue
-            pool.tell(order)
-            feeds, kinds, apart, always = pickle.loads(order.given)
             try:
-                self.one_pass(feeds, {}, kinds, apart, always)
+                self._obey(order)
             except LogitsError:
                 continue  # rank 0 has seen the same logits, and says so
+            except Exception as error:
+                raise ModelError(
+                    f"rank {self.ranks.rank} could not make a pass of rank 0: {first_line(error)}"
+                ) from error
+
+    def _obey(self, order: Pass | Plain) -> None:
+        if isinstance(order, Plain):
+            there = {n: x.to(self.device) if isinstance(x, torch.Tensor) else x for n, x in order.inputs.items()}
+            self.call(**there)
+            return
+        self._told.tell(order)
+        feeds, kinds, apart, always = pickle.loads(order.given)
+        self.one_pass(feeds, {}, kinds, apart, always)
 
 
 class _ToldPool(CellPool):
@@ -170,21 +161,31 @@ class _ToldPool(CellPool):
         return self._cells
 
 
-def _refuse_unfit(module: torch.nn.Module) -> None:
+def refuse_unfit(module: torch.nn.Module) -> None:
     """Raise ModelError for a model whose shards cannot be told what to do."""
     inside = opened(module)
     model, config = inside.model, inside.model.config
     layout = getattr(config, "distributed_config", None)
-    others = [name for name in ("pp_size", "fsdp_size", "dp_replicate_size", "ep_size") if (getattr(layout, name, 1) or 1) > 1]
+    others = [
+        name for name in ("pp_size", "fsdp_size", "dp_replicate_size", "ep_size") if (getattr(layout, name, 1) or 1) > 1
+    ]
     if others:
-        raise ModelError(f"{inside.name} is shared out by {', '.join(others)} as well; only tp_plan='auto' alone can run")
+        raise ModelError(
+            f"{inside.name} is shared out by {', '.join(others)} as well; only tp_plan='auto' alone can run"
+        )
     if inside.called is not model or getattr(config, "quantization_config", None) is not None:
-        raise ModelError(f"{inside.name} has an adapter, or quantised weights, and shards of these were never tried; "
-                         "merge the adapter, or load the weights in bfloat16")
+        raise ModelError(
+            f"{inside.name} has an adapter, or quantised weights, and shards of these were never tried; "
+            "merge the adapter, or load the weights in bfloat16"
+        )
     if reads_one_path(module):
-        raise ModelError(f"{inside.name} has layers that read one path, whose states are not shared out; leave tp_plan out")
+        raise ModelError(
+            f"{inside.name} has layers that read one path, whose states are not shared out; leave tp_plan out"
+        )
     text, count = config.get_text_config(decoder=True), shards(model)
     heads = {name: getattr(text, name, None) for name in ("num_attention_heads", "num_key_value_heads")}
     odd = [f"{name}={size}" for name, size in heads.items() if size is not None and cast(int, size) % count]
     if odd:
-        raise ModelError(f"{inside.name} has {' and '.join(odd)}, which {count} ranks cannot share equally; take another number")
+        raise ModelError(
+            f"{inside.name} has {' and '.join(odd)}, which {count} ranks cannot share equally; take another number"
+        )

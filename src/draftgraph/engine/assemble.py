@@ -15,7 +15,7 @@ from draftgraph.backends.base import CausalLM, Feed
 from draftgraph.backends.choice import Loaded, Loading, load_backend
 from draftgraph.backends.load import check_pair, load_tokenizer, read_config
 from draftgraph.backends.recurrent_model import torch_model
-from draftgraph.backends.sharded_model import refuse_shards
+from draftgraph.backends.shards import refuse_shards
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.backends.trained import Trained, find_trained
 from draftgraph.backends.wrapped import opened

@@ -21,7 +21,7 @@ from draftgraph.engine.assemble import why_one_path
 from draftgraph.engine.async_stream import AsyncStream
 from draftgraph.engine.background import Background
 from draftgraph.engine.batch import collect, decode_beside, decode_together
-from draftgraph.engine.beams.request import decode_beams
+from draftgraph.engine.beams.request import Beams, decode_beams
 from draftgraph.engine.chat import Messages
 from draftgraph.engine.config import Config
 from draftgraph.engine.course import Course
@@ -47,14 +47,11 @@ from draftgraph.request.beams import BeamResult
 from draftgraph.request.record import RoundRecord
 from draftgraph.request.result import Result, Stream
 from draftgraph.request.state import Strategy
-from draftgraph.sampling.beam_params import BeamParams
 from draftgraph.sampling.generation_config import fields_of
 from draftgraph.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-Beams = BeamParams | Mapping[str, Any] | None
 
 
 class Engine:
@@ -267,10 +264,8 @@ class Engine:
 
         Raises OptionError if the rule that was asked for does not verify the drafts that there would be.
         """
-        choice, why = (
-            choose(config or self.config, params.temperature, self.drafter),
-            why_one_path(self.target, self.drafter.model),
-        )
+        choice = choose(config or self.config, params.temperature, self.drafter)
+        why = why_one_path(self.target, self.drafter.model)
         return replace(choice, reason=f"{choice.reason}; {why}") if why else choice
 
     def _courses(self, prompt: Any, params: Any, options: Mapping[str, Any]) -> tuple[list[Course], bool]:
@@ -321,6 +316,13 @@ class Engine:
                     self.__dict__["costs"] = pair_costs(*pair, refresh)
             costs: Costs = self.__dict__["costs"]
             return costs
+
+    def weights_changed(self) -> None:
+        """Say that weights of target or drafter were changed in place, as by a step of training: what they have read is dropped.
+
+        Raises ModelError where the target's backend computes with a copy of them, and while requests are being decoded.
+        """
+        self._background.refresh(self.target)
 
     def _decode(
         self, drafter: Drafter, config: Config, prompt: Sequence[int], params: SamplingParams
