@@ -1,4 +1,4 @@
-"""GRPO of TRL with our rollouts: `rollout_func` asks the engine, which reads the weights that the trainer has updated in place."""
+"""GRPO of TRL with our rollouts: `rollout_func` asks the engine, which reads the weights that the trainer has just updated."""
 
 import sys
 

@@ -26,7 +26,7 @@ def texts(engine: dg.Engine) -> dict[str, Any]:
     stream.close()
     beside = asyncio.run(engine.agenerate([[*LONG, n] for n in (3, 4, 5, 3)], max_new_tokens=12))
     return {
-        "closed": first,
+        "closed": list(first),
         "greedy": engine.generate(PROMPT, **greedy).token_ids,
         "seeded": [engine.generate(PROMPT, seed=seed, **seeded).token_ids for seed in range(3)],
         "batch": [each.token_ids for each in engine.generate(BATCH, seed=4, **seeded)],
@@ -81,7 +81,8 @@ def follower_dies(folder: Path) -> None:
 
 
 def leader_dies(folder: Path) -> None:
-    engine_of(folder, budget=4).generate(PROMPT, max_new_tokens=4)
+    engine = engine_of(folder, budget=4)  # without a name it would be gone before, and the others with it
+    engine.generate(PROMPT, max_new_tokens=4)
     os._exit(9)
 
 

@@ -185,9 +185,8 @@ def _on_torch(source: Source, loading: Loading, reason: str, probed: torch.nn.Mo
 def _shared_out(source: Source, loading: Loading) -> Loaded:
     """The target in shards, for rank 0; the other ranks make its passes and never return."""
     refuse_beside(loading.backend, loading.weights, loading.ends)
-    there = isinstance(source, torch.nn.Module)
-    module = source if there else load_shard(source, loading.dtype, loading.trusted, AUTO)
-    model = sharded_model(module)
+    loaded = source if isinstance(source, torch.nn.Module) else None
+    model = sharded_model(loaded or load_shard(source, loading.dtype, loading.trusted, AUTO))
     probe(model)
     inside, reason = model.model, f"its weights are shared out over {model.ranks.count} ranks"
     return Loaded(model, inside.config, inside.generation_config, reason, inside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -32,6 +33,7 @@ class Ranks:
         self.store = dist.distributed_c10d._get_default_store()
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
         self.broken = ""
+        self._turn = threading.RLock()
 
     @contextmanager
     def told(self, order: Any) -> Iterator[None]:
@@ -39,8 +41,9 @@ class Ranks:
         if self.broken:
             raise ModelError(self.broken)
         try:
-            self._broadcast(order)
-            yield
+            with self._turn:
+                self._broadcast(order)
+                yield
         except BaseException as error:
             self.broken = (
                 f"a pass of the {self.count} ranks was not finished ({first_line(error)}), so that they are out of step; "
@@ -71,6 +74,8 @@ class Ranks:
 
     def end(self) -> None:
         """Send the followers home. What the job was joined by is of no use then: threads of it would abort the program's end."""
+        if not self._turn.acquire(timeout=_LEAVING_SECONDS):
+            return  # a pass of another thread hangs
         with suppress(RuntimeError, ValueError, AssertionError):
             self.store.set(_ENDED, "")
             if dist.is_initialized():

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 
 from draftgraph.backends.base import CacheHandle, Feed, Scored
 from draftgraph.backends.cells import CellPool, Memory
@@ -82,7 +83,7 @@ class ShardedModel(TorchModel):
         return Check("rows are independent", "pass", "a row's result is its own")
 
     @property
-    def rounding(self) -> None:  # type: ignore[override]
+    def rounding(self) -> None:
         """None: see `rows_alone`."""
         return
 
@@ -183,6 +184,11 @@ def refuse_unfit(module: torch.nn.Module) -> None:
             f"{inside.name} has layers that read one path, whose states are not shared out; leave tp_plan out"
         )
     text, count = config.get_text_config(decoder=True), shards(model)
+    if dist.is_initialized() and dist.get_world_size() != count:
+        raise ModelError(
+            f"{inside.name} is shared out over {count} of {dist.get_world_size()} processes, and rank 0 leads them all; start as "
+            "many as shall share it"
+        )
     heads = {name: getattr(text, name, None) for name in ("num_attention_heads", "num_key_value_heads")}
     odd = [f"{name}={size}" for name, size in heads.items() if size is not None and cast(int, size) % count]
     if odd:

@@ -114,8 +114,7 @@ class Engine:
                      elsewhere. `engine.backends` says which it was, and why.
         weights      "int8" or "int4": quantise the models that are loaded here, drafter included, which OpenVINO runs (extra
                      "quantised"). That is another model than the stored one; the text keeps its law exactly. None: as stored.
-        tp_plan      "auto" under torchrun: the target's weights are shared out over all ranks by its own plan, as transformers
-                     does it. Rank 0 decodes, drafter included; the other ranks make its passes, and never come back from here.
+        tp_plan      "auto" under torchrun: all ranks share the target, by its own plan. Ranks but 0 never come back from here.
         trust_remote_code  whether code that comes with the models may run. Without it such models are refused.
         generation_config  what to take for the model's own (`draftgraph.engine.defaults` says what becomes of it); an empty
                      GenerationConfig() leaves it aside.
@@ -318,7 +317,7 @@ class Engine:
             return costs
 
     def weights_changed(self) -> None:
-        """Say that weights of target or drafter were changed in place, as by a step of training: what they have read is dropped.
+        """Say that weights of target or drafter were changed in place: what old ones have read is dropped.
 
         Raises ModelError where the target's backend computes with a copy of them, and while requests are being decoded.
         """
