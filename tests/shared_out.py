@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,19 +83,6 @@ def leader_dies(folder: Path) -> None:
     engine = engine_of(folder, budget=4)  # without a name it would be gone before, and the others with it
     engine.generate(PROMPT, max_new_tokens=4)
     os._exit(9)
-
-
-def out_of_step(folder: Path) -> None:
-    """A pass of rank 0 breaks off where the others go on."""
-    engine = engine_of(folder, budget=4)
-    with suppress(KeyboardInterrupt):
-        engine.target.model.model.norm.register_forward_pre_hook(interrupt)  # type: ignore[attr-defined]
-        engine.generate(PROMPT)
-    print(refusal(lambda: engine.generate(PROMPT)))
-
-
-def interrupt(*given: Any) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
