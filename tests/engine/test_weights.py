@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 import draftgraph as dg
 from converted import lm
 from models import perturbed, plain, tiny_lm
+from recurrent import recurrent
 
 PROMPT = [(7 * n) % 60 for n in range(100)]
 TOKENS = 12
@@ -91,11 +92,12 @@ def test_a_drafter_of_old_weights_costs_no_exactness() -> None:
     assert engine.generate(PROMPT, max_new_tokens=TOKENS).token_ids == plain(target, PROMPT, TOKENS)
 
 
-def test_a_text_under_way_forbids_it() -> None:
-    _, engine = make()
-    stream = engine.stream(PROMPT, max_new_tokens=TOKENS)
+@pytest.mark.parametrize("model", ["pair", "recurrent"])
+def test_a_text_under_way_forbids_it(model: str) -> None:
+    engine = make()[1] if model == "pair" else dg.Engine.from_pretrained(recurrent("mamba"), budget=4)
+    stream = engine.stream(PROMPT[:20], max_new_tokens=TOKENS)
     next(stream)
-    with pytest.raises(dg.DraftgraphError, match=r"1 texts of LlamaForCausalLM are being decoded.*close them"):
+    with pytest.raises(dg.DraftgraphError, match=r"1 texts of \w+ForCausalLM are being decoded.*close them"):
         engine.weights_changed()
     stream.close()
     engine.weights_changed()

@@ -39,9 +39,14 @@ class CellForks:
             text.weights = now
             return self.cache.share(text, other, count)
 
+    @property
+    def _num_cached(self) -> int:
+        """Texts that have cached something."""
+        return sum(len(handle.cells()) > 0 for handle in self.cache.handles)
+
     def refresh(self) -> None:
         with self._lock:
-            cached = sum(len(handle.cells()) > 0 for handle in self.cache.handles)
+            cached = self._num_cached
         if cached:
             raise ModelError(
                 f"{cached} texts of {self.class_name} are being decoded, and what is cached of them is of the old weights; read "
