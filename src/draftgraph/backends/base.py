@@ -33,6 +33,7 @@ class CacheHandle:
     nodes  cache slots from the committed text down to every node of this round, in the order they were fed.
     forgotten  committed tokens at the beginning of the text that no layer reads any more.
     stretched  whether the text is read with the positions of long texts: see `CausalLM.switch`.
+    weights  which weights a text that others begin with was read by, where that is known.
     """
 
     room: int = 0
@@ -40,6 +41,7 @@ class CacheHandle:
     nodes: list[list[int]] = field(default_factory=list)
     forgotten: int = 0
     stretched: bool = False
+    weights: int | None = None
 
     def __len__(self) -> int:
         return self.forgotten + len(self.slots)
@@ -212,6 +214,13 @@ class CausalLM(Protocol):
 
         Raises LogitsError for logits that are not finite, OptionError for a tap that the model does not have, ModelError if
         the backend gives none.
+        """
+        ...
+
+    def refresh(self) -> None:
+        """Say that the weights of the model were changed in place. To be called when finished texts have been let go of.
+
+        Raises ModelError where passes read a copy of the weights, and where a text has cached what the old ones gave.
         """
         ...
 

@@ -20,6 +20,8 @@ from draftgraph.backends.openvino.precision import QUANTISED
 from draftgraph.backends.openvino.refusals import UnfitError, is_installed
 from draftgraph.backends.probe import probe
 from draftgraph.backends.recurrent_model import torch_model
+from draftgraph.backends.sharded_model import sharded_model
+from draftgraph.backends.shards import load_shard, refuse_beside, refuse_plan, shards
 from draftgraph.backends.untrusted import refuse_broken_generation_config, told
 from draftgraph.errors import ModelError, OptionError, require
 
@@ -41,6 +43,7 @@ class Loading:
     taps        hidden states of the target that will be asked for.
     ends        whether a drafter borrows the target's embeddings and head.
     weights     what they are quantised to, "int8" or "int4"; None: as they are stored.
+    tp_plan     "auto": the target is shared out over the processes of a torchrun job by its own plan; None: it is not.
     """
 
     dtype: str | torch.dtype | None = None
@@ -50,6 +53,7 @@ class Loading:
     taps: tuple[str, ...] = ()
     ends: bool = False
     weights: str | None = None
+    tp_plan: str | None = None
 
     def __post_init__(self) -> None:
         require(self.backend in NAMES, "backend", self.backend, "'auto', 'torch', 'openvino' or 'cuda_graphs'")
@@ -58,6 +62,7 @@ class Loading:
             raise OptionError(
                 f"weights={self.weights!r} runs on OpenVINO alone, and backend={self.backend!r} was asked for; leave one out"
             )
+        refuse_plan(self.tp_plan, self.device)
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,8 @@ def load_backend(
 
     Raises ModelError for what cannot be loaded or run exactly, and OptionError for an impossible dtype or device.
     """
+    if loading.tp_plan is not None or shards(source) > 1:
+        return _shared_out(source, loading)
     faster, reason = off_torch(source, loading)
     return _on_torch(source if loaded is None else loaded, loading, reason, probed) if faster is None else faster
 
@@ -173,6 +180,16 @@ def _on_torch(source: Source, loading: Loading, reason: str, probed: torch.nn.Mo
         probe(model)
     inside = model.model
     return Loaded(model, inside.config, inside.generation_config, reason, inside, inside)
+
+
+def _shared_out(source: Source, loading: Loading) -> Loaded:
+    """The target in shards, for rank 0; the other ranks make its passes and never return."""
+    refuse_beside(loading.backend, loading.weights, loading.ends)
+    loaded = source if isinstance(source, torch.nn.Module) else None
+    model = sharded_model(loaded or load_shard(source, loading.dtype, loading.trusted, AUTO))
+    probe(model)
+    inside, reason = model.model, f"its weights are shared out over {model.ranks.count} ranks"
+    return Loaded(model, inside.config, inside.generation_config, reason, inside)
 
 
 def _generation_config(name: str, config: PretrainedConfig) -> GenerationConfig:

@@ -65,11 +65,19 @@ def load_model(
                 type(opened(source).model).__name__,
             )
         return source
-    place = locate(_folder_or_name(source))
+    place = locate(folder_or_name(source))
     if place.base is not None:
         return _load_adapted(place, dtype, device, trust_remote_code)  # type: ignore[no-any-return]
     where = as_device(device)
-    wanted = _dtype(dtype) or (torch.float32 if where.type == "cpu" else "auto")
+    wanted = as_dtype(dtype) or (torch.float32 if where.type == "cpu" else "auto")
+    return read_model(place, wanted, trust_remote_code).to(where)  # type: ignore[no-any-return]
+
+
+def read_model(place: Place, dtype: torch.dtype | str, trust_remote_code: bool, **more: Any) -> Any:
+    """The causal LM of a place, in eval mode. more  arguments of `from_pretrained`.
+
+    Raises ModelError.
+    """
     with _LOADING, _reading(place, "load a causal language model"):
         refuse_broken_generation_config(place.name)
         config = AutoConfig.from_pretrained(place.name, trust_remote_code=trust_remote_code, **place.arguments)
@@ -78,11 +86,12 @@ def load_model(
         with unreported():
             model, info = auto_class(config).from_pretrained(
                 place.name,
-                dtype=wanted,
+                dtype=dtype,
                 output_loading_info=True,
                 trust_remote_code=trust_remote_code,
                 **place.arguments,
                 **({} if place.gguf is None else place.gguf.dense),
+                **more,
             )
     if info["missing_keys"] or info.get("mismatched_keys"):
         wrong = sorted(map(str, info["missing_keys"] or info["mismatched_keys"]))
@@ -90,7 +99,7 @@ def load_model(
             f"the checkpoint {place.title!r} lacks weights ({', '.join(wrong[:3])}, …); they would be random"
         )
     model.name_or_path = place.title
-    return model.to(where).eval()  # type: ignore[no-any-return]
+    return model.eval()
 
 
 def _load_adapted(
@@ -121,7 +130,7 @@ def _reading(place: Place, what: str) -> Iterator[None]:
             yield
 
 
-def _folder_or_name(source: object) -> str:
+def folder_or_name(source: object) -> str:
     """Raises ModelError, with what to write instead, for anything that is neither."""
     if isinstance(source, (str, os.PathLike)) and os.fspath(source):
         return str(os.fspath(source))
@@ -156,7 +165,7 @@ def as_device(device: str | None) -> torch.device:
     return where
 
 
-def _dtype(dtype: str | torch.dtype | None) -> str | torch.dtype | None:
+def as_dtype(dtype: str | torch.dtype | None) -> str | torch.dtype | None:
     """Raises OptionError for a type that weights cannot have."""
     named: Any = dtype
     if isinstance(dtype, str) and dtype != "auto":

@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -64,6 +65,7 @@ class RecurrentModel(TorchModel):
                 f"{self.class_name} has {why_one_path(self.kinds)}, and positions that change beyond {self._switch.length} "
                 f"tokens; set max_position_embeddings={self._switch.length} in its configuration, for shorter texts"
             )
+        self._texts: WeakValueDictionary[int, StateHandle] = WeakValueDictionary()
         self._takes = frozenset(inspect.signature(self.model.forward).parameters)
         self.one_by_one = False
         with evaluating(self.called), suppress(Exception):  # what fails here is told by the probe
@@ -95,7 +97,14 @@ class RecurrentModel(TorchModel):
         return logits[:, -count:]
 
     def open(self, capacity: int) -> CacheHandle:
-        return StateHandle(cache=StateCache(self.config))
+        handle = StateHandle(cache=StateCache(self.config))
+        self._texts[id(handle)] = handle
+        return handle
+
+    @property
+    def _num_cached(self) -> int:
+        handles = [ref() for ref in self._texts.valuerefs()]
+        return sum(handle is not None and len(handle) > 0 for handle in handles)
 
     def share(self, text: CacheHandle, other: CacheHandle, count: int) -> int:
         """0: a state holds the whole text that it has read."""

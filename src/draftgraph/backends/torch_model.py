@@ -175,14 +175,6 @@ class TorchModel(CellForks):
         kept = max(capacity if kind.span is None else kind.span for kind in self.kinds)
         return CacheHandle(min(capacity, kept + self.most_rows))
 
-    def share(self, text: CacheHandle, other: CacheHandle, count: int) -> int:
-        if count <= 0 or text.cells().size or other.forgotten or text.stretched != other.stretched:
-            return 0
-        if self._switch is not None and not self._switch.rereads:
-            return 0  # some of the other text may have been read with other positions
-        with self._lock:
-            return self.cache.share(text, other, count)
-
     def expect(self, text: CacheHandle, length: int) -> None:
         if self._switch is not None and length > self._switch.length and not text.stretched:
             if self._switch.rereads:

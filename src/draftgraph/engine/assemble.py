@@ -15,6 +15,7 @@ from draftgraph.backends.base import CausalLM, Feed
 from draftgraph.backends.choice import Loaded, Loading, load_backend
 from draftgraph.backends.load import check_pair, load_tokenizer, read_config
 from draftgraph.backends.recurrent_model import torch_model
+from draftgraph.backends.shards import refuse_shards
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.backends.trained import Trained, find_trained
 from draftgraph.backends.wrapped import opened
@@ -53,6 +54,7 @@ def with_drafter(config: Config, draft_model: bool) -> Config:
 
 def make_backend(model: torch.nn.Module) -> TorchModel:
     """What runs a loaded model where nothing else is asked for. Raises ModelError, before any forward, if it cannot."""
+    refuse_shards(model, "run inside transformers' generate, or by a command that takes one process")
     return torch_model(model)
 
 
@@ -178,7 +180,8 @@ def make_drafter(
         if not reader.taps:
             return TextDrafter(reader, target.model.vocab_size, edges), "it was trained for this target"
         return HiddenDrafter(reader, target.model.vocab_size, edges), "it reads the target's hidden states"
-    drafter = load_backend(draft_model, replace(loading, taps=()), probed=target.inside)
+    refuse_shards(draft_model, "a draft model")
+    drafter = load_backend(draft_model, replace(loading, taps=(), tp_plan=None), probed=target.inside)
     check_pair(target.model, drafter.model, tokenizer, load_tokenizer(draft_model, loading.trusted))
     if config.parallel:
         refuse_one_device(target.model, drafter.model)

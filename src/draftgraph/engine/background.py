@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
+from draftgraph.backends.base import CausalLM
 from draftgraph.engine.course import Course
 from draftgraph.engine.results import tell
 from draftgraph.engine.scheduler import Load, Outcome, Scheduler, Ticket
-from draftgraph.errors import DraftgraphError
+from draftgraph.errors import DraftgraphError, ModelError
 from draftgraph.request.result import Event
 
 IDLE_SECONDS = 1.0
@@ -67,6 +68,19 @@ class Background:
     def load(self) -> Load:
         self._loop.refuse_fork()
         return self._loop.scheduler().load
+
+    def refresh(self, target: CausalLM) -> None:
+        """Let go of finished texts, which old weights have read. Raises ModelError, see `CausalLM.refresh`."""
+        self._loop.refuse_fork()
+        with self._loop.turn, self._loop.wake:
+            scheduler = self._loop.scheduler()
+            if scheduler.busy:
+                raise ModelError(
+                    f"{scheduler.load.running + scheduler.load.waiting} requests are being decoded, in part by the old weights; "
+                    "wait for them, then say that weights changed"
+                )
+            scheduler.prefixes.close()
+            target.refresh()
 
 
 class Entry:

@@ -21,7 +21,7 @@ from draftgraph.engine.assemble import why_one_path
 from draftgraph.engine.async_stream import AsyncStream
 from draftgraph.engine.background import Background
 from draftgraph.engine.batch import collect, decode_beside, decode_together
-from draftgraph.engine.beams.request import decode_beams
+from draftgraph.engine.beams.request import Beams, decode_beams
 from draftgraph.engine.chat import Messages
 from draftgraph.engine.config import Config
 from draftgraph.engine.course import Course
@@ -47,14 +47,11 @@ from draftgraph.request.beams import BeamResult
 from draftgraph.request.record import RoundRecord
 from draftgraph.request.result import Result, Stream
 from draftgraph.request.state import Strategy
-from draftgraph.sampling.beam_params import BeamParams
 from draftgraph.sampling.generation_config import fields_of
 from draftgraph.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-Beams = BeamParams | Mapping[str, Any] | None
 
 
 class Engine:
@@ -101,6 +98,7 @@ class Engine:
         config: Config | None = None,
         backend: str = "auto",
         weights: str | None = None,
+        tp_plan: str | None = None,
         trust_remote_code: bool = False,
         generation_config: GenerationConfig | None = None,
         serving: Serving | None = None,
@@ -116,6 +114,7 @@ class Engine:
                      elsewhere. `engine.backends` says which it was, and why.
         weights      "int8" or "int4": quantise the models that are loaded here, drafter included, which OpenVINO runs (extra
                      "quantised"). That is another model than the stored one; the text keeps its law exactly. None: as stored.
+        tp_plan      "auto" under torchrun: all ranks share the target, by its own plan. Ranks but 0 never come back from here.
         trust_remote_code  whether code that comes with the models may run. Without it such models are refused.
         generation_config  what to take for the model's own (`draftgraph.engine.defaults` says what becomes of it); an empty
                      GenerationConfig() leaves it aside.
@@ -131,7 +130,7 @@ class Engine:
         require(named, "generation_config", generation_config, "a transformers GenerationConfig")
         serving, options = taken(serving, options)
         chosen = (config or Config()).with_options(**options)
-        loading = Loading(dtype, device, trust_remote_code, backend, weights=weights)
+        loading = Loading(dtype, device, trust_remote_code, backend, weights=weights, tp_plan=tp_plan)
         make = partial(make_engine, cls, tokenizer, loading, generation_config, serving)
         if chosen.schedule == "auto":
             return with_schedule(make, target, draft_model, chosen)
@@ -264,10 +263,8 @@ class Engine:
 
         Raises OptionError if the rule that was asked for does not verify the drafts that there would be.
         """
-        choice, why = (
-            choose(config or self.config, params.temperature, self.drafter),
-            why_one_path(self.target, self.drafter.model),
-        )
+        choice = choose(config or self.config, params.temperature, self.drafter)
+        why = why_one_path(self.target, self.drafter.model)
         return replace(choice, reason=f"{choice.reason}; {why}") if why else choice
 
     def _courses(self, prompt: Any, params: Any, options: Mapping[str, Any]) -> tuple[list[Course], bool]:
@@ -318,6 +315,13 @@ class Engine:
                     self.__dict__["costs"] = pair_costs(*pair, refresh)
             costs: Costs = self.__dict__["costs"]
             return costs
+
+    def weights_changed(self) -> None:
+        """Say that weights of target or drafter were changed in place: what old ones have read is dropped.
+
+        Raises ModelError where the target's backend computes with a copy of them, and while requests are being decoded.
+        """
+        self._background.refresh(self.target)
 
     def _decode(
         self, drafter: Drafter, config: Config, prompt: Sequence[int], params: SamplingParams

@@ -154,6 +154,12 @@ class OpenVinoModel:
         other.length += len(other.unread)
         return other
 
+    def refresh(self) -> None:
+        raise ModelError(
+            f"OpenVINO computes {self.about.name} with a copy of its weights, and would go on with the old ones; write "
+            "backend='torch', or make a new engine"
+        )
+
     def expect(self, text: CacheHandle, length: int) -> None:
         """Nothing: a text of any length is read in one way."""
 

@@ -32,6 +32,7 @@ MOST_LAYERS, LEAST_LAYERS = 4, 2
 """Layers that are drafted per round where nobody says how many, for one beam and for many: all of them must be drafted."""
 _NOT_FOR_BEAMS = ("stop", "stop_when", "logprobs", "top_logprobs", "grammar")
 _INSTEAD = "write stop_token_ids for what ends a beam, or engine.generate(...) for one text"
+Beams = BeamParams | Mapping[str, Any] | None
 _NO_STATE = "Beams ask about all their texts; write a function of input_ids and scores"
 
 

@@ -167,7 +167,10 @@ class Client:
                 f"{self.address} did not answer within {self._seconds:g} seconds, {TRIES} times; ask for fewer requests at "
                 "a time (--concurrency), or write a longer --timeout"
             )
-        return ServerError(f"no server answers at {self.address}: {first_line(error)}")
+        return ServerError(
+            f"no server answers at {self.address}: {first_line(error)}; start it, wait until it says that it is ready, and write "
+            "the address that it says"
+        )
 
     def _refusal(self, status: int, content: bytes) -> ServerError:
         return ServerError(f"{self.address} answers {status}: {_reason(content)}", status)
