@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Source = str | Path | torch.nn.Module
 """A folder, a GGUF file, a hub name, or a loaded model, which adapters may surround."""
-_LOADING = threading.Lock()
+LOADING = threading.Lock()
 """Loading sets torch's default type for a while, and more that threads share: one model at a time."""
 PADDING, PADDING_SHARE = 64, 0.01
 """Vocabularies of one family differ by padding and a few added tokens: at most so many, or that share of the larger one."""
@@ -70,7 +70,7 @@ def load_model(
         return _load_adapted(place, dtype, device, trust_remote_code)  # type: ignore[no-any-return]
     where = as_device(device)
     wanted = _dtype(dtype) or (torch.float32 if where.type == "cpu" else "auto")
-    with _LOADING, _reading(place, "load a causal language model"):
+    with LOADING, _reading(place, "load a causal language model"):
         refuse_broken_generation_config(place.name)
         config = AutoConfig.from_pretrained(place.name, trust_remote_code=trust_remote_code, **place.arguments)
         if not trust_remote_code:
@@ -106,7 +106,7 @@ def _load_adapted(
         raise ModelError(
             f"the adapter {place.name!r} needs its base model {place.base!r}: {error}; or write where that is into its {ADAPTER}"
         ) from error
-    with told(f"cannot load the adapter {place.name!r}"), _LOADING:
+    with told(f"cannot load the adapter {place.name!r}"), LOADING:
         model = with_adapter(base, place.name)
     model.name_or_path = place.name
     return model.eval()

@@ -10,6 +10,9 @@ A chain may give fewer tokens per round and more per second: its passes are narr
 structure is left open, both forms are priced, and the faster one is drafted (`form`). What the rounds of one form have shown
 tells of the other.
 
+Copies cost no pass. Where a drafter pays as well, a round has copies alone if what the text holds at this place is expected to give
+more tokens per second than the drafter (`Limits.instead`); what the drafter is worth is counted in the other rounds.
+
 Where plain decoding wins, short probes ask from time to time whether the text has changed. Together they may cost PROBE_SHARE of
 the time even if every one fails, and each failure doubles the wait for the next.
 """
@@ -17,14 +20,14 @@ the time even if every one fails, and each failure doubles the wait for the next
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.form import Form
 from draftgraph.budget.offers import Offer, Prices
 from draftgraph.draft.structures.base import MIN_MASS
 from draftgraph.draft.terms import Limits
-from draftgraph.request.record import RoundRecord
+from draftgraph.request.record import COPIES, RoundRecord
 
 MOST_COPIES = 32
 """Nodes of a draft of copies alone. Scores fall along a copied run, so that later ones add little."""
@@ -129,7 +132,15 @@ class AutoBudget:
             return Limits(0, 0, planned.reach, reason=self._told(f"plain: no draft pays beside the others, {told}"))
         self._asked = min(depth, planned.reach)
         reason = self._told(f"draft: {depth} deep beside others, {told}")
-        return self._form.priced(depth, planned.reach, prices.row, prices.passes, reason)
+        limits = self._form.priced(depth, planned.reach, prices.row, prices.passes, reason)
+        return self._with_copies(limits, prices.seconds, prices.rate * self._share(depth, prices))
+
+    def _share(self, depth: int, prices: Prices) -> float:
+        """Tokens of a draft in company over those that all could emit in the time that it takes."""
+        levels = self._form.offer(depth).levels
+        price = sum(prices.row * level.nodes for level in levels)
+        price += sum(made * level.passes for made, level in zip(prices.passes, levels, strict=False))
+        return (1.0 + sum(level.tokens for level in levels)) / (1.0 + price)
 
     def _choose(self) -> None:
         """Take the fastest form; of forms that are about as fast the one of the last draft, and chains at the beginning."""
@@ -150,7 +161,7 @@ class AutoBudget:
 
     def _learn(self, rounds: Sequence[RoundRecord]) -> None:
         for record in rounds[self._read :]:
-            if self._asked:
+            if self._asked and record.decision != COPIES:
                 self._form.learn(record, self._asked)
                 for other in self.forms:
                     if other is not self._form:
@@ -170,7 +181,7 @@ class AutoBudget:
         _, rate, tokens = self._form.expected()
         what = "a chain, " if self._form.narrow else ""
         why = f"draft: {what}{tokens:.2f} tokens per round expected, {rate:.0f} tokens/s; none {self._plain:.0f}"
-        limits = self._form.limits(reach, self._told(why))
+        limits = self._with_copies(self._form.limits(reach, self._told(why)), self._copies, rate)
         self._asked, self._probing, self._waited, self._failures = min(limits.depth, reach), False, 0, 0
         return limits
 
@@ -179,15 +190,26 @@ class AutoBudget:
         self._asked, self._probing = 0, False
         if not self.copies or reach == 0:
             return Limits(0, 0, reach, reason=self._told(f"plain: {why}"))
+        return self._copied(reach, self._copies, f"{why}; as many as give more")
+
+    def _copied(self, reach: int, seconds: Sequence[float], why: str) -> Limits:
+        """Limits of a draft of copies alone."""
         return Limits(
             MOST_COPIES,
             0,
             reach,
             floor=MIN_MASS,
-            reason=self._told(f"copies: {why}; as many as give more"),
-            seconds=self._copies,
+            reason=self._told(f"{COPIES}: {why}"),
+            seconds=seconds,
             worth=self.forms[-1].ledger.copied.expected,
         )
+
+    def _with_copies(self, drafted: Limits, seconds: Sequence[float], rate: float) -> Limits:
+        """The limits of a draft in whose place there may be copies alone, if those give more than `rate` tokens per second."""
+        if not self.copies:
+            return drafted
+        why = f"they give more than the drafter, which gives {rate:.0f} tokens/s"
+        return replace(drafted, rate=rate, instead=self._copied(drafted.reach, seconds, why))
 
     def _probe(self, reach: int, why: str) -> Limits:
         """A short draft of the form that costs least."""

@@ -9,6 +9,10 @@ from dataclasses import dataclass, field
 from draftgraph.types import ROOT
 
 
+COPIES = "copies"
+"""The kind of reason of a draft of copies alone."""
+
+
 @dataclass(frozen=True)
 class RoundRecord:
     """One round of one request.
