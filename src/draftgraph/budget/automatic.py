@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.form import Form
 from draftgraph.budget.offers import Offer, Prices
+from draftgraph.budget.rivals import Rivals
 from draftgraph.draft.structures.base import MIN_MASS
 from draftgraph.draft.terms import Limits
 from draftgraph.request.record import COPIES, RoundRecord
@@ -70,6 +71,7 @@ class AutoBudget:
     _drafting: bool = True
     _read: int = 0
     _cached: int = 0
+    _rivals: Rivals = field(default_factory=Rivals)
 
     def __post_init__(self) -> None:
         self.forms = [Form(self.costs, self.deepest, self.width, draws=self.draws)]
@@ -133,14 +135,11 @@ class AutoBudget:
         self._asked = min(depth, planned.reach)
         reason = self._told(f"draft: {depth} deep beside others, {told}")
         limits = self._form.priced(depth, planned.reach, prices.row, prices.passes, reason)
-        return self._with_copies(limits, prices.seconds, prices.rate * self._share(depth, prices))
-
-    def _share(self, depth: int, prices: Prices) -> float:
-        """Tokens of a draft in company over those that all could emit in the time that it takes."""
         levels = self._form.offer(depth).levels
-        price = sum(prices.row * level.nodes for level in levels)
-        price += sum(made * level.passes for made, level in zip(prices.passes, levels, strict=False))
-        return (1.0 + sum(level.tokens for level in levels)) / (1.0 + price)
+        tokens = 1.0 + sum(level.tokens for level in levels)
+        taken = 1.0 + sum(prices.row * level.nodes for level in levels)
+        taken += sum(made * level.passes for made, level in zip(prices.passes, levels, strict=False))
+        return self._with_copies(limits, prices.seconds, prices.rate * tokens / taken, tokens)
 
     def _choose(self) -> None:
         """Take the fastest form; of forms that are about as fast the one of the last draft, and chains at the beginning."""
@@ -163,6 +162,7 @@ class AutoBudget:
         for record in rounds[self._read :]:
             if self._asked and record.decision != COPIES:
                 self._form.learn(record, self._asked)
+                self._rivals.enter(record.rival, 1.0 + sum(record.chances))
                 for other in self.forms:
                     if other is not self._form:
                         other.hear(record, self._asked, self._form)
@@ -181,7 +181,7 @@ class AutoBudget:
         _, rate, tokens = self._form.expected()
         what = "a chain, " if self._form.narrow else ""
         why = f"draft: {what}{tokens:.2f} tokens per round expected, {rate:.0f} tokens/s; none {self._plain:.0f}"
-        limits = self._with_copies(self._form.limits(reach, self._told(why)), self._copies, rate)
+        limits = self._with_copies(self._form.limits(reach, self._told(why)), self._copies, rate, tokens)
         self._asked, self._probing, self._waited, self._failures = min(limits.depth, reach), False, 0, 0
         return limits
 
@@ -204,12 +204,16 @@ class AutoBudget:
             worth=self.forms[-1].ledger.copied.expected,
         )
 
-    def _with_copies(self, drafted: Limits, seconds: Sequence[float], rate: float) -> Limits:
-        """The limits of a draft in whose place there may be copies alone, if those give more than `rate` tokens per second."""
+    def _with_copies(self, drafted: Limits, seconds: Sequence[float], rate: float, tokens: float) -> Limits:
+        """The limits of a draft in whose place there may be copies alone. rate, tokens  that the draft is expected to give."""
         if not self.copies:
             return drafted
-        why = f"they give more than the drafter, which gives {rate:.0f} tokens/s"
-        return replace(drafted, rate=rate, instead=self._copied(drafted.reach, seconds, why))
+        rivals = self._rivals
+
+        def where(promised: float) -> float:
+            return rate * (1.0 + rivals.more(promised) / tokens)
+
+        return replace(drafted, rate=where, instead=self._copied(drafted.reach, seconds, "first"))
 
     def _probe(self, reach: int, why: str) -> Limits:
         """A short draft of the form that costs least."""

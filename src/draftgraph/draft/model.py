@@ -100,12 +100,13 @@ class ModelDrafter(Drafter):
 
     def propose(self, request: Request, limits: Limits) -> Draft:
         state: _State = request.drafting
-        copies = self._copied(request, limits)
-        if copies is not None:
-            return copies
+        instead, rival = self._copied(request, limits)
+        if instead is not None:
+            return instead
         sampled = request.choice.sampled
         reader = state.reader = self._reader(request, limits)
-        state.alone = limits.narrow and reader.ahead is None and state.sources.table is None
+        copies = request.choice.structure.filled and not limits.narrow
+        state.alone = not copies and reader.ahead is None and state.sources.table is None
         growth = Growth(
             limits,
             reader,
@@ -119,28 +120,31 @@ class ModelDrafter(Drafter):
         graph = request.choice.structure.grow(growth)
         if request.choice.rule.reads_confidence:
             graph.confidence = reader.confidence(graph)
-        return Draft(graph, reader.evaluations, reader.passes)
+        return Draft(graph, reader.evaluations, reader.passes, rival=rival)
 
-    def _copied(self, request: Request, limits: Limits) -> Draft | None:
+    def _copied(self, request: Request, limits: Limits) -> tuple[Draft | None, float]:
         """A draft of copies alone, where nothing else was asked for, or where it is expected to give more; else None.
 
-        It is decided by the committed text and earlier rounds, before anything is drawn.
+        And the tokens that it was expected to give. It is decided by the committed text and earlier rounds, before anything is
+        drawn.
         """
         state: _State = request.drafting
         alone = limits if limits.depth == 0 else limits.instead
         if alone is None or not state.edges:
-            return None if limits.depth else Draft(DraftGraph())
+            return None if limits.depth else Draft(DraftGraph()), 1.0
         state.alone = False
-        graph = copied(request, state.sources, alone)
+        graph, reason, tokens = copied(request, state.sources, alone), alone.reason, 1.0
         if limits.depth == 0:
             graph = cut(graph, alone.seconds, alone.worth)
         else:
-            graph, best = cut_to_pay(graph, alone.seconds, alone.worth)
-            if best.rate <= limits.rate:
-                return None
+            graph, (_, tokens, rate) = cut_to_pay(graph, alone.seconds, alone.worth)
+            drafted = limits.rate(tokens)
+            if rate <= drafted:
+                return None, tokens
+            reason = f"{reason}: {tokens:.2f} tokens per round expected, {rate:.0f} tokens/s; from the drafter {drafted:.0f}"
         if request.choice.rule.reads_confidence:
             graph.confidence = [0.0] * len(graph)
-        return Draft(graph, reason=alone.reason)
+        return Draft(graph, reason=reason), tokens
 
     def verified(
         self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, laws: TargetLaws

@@ -46,9 +46,9 @@ class Limits:
     narrow  True: one path, from a structure that `narrows`.
     seconds  of a round that verifies 0, 1, … nodes: a draft of copies alone is cut to the size that pays best. () keeps all.
     worth   expected accepted tokens of a node by its score, which are weighed against `seconds`.
-    rate    tokens per second that such a draft is expected to give.
-    instead  the limits of a draft of copies alone, which takes the place of this one where it is expected to give more than `rate`;
-            None: there is none. Whether it does must not look at tokens that are drawn in this round.
+    instead  the limits of a draft of copies alone, which takes the place of this one where it is expected to give more tokens per
+            second; None: there is none. Whether it does must not look at tokens that are drawn in this round.
+    rate    tokens per second that this one is expected to give where copies alone promise so many tokens.
     """
 
     budget: int
@@ -61,8 +61,8 @@ class Limits:
     reason: str = "fixed: asked for"
     seconds: Sequence[float] = ()
     worth: Callable[[float], float] = float
-    rate: float = 0.0
     instead: Limits | None = None
+    rate: Callable[[float], float] = float
 
     @property
     def most_nodes(self) -> int:
@@ -84,6 +84,7 @@ class Draft:
     reason           why so much was drafted; where it is empty the engine writes that of the limits.
     onward           tokens that were drafted behind it while the target scored it.
     overlapped       seconds of the target's pass in which that happened.
+    rival            tokens that copies alone were expected to give in its place; 1 where there were none, as in plain decoding.
     """
 
     graph: DraftGraph
@@ -92,6 +93,7 @@ class Draft:
     reason: str = ""
     onward: Sequence[int] = field(default_factory=list)
     overlapped: float = 0.0
+    rival: float = 1.0
 
     @cached_property
     def tree(self) -> TokenTree:

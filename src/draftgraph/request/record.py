@@ -36,6 +36,7 @@ class RoundRecord:
     onward    tokens that were drafted behind the nodes while the target scored them (schedule="parallel"). Where the text agrees
               with them, the next round verifies what is left of them.
     overlapped  seconds of the target's pass in which that happened; they are in none of `seconds`.
+    rival     tokens that copies alone were expected to give in the place of what was drafted; 1 where there were none.
     """
 
     length: int
@@ -57,6 +58,7 @@ class RoundRecord:
     masses: Sequence[float] = ()
     onward: Sequence[int] = field(default_factory=list)
     overlapped: float = 0.0
+    rival: float = 1.0
 
     @property
     def decision(self) -> str:
