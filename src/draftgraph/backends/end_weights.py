@@ -50,14 +50,15 @@ def read_ends(source: str | Path) -> tuple[PretrainedConfig, nn.Embedding, nn.Li
     if found is None or any(weight.shape != embeddings.weight.shape for weight in found):
         return None
     embeddings.weight = nn.Parameter(found[0], requires_grad=False)
-    head.weight = nn.Parameter(found[-1], requires_grad=False)
+    head.weight = embeddings.weight if tied else nn.Parameter(found[1], requires_grad=False)
     return config, embeddings.eval(), head.eval()
 
 
 def _read(place: Place, names: Sequence[str]) -> list[torch.Tensor] | None:
     """These tensors in float32; None if one is not there under its name, or cannot be read."""
     if place.gguf is not None:
-        return [place.gguf.tensor(name) for name in names] if all(name in place.gguf.places for name in names) else None
+        matrices = all(len(place.gguf.places.get(name, (0, ()))[1]) == 2 for name in names)
+        return [place.gguf.tensor(name) for name in names] if matrices else None
     found: dict[str, torch.Tensor] = {}
     try:
         for file in weight_files(place.name):

@@ -70,13 +70,10 @@ class GgufFile:
         from gguf.quants import dequantize
 
         number, dimensions, begin = self.places[name]
-        kind = GGMLQuantizationType(number)
         block, width = _sizes()[number]
-        inner, outer = dimensions[0], dimensions[:0:-1]
-        size = math.prod(outer) * inner // block * width
-        raw = np.fromfile(self.path, np.uint8, size, offset=begin).reshape(*outer, inner // block * width)
-        read = raw.view(np.float32) if kind == GGMLQuantizationType.F32 else dequantize(raw, kind)
-        return torch.from_numpy(np.ascontiguousarray(read, dtype=np.float32))
+        row, rows = dimensions[0] // block * width, dimensions[:0:-1]
+        packed = np.fromfile(self.path, np.uint8, math.prod(rows) * row, offset=begin).reshape(*rows, row)
+        return torch.from_numpy(np.array(dequantize(packed, GGMLQuantizationType(number)), dtype=np.float32))
 
     @contextmanager
     def reading(self) -> Iterator[None]:

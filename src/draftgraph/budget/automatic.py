@@ -10,8 +10,9 @@ A chain may give fewer tokens per round and more per second: its passes are narr
 structure is left open, both forms are priced, and the faster one is drafted (`form`). What the rounds of one form have shown
 tells of the other.
 
-Copies cost no pass. Where a drafter pays as well, a round has copies alone if what the text holds at this place is expected to give
-more tokens per second than the drafter (`Limits.instead`); what the drafter is worth is counted in the other rounds.
+Copies cost no pass. Where a drafter pays as well, a round has copies alone if what the text holds at this place is expected to
+give more tokens per second than the drafter (`Limits.instead`). What the drafter is worth is counted in the other rounds, and
+what it would give at such a place is estimated from them (`rivals`).
 
 Where plain decoding wins, short probes ask from time to time whether the text has changed. Together they may cost PROBE_SHARE of
 the time even if every one fails, and each failure doubles the wait for the next.

@@ -1,8 +1,8 @@
 """How much a drafter gives where copies promise much: text that was seen before is easier for both.
 
-Its mean alone would mislead. Copies take the rounds in which they promise most, what is left to the drafter are the others, and
-so its mean falls. So its tokens are a line over what copies promised at the same place, fitted to the rounds that it drafted. Just
-below the promise at which copies are preferred there always are such rounds.
+Its mean alone would mislead. Copies take the rounds in which they promise most, and the drafter has the others, where it gives
+less than it would give everywhere. So its tokens are taken for a line over what copies promised at the same place, fitted to the
+rounds that it drafted. Those just below the promise at which copies are preferred tell most.
 """
 
 from __future__ import annotations

@@ -141,7 +141,9 @@ class ModelDrafter(Drafter):
             drafted = limits.rate(tokens)
             if rate <= drafted:
                 return None, tokens
-            reason = f"{reason}: {tokens:.2f} tokens per round expected, {rate:.0f} tokens/s; from the drafter {drafted:.0f}"
+            reason = (
+                f"{reason}: {tokens:.2f} tokens per round expected, {rate:.0f} tokens/s; from the drafter {drafted:.0f}"
+            )
         if request.choice.rule.reads_confidence:
             graph.confidence = [0.0] * len(graph)
         return Draft(graph, reason=reason), tokens

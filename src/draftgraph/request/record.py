@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from draftgraph.types import ROOT
 
-
 COPIES = "copies"
 """The kind of reason of a draft of copies alone."""
 

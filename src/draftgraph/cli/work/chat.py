@@ -25,8 +25,8 @@ HINT = "Ctrl-C stops an answer. /clear begins anew. /quit or Ctrl-D ends the con
 class Told:
     """What is told of an answer.
 
-    per_round  tokens that a round of the target gave. first  seconds to the first piece. plain  seconds of a token without drafts,
-    as they were measured once; None: nobody knows.
+    per_round  tokens that a round of the target gave. first  seconds to the first piece.
+    plain      seconds of a token without drafts, as they were measured once; None: nobody knows.
     """
 
     tokens: int = 0
