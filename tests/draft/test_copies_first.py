@@ -174,6 +174,7 @@ def test_greedy_texts_are_exact_alone_and_in_batches(name: str, folder: Path) ->
     assert [result.token_ids for result in alone] == plain
     assert [result.token_ids for result in drafting.generate(prompts, **asked)] == plain
     assert {"copies", "draft"} <= {record.decision for record in rounds}
+    assert {result.rounds[0].decision for result in alone} == {"copies"}  # nothing is known of the prompt's end
     assert any(record.decision == "copies" and "from the drafter" in record.reason for record in rounds)
     assert all(record.num_passes == 0 for record in rounds if record.decision == "copies")
     if name == "short":
@@ -190,7 +191,9 @@ def test_under_agree_a_seed_gives_the_text_without_drafts(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"edges": ()}, {"structure": "tree"}, {"structure": "gsd"}, {"rule": "kseq"}], ids=str
+    "options",
+    [{"edges": ()}, {"structure": "tree"}, {"structure": "gsd"}, {"rule": "kseq", "structure": "chain"}],
+    ids=str,
 )
 def test_no_copies_come_where_none_were_asked_for_or_the_rule_cannot_use_them(
     options: dict[str, Any], folder: Path

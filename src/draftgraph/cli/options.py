@@ -78,14 +78,16 @@ class Drafting:
 
 
 Target = Annotated[
-    str | None, typer.Argument(help="Target: a folder, .gguf file or hub name; the bundled pair without.")
+    str | None, typer.Argument(help="Target: a folder, .gguf file, hub name or smollm2; the bundled pair without.")
 ]
 Drafter = Annotated[str | None, typer.Argument(help="Drafter with the target's tokenizer; lookup without.")]
 
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", help="Target: a folder, .gguf file or hub name; the bundled pair without.", rich_help_panel=MODELS
+        "--model",
+        help="Target: a folder, .gguf file, hub name or smollm2; the bundled pair without.",
+        rich_help_panel=MODELS,
     ),
 ]
 DraftModel = Annotated[
