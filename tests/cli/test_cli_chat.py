@@ -99,3 +99,20 @@ def test_a_server_that_is_not_there_is_misuse(address):
     assert told.exit_code == 2
     assert "no server answers" in told.stderr
     assert run("--server", address, "--model", "x").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (Told(), "2.0 s"),
+        (Told(10), "10 tokens, 5.0 per second"),
+        (Told(10, 2.5), "10 tokens, 5.0 per second, 2.50 per round of the target"),
+        (
+            Told(11, 2.0, 1.0, 0.4),
+            "11 tokens, 5.5 per second, 2.00 per round of the target; about 2.2 per second without drafts",
+        ),
+    ],
+)
+def test_an_answer_is_told_with_both_speeds(told, said):
+    """Without drafts every token but the first, for which the prompt is read, takes what it took when it was timed."""
+    assert told.said(2.0) == said

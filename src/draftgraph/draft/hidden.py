@@ -44,7 +44,7 @@ class HiddenDrafter(ModelDrafter):
         known = text.known + 1 >= length > len(text)
         if self.depths is not None:
             limits = replace(limits, reach=min(limits.reach, self.depths), depth=min(limits.depth, self.depths))
-        return super().propose(request, limits if known else replace(limits, depth=0))
+        return super().propose(request, limits if known else limits.instead or replace(limits, depth=0))
 
     def _ahead(self, request: Request, limits: Limits) -> Ahead | None:
         """Nothing is read ahead: a row reads the output of the row above it, which the same pass computes."""

@@ -14,11 +14,12 @@ from draftgraph.draft.base import Drafter
 from draftgraph.draft.edges.sources import TAIL, Sources
 from draftgraph.draft.edges.table import TokenTable
 from draftgraph.draft.graph import DraftGraph
+from draftgraph.draft.lookup import copied
 from draftgraph.draft.passes import Ahead, DrafterPasses, Path, Shape, readable
 from draftgraph.draft.structures.base import Growth, Structure
 from draftgraph.draft.structures.calibrate import Calibration
 from draftgraph.draft.terms import Draft, Draw, Limits, Overlap
-from draftgraph.draft.whole_sizes import cut
+from draftgraph.draft.whole_sizes import cut, cut_to_pay
 from draftgraph.request.state import Request
 from draftgraph.sampling.laws import TargetLaws
 from draftgraph.sampling.rng import Role
@@ -69,11 +70,12 @@ class ModelDrafter(Drafter):
         return ModelDrafter(self.model, self.vocab_size, self.edges)
 
     def copies(self, structure: Structure) -> bool:
-        return bool(self.edges) and structure.filled
+        return bool(self.edges) and (structure.filled or structure.copied)
 
     def begin(self, request: Request) -> None:
         text = self.model.open(len(request.tokens) + FIRST_ROWS)
-        names = self.edges if self.copies(request.choice.structure) else ()
+        choice = request.choice
+        names = self.edges if self.copies(choice.structure) and "fixed" in choice.rule.accepts.laws else ()
         if names and request.prediction:
             names = (*names, "text")
         request.drafting = _State(text, Sources.of(names, request.tokens, request.prediction, self.table), names)
@@ -98,11 +100,13 @@ class ModelDrafter(Drafter):
 
     def propose(self, request: Request, limits: Limits) -> Draft:
         state: _State = request.drafting
-        if limits.depth == 0 and not state.edges:
-            return Draft(DraftGraph())
+        instead, rival = self._copied(request, limits)
+        if instead is not None:
+            return instead
         sampled = request.choice.sampled
         reader = state.reader = self._reader(request, limits)
-        state.alone = limits.narrow and reader.ahead is None and state.sources.table is None
+        copies = request.choice.structure.filled and not limits.narrow
+        state.alone = not copies and reader.ahead is None and state.sources.table is None
         growth = Growth(
             limits,
             reader,
@@ -114,11 +118,35 @@ class ModelDrafter(Drafter):
             request.warper.refuses,
         )
         graph = request.choice.structure.grow(growth)
-        if limits.depth == 0:  # copies alone: no slot is SAMPLED
-            graph = cut(graph, limits.seconds, limits.worth)
         if request.choice.rule.reads_confidence:
             graph.confidence = reader.confidence(graph)
-        return Draft(graph, reader.evaluations, reader.passes)
+        return Draft(graph, reader.evaluations, reader.passes, rival=rival)
+
+    def _copied(self, request: Request, limits: Limits) -> tuple[Draft | None, float]:
+        """A draft of copies alone, where nothing else was asked for, or where it is expected to give more; else None.
+
+        And the tokens that it was expected to give. It is decided by the committed text and earlier rounds, before anything is
+        drawn.
+        """
+        state: _State = request.drafting
+        alone = limits if limits.depth == 0 else limits.instead
+        if alone is None or not state.edges:
+            return None if limits.depth else Draft(DraftGraph()), 1.0
+        state.alone = False
+        graph, reason, tokens = copied(request, state.sources, alone), alone.reason, 1.0
+        if limits.depth == 0:
+            graph = cut(graph, alone.seconds, alone.worth)
+        else:
+            graph, (_, tokens, rate) = cut_to_pay(graph, alone.seconds, alone.worth)
+            drafted = limits.rate(tokens)
+            if rate <= drafted:
+                return None, tokens
+            reason = (
+                f"{reason}: {tokens:.2f} tokens per round expected, {rate:.0f} tokens/s; from the drafter {drafted:.0f}"
+            )
+        if request.choice.rule.reads_confidence:
+            graph.confidence = [0.0] * len(graph)
+        return Draft(graph, reason=reason), tokens
 
     def verified(
         self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, laws: TargetLaws

@@ -23,16 +23,16 @@ def propose(drafter: Drafter, request: Request, limits: Limits) -> Draft:
         if not isinstance(draft, Draft):
             raise DrafterError(f"the drafter {drafter.name} proposed {draft!r}; return dg.Draft(graph)")
         tree = draft.tree
-    draft.reason = limits.reason
+    draft.reason = draft.reason or limits.reason
     if len(tree):
         _check(drafter, draft, tree, request, limits)
     return draft
 
 
 def _check(drafter: Drafter, draft: Draft, tree: TokenTree, request: Request, limits: Limits) -> None:
-    if len(tree) > limits.budget:
+    if len(tree) > limits.most_nodes:
         raise DraftError(
-            f"the drafter {drafter.name} proposed {len(tree)} nodes, and this round verifies {limits.budget}; stop at "
+            f"the drafter {drafter.name} proposed {len(tree)} nodes, and this round verifies {limits.most_nodes}; stop at "
             "limits.budget"
         )
     if max(tree.depths) > limits.reach:

@@ -46,6 +46,9 @@ class Limits:
     narrow  True: one path, from a structure that `narrows`.
     seconds  of a round that verifies 0, 1, … nodes: a draft of copies alone is cut to the size that pays best. () keeps all.
     worth   expected accepted tokens of a node by its score, which are weighed against `seconds`.
+    instead  the limits of a draft of copies alone, which takes the place of this one where it is expected to give more tokens per
+            second; None: there is none. Whether it does must not look at tokens that are drawn in this round.
+    rate    tokens per second that this one is expected to give where copies alone promise so many tokens.
     """
 
     budget: int
@@ -58,6 +61,13 @@ class Limits:
     reason: str = "fixed: asked for"
     seconds: Sequence[float] = ()
     worth: Callable[[float], float] = float
+    instead: Limits | None = None
+    rate: Callable[[float], float] = float
+
+    @property
+    def most_nodes(self) -> int:
+        """Nodes that a draft of this round has at most, whichever kind it is of."""
+        return self.budget if self.instead is None else max(self.budget, self.instead.budget)
 
     def price_pass(self, number: int) -> float:
         """What the scores behind pass `number` (0 is the first) must sum up to."""
@@ -71,9 +81,10 @@ class Draft:
     graph            the nodes.
     num_evaluations  rows that a model computed for the draft; 0 without a model.
     num_passes       forward passes in which it computed them.
-    reason           why so much was drafted; the engine writes it, from the limits.
+    reason           why so much was drafted; where it is empty the engine writes that of the limits.
     onward           tokens that were drafted behind it while the target scored it.
     overlapped       seconds of the target's pass in which that happened.
+    rival            tokens that copies alone were expected to give in its place; 1 where there were none, as in plain decoding.
     """
 
     graph: DraftGraph
@@ -82,6 +93,7 @@ class Draft:
     reason: str = ""
     onward: Sequence[int] = field(default_factory=list)
     overlapped: float = 0.0
+    rival: float = 1.0
 
     @cached_property
     def tree(self) -> TokenTree:

@@ -8,19 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 from draftgraph.draft.graph import DraftGraph
+
+
+class Paying(NamedTuple):
+    """How many nodes pay best, and what a round is expected to give with them: tokens, and tokens per second."""
+
+    size: int
+    tokens: float
+    rate: float
 
 
 def best_size(gains: Sequence[float], seconds: Sequence[float]) -> int:
     """The number N for which the first N nodes give most expected tokens per second; 0 where plain decoding does.
 
+    The arguments are those of `paying`.
+    """
+    return paying(gains, seconds).size
+
+
+def paying(gains: Sequence[float], seconds: Sequence[float]) -> Paying:
+    """The best size, and what it is expected to give.
+
     gains    expected accepted tokens of each node, in the order in which nodes are taken.
     seconds  of a round that verifies 0, 1, … nodes. No larger draft is considered.
     """
-    tokens = accumulate(gains[: len(seconds) - 1], initial=1.0)
+    tokens = list(accumulate(gains[: len(seconds) - 1], initial=1.0))
     rates = [expected / whole for expected, whole in zip(tokens, seconds, strict=False)]
-    return rates.index(max(rates))
+    best = max(rates)
+    size = rates.index(best)
+    return Paying(size, tokens[size], best)
 
 
 def cut(graph: DraftGraph, seconds: Sequence[float], worth: Callable[[float], float]) -> DraftGraph:
@@ -28,8 +47,13 @@ def cut(graph: DraftGraph, seconds: Sequence[float], worth: Callable[[float], fl
 
     worth  expected accepted tokens of a node, by its score.
     """
-    if not seconds or not len(graph):
-        return graph
+    return cut_to_pay(graph, seconds, worth)[0] if seconds and len(graph) else graph
+
+
+def cut_to_pay(
+    graph: DraftGraph, seconds: Sequence[float], worth: Callable[[float], float]
+) -> tuple[DraftGraph, Paying]:
+    """As `cut`, and what a round with that draft is expected to give."""
     order = sorted(range(len(graph)), key=lambda node: (-graph.scores[node], node))  # parents first: scores never rise
-    size = best_size([worth(graph.scores[node]) for node in order], seconds)
-    return graph if size == len(graph) else graph.subset(order[:size])
+    best = paying([worth(graph.scores[node]) for node in order], seconds)
+    return graph if best.size == len(graph) else graph.subset(order[: best.size]), best

@@ -123,6 +123,7 @@ def _record(
         verdict.masses,
         draft.onward,
         draft.overlapped,
+        draft.rival,
     )
     request.rounds.append(record)
     _count(request, draft, verdict, min(len(verdict.path), emitted))

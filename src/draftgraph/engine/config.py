@@ -53,8 +53,9 @@ class Config:
     drafter    "model" where a draft model is given; "lookup" (n-grams of prompt and output), "text" (`prediction`) or "search" (a
                tree search over a table of n-grams, and copies) without; or a `draftgraph.Drafter` of your own.
     prediction text that the output is expected to repeat, for drafter="text".
-    edges      sources that copies may come from, for structure="graph" and for drafters without a model: names of `EDGES`, () for
-               none, or "auto" for all that the drafter has, without "table".
+    edges      sources that copies may come from: names of `EDGES` for structure="graph" and for drafters without a model, () for
+               none, or "auto" for all that the drafter has, without "table". With a draft model copies fill the spare slots of a
+               graph. With budget="auto" they also come in the place of a graph, comb or chain where they give more.
                "merge" (rows that the drafter computed this round), "rejected" (rows that it computed for branches which the last
                round rejected), "own" (the target's rows of this request's output), "context" (what followed in prompt and
                output), "text" (`prediction`), "table" (what the target expected last behind the same two tokens, in any

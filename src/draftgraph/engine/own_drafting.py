@@ -45,7 +45,8 @@ def _refuse_prediction(own: Config, drafter: Drafter) -> None:
     """Refuse predicted text where nothing is copied from it."""
     if own.budget == 0:
         raise OptionError("prediction is copied into drafts, and budget=0 drafts nothing; leave one of them out")
-    if not drafter.copies(own.resolved_structure):
+    structure = own.resolved_structure
+    if not drafter.copies(structure) or (drafter.model is not None and not structure.filled):
         raise OptionError(
             f"prediction is copied into the spare slots of drafts, and structure={own.resolved_structure} has none here; write "
             "structure='graph', in Engine.from_pretrained too if it was given there"

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 from draftgraph.types import ROOT
 
+COPIES = "copies"
+"""The kind of reason of a draft of copies alone."""
+
 
 @dataclass(frozen=True)
 class RoundRecord:
@@ -32,6 +35,7 @@ class RoundRecord:
     onward    tokens that were drafted behind the nodes while the target scored them (schedule="parallel"). Where the text agrees
               with them, the next round verifies what is left of them.
     overlapped  seconds of the target's pass in which that happened; they are in none of `seconds`.
+    rival     tokens that copies alone were expected to give in the place of what was drafted; 1 where there were none.
     """
 
     length: int
@@ -53,6 +57,7 @@ class RoundRecord:
     masses: Sequence[float] = ()
     onward: Sequence[int] = field(default_factory=list)
     overlapped: float = 0.0
+    rival: float = 1.0
 
     @property
     def decision(self) -> str:

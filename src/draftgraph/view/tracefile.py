@@ -169,7 +169,7 @@ def _check_round(record: RoundRecord, trace: Trace, number: int) -> None:
         "has times that cannot be": _are_seconds(record.seconds.values()),
         "has scores that are none": _are_counts(record.scores),
         "has numbers beyond what can be counted": _are_counts(
-            [record.num_passes, record.num_evaluations, *places, *record.onward, record.overlapped]
+            [record.num_passes, record.num_evaluations, *places, *record.onward, record.overlapped, record.rival]
         ),
         "has a node from nowhere": all(
             at is None or at in range(n) or at == ROOT

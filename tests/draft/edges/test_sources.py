@@ -38,7 +38,7 @@ def test_every_source_has_a_prior() -> None:
         ({}, True, ("merge", "own", "context", "rejected")),
         ({"structure": "tree"}, True, ()),
         ({"structure": "tree", "edges": ()}, True, ()),
-        ({"rule": "block"}, True, ()),
+        ({"rule": "block"}, True, ("own", "context")),
         ({"edges": "table"}, True, ("table",)),
         ({"edges": ["own", "own", "merge"]}, True, ("own", "merge")),
         ({}, False, ("own", "context")),

@@ -23,16 +23,26 @@ HINT = "Ctrl-C stops an answer. /clear begins anew. /quit or Ctrl-D ends the con
 
 @dataclass
 class Told:
-    """What is told of an answer: its tokens, and how many of them a round of the target gave."""
+    """What is told of an answer.
+
+    per_round  tokens that a round of the target gave. first  seconds to the first piece.
+    plain      seconds of a token without drafts, as they were measured once; None: nobody knows.
+    """
 
     tokens: int = 0
     per_round: float | None = None
+    first: float = 0.0
+    plain: float | None = None
 
     def said(self, seconds: float) -> str:
         if not self.tokens:
             return f"{seconds:.1f} s"
         speed = f"{self.tokens} tokens, {self.tokens / max(seconds, 1e-9):.1f} per second"
-        return speed if self.per_round is None else f"{speed}, {self.per_round:.2f} per round of the target"
+        if self.per_round is not None:
+            speed = f"{speed}, {self.per_round:.2f} per round of the target"
+        if self.plain is None:
+            return speed
+        return f"{speed}; about {self.tokens / (self.first + self.plain * (self.tokens - 1)):.1f} per second without drafts"
 
 
 class Speaker(Protocol):
@@ -57,15 +67,18 @@ class LocalSpeaker:
         self._engine, self.told = engine, Told()
         self._options = {name: value for name, value in asked.items() if name != "max_tokens"}
         self._options["max_new_tokens"] = asked["max_tokens"]
+        self._plain: float | None = None
         if engine.config.budget == "auto":
             with status("timing this pair on this machine, once", False):
                 engine.warm_up()
+            self._plain = engine.costs.plain
 
     def answer(self, messages: Messages) -> Generator[str, None, None]:
-        self.told = Told()
+        self.told, begun = Told(plain=self._plain), time.perf_counter()
         stream = self._engine.stream(self._engine.chat_prompt(messages), None, **self._options)
         with closing(stream):
             for event in stream:
+                self.told.first = self.told.first or time.perf_counter() - begun
                 self.told.tokens += len(event.token_ids)
                 self.told.per_round = stream.result().stats.mean_acceptance_length
                 yield event.text

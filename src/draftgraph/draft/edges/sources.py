@@ -31,12 +31,14 @@ TAIL = 8
 
 
 def edges_beside_model(asked: str | Sequence[str], structure: Structure) -> tuple[str, ...]:
-    """The names of the sources that fill spare slots of a draft model's drafts; asked  names, or "auto".
+    """The names of the sources that a draft model's drafts are filled from, or that come in their place; asked  names, or "auto".
 
     Raises OptionError for sources that it does not have, and where the structure takes no copies.
     """
     if asked == "auto":
-        return ("merge", "own", "context", "rejected") if structure.filled else ()
+        if structure.filled:
+            return ("merge", "own", "context", "rejected")
+        return ("own", "context") if structure.copied else ()
     if "text" in asked:
         raise OptionError("edges='text' is for drafter='text', which has no draft_model; leave out one of them")
     if asked and not structure.filled:

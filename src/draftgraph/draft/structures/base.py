@@ -70,11 +70,13 @@ class Structure(ABC):
 
     name    what statistics and traces call it; by default that of the class.
     filled  copies along edges fill the slots that growth leaves.
+    copied  a draft of copies alone may take the place of one that a model would grow.
     width   continuations of a row that a draft of copies may hold side by side; None: as many as pay.
     """
 
     name: ClassVar[str]
     filled: ClassVar[bool] = False
+    copied: ClassVar[bool] = False
     width: ClassVar[int | None] = None
 
     def __init_subclass__(cls) -> None:

@@ -26,6 +26,7 @@ class Chain(Structure):
 
     length: int | None = None
     name: ClassVar[str] = "chain"
+    copied: ClassVar[bool] = True
     width: ClassVar[int | None] = 1
 
     def __post_init__(self) -> None:

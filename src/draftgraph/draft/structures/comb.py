@@ -21,6 +21,7 @@ class Comb(Structure):
     """One main path with leaves beside it, more of them where the drafter is unsure (CaPE, arXiv 2402.02082)."""
 
     name: ClassVar[str] = "comb"
+    copied: ClassVar[bool] = True
 
     def grow(self, growth: Growth) -> DraftGraph:
         return grow_comb(growth.evaluate, growth.draw, growth.limits)[0]

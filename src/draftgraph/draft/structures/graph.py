@@ -33,6 +33,7 @@ class Graph(Structure):
     read_ahead: int | str = "auto"
     name: ClassVar[str] = "graph"
     filled: ClassVar[bool] = True
+    copied: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.read_ahead, str) or self.read_ahead != "auto":
