@@ -19,7 +19,8 @@ from converted import FAMILIES, Text, converted, decode, lm
 from draftgraph.backends.base import Feed
 from draftgraph.backends.openvino import load
 from draftgraph.backends.openvino.model import _finite
-from draftgraph.backends.openvino.pool import KEPT_BLOCKS
+from draftgraph.backends.openvino.pool import CELLS, KEPT_BLOCKS, KEPT_BYTES, BlockPool, Shape
+from draftgraph.backends.openvino.text import BlockHandle
 from draftgraph.errors import LogitsError, ModelError, OptionError
 from draftgraph.lab.train.features.unroll import read_target
 from draftgraph.types import ROOT
@@ -87,8 +88,11 @@ def test_plain_reads_whole_texts() -> None:
     assert not converted().pool.used()
 
 
-def test_memory_grows_with_long_texts_and_shrinks_again() -> None:
+def test_memory_grows_with_long_texts_and_shrinks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     model = converted()
+    monkeypatch.setattr(model.pool, "kept", KEPT_BLOCKS)
+    model.close(model.open(0))
+    assert model.pool.capacity == KEPT_BLOCKS
     texts = [Text(model, [1] * 1400) for _ in range(3)]
     for text in texts:
         model.forward([Feed(text.handle, text.tokens[:700])])
@@ -99,6 +103,18 @@ def test_memory_grows_with_long_texts_and_shrinks_again() -> None:
     assert not model.pool.used()
     model.close(model.open(0))
     assert model.pool.capacity == KEPT_BLOCKS
+
+
+def test_memory_of_small_models_stays_between_requests() -> None:
+    """Zeroing it again for every request would take longer than many a round."""
+    attached: list[str] = []
+    pool = BlockPool([Shape("keys", 2, 16)], np.dtype(np.float32), lambda name, memory: attached.append(name))
+    handle = BlockHandle(4000)
+    pool.allot([(handle, 4000)])
+    handle.clear()
+    pool.drop_unused()
+    assert attached == ["keys"]
+    assert pool.capacity * CELLS * pool.cell_bytes == KEPT_BYTES
 
 
 @torch.inference_mode()
