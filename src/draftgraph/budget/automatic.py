@@ -67,6 +67,8 @@ class AutoBudget:
     _drafting: bool = True
     _read: int = 0
     _cached: int = 0
+    _beside: bool = False
+    _owed: list[tuple[RoundRecord, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.forms = [Form(self.costs, self.deepest, self.width, draws=self.draws)]
@@ -75,7 +77,7 @@ class AutoBudget:
             self.forms.insert(0, Form(chains, self.deepest, 1, narrow=True, draws=self.draws))
         self._form = self.forms[0]
         self._plain = 1.0 / self.costs.plain
-        self._copies = [self.costs.whole(nodes) for nodes in range(MOST_COPIES + 1)]
+        self._copies = (self.costs.plain, *self.costs.verifying_each[1 : MOST_COPIES + 1])
         self._hopeless = max(form.most for form in self.forms) <= self._plain
         probed = min(PROBE_DEPTH, self.deepest)
         self._probe_seconds = self.forms[0].costs.round(probed, [1.0] * probed)
@@ -96,6 +98,20 @@ class AutoBudget:
             return self._none(
                 reach, f"a token takes {1e3 / self._plain:.2f} ms, and no draft is faster if all of it is accepted"
             )
+        if self._beside:
+            return Limits(self.deepest, self.deepest, reach, narrow=self._form.narrow, reason="draft: as others allow")
+        return self._alone(length, reach)
+
+    def alone(self, planned: Limits, length: int) -> Limits:
+        """The limits of the round that was `planned` last, if nobody else takes part in it after all."""
+        if not self._beside or planned.depth == 0:
+            return planned
+        self._beside = False
+        return self._alone(length, planned.reach)
+
+    def _alone(self, length: int, reach: int) -> Limits:
+        """The limits of a round without others."""
+        self._teach()
         self._choose()
         rate = self._form.expected().rate
         if rate <= self._plain:
@@ -117,19 +133,23 @@ class AutoBudget:
         return self.plan(length, rounds, reach, unable)
 
     def offer(self, planned: Limits) -> Offer | None:
-        """The draft of the round that was `planned` last, level by level; None where its size is no question of price."""
+        """What may be drafted beside others instead of what was `planned` last, level by level, in the form that costs least.
+
+        None where the size of that draft is no question of price.
+        """
         depth = 0 if self._probing else min(planned.depth, planned.reach)
-        return self._form.offer(depth) if depth else None
+        return self.forms[0].offer(depth) if depth else None
 
     def take(self, planned: Limits, depth: int, prices: Prices) -> Limits:
         """The limits of that round if its draft, one among those of others, is `depth` deep at most."""
         told = f"{prices.rate:.0f} tokens/s with {prices.requests} requests"
+        self._beside = depth > 0
         if depth == 0:
             self._asked = 0
             return Limits(0, 0, planned.reach, reason=self._told(f"plain: no draft pays beside the others, {told}"))
-        self._asked = min(depth, planned.reach)
+        self._asked, self._form = min(depth, planned.reach), self.forms[0]
         reason = self._told(f"draft: {depth} deep beside others, {told}")
-        return self._form.priced(depth, planned.reach, prices.row, prices.passes, reason)
+        return self._form.beside(depth, planned.reach, prices, reason)
 
     def _choose(self) -> None:
         """Take the fastest form; of forms that are about as fast the one of the last draft, and chains at the beginning."""
@@ -152,9 +172,7 @@ class AutoBudget:
         for record in rounds[self._read :]:
             if self._asked:
                 self._form.learn(record, self._asked)
-                for other in self.forms:
-                    if other is not self._form:
-                        other.hear(record, self._asked, self._form)
+                self._owed.append((record, self._asked))
                 self._cached = record.length if record.num_passes else self._cached
             elif self.copies:
                 self.forms[-1].ledger.judge(record)
@@ -165,6 +183,14 @@ class AutoBudget:
                 # What a successful probe has shown is asked again at once.
                 self._waited = -1 if self._failures == 0 else 0
         self._read = len(rounds)
+
+    def _teach(self) -> None:
+        """Tell the other form of rounds of this one. Beside others this waits: one form is drafted there."""
+        for record, asked in self._owed:
+            for other in self.forms:
+                if other is not self._form:
+                    other.hear(record, asked, self._form)
+        self._owed = []
 
     def _draft(self, reach: int) -> Limits:
         _, rate, tokens = self._form.expected()

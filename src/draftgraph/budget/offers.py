@@ -17,10 +17,14 @@ class Level(NamedTuple):
 
 @dataclass(frozen=True)
 class Offer:
-    """levels  of a draft, from its first one down. rows  of a drafter pass."""
+    """levels  of a draft, from its first one down. rows  of a drafter pass.
+
+    overhead  seconds per round, per drafter pass and per node, beside the forwards.
+    """
 
     levels: Sequence[Level]
     rows: float
+    overhead: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
