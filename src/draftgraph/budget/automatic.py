@@ -17,7 +17,7 @@ the time even if every one fails, and each failure doubles the wait for the next
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.form import Form
@@ -37,6 +37,8 @@ STAY = 0.95
 """A form is left for another one if its rate is below this share of the other's: both are estimates, and a change costs time."""
 COMPARED_EVERY = 4
 """Rounds from one comparison of the forms to the next."""
+STAYS = 3
+"""Rounds for which a decision beside others stands, if about as many others take part: deciding takes time of all."""
 
 
 @dataclass
@@ -67,7 +69,10 @@ class AutoBudget:
     _drafting: bool = True
     _read: int = 0
     _cached: int = 0
-    _beside: bool = False
+    _shared: Limits | None = None
+    _light: Limits | None = None
+    _others: int = 0
+    _left: int = 0
     _owed: list[tuple[RoundRecord, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -88,6 +93,7 @@ class AutoBudget:
         unable  why the drafter cannot draft, if so.
         """
         self._learn(rounds)
+        self._light = None
         if reach == 0:
             return self._none(reach, "the next token is the last one")
         if unable:
@@ -98,19 +104,20 @@ class AutoBudget:
             return self._none(
                 reach, f"a token takes {1e3 / self._plain:.2f} ms, and no draft is faster if all of it is accepted"
             )
-        if self._beside:
-            return Limits(self.deepest, self.deepest, reach, narrow=self._form.narrow, reason="draft: as others allow")
+        if self._shared is not None and (self._left or self._shared.depth):
+            if self.forms[0].width is None:
+                self._teach()
+            self._light = replace(self._shared, reach=reach)
+            return self._light
         return self._alone(length, reach)
 
     def alone(self, planned: Limits, length: int) -> Limits:
         """The limits of the round that was `planned` last, if nobody else takes part in it after all."""
-        if not self._beside or planned.depth == 0:
-            return planned
-        self._beside = False
-        return self._alone(length, planned.reach)
+        return self._alone(length, planned.reach) if planned is self._light else planned
 
     def _alone(self, length: int, reach: int) -> Limits:
         """The limits of a round without others."""
+        self._shared = None
         self._teach()
         self._choose()
         rate = self._form.expected().rate
@@ -137,19 +144,35 @@ class AutoBudget:
 
         None where the size of that draft is no question of price.
         """
-        depth = 0 if self._probing else min(planned.depth, planned.reach)
+        wanted = self.deepest if planned is self._light else planned.depth
+        depth = 0 if self._probing else min(wanted, planned.reach)
         return self.forms[0].offer(depth) if depth else None
 
     def take(self, planned: Limits, depth: int, prices: Prices) -> Limits:
         """The limits of that round if its draft, one among those of others, is `depth` deep at most."""
         told = f"{prices.rate:.0f} tokens/s with {prices.requests} requests"
-        self._beside = depth > 0
+        self._others, self._left, self._asked = prices.requests, STAYS, min(depth, planned.reach)
         if depth == 0:
-            self._asked = 0
-            return Limits(0, 0, planned.reach, reason=self._told(f"plain: no draft pays beside the others, {told}"))
-        self._asked, self._form = min(depth, planned.reach), self.forms[0]
-        reason = self._told(f"draft: {depth} deep beside others, {told}")
-        return self._form.beside(depth, planned.reach, prices, reason)
+            reason = self._told(f"plain: no draft pays beside the others, {told}")
+            self._shared = Limits(0, 0, planned.reach, reason=reason)
+        else:
+            self._form = self.forms[0]
+            reason = self._told(f"draft: {depth} deep beside others, {told}")
+            self._shared = self._form.beside(depth, planned.reach, prices, reason)
+        return self._shared
+
+    def stays(self, requests: int) -> bool:
+        """Whether the last decision beside others still stands beside so many requests."""
+        alike = 8 * abs(requests - self._others) <= self._others
+        return self._shared is not None and self._left > 0 and alike and self.forms[0].width is not None
+
+    def again(self, planned: Limits) -> Limits:
+        """The limits of another round in which that decision stands."""
+        self._left -= 1
+        if planned is self._light:
+            self._asked = min(planned.depth, planned.reach)
+            self._waited += self._asked == 0
+        return planned
 
     def _choose(self) -> None:
         """Take the fastest form; of forms that are about as fast the one of the last draft, and chains at the beginning."""
@@ -185,8 +208,9 @@ class AutoBudget:
         self._read = len(rounds)
 
     def _teach(self) -> None:
-        """Tell the other form of rounds of this one. Beside others this waits: one form is drafted there."""
+        """Weigh the scores of rounds, and tell the other form of them. Beside others, where neither is needed, this waits."""
         for record, asked in self._owed:
+            self._form.weigh(record, asked)
             for other in self.forms:
                 if other is not self._form:
                     other.hear(record, asked, self._form)

@@ -67,7 +67,8 @@ class Cost:
         """Seconds of passes over so many rows, each as a call of this object says."""
         known = self._by_rows
         beyond = np.maximum(0.0, rows - TABLE_ROWS) * (known[-1] - known[-2])
-        return np.interp(rows, np.arange(len(known)), known) + beyond
+        seconds: npt.NDArray[np.float64] = np.interp(rows, np.arange(len(known)), known) + beyond
+        return seconds
 
     @cached_property
     def _by_rows(self) -> npt.NDArray[np.float64]:

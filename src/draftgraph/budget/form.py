@@ -59,8 +59,13 @@ class Form:
         return max((1.0 + depth) / (self._verifying(depth) + depth * one) for depth in range(1, self.deepest + 1))
 
     def learn(self, record: RoundRecord, asked: int) -> None:
-        """Count a round whose draft had this form and was allowed to be `asked` deep."""
+        """Count a round whose draft had this form and was allowed to be `asked` deep. Its scores are weighed later."""
         self.ledger.enter(record, asked)
+        self._stale = True
+
+    def weigh(self, record: RoundRecord, asked: int) -> None:
+        """Learn how much the scores of a round that was counted are worth."""
+        self.ledger.weigh(record, asked)
         self._stale = True
 
     def hear(self, record: RoundRecord, asked: int, other: Form) -> None:

@@ -23,11 +23,14 @@ from draftgraph.budget.offers import Level, Offer, Prices
 from draftgraph.draft.terms import Limits
 from draftgraph.request.state import Request
 
-FEW, PROMISE = 4, 1.5
+FEW, PROMISE = 4, 1.2
 """Drafts of more than FEW requests are made where the table promises PROMISE times the tokens per second of none. It knows rounds
-of one request, and promises too much for many: 1.4 for eight requests of the bundled pair, where .9 was found."""
+of one request, and promises too much for many: 1.4 to 1.5 for 8 to 32 requests of the bundled pair, where 1.1 to 1.3 were found."""
 TURNS = 4
 """A decision is priced anew so many times at most; the second time it changes hardly ever."""
+CLEARLY = 1.05
+"""Requests draft to different depths where that promises so many times the rate of one depth for all. What each of them has shown
+so far is little, and whoever drafts less is left behind in the end, in rounds of few."""
 Depths = npt.NDArray[np.int64]
 """By request, and by number of passes: how many levels it drafts."""
 
@@ -40,13 +43,16 @@ def share_budget(requests: Sequence[Request], limits: Sequence[Limits]) -> list[
             its if plan is None else plan.alone(its, len(request.tokens))
             for request, plan, its in zip(requests, plans, limits, strict=True)
         ]
-    costs = next((plan.costs for plan in plans if plan is not None), None)
+    sharing = [plan for plan in plans if plan is not None]
+    if sharing and all(plan.stays(len(requests)) for plan in sharing):
+        return [its if plan is None else plan.again(its) for plan, its in zip(plans, limits, strict=True)]
+    costs = next((plan.costs for plan in sharing), None)
     if costs is None:
         return list(limits)
     offers = [None if plan is None else plan.offer(its) for plan, its in zip(plans, limits, strict=True)]
     plain = _Round(costs)
-    for request, its, offer in zip(requests, limits, offers, strict=True):
-        plain.join(len(request.tokens) - len(request.text), its, offer)
+    for its, offer in zip(limits, offers, strict=True):
+        plain.join(its, offer)
     depths = _shared_out(plain, offers)
     prices = plain.with_drafts(offers, depths).prices()
     shared = []
@@ -83,14 +89,15 @@ class _Round:
     rows: float = 0.0
     outside: float = 0.0
     passes: list[tuple[float, float]] = field(default_factory=list)
-    _seen: dict[int, float] = field(default_factory=dict)
-    _read: dict[float, float] = field(default_factory=dict)
 
-    def join(self, unread: int, limits: Limits, offer: Offer | None) -> None:
-        """A request takes part: without a draft if its draft is on offer, else with its own."""
+    def join(self, limits: Limits, offer: Offer | None) -> None:
+        """A request takes part: without a draft if its draft is on offer, else with its own.
+
+        What is left of a prompt has to be read whatever is drafted, so that it makes no token worth more.
+        """
         self.requests += 1
         self.tokens += 1.0
-        self.rows += unread
+        self.rows += 1.0
         if offer is not None or limits.budget == 0 or limits.depth == 0:
             self.outside += self.costs.plain_overhead
             return
@@ -110,43 +117,32 @@ class _Round:
 
     @property
     def seconds(self) -> float:
-        seconds = self._target(self.rows) + self.outside
-        if self.costs.drafter is not None:
-            for rows, members in self.passes:
-                seconds += self._drafter(rows) * min(1.0, members)
+        seconds = float(self.costs.target.each(np.array(self.rows))) + self.outside
+        if self.costs.drafter is not None and self.passes:
+            rows, members = np.array(self.passes).T
+            seconds += float((self.costs.drafter.each(np.maximum(1.0, rows)) * np.minimum(1.0, members)).sum())
         return seconds
 
-    def _drafter(self, rows: float) -> float:
-        """Seconds of a drafter pass over so many rows on average."""
-        assert self.costs.drafter is not None
-        if rows not in self._read:
-            self._read[rows] = self.costs.drafter(max(1.0, rows))
-        return self._read[rows]
+    def _more(self, rows: float, most: int) -> npt.NDArray[np.float64]:
+        """Seconds that 0, 1, … `most` rows take on top of `rows` more than there are."""
+        seconds = self.costs.target.each(self.rows + rows + np.arange(most + 1.0))
+        more: npt.NDArray[np.float64] = seconds - seconds[0]
+        return more
 
-    def _target(self, rows: float) -> float:
-        """Seconds of the target's pass; of a mean number of rows, between the two whole numbers beside it."""
-        fewer = int(rows)
-        for whole in (fewer, fewer + 1):
-            if whole not in self._seen:
-                self._seen[whole] = self.costs.target(whole)
-        return self._seen[fewer] + (rows - fewer) * (self._seen[fewer + 1] - self._seen[fewer])
-
-    def row_seconds(self, rows: int, most: int) -> float:
+    def row_seconds(self, rows: float, most: int) -> float:
         """Seconds per row of the cheapest number of rows more, up to `most`, where `rows` more than now are read."""
-        there = self._target(self.rows + rows)
-        return max(0.0, min((self._target(self.rows + rows + more) - there) / more for more in range(1, most + 1)))
+        return max(0.0, float((self._more(rows, most)[1:] / np.arange(1.0, most + 1.0)).min()))
 
     def prices(self) -> Prices:
         """What a row and a pass more cost in tokens, at the rate of this round."""
-        rate, around, drafter = self.tokens / self.seconds, self.costs.overhead, self.costs.drafter
-        now = self._target(self.rows)
-        more = [self._target(self.rows + nodes) - now for nodes in range(MOST_COPIES + 1)]
-        row = self.row_seconds(0, MOST_COPIES) + around[2]
+        rate, around, drafter = self.rate, self.costs.overhead, self.costs.drafter
+        row = self.row_seconds(0.0, MOST_COPIES) + around[2]
         made = [
             around[1] + (drafter(max(1.0, rows)) / max(1.0, members) if drafter is not None else 0.0)
             for rows, members in self.passes
         ]
-        whole = [1.0 / rate + around[2] * nodes + seconds for nodes, seconds in enumerate(more)]
+        nodes = np.arange(MOST_COPIES + 1.0)
+        whole: list[float] = (1.0 / rate + around[2] * nodes + self._more(0.0, MOST_COPIES)).tolist()
         return Prices(rate, self.requests, rate * row, [rate * seconds for seconds in made], whole)
 
     @property
@@ -208,7 +204,8 @@ class _Grid:
         worth = self.tokens - rate * (self.around + row * self.nodes)
         worth[self.depths > self.lengths] = -np.inf
         most = np.maximum.accumulate(worth, axis=1)
-        return np.maximum.accumulate(np.where(worth >= most, self.depths, 0), axis=1)
+        deep: Depths = np.maximum.accumulate(np.where(worth >= most, self.depths, 0), axis=1)
+        return deep
 
     def rates(self, deep: Depths) -> npt.NDArray[np.float64]:
         """f[p + 1] tokens per second of the whole round for every column of `deep`."""
@@ -229,21 +226,21 @@ class _Grid:
 def _shared_out(plain: _Round, offers: Sequence[Offer | None]) -> list[int]:
     """How deep every request drafts so that tokens per second are most.
 
-    A pass that is made anyway costs little more with one request more: so every number of passes is tried. The best rate so far
-    prices what a request drafts, which gives a better one, and so on (Dinkelbach 1967).
+    A pass that is made anyway costs little more with one request more: so every number of passes is tried, first with everybody in
+    all of them. The best rate so far prices what a request drafts, which gives a better one, and so on (Dinkelbach 1967).
     """
     numbers = [number for number, offer in enumerate(offers) if offer is not None and offer.levels]
     if not numbers:
         return [0] * len(offers)
     grid = _Grid(plain, [offer for offer in offers if offer is not None and offer.levels])
     deep, best, most = grid.alike(), np.zeros(len(numbers), dtype=np.int64), plain.rate
-    for _ in range(TURNS):
+    for turn in range(TURNS):
         rates = grid.rates(deep)
         passes = int(rates.argmax())
-        if rates[passes] <= most:
+        if rates[passes] <= most * (1.0 if turn == 0 else CLEARLY):
             break
         best, most = deep[:, passes], float(rates[passes])
-        row = plain.row_seconds(round(float(grid.nodes[np.arange(len(best)), best].sum())), len(numbers))
+        row = plain.row_seconds(float(grid.nodes[np.arange(len(best)), best].sum()), len(numbers))
         deep = grid.best(most, row)
     if plain.requests > FEW and most < PROMISE * plain.rate:
         return [0] * len(offers)

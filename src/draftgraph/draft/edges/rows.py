@@ -113,10 +113,10 @@ class TextRows:
 
     def extend(self, tokens: Sequence[int], rows: Sequence[Row | None] = ()) -> None:
         """Append text; `rows[i]`, if given, is the target's row that predicted `tokens[i]`."""
-        for i, token in enumerate(tokens):
-            if i < len(rows) and (row := rows[i]) is not None:
-                self._rows[len(self.tokens)] = row
-            self.tokens.append(token)
+        for position, row in enumerate(rows, len(self.tokens)):
+            if row is not None:
+                self._rows[position] = row
+        self.tokens += tokens
 
     def _index(self) -> None:
         """Enter every position that has come since under every suffix of the text before it; the latest comes first.
