@@ -14,7 +14,9 @@ from draftgraph.errors import OptionError
     ("schema", "wrong", "meant"),
     [
         pytest.param({"type": "object", "propertys": {}}, "propertys", "properties", id="at the top"),
-        pytest.param({"properties": {"a": {"type": "string", "maxlength": 3}}}, "maxlength", "maxLength", id="in a property"),
+        pytest.param(
+            {"properties": {"a": {"type": "string", "maxlength": 3}}}, "maxlength", "maxLength", id="in a property"
+        ),
         pytest.param({"anyOf": [{"enumm": [1]}]}, "enumm", "enum", id="in a list"),
         pytest.param({"$defs": {"a": {"items": {"requierd": []}}}}, "requierd", "required", id="below a definition"),
         pytest.param({"additionalProperties": {"minimun": 1}}, "minimun", "minimum", id="of other properties"),

@@ -1,8 +1,8 @@
 """One node budget for all requests of a round: drafts compete for the rows of one pass, and shrink as the batch grows.
 
 Together the requests of a round emit Σ t_i tokens in T(Σ rows) + Σ_d D(rows of pass d) seconds and what the engine adds: one
-table of costs, read at the rows of all. Tokens per second price every level of every draft, and are most where each request drafts
-as deep as is worth that price.
+table of costs, read at the rows of all. Tokens per second price every level of every draft, and are most where each request
+drafts as deep as is worth that price. All draft equally deep, unless different depths promise clearly more.
 
 Only drafts are shared out that no text depends on: under a rule that reads laws, above temperature 0, other drafts would give
 another text for the same seed. Such requests keep the drafts that they have alone.
@@ -25,7 +25,7 @@ from draftgraph.request.state import Request
 
 FEW, PROMISE = 4, 1.2
 """Drafts of more than FEW requests are made where the table promises PROMISE times the tokens per second of none. It knows rounds
-of one request, and promises too much for many: 1.4 to 1.5 for 8 to 32 requests of the bundled pair, where 1.1 to 1.3 were found."""
+of one request, and promises too much for many: 1.4 to 1.5 for 8 to 32 requests of the bundled pair, 1.0 to 1.2 were found."""
 TURNS = 4
 """A decision is priced anew so many times at most; the second time it changes hardly ever."""
 CLEARLY = 1.05
@@ -194,7 +194,8 @@ class _Grid:
 
     def alike(self) -> Depths:
         """Everybody drafts as deep as there are passes."""
-        return np.minimum(self.depths, self.lengths)
+        deep: Depths = np.minimum(self.depths, self.lengths)
+        return deep
 
     def best(self, rate: float, row: float) -> Depths:
         """i[r, p + 1]: how deep each request drafts if p passes are made, so that its tokens are worth most.
@@ -226,8 +227,8 @@ class _Grid:
 def _shared_out(plain: _Round, offers: Sequence[Offer | None]) -> list[int]:
     """How deep every request drafts so that tokens per second are most.
 
-    A pass that is made anyway costs little more with one request more: so every number of passes is tried, first with everybody in
-    all of them. The best rate so far prices what a request drafts, which gives a better one, and so on (Dinkelbach 1967).
+    A pass that is made anyway costs little more with one request more: so every number of passes is tried, first with everybody
+    in all of them. The best rate so far prices what a request drafts, which gives a better one, and so on (Dinkelbach 1967).
     """
     numbers = [number for number, offer in enumerate(offers) if offer is not None and offer.levels]
     if not numbers:

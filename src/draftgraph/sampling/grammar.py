@@ -77,8 +77,8 @@ class Grammar:
     def json(cls, schema: Any = None, *, whitespace: bool = True, reader: str = READERS[0]) -> Grammar:
         """JSON that follows a schema: a mapping, its text, or a class with `model_json_schema` (pydantic).
 
-        schema      None: any JSON object. Properties come in the schema's order. A keyword that cannot be honoured is refused, and
-                    one that is misspelt.
+        schema      None: any JSON object. Properties come in the schema's order. A keyword that cannot be honoured is refused,
+                    and one that is misspelt.
         whitespace  whether there may be one space, or a new line with up to 20 spaces or tabs, between its parts.
 
         Raises OptionError for what is no schema.

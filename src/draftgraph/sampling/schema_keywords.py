@@ -9,7 +9,21 @@ from typing import Any
 from draftgraph.errors import OptionError
 
 ANNOTATIONS = frozenset(
-    ("title description default examples deprecated readOnly writeOnly $schema $id $comment $anchor $vocabulary id").split()
+    [
+        "title",
+        "description",
+        "default",
+        "examples",
+        "deprecated",
+        "readOnly",
+        "writeOnly",
+        "$schema",
+        "$id",
+        "$comment",
+        "$anchor",
+        "$vocabulary",
+        "id",
+    ]
 )
 """Keywords that say nothing of what a value may be."""
 NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
@@ -23,10 +37,41 @@ KEYWORDS = ANNOTATIONS.union(
     NAMED,
     LISTED,
     NESTED,
-    "type enum const required multipleOf minimum maximum exclusiveMinimum exclusiveMaximum minLength maxLength".split(),
-    "pattern format minItems maxItems uniqueItems minContains maxContains minProperties maxProperties".split(),
-    "dependencies dependentRequired contentEncoding contentMediaType $ref $dynamicRef $dynamicAnchor $recursiveRef".split(),
-    "$recursiveAnchor nullable discriminator externalDocs xml example".split(),
+    [
+        "type",
+        "enum",
+        "const",
+        "required",
+        "multipleOf",
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "minLength",
+        "maxLength",
+    ],
+    [
+        "pattern",
+        "format",
+        "minItems",
+        "maxItems",
+        "uniqueItems",
+        "minContains",
+        "maxContains",
+        "minProperties",
+        "maxProperties",
+    ],
+    [
+        "dependencies",
+        "dependentRequired",
+        "contentEncoding",
+        "contentMediaType",
+        "$ref",
+        "$dynamicRef",
+        "$dynamicAnchor",
+        "$recursiveRef",
+    ],
+    ["$recursiveAnchor", "nullable", "discriminator", "externalDocs", "xml", "example"],
 )
 """Those of all drafts of JSON Schema, and of OpenAPI."""
 LIKENESS = 0.8
@@ -50,7 +95,7 @@ def schemas_in(schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def refuse_misspelt(schema: Mapping[str, Any]) -> None:
-    """Raise OptionError for a keyword that is almost one of JSON Schema: the standard has it ignored, as all that it does not know."""
+    """Raise OptionError for a word that is almost a keyword: the standard has it ignored, as all that it does not know."""
     for each in schemas_in(schema):
         for name in each:
             meant = [] if name in KEYWORDS else get_close_matches(str(name), sorted(KEYWORDS), 1, LIKENESS)

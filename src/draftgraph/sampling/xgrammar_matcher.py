@@ -15,8 +15,22 @@ from draftgraph.sampling.grammar import Grammar
 from draftgraph.sampling.schema_keywords import ANNOTATIONS, schemas_in
 
 KEPT = ANNOTATIONS.union(
-    ("type properties required additionalProperties items prefixItems minItems maxItems enum const anyOf $ref $defs").split(),
-    ("definitions minimum maximum exclusiveMinimum exclusiveMaximum").split(),
+    [
+        "type",
+        "properties",
+        "required",
+        "additionalProperties",
+        "items",
+        "prefixItems",
+        "minItems",
+        "maxItems",
+        "enum",
+        "const",
+        "anyOf",
+        "$ref",
+        "$defs",
+    ],
+    ["definitions", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"],
 )
 """Keywords that xgrammar 0.2 keeps. Others it ignores (`not`, `uniqueItems`), widens (`format`, `oneOf`), narrows (`pattern`), or
 follows with texts that are no JSON (`minLength`, `maxLength`: they admit control characters)."""
@@ -68,7 +82,9 @@ class Vocabulary:
 
     def _regex(self, pattern: str) -> xgrammar.CompiledGrammar:
         if _ANCHOR.search(pattern.removeprefix("^").removesuffix("$")):
-            raise OptionError("xgrammar ignores ^ and $ inside of an expression; write reader='llguidance', or \\^ and \\$")
+            raise OptionError(
+                "xgrammar ignores ^ and $ inside of an expression; write reader='llguidance', or \\^ and \\$"
+            )
         return self._compiler.compile_regex(pattern)
 
     def matcher(self, state: xgrammar.CompiledGrammar, eos: Set[int], stops: Set[int]) -> XGrammarMatcher:
@@ -99,9 +115,7 @@ class XGrammarMatcher:
     unused  ids by which xgrammar says the same, and which do not end this text.
     """
 
-    def __init__(
-        self, state: xgrammar.GrammarMatcher, vocab_size: int, ends: list[int], unused: list[int]
-    ) -> None:
+    def __init__(self, state: xgrammar.GrammarMatcher, vocab_size: int, ends: list[int], unused: list[int]) -> None:
         self.state, self.vocab_size, self.ends, self.unused = state, vocab_size, ends, unused
 
     def fork(self) -> XGrammarMatcher:

@@ -17,8 +17,8 @@ from draftgraph.backends.openvino.text import BlockHandle
 CELLS = 32
 """Cells of a block, as the kernels of OpenVINO want it on a CPU."""
 KEPT_BLOCKS, KEPT_BYTES = 32, 128 << 20
-"""So many blocks, or what fits into so many bytes if that is more, stay when no request is open. Memory that comes and goes has to
-be zeroed by the system again: that was a fifth of the time of 16 short requests of the bundled pair."""
+"""So many blocks, or what fits into so many bytes if that is more, stay when no request is open. Memory that comes and goes has
+to be zeroed by the system again: that was a fifth of the time of 16 short requests of the bundled pair."""
 SCRATCH = 0
 """The block that rows are written to which are there only to fill a pass."""
 _CACHE_LINE = 64
