@@ -83,7 +83,7 @@ def seconds(model: CausalLM, texts: Sequence[CacheHandle], rows: int, repeats: i
 def blocks(rows: Sequence[Row], layers: int, cell: int) -> Iterator[str | Sheet]:
     whole = cell / layers * SMOLLM2_LAYERS
     yield (
-        f"A random model with the widths of SmolLM2-135M and {layers} layers; CPU milliseconds of a pass, and of a request in it. "
+        f"A random model with the widths of SmolLM2-135M and {layers} layers; CPU milliseconds of a pass, and per request. "
         f"A token of a request takes {cell} bytes here. SmolLM2-135M itself has {SMOLLM2_LAYERS} layers, and takes "
         f"{whole / 1024:.0f} KiB in float32, {whole / 2048:.1f} KiB in bfloat16."
     )

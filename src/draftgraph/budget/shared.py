@@ -25,7 +25,7 @@ from draftgraph.request.state import Request
 
 FEW, PROMISE = 4, 1.2
 """Drafts of more than FEW requests are made where the table promises PROMISE times the tokens per second of none. It knows rounds
-of one request, and promises too much for many: 1.4 to 1.5 for 8 to 32 requests of the bundled pair, 1.0 to 1.2 were found."""
+of one request, and promises too much for many: 1.4 to 1.5 for 8 to 32 requests of the bundled pair, which got 1.0 to 1.2."""
 TURNS = 4
 """A decision is priced anew so many times at most; the second time it changes hardly ever."""
 CLEARLY = 1.05

@@ -17,7 +17,7 @@ pytest.importorskip("openvino")
 
 from converted import FAMILIES, Text, converted, decode, lm
 from draftgraph.backends.base import Feed
-from draftgraph.backends.openvino import load
+from draftgraph.backends.openvino import compiled, load
 from draftgraph.backends.openvino.model import _finite
 from draftgraph.backends.openvino.pool import CELLS, KEPT_BLOCKS, KEPT_BYTES, BlockPool, Shape
 from draftgraph.backends.openvino.text import BlockHandle
@@ -103,6 +103,22 @@ def test_memory_grows_with_long_texts_and_shrinks_again(monkeypatch: pytest.Monk
     assert not model.pool.used()
     model.close(model.open(0))
     assert model.pool.capacity == KEPT_BLOCKS
+
+
+def test_memory_of_inputs_is_kept_for_some_sizes_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids = converted(), [(7 * i) % 64 for i in range(40)]
+    monkeypatch.setattr(compiled, "MOST_MADE", 3)
+    monkeypatch.setattr(model._compiled, "_made", {})
+    text, given = Text(model, ids), []
+    for begin in range(0, 36, 9):
+        for size in (1, 5, 3):
+            given.append(model.forward([Feed(text.handle, ids[begin : begin + size])])[0].logits)
+            begin += size
+    assert len(model._compiled._made) == 3
+    with torch.inference_mode():
+        expected = lm()(torch.tensor([ids[:36]])).logits[0]
+    torch.testing.assert_close(given[-1][-1], expected[35], atol=1e-4, rtol=1e-4)
+    model.close(text.handle)
 
 
 def test_memory_of_small_models_stays_between_requests() -> None:
