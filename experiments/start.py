@@ -100,11 +100,11 @@ def kept() -> int:
 
 
 def cached(target: Any) -> int:
-    """Bytes that a model on OpenVINO has for keys and values."""
-    from draftgraph.backends.openvino.pool import CELLS
+    """Bytes that a model on OpenVINO has for keys and values of short requests."""
+    from draftgraph.backends.openvino.pool import CELLS, KEPT_BLOCKS
 
     pool = target.pool
-    return sum(shape.heads * shape.width for shape in pool.shapes) * CELLS * pool.capacity * pool.kind.itemsize
+    return sum(shape.heads * shape.width for shape in pool.shapes) * CELLS * KEPT_BLOCKS * pool.kind.itemsize
 
 
 def held() -> dict[str, int]:

@@ -298,7 +298,7 @@ def test_where_a_drafter_does_not_pay_there_are_copies(drafter: float):
 def test_a_level_that_was_not_drafted_keeps_what_is_known_of_it():
     ledger = Ledger((), 8)
     before = [counts.gain for counts in ledger.depths]
-    ledger.enter(record(20, 3, 3, score=0.5), 8)
+    ledger.weigh(record(20, 3, 3, score=0.5), 8)
     after = [counts.gain for counts in ledger.depths]
     assert after[:3] > before[:3]
     assert before[4] < after[4] < after[2], "but for the next ones, which would never be tried"
@@ -309,10 +309,10 @@ def test_a_level_that_was_not_drafted_keeps_what_is_known_of_it():
 def test_scores_are_believed_as_far_as_the_target_confirms_them():
     ledger = Ledger((), 8)
     for _ in range(60):
-        ledger.enter(record(20, 4, 4, score=0.5), 8)
+        ledger.weigh(record(20, 4, 4, score=0.5), 8)
     assert ledger.depths[2].gain == pytest.approx(1.0 / 0.5**2, rel=0.05), "too small by a factor of four"
     for _ in range(200):
-        ledger.enter(record(20, 4, 1, score=1.0), 8)
+        ledger.weigh(record(20, 4, 1, score=1.0), 8)
     assert ledger.depths[2].gain == pytest.approx(LEAST_GAIN)
 
 

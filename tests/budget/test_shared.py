@@ -139,7 +139,43 @@ def test_a_draft_that_was_left_out_is_not_counted_as_a_miss() -> None:
     assert not any(limits.depth for limits in share_budget(requests, before))
     plain = RoundRecord(20, [], [], [], [], [], [], (), 5, 1, 0, 0, {}, "plain", [], [], [])
     for each, limits in zip(requests, before, strict=True):
-        assert each.plan(21, [plain], 99).depth == limits.depth
+        assert each.plan.alone(each.plan(21, [plain], 99), 21).depth == limits.depth
+
+
+def test_decisions_stand_for_some_rounds_while_about_as_many_others_are_there() -> None:
+    requests = [request(costs(row=0.02, drafter=0.1, reached=0.95)) for _ in range(8)]
+    records: list[RoundRecord] = []
+    plain = RoundRecord(20, [], [], [], [], [], [], (), 5, 1, 0, 0, {}, "plain", [], [], [])
+
+    def decided(some: Sequence[Any]) -> list[Limits]:
+        planned = [each.plan(20 + len(records), records, 99) for each in some]
+        records.append(plain)
+        return share_budget(some, planned)
+
+    first = decided(requests)
+    assert [each.depth for each in decided(requests)] == [each.depth for each in first]
+    assert all(each.reason == first[0].reason for each in decided(requests[:7]))
+    fewer = decided(requests[:3])
+    assert "with 3 requests" in fewer[0].reason
+    (alone,) = decided(requests[:1])
+    assert "beside others" not in alone.reason
+    assert alone.budget == planned_alone().budget
+
+
+def planned_alone() -> Limits:
+    """What a request of the test above does that has never been beside others."""
+    mine = request(costs(row=0.02, drafter=0.1, reached=0.95))
+    plain = RoundRecord(20, [], [], [], [], [], [], (), 5, 1, 0, 0, {}, "plain", [], [], [])
+    limits: Limits = mine.plan(24, [plain] * 4, 99)
+    return limits
+
+
+def test_the_last_tokens_of_a_text_are_not_drafted_beyond_while_a_decision_stands() -> None:
+    requests = [request(costs(row=0.02, drafter=0.1, reached=0.95)) for _ in range(4)]
+    assert share_budget(requests, planned(requests))[0].depth > 2
+    limits = share_budget(requests, planned(requests, 2))
+    assert {min(each.depth, each.reach) for each in limits} == {2}
+    assert [each.budget for each in share_budget(requests, planned(requests, 0))] == [0] * 4
 
 
 def test_copies_are_cut_by_what_rows_cost_beside_others() -> None:
@@ -162,7 +198,7 @@ def test_fixed_budgets_take_part_with_what_they_verify() -> None:
     beside = share_budget([fixed, free], limits)
     assert beside[0] is limits[0]
     round_of = _Round(table)
-    round_of.join(1, limits[0], None)
+    round_of.join(limits[0], None)
     assert round_of.rows == 41
     assert len(round_of.passes) == 8
 

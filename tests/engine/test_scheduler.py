@@ -304,6 +304,7 @@ def test_load_tells_cells_and_requests() -> None:
     board.close()
     assert (board.load.running, board.load.waiting, board.load.cells_used) == (0, 0, 0)
     assert cells(made) == 0
+    assert board.load.cell_bytes == made.target.cell_bytes > 0
 
 
 # --- one that fails ---------------------------------------------------------------------------------------------------

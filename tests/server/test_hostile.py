@@ -80,6 +80,12 @@ def test_other_content_types_and_paths_and_methods_get_a_reason(server: Served):
     http = server.http
     assert http.post("/v1/completions", content=b'{"prompt": "a"}').status_code == 415
     assert http.post("/v1/completions", data={"prompt": "a"}).status_code == 415
+    latin = http.post("/v1/completions", content=b"{}", headers={"Content-Type": "application/json; charset=latin-1"})
+    assert latin.status_code == 415
+    assert "send JSON in UTF-8" in latin.json()["error"]["message"]
+    stated = {"Content-Type": 'application/json; Charset="UTF-8"'}
+    asked = b'{"model": "bundled", "prompt": "a", "max_tokens": 1}'
+    assert http.post("/v1/completions", content=asked, headers=stated).status_code != 415
     assert http.get("/v1/completions").status_code == 405
     assert http.post("/v1/embeddings", json={}).status_code == 404
     for path in ("/v1/../etc/passwd", "/v1/models/..%2f..", "/%00"):

@@ -42,6 +42,8 @@ STAY = 0.95
 """A form is left for another one if its rate is below this share of the other's: both are estimates, and a change costs time."""
 COMPARED_EVERY = 4
 """Rounds from one comparison of the forms to the next."""
+STAYS = 3
+"""Rounds for which a decision beside others stands, if about as many others take part: deciding takes time of all."""
 
 
 @dataclass
@@ -73,6 +75,11 @@ class AutoBudget:
     _read: int = 0
     _cached: int = 0
     _rivals: Rivals = field(default_factory=Rivals)
+    _shared: Limits | None = None
+    _light: Limits | None = None
+    _others: int = 0
+    _left: int = 0
+    _owed: list[tuple[RoundRecord, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.forms = [Form(self.costs, self.deepest, self.width, draws=self.draws)]
@@ -81,7 +88,7 @@ class AutoBudget:
             self.forms.insert(0, Form(chains, self.deepest, 1, narrow=True, draws=self.draws))
         self._form = self.forms[0]
         self._plain = 1.0 / self.costs.plain
-        self._copies = [self.costs.whole(nodes) for nodes in range(MOST_COPIES + 1)]
+        self._copies = (self.costs.plain, *self.costs.verifying_each[1 : MOST_COPIES + 1])
         self._hopeless = max(form.most for form in self.forms) <= self._plain
         probed = min(PROBE_DEPTH, self.deepest)
         self._probe_seconds = self.forms[0].costs.round(probed, [1.0] * probed)
@@ -92,6 +99,7 @@ class AutoBudget:
         unable  why the drafter cannot draft, if so.
         """
         self._learn(rounds)
+        self._light = None
         if reach == 0:
             return self._none(reach, "the next token is the last one")
         if unable:
@@ -102,6 +110,21 @@ class AutoBudget:
             return self._none(
                 reach, f"a token takes {1e3 / self._plain:.2f} ms, and no draft is faster if all of it is accepted"
             )
+        if self._shared is not None and (self._left or self._shared.depth):
+            if self.forms[0].width is None:
+                self._teach()
+            self._light = self._shared.within(reach)
+            return self._light
+        return self._alone(length, reach)
+
+    def alone(self, planned: Limits, length: int) -> Limits:
+        """The limits of the round that was `planned` last, if nobody else takes part in it after all."""
+        return self._alone(length, planned.reach) if planned is self._light else planned
+
+    def _alone(self, length: int, reach: int) -> Limits:
+        """The limits of a round without others."""
+        self._shared = None
+        self._teach()
         self._choose()
         rate = self._form.expected().rate
         if rate <= self._plain:
@@ -123,24 +146,41 @@ class AutoBudget:
         return self.plan(length, rounds, reach, unable)
 
     def offer(self, planned: Limits) -> Offer | None:
-        """The draft of the round that was `planned` last, level by level; None where its size is no question of price."""
-        depth = 0 if self._probing else min(planned.depth, planned.reach)
-        return self._form.offer(depth) if depth else None
+        """What may be drafted beside others instead of what was `planned` last, level by level, in the form that costs least.
+
+        None where the size of that draft is no question of price.
+        """
+        wanted = self.deepest if planned is self._light else planned.depth
+        depth = 0 if self._probing else min(wanted, planned.reach)
+        return self.forms[0].offer(depth) if depth else None
 
     def take(self, planned: Limits, depth: int, prices: Prices) -> Limits:
         """The limits of that round if its draft, one among those of others, is `depth` deep at most."""
         told = f"{prices.rate:.0f} tokens/s with {prices.requests} requests"
+        self._others, self._left, self._asked = prices.requests, STAYS, min(depth, planned.reach)
         if depth == 0:
-            self._asked = 0
-            return Limits(0, 0, planned.reach, reason=self._told(f"plain: no draft pays beside the others, {told}"))
-        self._asked = min(depth, planned.reach)
+            reason = self._told(f"plain: no draft pays beside the others, {told}")
+            self._shared = Limits(0, 0, planned.reach, reason=reason)
+            return self._shared
+        self._form = self.forms[0]
         reason = self._told(f"draft: {depth} deep beside others, {told}")
-        limits = self._form.priced(depth, planned.reach, prices.row, prices.passes, reason)
-        levels = self._form.offer(depth).levels
-        tokens = 1.0 + sum(level.tokens for level in levels)
-        taken = 1.0 + sum(prices.row * level.nodes for level in levels)
-        taken += sum(made * level.passes for made, level in zip(prices.passes, levels, strict=False))
-        return self._with_copies(limits, prices.seconds, prices.rate * tokens / taken, tokens)
+        limits = self._form.beside(depth, planned.reach, prices, reason)
+        tokens, rate = prices.of_draft(self._form.offer(depth).levels)
+        self._shared = self._with_copies(limits, prices.seconds, rate, tokens)
+        return self._shared
+
+    def stays(self, requests: int) -> bool:
+        """Whether the last decision beside others still stands beside so many requests."""
+        alike = 8 * abs(requests - self._others) <= self._others
+        return self._shared is not None and self._left > 0 and alike and self.forms[0].width is not None
+
+    def again(self, planned: Limits) -> Limits:
+        """The limits of another round in which that decision stands."""
+        self._left -= 1
+        if planned is self._light:
+            self._asked = min(planned.depth, planned.reach)
+            self._waited += self._asked == 0
+        return planned
 
     def _choose(self) -> None:
         """Take the fastest form; of forms that are about as fast the one of the last draft, and chains at the beginning."""
@@ -164,9 +204,7 @@ class AutoBudget:
             if self._asked and record.decision != COPIES:
                 self._form.learn(record, self._asked)
                 self._rivals.enter(record.rival, 1.0 + sum(record.chances))
-                for other in self.forms:
-                    if other is not self._form:
-                        other.hear(record, self._asked, self._form)
+                self._owed.append((record, self._asked))
                 self._cached = record.length if record.num_passes else self._cached
             elif self.copies:
                 self.forms[-1].ledger.judge(record)
@@ -177,6 +215,15 @@ class AutoBudget:
                 # What a successful probe has shown is asked again at once.
                 self._waited = -1 if self._failures == 0 else 0
         self._read = len(rounds)
+
+    def _teach(self) -> None:
+        """Weigh the scores of rounds, and tell the other form of them. Beside others, where neither is needed, this waits."""
+        for record, asked in self._owed:
+            self._form.weigh(record, asked)
+            for other in self.forms:
+                if other is not self._form:
+                    other.hear(record, asked, self._form)
+        self._owed = []
 
     def _draft(self, reach: int) -> Limits:
         _, rate, tokens = self._form.expected()

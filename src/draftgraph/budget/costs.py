@@ -15,6 +15,9 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from draftgraph.draft.isotonic import pooled
 from draftgraph.files import BrokenFileError
 from draftgraph.strictjson import build, seen
@@ -27,6 +30,10 @@ DAY_SECONDS = 86400.0
 """No pass takes longer."""
 IMPOSSIBLE_NODES = 1e6
 """No round drafts more."""
+MOST_NODES = 64
+"""Nodes of a round whose size is decided."""
+TABLE_ROWS = 512
+"""Passes of up to so many rows are looked up where many are asked for at once."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,17 @@ class Cost:
         fewer, share = int(rows), rows - int(rows)
         least = self._between(self._padded(fewer))
         return least if share == 0.0 else (1.0 - share) * least + share * self._between(self._padded(fewer + 1))
+
+    def each(self, rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Seconds of passes over so many rows, each as a call of this object says."""
+        known = self._by_rows
+        beyond = np.maximum(0.0, rows - TABLE_ROWS) * (known[-1] - known[-2])
+        seconds: npt.NDArray[np.float64] = np.interp(rows, np.arange(len(known)), known) + beyond
+        return seconds
+
+    @cached_property
+    def _by_rows(self) -> npt.NDArray[np.float64]:
+        return np.array([self(rows) for rows in range(TABLE_ROWS + 1)])
 
     def _padded(self, rows: int) -> int:
         """Rows of the pass that computes so many."""
@@ -136,11 +154,15 @@ class Costs:
 
     def at(self, temperature: float) -> Costs:
         """The costs of requests at this temperature."""
-        if temperature > 0.0 or self.greedy is None:
+        return self if temperature > 0.0 else self._at_zero
+
+    @cached_property
+    def _at_zero(self) -> Costs:
+        if self.greedy is None:
             return self
         return replace(self._of(self.greedy), greedy=None, chains=self.greedy_chains, greedy_chains=None)
 
-    @property
+    @cached_property
     def of_chains(self) -> Costs | None:
         """The costs of rounds whose drafts are chains; None if they were not measured."""
         return None if self.chains is None else self._of(self.chains)
@@ -170,6 +192,11 @@ class Costs:
     def verifying(self, nodes: float) -> float:
         """Seconds of a round that verifies `nodes` nodes, without drafting them."""
         return self.target(nodes + 1) + self.overhead[0] + self.overhead[2] * nodes
+
+    @cached_property
+    def verifying_each(self) -> Sequence[float]:
+        """`verifying` for 0, 1, … MOST_NODES nodes: requests share what they look up in every round."""
+        return [self.verifying(nodes) for nodes in range(MOST_NODES + 1)]
 
     def whole(self, nodes: int) -> float:
         """Seconds of a round that verifies `nodes` nodes which cost nothing to draft; without any it is plain decoding."""

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from draftgraph.budget.costs import Costs
+from draftgraph.budget.costs import MOST_NODES, Costs
 from draftgraph.budget.ledger import Ledger
-from draftgraph.budget.offers import Level, Offer
+from draftgraph.budget.offers import Level, Offer, Prices
 from draftgraph.draft.terms import Limits
 from draftgraph.request.record import RoundRecord
 
-MOST_DRAFTED = 64
+MOST_DRAFTED = MOST_NODES
 """Nodes of a round whose size prices decide."""
 NEAR, SAME = 0.95, 0.98
 """Of depths whose rates are NEAR the best one a fixed shape without draws gets the largest: prices end its drafts early. With
@@ -50,7 +50,7 @@ class Form:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.costs.levels, self.deepest, alike=self.width is not None)
-        self._target = [self.costs.verifying(nodes) for nodes in range(MOST_DRAFTED + 1)]
+        self._target = self.costs.verifying_each
 
     @property
     def most(self) -> float:
@@ -59,8 +59,13 @@ class Form:
         return max((1.0 + depth) / (self._verifying(depth) + depth * one) for depth in range(1, self.deepest + 1))
 
     def learn(self, record: RoundRecord, asked: int) -> None:
-        """Count a round whose draft had this form and was allowed to be `asked` deep."""
+        """Count a round whose draft had this form and was allowed to be `asked` deep. Its scores are weighed later."""
         self.ledger.enter(record, asked)
+        self._stale = True
+
+    def weigh(self, record: RoundRecord, asked: int) -> None:
+        """Learn how much the scores of a round that was counted are worth."""
+        self.ledger.weigh(record, asked)
         self._stale = True
 
     def hear(self, record: RoundRecord, asked: int, other: Form) -> None:
@@ -134,9 +139,23 @@ class Form:
 
     def offer(self, depth: int) -> Offer:
         """A draft of this form, `depth` levels, as the rounds before have counted them."""
-        counted = zip(self.ledger.survival(), self.ledger.depths, strict=True)
+        chances = self.ledger.survival()[:depth]
+        if self.width is not None:
+            return Offer([Level(chance, self.width, 1.0) for chance in chances], self.width, self.costs.overhead)
+        counted = zip(chances, self.ledger.depths, strict=False)
         levels = [Level(chance, each.nodes / each.rounds, each.passes / each.rounds) for chance, each in counted]
-        return Offer(levels[:depth], self.ledger.rows)
+        return Offer(levels, self.ledger.rows, self.costs.overhead)
+
+    def beside(self, depth: int, reach: int, prices: Prices, reason: str) -> Limits:
+        """The limits of a draft `depth` deep at most, one among those of others.
+
+        A shape that does not look at scores is drafted whole: whoever is left behind by the others in a batch would be decoded
+        alone in the end, in rounds that cost more than they do together.
+        """
+        if self.width is None:
+            return self.priced(depth, reach, prices.row, prices.passes, reason)
+        nodes = min(MOST_DRAFTED, self.width * depth)
+        return Limits(nodes, depth, reach, spread=False, narrow=self.narrow, reason=reason)
 
     def _slope(self) -> float:
         """Seconds per node of the cheapest size near the one that drafts have now.

@@ -145,7 +145,7 @@ class Ledger:
         return share / (1.0 - share)
 
     def enter(self, record: RoundRecord, asked: int) -> None:
-        """Count a round whose draft was allowed to be `asked` deep."""
+        """Count a round whose draft was allowed to be `asked` deep: how deep paths came."""
         levels = _Levels.of(record, self.deepest)
         for depth, counts in enumerate(self.depths[:asked], 1):
             counts.fade(self.memory)
@@ -153,16 +153,20 @@ class Ledger:
             counts.above += levels.chances[depth - 1]
             counts.reached += levels.chances[depth]
             counts.nodes += levels.nodes[depth]
-            if record.num_passes >= depth:
-                counts.passes += 1.0
-                counts.judge(levels.chances[depth], levels.scores[depth - 1])
-        self._drift(record.num_passes)
+            counts.passes += float(record.num_passes >= depth)
         if record.num_passes:
             self.rows += (record.num_evaluations / record.num_passes - self.rows) / BRIEF
         self.beyond += (max(0, len(record.path) - asked) - self.beyond) / MEMORY
         self.spare += (len(record.tokens) - sum(levels.nodes[: asked + 1]) - self.spare) / MEMORY
-        self.judge(record)
         self.memory = MEMORY
+
+    def weigh(self, record: RoundRecord, asked: int) -> None:
+        """Compare what a round that was entered promised, in scores, with how deep paths came. Prices of drafts need it."""
+        levels = _Levels.of(record, self.deepest)
+        for depth, counts in enumerate(self.depths[: min(asked, record.num_passes)], 1):
+            counts.judge(levels.chances[depth], levels.scores[depth - 1])
+        self._drift(record.num_passes)
+        self.judge(record)
 
     def hear(self, record: RoundRecord, asked: int) -> None:
         """Count a round whose draft had another form."""

@@ -17,10 +17,14 @@ class Level(NamedTuple):
 
 @dataclass(frozen=True)
 class Offer:
-    """levels  of a draft, from its first one down. rows  of a drafter pass."""
+    """levels  of a draft, from its first one down. rows  of a drafter pass.
+
+    overhead  seconds per round, per drafter pass and per node, beside the forwards.
+    """
 
     levels: Sequence[Level]
     rows: float
+    overhead: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -38,3 +42,10 @@ class Prices:
     row: float
     passes: Sequence[float]
     seconds: Sequence[float]
+
+    def of_draft(self, levels: Sequence[Level]) -> tuple[float, float]:
+        """Tokens of one request's round with such a draft, and tokens per second while it takes part like that."""
+        tokens = 1.0 + sum(level.tokens for level in levels)
+        taken = 1.0 + sum(self.row * level.nodes for level in levels)
+        taken += sum(made * level.passes for made, level in zip(self.passes, levels, strict=False))
+        return tokens, self.rate * tokens / taken

@@ -1,8 +1,8 @@
 """One node budget for all requests of a round: drafts compete for the rows of one pass, and shrink as the batch grows.
 
 Together the requests of a round emit Σ t_i tokens in T(Σ rows) + Σ_d D(rows of pass d) seconds and what the engine adds: one
-table of costs, read at the rows of all. Levels of drafts are taken from one heap, the best expected gain per second first, as
-long as tokens per second rise. So every request drafts what it would draft alone, or less, or nothing.
+table of costs, read at the rows of all. Tokens per second price every level of every draft, and are most where each request
+drafts as deep as is worth that price. All draft equally deep, unless different depths promise clearly more.
 
 Only drafts are shared out that no text depends on: under a rule that reads laws, above temperature 0, other drafts would give
 another text for the same seed. Such requests keep the drafts that they have alone.
@@ -10,10 +10,12 @@ another text for the same seed. Such requests keep the drafts that they have alo
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
+
+import numpy as np
+import numpy.typing as npt
 
 from draftgraph.budget.automatic import MOST_COPIES, AutoBudget
 from draftgraph.budget.costs import Costs
@@ -21,27 +23,38 @@ from draftgraph.budget.offers import Level, Offer, Prices
 from draftgraph.draft.terms import Limits
 from draftgraph.request.state import Request
 
-FEW, PROMISE = 4, 1.5
+FEW, PROMISE = 4, 1.2
 """Drafts of more than FEW requests are made where the table promises PROMISE times the tokens per second of none. It knows rounds
-of one request, and promises too much for many: 1.4 for eight requests of the bundled pair, where .9 was found."""
-TRIED = 2
-"""So many numbers of drafter passes are tried beyond the best one."""
+of one request, and promises too much for many: 1.4 to 1.5 for 8 to 32 requests of the bundled pair, which got 1.0 to 1.2."""
+TURNS = 4
+"""A decision is priced anew so many times at most; the second time it changes hardly ever."""
+CLEARLY = 1.05
+"""Requests draft to different depths where that promises so many times the rate of one depth for all. What each of them has shown
+so far is little, and whoever drafts less is left behind in the end, in rounds of few."""
+Depths = npt.NDArray[np.int64]
+"""By request, and by number of passes: how many levels it drafts."""
 
 
 def share_budget(requests: Sequence[Request], limits: Sequence[Limits]) -> list[Limits]:
     """The limits of every request in a round with the others. limits  what each would draft alone, as its plan says."""
-    if len(requests) < 2:
-        return list(limits)
     plans = [cast(AutoBudget | None, request.plan) if is_free(request) else None for request in requests]
-    costs = next((plan.costs for plan in plans if plan is not None), None)
+    if len(requests) < 2:
+        return [
+            its if plan is None else plan.alone(its, len(request.tokens))
+            for request, plan, its in zip(requests, plans, limits, strict=True)
+        ]
+    sharing = [plan for plan in plans if plan is not None]
+    if sharing and all(plan.stays(len(requests)) for plan in sharing):
+        return [its if plan is None else plan.again(its) for plan, its in zip(plans, limits, strict=True)]
+    costs = next((plan.costs for plan in sharing), None)
     if costs is None:
         return list(limits)
     offers = [None if plan is None else plan.offer(its) for plan, its in zip(plans, limits, strict=True)]
     plain = _Round(costs)
-    for request, its, offer in zip(requests, limits, offers, strict=True):
-        plain.join(len(request.tokens) - len(request.text), its, offer)
-    depths, best = _shared_out(plain, offers)
-    prices = best.prices()
+    for its, offer in zip(limits, offers, strict=True):
+        plain.join(its, offer)
+    depths = _shared_out(plain, offers)
+    prices = plain.with_drafts(offers, depths).prices()
     shared = []
     for plan, its, offer, depth in zip(plans, limits, offers, depths, strict=True):
         found = its if plan is None or offer is None else plan.take(its, depth, prices)
@@ -76,26 +89,27 @@ class _Round:
     rows: float = 0.0
     outside: float = 0.0
     passes: list[tuple[float, float]] = field(default_factory=list)
-    _seen: dict[int, float] = field(default_factory=dict)
-    _read: dict[float, float] = field(default_factory=dict)
 
-    def join(self, unread: int, limits: Limits, offer: Offer | None) -> None:
-        """A request takes part: without a draft if its draft is on offer, else with its own."""
+    def join(self, limits: Limits, offer: Offer | None) -> None:
+        """A request takes part: without a draft if its draft is on offer, else with its own.
+
+        What is left of a prompt has to be read whatever is drafted, so that it makes no token worth more.
+        """
         self.requests += 1
         self.tokens += 1.0
-        self.rows += unread
-        drafts = offer is None and limits.budget > 0 and limits.depth > 0
-        self.outside += self.costs.overhead[0] if drafts else self.costs.plain_overhead
-        if drafts:
-            depth = min(limits.depth, limits.reach)
-            for level in range(depth):
-                self.add(Level(0.0, limits.budget / depth, 1.0), level, limits.budget / depth)
+        self.rows += 1.0
+        if offer is not None or limits.budget == 0 or limits.depth == 0:
+            self.outside += self.costs.plain_overhead
+            return
+        overhead, depth = self.costs.overhead, min(limits.depth, limits.reach)
+        self.outside += overhead[0] + overhead[1] * depth + overhead[2] * limits.budget
+        for level in range(depth):
+            self.add(Level(0.0, limits.budget / depth, 1.0), level, limits.budget / depth)
 
     def add(self, level: Level, depth: int, rows: float) -> None:
         """A request drafts one level deeper, `depth` is 0 for its first one. rows  that its pass takes."""
         self.tokens += level.tokens
         self.rows += level.nodes
-        self.outside += self.costs.overhead[2] * level.nodes + self.costs.overhead[1] * level.passes
         while len(self.passes) <= depth:
             self.passes.append((0.0, 0.0))
         taken, members = self.passes[depth]
@@ -103,108 +117,135 @@ class _Round:
 
     @property
     def seconds(self) -> float:
-        seconds = self._target(self.rows) + self.outside
-        if self.costs.drafter is not None:
-            for rows, members in self.passes:
-                seconds += self._drafter(rows) * min(1.0, members)
+        seconds = float(self.costs.target.each(np.array(self.rows))) + self.outside
+        if self.costs.drafter is not None and self.passes:
+            rows, members = np.array(self.passes).T
+            seconds += float((self.costs.drafter.each(np.maximum(1.0, rows)) * np.minimum(1.0, members)).sum())
         return seconds
 
-    def _drafter(self, rows: float) -> float:
-        """Seconds of a drafter pass over so many rows on average."""
-        assert self.costs.drafter is not None
-        if rows not in self._read:
-            self._read[rows] = self.costs.drafter(max(1.0, rows))
-        return self._read[rows]
+    def _more(self, rows: float, most: int) -> npt.NDArray[np.float64]:
+        """Seconds that 0, 1, … `most` rows take on top of `rows` more than there are."""
+        seconds = self.costs.target.each(self.rows + rows + np.arange(most + 1.0))
+        more: npt.NDArray[np.float64] = seconds - seconds[0]
+        return more
 
-    def _target(self, rows: float) -> float:
-        """Seconds of the target's pass; of a mean number of rows, between the two whole numbers beside it."""
-        fewer = int(rows)
-        for whole in (fewer, fewer + 1):
-            if whole not in self._seen:
-                self._seen[whole] = self.costs.target(whole)
-        return self._seen[fewer] + (rows - fewer) * (self._seen[fewer + 1] - self._seen[fewer])
-
-    def row_seconds(self, most: int) -> float:
-        """Seconds per row of the cheapest number of rows more, up to `most`."""
-        now = self._target(self.rows)
-        return max(0.0, min((self._target(self.rows + more) - now) / more for more in range(1, most + 1)))
+    def row_seconds(self, rows: float, most: int) -> float:
+        """Seconds per row of the cheapest number of rows more, up to `most`, where `rows` more than now are read."""
+        return max(0.0, float((self._more(rows, most)[1:] / np.arange(1.0, most + 1.0)).min()))
 
     def prices(self) -> Prices:
         """What a row and a pass more cost in tokens, at the rate of this round."""
-        rate, around, drafter = self.tokens / self.seconds, self.costs.overhead, self.costs.drafter
-        now = self._target(self.rows)
-        more = [self._target(self.rows + nodes) - now for nodes in range(MOST_COPIES + 1)]
-        row = self.row_seconds(MOST_COPIES) + around[2]
+        rate, around, drafter = self.rate, self.costs.overhead, self.costs.drafter
+        row = self.row_seconds(0.0, MOST_COPIES) + around[2]
         made = [
             around[1] + (drafter(max(1.0, rows)) / max(1.0, members) if drafter is not None else 0.0)
             for rows, members in self.passes
         ]
-        whole = [1.0 / rate + around[2] * nodes + seconds for nodes, seconds in enumerate(more)]
+        nodes = np.arange(MOST_COPIES + 1.0)
+        whole: list[float] = (1.0 / rate + around[2] * nodes + self._more(0.0, MOST_COPIES)).tolist()
         return Prices(rate, self.requests, rate * row, [rate * seconds for seconds in made], whole)
 
     @property
     def rate(self) -> float:
         return self.tokens / self.seconds
 
-    def deepen(self, offer: Offer, depth: int) -> None:
-        """A request whose draft is on offer drafts one level deeper than `depth`."""
-        if depth == 0:
-            self.outside += self.costs.overhead[0] - self.costs.plain_overhead
-        self.add(offer.levels[depth], depth, offer.rows)
-
     def with_drafts(self, offers: Sequence[Offer | None], depths: Sequence[int]) -> _Round:
         """This round with drafts of these depths."""
         other = replace(self, passes=list(self.passes))
         for offer, deep in zip(offers, depths, strict=True):
-            for depth in range(deep if offer is not None else 0):
-                assert offer is not None
-                other.deepen(offer, depth)
+            if offer is not None and deep:
+                other.outside += self.starting(offer) + sum(_around(offer, level) for level in offer.levels[:deep])
+                for depth, level in enumerate(offer.levels[:deep]):
+                    other.add(level, depth, offer.rows)
         return other
 
+    def starting(self, offer: Offer) -> float:
+        """Seconds beside the passes that a request takes longer with a draft than without."""
+        return max(0.0, offer.overhead[0] - self.costs.plain_overhead)
 
-def _shared_out(plain: _Round, offers: Sequence[Offer | None]) -> tuple[list[int], _Round]:
-    """How deep every request drafts so that tokens per second are most, and that round.
 
-    A pass that is made anyway costs little more with one request more. So the number of passes is tried, and then shared.
+def _around(offer: Offer, level: Level) -> float:
+    """Seconds beside the passes that one level of a draft takes."""
+    return offer.overhead[1] * level.passes + offer.overhead[2] * level.nodes
+
+
+class _Grid:
+    """What is on offer, by request r and depth d (0 is no draft), so that all of a decision is a few operations on arrays.
+
+    tokens, nodes, around  f[r, d + 1] sums down to a depth; around  seconds beside the passes.
+    passes, rows  f[r, d] the request's part in a drafter pass. lengths  i[r] levels on offer.
     """
-    best, most, worse = [0] * len(offers), plain.rate, 0
-    for passes in range(1, 1 + max((len(offer.levels) for offer in offers if offer is not None), default=0)):
-        depths, rate = _with_passes(plain, offers, passes)
-        worse = 0 if rate > most else worse + 1
-        if rate > most:
-            best, most = depths, rate
-        if worse == TRIED:
+
+    def __init__(self, plain: _Round, offers: Sequence[Offer]) -> None:
+        self.plain, deepest = plain, max(len(offer.levels) for offer in offers)
+        levels = np.zeros((len(offers), deepest, 3))
+        for number, offer in enumerate(offers):
+            levels[number, : len(offer.levels)] = offer.levels
+        sums = np.concatenate([np.zeros((len(offers), 1, 3)), levels.cumsum(axis=1)], axis=1)
+        overhead = np.array([(plain.starting(offer), *offer.overhead[1:]) for offer in offers])[:, :, None]
+        self.depths = np.arange(deepest + 1)
+        self.tokens, self.nodes = sums[:, :, 0], sums[:, :, 1]
+        self.around = overhead[:, 0] * (self.depths > 0) + overhead[:, 1] * sums[:, :, 2] + overhead[:, 2] * self.nodes
+        self.passes = levels[:, :, 2]
+        self.rows = self.passes * np.array([[offer.rows] for offer in offers])
+        self.lengths = np.array([[len(offer.levels)] for offer in offers])
+        already = np.array([*plain.passes, *[(0.0, 0.0)] * (deepest - len(plain.passes))])
+        self.already = already[:deepest]
+
+    def alike(self) -> Depths:
+        """Everybody drafts as deep as there are passes."""
+        deep: Depths = np.minimum(self.depths, self.lengths)
+        return deep
+
+    def best(self, rate: float, row: float) -> Depths:
+        """i[r, p + 1]: how deep each request drafts if p passes are made, so that its tokens are worth most.
+
+        rate  tokens per second, which price what a draft takes. row  seconds per row of the target.
+        """
+        worth = self.tokens - rate * (self.around + row * self.nodes)
+        worth[self.depths > self.lengths] = -np.inf
+        most = np.maximum.accumulate(worth, axis=1)
+        deep: Depths = np.maximum.accumulate(np.where(worth >= most, self.depths, 0), axis=1)
+        return deep
+
+    def rates(self, deep: Depths) -> npt.NDArray[np.float64]:
+        """f[p + 1] tokens per second of the whole round for every column of `deep`."""
+        plain, costs = self.plain, self.plain.costs
+        tokens, nodes, around = (
+            np.take_along_axis(sums, deep, axis=1).sum(axis=0) for sums in (self.tokens, self.nodes, self.around)
+        )
+        seconds = costs.target.each(plain.rows + nodes) + plain.outside + around
+        if costs.drafter is not None:
+            drafting = deep[:, :, None] > self.depths[:-1]
+            rows = self.already[:, 0] + (drafting * self.rows[:, None]).sum(axis=0)
+            members = self.already[:, 1] + (drafting * self.passes[:, None]).sum(axis=0)
+            seconds += (costs.drafter.each(np.maximum(1.0, rows)) * np.minimum(1.0, members)).sum(axis=1)
+        found: npt.NDArray[np.float64] = (plain.tokens + tokens) / seconds
+        return found
+
+
+def _shared_out(plain: _Round, offers: Sequence[Offer | None]) -> list[int]:
+    """How deep every request drafts so that tokens per second are most.
+
+    A pass that is made anyway costs little more with one request more: so every number of passes is tried, first with everybody
+    in all of them. The best rate so far prices what a request drafts, which gives a better one, and so on (Dinkelbach 1967).
+    """
+    numbers = [number for number, offer in enumerate(offers) if offer is not None and offer.levels]
+    if not numbers:
+        return [0] * len(offers)
+    grid = _Grid(plain, [offer for offer in offers if offer is not None and offer.levels])
+    deep, best, most = grid.alike(), np.zeros(len(numbers), dtype=np.int64), plain.rate
+    for turn in range(TURNS):
+        rates = grid.rates(deep)
+        passes = int(rates.argmax())
+        if rates[passes] <= most * (1.0 if turn == 0 else CLEARLY):
             break
+        best, most = deep[:, passes], float(rates[passes])
+        row = plain.row_seconds(float(grid.nodes[np.arange(len(best)), best].sum()), len(numbers))
+        deep = grid.best(most, row)
     if plain.requests > FEW and most < PROMISE * plain.rate:
-        best = [0] * len(offers)
-    return best, plain.with_drafts(offers, best)
-
-
-def _with_passes(plain: _Round, offers: Sequence[Offer | None], passes: int) -> tuple[list[int], float]:
-    """The depths, up to a number of passes, at which tokens per second are most, and how many those are."""
-    around = plain.costs.overhead
-    row = around[2] + plain.row_seconds(len(offers))
-    heap: list[tuple[float, int]] = []
+        return [0] * len(offers)
     depths = [0] * len(offers)
-    now = plain.with_drafts(offers, depths)
-
-    def offered(number: int, offer: Offer | None) -> None:
-        if offer is not None and depths[number] < min(passes, len(offer.levels)):
-            level = offer.levels[depths[number]]
-            first = 0.0 if depths[number] else around[0] - plain.costs.plain_overhead
-            price = row * level.nodes + around[1] * level.passes + max(0.0, first)
-            heapq.heappush(heap, (-level.tokens / max(price, 1e-9), number))
-
-    for number, offer in enumerate(offers):
-        offered(number, offer)
-    best, most = list(depths), 0.0
-    while heap:
-        _, number = heapq.heappop(heap)
-        offer = offers[number]
-        assert offer is not None
-        now.deepen(offer, depths[number])
-        depths[number] += 1
-        offered(number, offer)
-        if now.rate > most:
-            best, most = list(depths), now.rate
-    return best, most
+    for number, depth in zip(numbers, best.tolist(), strict=True):
+        depths[number] = depth
+    return depths

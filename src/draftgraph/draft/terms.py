@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -68,6 +68,10 @@ class Limits:
     def most_nodes(self) -> int:
         """Nodes that a draft of this round has at most, whichever kind it is of."""
         return self.budget if self.instead is None else max(self.budget, self.instead.budget)
+
+    def within(self, reach: int) -> Limits:
+        """The same for drafts that are no deeper than `reach`, of either kind."""
+        return replace(self, reach=reach, instead=None if self.instead is None else self.instead.within(reach))
 
     def price_pass(self, number: int) -> float:
         """What the scores behind pass `number` (0 is the first) must sum up to."""

@@ -5,19 +5,29 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Set
-from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from draftgraph.errors import OptionError, brief, first_line
 from draftgraph.sampling.grammar import Grammar, Matcher, read_grammar
 from draftgraph.sampling.grammar_states import GrammarStates
 
-if TYPE_CHECKING:
-    from draftgraph.sampling.llguidance_matcher import Vocabulary
-
 MOST_KEPT = 64
 """Grammars that stay read; the ones that were not used for longest go first."""
+EXTRAS = {"llguidance": "grammar", "xgrammar": "xgrammar"}
+"""Of draftgraph, by the package that reads a grammar."""
+
+
+class Vocabulary(Protocol):
+    """A tokenizer's tokens, which a package matches grammars against."""
+
+    def read(self, grammar: Grammar) -> Any:
+        """The grammar as the package holds it."""
+        ...
+
+    def matcher(self, state: Any, eos: Set[int], stops: Set[int]) -> Matcher:
+        """A matcher of the empty text. eos  ids that end it. stops  further ones."""
+        ...
 
 
 class Grammars:
@@ -27,6 +37,7 @@ class Grammars:
 
     def __init__(self, tokenizer: Any | None, vocab_size: int) -> None:
         self.tokenizer, self.vocab_size = tokenizer, vocab_size
+        self._known: dict[str, Vocabulary] = {}
         self._read: OrderedDict[Grammar, Any] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -53,8 +64,8 @@ class Grammars:
         return states
 
     def _start(self, grammar: Grammar, eos: Set[int], stops: Set[int]) -> Matcher:
-        vocabulary = self._vocabulary
         with self._lock:
+            vocabulary = self._vocabulary(grammar.reader)
             if grammar not in self._read:
                 self._read[grammar] = vocabulary.read(grammar)
             self._read.move_to_end(grammar)
@@ -62,19 +73,21 @@ class Grammars:
                 self._read.popitem(last=False)
             return vocabulary.matcher(self._read[grammar], eos, stops)
 
-    @cached_property
-    def _vocabulary(self) -> Vocabulary:
+    def _vocabulary(self, reader: str) -> Vocabulary:
+        """The tokenizer's tokens as a package knows them. Raises OptionError where it is not installed."""
+        if reader in self._known:
+            return self._known[reader]
         if self.tokenizer is None:
             raise OptionError(
                 "a grammar is matched against the tokens' texts, which needs a tokenizer; write "
                 "Engine.from_pretrained(..., tokenizer=...), or grammar=an object with fork, accept and mask"
             )
         try:
-            module = import_module("draftgraph.sampling.llguidance_matcher")
+            module = import_module(f"draftgraph.sampling.{reader}_matcher")
         except ImportError as error:
             raise OptionError(
-                f"a grammar needs the package llguidance ({error}); write pip install 'draftgraph[grammar]', or "
+                f"a grammar needs the package {reader} ({error}); write pip install 'draftgraph[{EXTRAS[reader]}]', or "
                 "grammar=an object with fork, accept and mask"
             ) from error
-        vocabulary: Vocabulary = module.Vocabulary(self.tokenizer, self.vocab_size)
-        return vocabulary
+        self._known[reader] = module.Vocabulary(self.tokenizer, self.vocab_size)
+        return self._known[reader]

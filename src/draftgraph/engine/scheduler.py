@@ -17,7 +17,7 @@ from draftgraph.engine.claims import Claim, is_safe
 from draftgraph.engine.course import Course
 from draftgraph.engine.prefixes import Prefixes
 from draftgraph.engine.schedules import Schedule, Sequential
-from draftgraph.engine.serving import Serving
+from draftgraph.engine.serving import Serving, cell_bytes
 from draftgraph.errors import OptionError, QueueFullError
 from draftgraph.request.result import Event
 
@@ -33,6 +33,7 @@ class Load:
     cells_used, cells_limit  tokens that running requests have cached, drafts included, and tokens that may be cached at once.
                              What texts share counts for each of them.
     cells_kept  tokens of finished texts that stay cached until their cells are needed.
+    cell_bytes  bytes that a cached token takes, the drafter's cache included: a request takes so many per token of its text.
     """
 
     running: int
@@ -40,6 +41,7 @@ class Load:
     cells_used: int
     cells_limit: int
     cells_kept: int
+    cell_bytes: int
 
 
 @dataclass(eq=False)
@@ -104,7 +106,8 @@ class Scheduler:
     def load(self) -> Load:
         """May be asked by any thread."""
         used = sum(ticket.used for ticket in list(self.running))
-        return Load(len(self.running), len(self.waiting), used, self.cells_limit, self.prefixes.cells)
+        bytes_each = cell_bytes(self.target, self.drafter)
+        return Load(len(self.running), len(self.waiting), used, self.cells_limit, self.prefixes.cells, bytes_each)
 
     def add(self, course: Course, queue: int | None = None) -> Ticket:
         """Let a request wait for its turn. May be called by any thread.

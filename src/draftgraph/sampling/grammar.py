@@ -11,12 +11,15 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from draftgraph.errors import OptionError, require
+from draftgraph.sampling.schema_keywords import refuse_misspelt
 from draftgraph.values import has_surrogates
 
 POSSIBLE = (
     "a JSON schema (a dict, its text, or a pydantic model), 'json' for any JSON object, a regular expression, a Lark grammar "
     "with a rule start, a dg.Grammar, or an object with fork, accept and mask; None is no grammar"
 )
+READERS = ("llguidance", "xgrammar")
+"""Packages that read grammars; the first one is the default."""
 _START = re.compile(r"^\s*\??start(\.-?\d+)?\s*:", re.MULTILINE)
 """The rule that every Lark grammar begins with."""
 
@@ -52,38 +55,45 @@ class Grammar:
     kind        "json", "regex" or "lark".
     text        the schema as JSON, the expression, or the grammar.
     whitespace  whether JSON may have a space, or a new line with its indent, between its parts.
-
-    Needs the package llguidance (`pip install 'draftgraph[grammar]'`), which reads them when a request begins.
+    reader      the package that reads it when a request begins: "llguidance" (`pip install 'draftgraph[grammar]'`), or "xgrammar"
+                (`pip install 'draftgraph[xgrammar]'`), whose masks take less time, and which knows less.
     """
 
     kind: str
     text: str
     whitespace: bool = True
+    reader: str = READERS[0]
 
     def __post_init__(self) -> None:
         require(self.kind in ("json", "regex", "lark"), "kind", self.kind, "'json', 'regex' or 'lark'")
         require(isinstance(self.text, str), "text", self.text, "a text")
         require(not has_surrogates(self.text), "text", self.text, "a text without lone surrogates")
         require(isinstance(self.whitespace, bool), "whitespace", self.whitespace, "True or False")
+        require(self.reader in READERS, "reader", self.reader, "'llguidance' or 'xgrammar'")
         if self.kind == "json":
             _schema_text(self.text)
 
     @classmethod
-    def json(cls, schema: Any = None, *, whitespace: bool = True) -> Grammar:
+    def json(cls, schema: Any = None, *, whitespace: bool = True, reader: str = READERS[0]) -> Grammar:
         """JSON that follows a schema: a mapping, its text, or a class with `model_json_schema` (pydantic).
 
-        schema      None: any JSON object. Properties come in the schema's order. A keyword that cannot be honoured is refused.
+        schema      None: any JSON object. Properties come in the schema's order. A keyword that cannot be honoured is refused,
+                    and one that is misspelt.
         whitespace  whether there may be one space, or a new line with up to 20 spaces or tabs, between its parts.
 
         Raises OptionError for what is no schema.
         """
-        return cls("json", _schema_text(schema), whitespace)
+        return cls("json", _schema_text(schema), whitespace, reader)
 
     @classmethod
-    def regex(cls, pattern: str) -> Grammar:
-        """A regular expression of the Rust crate regex, which the whole text matches: no look-around, no back-references."""
+    def regex(cls, pattern: str, *, reader: str = READERS[0]) -> Grammar:
+        """A regular expression, which the whole text matches: no look-around, no back-references.
+
+        Its syntax is that of the Rust crate regex. With reader="xgrammar" it is that of JavaScript: \\d, \\w and \\s are ASCII
+        only, and a dot matches a line end too.
+        """
         require(isinstance(pattern, str), "pattern", pattern, "a regular expression, as a text")
-        return cls("regex", pattern)
+        return cls("regex", pattern, reader=reader)
 
     @classmethod
     def lark(cls, text: str) -> Grammar:
@@ -127,8 +137,10 @@ def _schema_text(schema: Any) -> str:
             ) from None
     require(isinstance(schema, Mapping), "schema", schema, "a JSON schema: a mapping, its text, or a pydantic model")
     try:
-        return json.dumps(dict(schema), ensure_ascii=False, allow_nan=False)
+        text = json.dumps(dict(schema), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise OptionError(
             f"the schema cannot be written as JSON ({error}); write a JSON schema of plain values"
         ) from None
+    refuse_misspelt(schema)
+    return text

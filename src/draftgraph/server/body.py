@@ -21,6 +21,8 @@ BODY_SECONDS = 60.0
 _LARGE = 1 << 16
 """Bodies beyond so many bytes are parsed in a thread, so that other requests go on."""
 _JSON = "application/json"
+_CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")
+"""Names of UTF-8, and of a part of it."""
 _UNKNOWN = "extra_forbidden"
 _ALTERNATIVES = frozenset({"str", "int", "bool", "float"})
 """Kinds of values that pydantic names in a path, where a field may be of several."""
@@ -28,15 +30,24 @@ _ALTERNATIVES = frozenset({"str", "int", "bool", "float"})
 
 async def read_body(request: Request, schema: type[Schema], limit: int) -> Schema:
     """The body as a schema. Raises ApiError: 413 beyond `limit` bytes, 415 and 400 for what is not JSON of its form."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != _JSON:
-        raise ApiError(
-            415, f"the body is {brief(kind or 'of no type')}; send JSON with the header Content-Type: {_JSON}"
-        )
+    _refuse_another_type(request.headers.get("content-type", ""))
     body = await _bytes(request, limit)
     if len(body) < _LARGE:
         return understood(body, schema)
     return await asyncio.to_thread(understood, body, schema)
+
+
+def _refuse_another_type(stated: str) -> None:
+    """Raise ApiError 415 for a body that says to be something else than JSON in UTF-8 (RFC 8259 knows no other)."""
+    kind, *parameters = [part.strip().lower() for part in stated.split(";")]
+    if kind != _JSON:
+        raise ApiError(
+            415, f"the body is {brief(kind or 'of no type')}; send JSON with the header Content-Type: {_JSON}"
+        )
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "charset" and value.strip().strip('"') not in _CHARSETS:
+            raise ApiError(415, f"the body is in the charset {brief(value.strip())}; send JSON in UTF-8")
 
 
 def understood(body: bytes, schema: type[Schema]) -> Schema:

@@ -17,9 +17,10 @@ pytest.importorskip("openvino")
 
 from converted import FAMILIES, Text, converted, decode, lm
 from draftgraph.backends.base import Feed
-from draftgraph.backends.openvino import load
+from draftgraph.backends.openvino import compiled, load
 from draftgraph.backends.openvino.model import _finite
-from draftgraph.backends.openvino.pool import KEPT_BLOCKS
+from draftgraph.backends.openvino.pool import CELLS, KEPT_BLOCKS, KEPT_BYTES, BlockPool, Shape
+from draftgraph.backends.openvino.text import BlockHandle
 from draftgraph.errors import LogitsError, ModelError, OptionError
 from draftgraph.lab.train.features.unroll import read_target
 from draftgraph.types import ROOT
@@ -87,8 +88,11 @@ def test_plain_reads_whole_texts() -> None:
     assert not converted().pool.used()
 
 
-def test_memory_grows_with_long_texts_and_shrinks_again() -> None:
+def test_memory_grows_with_long_texts_and_shrinks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     model = converted()
+    monkeypatch.setattr(model.pool, "kept", KEPT_BLOCKS)
+    model.close(model.open(0))
+    assert model.pool.capacity == KEPT_BLOCKS
     texts = [Text(model, [1] * 1400) for _ in range(3)]
     for text in texts:
         model.forward([Feed(text.handle, text.tokens[:700])])
@@ -99,6 +103,34 @@ def test_memory_grows_with_long_texts_and_shrinks_again() -> None:
     assert not model.pool.used()
     model.close(model.open(0))
     assert model.pool.capacity == KEPT_BLOCKS
+
+
+def test_memory_of_inputs_is_kept_for_some_sizes_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids = converted(), [(7 * i) % 64 for i in range(40)]
+    monkeypatch.setattr(compiled, "MOST_MADE", 3)
+    monkeypatch.setattr(model._compiled, "_made", {})
+    text, given = Text(model, ids), []
+    for begin in range(0, 36, 9):
+        for size in (1, 5, 3):
+            given.append(model.forward([Feed(text.handle, ids[begin : begin + size])])[0].logits)
+            begin += size
+    assert len(model._compiled._made) == 3
+    with torch.inference_mode():
+        expected = lm()(torch.tensor([ids[:36]])).logits[0]
+    torch.testing.assert_close(given[-1][-1], expected[35], atol=1e-4, rtol=1e-4)
+    model.close(text.handle)
+
+
+def test_memory_of_small_models_stays_between_requests() -> None:
+    """Zeroing it again for every request would take longer than many a round."""
+    attached: list[str] = []
+    pool = BlockPool([Shape("keys", 2, 16)], np.dtype(np.float32), lambda name, memory: attached.append(name))
+    handle = BlockHandle(4000)
+    pool.allot([(handle, 4000)])
+    handle.clear()
+    pool.drop_unused()
+    assert attached == ["keys"]
+    assert pool.capacity * CELLS * pool.cell_bytes == KEPT_BYTES
 
 
 @torch.inference_mode()

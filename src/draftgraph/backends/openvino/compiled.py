@@ -21,6 +21,8 @@ _KINDS: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "bf16": np.dtyp
 
 MOST_KEPT = 4096
 """Values of an input, at most, whose memory is kept: a mask of 64 rows has so many."""
+MOST_MADE = 256
+"""Inputs and sizes, at most, whose memory is kept. Under load nearly every pass names another number of blocks."""
 
 
 class Compiled:
@@ -78,6 +80,8 @@ class Compiled:
             made = self._memory(name, len(values))
             if len(values) <= MOST_KEPT:
                 self._made[name, len(values)] = made
+            if len(self._made) > MOST_MADE:  # the oldest one; what the graph reads now stays held
+                self._made.pop(next(iter(self._made)))
         memory, tensor = made
         memory[...] = values
         self._held[name] = memory

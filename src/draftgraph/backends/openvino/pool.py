@@ -16,8 +16,9 @@ from draftgraph.backends.openvino.text import BlockHandle
 
 CELLS = 32
 """Cells of a block, as the kernels of OpenVINO want it on a CPU."""
-KEPT_BLOCKS = 32
-"""Blocks whose memory stays when no request is open."""
+KEPT_BLOCKS, KEPT_BYTES = 32, 128 << 20
+"""So many blocks, or what fits into so many bytes if that is more, stay when no request is open. Memory that comes and goes has
+to be zeroed by the system again: that was a fifth of the time of 16 short requests of the bundled pair."""
 SCRATCH = 0
 """The block that rows are written to which are there only to fill a pass."""
 _CACHE_LINE = 64
@@ -39,7 +40,7 @@ Attach = Callable[[str, npt.NDArray[np.generic]], None]
 class BlockPool:
     """The lowest free blocks are used first: memory that is never written is never really there.
 
-    capacity  blocks that there is room for.
+    capacity  blocks that there is room for. kept  those whose memory stays when no request is open.
     """
 
     def __init__(self, shapes: Sequence[Shape], kind: np.dtype[np.generic], attach: Attach) -> None:
@@ -48,7 +49,8 @@ class BlockPool:
         self._memory: list[npt.NDArray[np.generic]] = []
         self._handles: WeakValueDictionary[int, BlockHandle] = WeakValueDictionary()
         self.capacity = 0
-        self._resize(KEPT_BLOCKS, 0)
+        self.kept = max(KEPT_BLOCKS, KEPT_BYTES // (CELLS * self.cell_bytes))
+        self._resize(self.kept, 0)
 
     @property
     def handles(self) -> list[BlockHandle]:
@@ -92,15 +94,15 @@ class BlockPool:
         return count
 
     def _fit(self) -> None:
-        """Double at least, so that growing stays rare; halve what is mostly empty, down to KEPT_BLOCKS."""
+        """Double at least, so that growing stays rare; halve what is mostly empty, down to `kept` blocks."""
         handles = self.handles
         high = max((max(handle.blocks, default=SCRATCH) for handle in handles), default=SCRATCH) + 1
         wanted = sum(max(0, blocks_for(handle.room) - len(handle.blocks)) for handle in handles)
         needed = max(high, 1 + len(self.used()) + wanted)
         if high > self.capacity:
             self._resize(max(needed, 2 * self.capacity), high)
-        elif self.capacity > max(KEPT_BLOCKS, 4 * needed):
-            self._resize(max(KEPT_BLOCKS, 2 * needed), high)
+        elif self.capacity > max(self.kept, 4 * needed):
+            self._resize(max(self.kept, 2 * needed), high)
 
     def _resize(self, blocks: int, used: int) -> None:
         """New memory, with what the first `used` blocks hold, as far as they had memory."""
@@ -138,9 +140,9 @@ class BlockPool:
             memory[:, SCRATCH] = 0
 
     def drop_unused(self) -> None:
-        """Give memory back if no request holds a block, and it is more than KEPT_BLOCKS."""
-        if self.capacity > KEPT_BLOCKS and not self.used():
-            self._resize(KEPT_BLOCKS, 0)
+        """Give memory back if no request holds a block, and it is more than `kept` blocks."""
+        if self.capacity > self.kept and not self.used():
+            self._resize(self.kept, 0)
 
 
 def blocks_for(cells: int) -> int:

@@ -109,24 +109,30 @@ class TextRows:
         self.tokens: list[int] = []
         self._rows: dict[int, Row] = {}
         self._by_suffix: dict[tuple[int, ...], list[int]] = {}
+        self._indexed = 0
 
     def extend(self, tokens: Sequence[int], rows: Sequence[Row | None] = ()) -> None:
         """Append text; `rows[i]`, if given, is the target's row that predicted `tokens[i]`."""
-        for i, token in enumerate(tokens):
-            if i < len(rows) and (row := rows[i]) is not None:
-                self._rows[len(self.tokens)] = row
-            self._index(len(self.tokens))
-            self.tokens.append(token)
+        for position, row in enumerate(rows, len(self.tokens)):
+            if row is not None:
+                self._rows[position] = row
+        self.tokens += tokens
 
-    def _index(self, position: int) -> None:
-        """Enter `position` (where a token follows) under every suffix of the text before it; the latest comes first."""
-        tail = self.tokens[-MAX_MATCH:]
-        for length in range(1, len(tail) + 1):
-            positions = self._by_suffix.setdefault(tuple(tail[-length:]), [])
-            positions.insert(0, position)
-            del positions[4:]
+    def _index(self) -> None:
+        """Enter every position that has come since under every suffix of the text before it; the latest comes first.
+
+        This waits for the first match that is asked for: chains beside others copy nothing.
+        """
+        for position in range(self._indexed, len(self.tokens)):
+            tail = self.tokens[max(0, position - MAX_MATCH) : position]
+            for length in range(1, len(tail) + 1):
+                positions = self._by_suffix.setdefault(tuple(tail[-length:]), [])
+                positions.insert(0, position)
+                del positions[4:]
+        self._indexed = len(self.tokens)
 
     def match(self, suffix: Sequence[int]) -> Edge | None:
+        self._index()
         for length in range(min(MAX_MATCH, len(suffix)), 0, -1):
             positions = self._by_suffix.get(tuple(suffix[-length:]), [])
             found = self._row(positions)
