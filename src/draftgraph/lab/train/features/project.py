@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.backends.features import FeatureShape, TrainedNetwork
+from draftgraph.backends.features import FeatureShape, TrainedNetwork, part_of_head
 from draftgraph.errors import ModelError
 from draftgraph.lab.train.errors import TrainingError
 from draftgraph.lab.train.features.answers import (
@@ -33,10 +33,12 @@ from draftgraph.lab.train.features.batches import grouped
 from draftgraph.lab.train.features.confidence import fit, labelled
 from draftgraph.lab.train.features.generate import answer_all
 from draftgraph.lab.train.features.loop import MEASURED_ROWS, Training
-from draftgraph.lab.train.features.measure import Acceptance, acceptance
+from draftgraph.lab.train.features.measure import Acceptance
 from draftgraph.lab.train.features.names import OWN
 from draftgraph.lab.train.features.networks import Sizes, network_of
+from draftgraph.lab.train.features.reading import LiveReading
 from draftgraph.lab.train.features.recipe import Recipe, Span
+from draftgraph.lab.train.features.stored import StoredReading
 from draftgraph.lab.train.features.unroll import read_target
 from draftgraph.lab.train.whole_files import write_bytes
 
@@ -173,13 +175,16 @@ class Project:
             objective=network.objective,
         )
         updates = max(2.0, self.settings.epochs * len(grouped(parts.train, recipe.rows)))
+        live = LiveReading(target, part_of_head(target.get_output_embeddings(), tokens), net.shape.taps)
+        held = [*parts.train, *parts.new_prompts]
+        reading = StoredReading(self.work / "states", held, live, net.features, self.tell)
         training = Training(
             net, target, tokens, parts.train, parts.new_prompts, recipe, Span(updates=updates),
-            self.work / "training.pt", self._told,
+            self.work / "training.pt", self._told, reading=reading,
         )  # fmt: skip
         training.run()
         net.eval()
-        measured = acceptance(net, target, tokens, parts.new_prompts, MEASURED_ROWS)
+        measured = training.measured.acceptance(net)
         card = self._card(training, parts, covered, measured)
         if network.trusted:
             fitted = fit(*labelled(net, target, tokens, parts.new_prompts, MEASURED_ROWS))
@@ -187,6 +192,7 @@ class Project:
         for name, content in network.packed(net, tokens, target, torch.bfloat16).items():
             write_bytes(self.out / name, content)
         write_bytes(self.out / "card.json", json.dumps(card, indent=1).encode())
+        reading.forget()
         return card
 
     def _told(self, training: Training, loss: torch.Tensor) -> None:
