@@ -18,6 +18,7 @@ from torch import nn
 
 from draftgraph.backends.feature_files import TargetSizes
 from draftgraph.backends.taps import PREFIX
+from draftgraph.lab.train.errors import TrainingError
 from draftgraph.lab.train.features.answers import Answer
 from draftgraph.lab.train.features.batches import Batch, grouped, make_batch
 from draftgraph.lab.train.features.ending import Ending, ending_of
@@ -31,6 +32,8 @@ READ_ROWS = 2048
 """Padded rows per pass of the target."""
 SPARE_BYTES = 1 << 30
 """Room that is left on the disk."""
+TOLD = 10
+"""How often progress is told."""
 
 
 @dataclass(frozen=True)
@@ -79,24 +82,15 @@ class StoredReading:
             self.tell("hidden states of this target cannot be kept: it is read anew in every epoch")
             return
         parts = list(self._parts())
-        few = self._states(parts[0].answers[-1:])
+        few = self._states(parts[0].answers[:1])
         width, dtype = few.shape[1], few.dtype
         size = width * dtype.itemsize
+        self._clear({part.file for part in parts})
         missing = [part for part in parts if not _whole(part, size)]
-        needed, free = sum(part.rows for part in missing) * size, shutil.disk_usage(self._made()).free
-        if needed + SPARE_BYTES > free:
-            self.tell(
-                f"hidden states would take {_told(needed)} in {self.folder}, which has {_told(free)}: the target is read anew in "
-                "every epoch"
-            )
-            return
-        whole = sum(part.rows for part in parts) * size
-        for part in missing:
-            write_bytes(part.file, _bytes(self._states(part.answers)))
-            done = sum(each.rows for each in parts if _whole(each, size)) * size
-            self.tell(f"hidden states: {_told(done)} of {_told(whole)} in {self.folder}")
-        for part in parts:
-            self._place(part, width, dtype)
+        if self._has_room(sum(part.rows for part in missing) * size):
+            self._write(missing, sum(part.rows for part in parts) * size)
+            for part in parts:
+                self._place(part, width, dtype)
 
     def read(self, answers: Sequence[Answer], batch: Batch) -> Read:
         """See `Reading`."""
@@ -120,9 +114,36 @@ class StoredReading:
         self.placed.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _made(self) -> Path:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return self.folder
+    def _clear(self, wanted: set[Path]) -> None:
+        """Make the folder, and delete what other answers or half-written parts have left there. Raises TrainingError."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for file in set(self.folder.iterdir()) - wanted:
+                file.unlink()
+        except OSError as error:
+            raise TrainingError(
+                f"cannot use {self.folder}: {error.strerror}; delete it, then run the same command"
+            ) from error
+
+    def _has_room(self, needed: int) -> bool:
+        free = shutil.disk_usage(self.folder).free
+        if needed + SPARE_BYTES > free:
+            self.tell(
+                f"hidden states would take {_told(needed)} in {self.folder}, where {_told(free)} are free: the target is read "
+                "anew in every epoch, which takes several times as long"
+            )
+        return needed + SPARE_BYTES <= free
+
+    def _write(self, missing: Sequence[Part], whole: int) -> None:
+        """Read and write parts; `whole` bytes are told as what all of them take."""
+        if missing:
+            self.tell(f"hidden states take {_told(whole)} in {self.folder} until training has ended")
+        rows, done = sum(part.rows for part in missing), 0
+        for part in missing:
+            write_bytes(part.file, _bytes(self._states(part.answers)))
+            before, done = done, done + part.rows
+            if TOLD * done // rows > TOLD * before // rows:
+                self.tell(f"hidden states: {done:,} of {rows:,} rows are read")
 
     def _parts(self) -> Iterator[Part]:
         """All answers, sorted by length. A name holds the number of the part, and a digest of all that its numbers hang on."""
