@@ -34,6 +34,7 @@ class Position:
     batches  that were taken in all stages.
     best     score of the best weights of the stage; waited  measurements since.
     measured  how many parts of the whole training had passed at the last measurement.
+    spent    seconds in the stages before this one.
     """
 
     stage: int = 0
@@ -43,6 +44,7 @@ class Position:
     best: float = 0.0
     waited: int = 0
     measured: int = 0
+    spent: float = 0.0
 
 
 @dataclass
@@ -105,6 +107,7 @@ class Training:
             self._run_stage()
             self._set(self.best)
             self.position.stage += 1
+            self.position.spent += self.position.seconds
             self.position.updates, self.position.seconds = 0, 0.0
             self.position.best, self.position.waited = 0.0, 0
             self.save()
