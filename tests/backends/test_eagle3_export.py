@@ -19,7 +19,7 @@ from draftgraph.cli import app
 from draftgraph.errors import DraftgraphError, ModelError, OptionError
 from eagle3_folders import LAYOUTS as READ
 from eagle3_folders import write_eagle3
-from feature_drafters import write_drafter
+from feature_drafters import FORMS, write_drafter, write_form
 from models import tiny_lm
 
 TEXT = [5, 9, 3, 40]
@@ -93,7 +93,12 @@ def test_windows_and_more_blocks_are_kept_for_speculators_and_refused_elsewhere(
         (
             lambda f: write_drafter(f, tiny_lm(layers=6)),
             OptionError,
-            "the embedding of a token is part of its residual",
+            "adds a token's embedding to its residual, .*, and only EAGLE-3 .*`draftgraph train --network eagle3` makes",
+        ),
+        (
+            lambda f: write_form(FORMS["FSPAD"], f, tiny_lm(layers=6)),
+            OptionError,
+            r"is the network \['token_gated', 'two'\] of a paper, and only EAGLE-3 drafters are written: folders in any",
         ),
         (
             lambda f: write_dflash(f, tiny_lm(layers=6)),
@@ -103,7 +108,7 @@ def test_windows_and_more_blocks_are_kept_for_speculators_and_refused_elsewhere(
         (lambda f: tiny_lm().save_pretrained(f) or f, ModelError, "holds no trained drafter"),
         (lambda f: f, ModelError, "holds no trained drafter"),
     ],
-    ids=["own", "block", "model", "nothing"],
+    ids=["own", "paper", "block", "model", "nothing"],
 )
 def test_other_drafters_are_refused_with_the_reason(
     make: Any, error: type[DraftgraphError], message: str, tmp_path: Path

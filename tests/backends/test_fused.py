@@ -13,6 +13,7 @@ from draftgraph.backends.heads import DEPTHS
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.lab.train.features.batches import Batch
 from draftgraph.lab.train.features.objective import loss
+from draftgraph.lab.train.features.reading import LiveReading
 from draftgraph.lab.train.features.recipe import Objective
 from draftgraph.lab.train.features.unroll import read_target, steps
 from draftgraph.types import ROOT
@@ -70,7 +71,8 @@ def test_each_loss_reaches_its_half_alone(kind: str) -> None:
     down = net.core.model.layers[0].mlp.down_proj
     for objective, reached in ((Objective(law=1.0), 1), (Objective(law=0.0, feature=1.0), 0)):
         net.zero_grad()
-        loss(net, over, net.head, batch, 1, objective).backward()
+        read = LiveReading(over, net.head, net.shape.taps).read([], batch)
+        loss(net, read, batch, 1, objective).backward()
         halves = down.weight.grad.chunk(2, dim=0)
         assert bool((halves[reached] != 0).any())
         assert bool((halves[1 - reached] == 0).all())

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 import draftgraph as dg
 from draftgraph.cli import app
+from draftgraph.lab.train import worth
 from draftgraph.lab.train.features.answers import Answer, write_answers
 from draftgraph.lab.train.features.generate import answer_all
 from models import tiny_lm
@@ -19,6 +20,12 @@ from models import tiny_lm
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["train", *map(str, arguments)])
+
+
+@pytest.fixture(autouse=True)
+def short_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worth, "SECONDS", 0.0)
+    monkeypatch.setattr(worth, "TURNS", 2)
 
 
 @pytest.fixture
@@ -37,6 +44,11 @@ def test_a_drafter_comes_out_that_the_engine_takes(target: Path, tmp_path: Path)
     card = json.loads(result.stdout)
     assert card["answer_tokens"]["train"] > 300
     assert card["held_out"]["greedy"]["by_position"]
+    assert card["machine"]["threads"]
+    assert card["seconds"]["training"] > 0
+    assert [each["temperature"] for each in card["verdicts"]] == [0.0, 1.0]
+    assert {name for each in card["verdicts"] for name in each["ways"]} == {"trained", "lookup", "both"}
+    assert json.loads((out / "card.json").read_text())["verdicts"] == card["verdicts"]
     model = AutoModelForCausalLM.from_pretrained(target)
     drafted = dg.Engine.from_pretrained(model, draft_model=out, budget=4).generate([5, 6], max_new_tokens=12)
     plain = dg.Engine.from_pretrained(model, budget=0).generate([5, 6], max_new_tokens=12)
@@ -45,6 +57,7 @@ def test_a_drafter_comes_out_that_the_engine_takes(target: Path, tmp_path: Path)
     again = run(target, "--out", out, "--answers", answers, "--head", 40, "--rows", 128, "--epochs", 1)
     assert again.exit_code == 0, again.output
     assert "held out, greedy: accepted at position 1, 2, …" in again.stdout
+    assert "at temperature 0: trained " in again.stdout
     other = run(target, "--out", out, "--answers", answers, "--head", 30)
     assert "was begun with other settings" in other.output
 

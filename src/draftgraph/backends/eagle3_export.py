@@ -19,6 +19,7 @@ from draftgraph.backends.checkpoint import (
     refuse_not_finite,
 )
 from draftgraph.backends.eagle3_files import IDS, TYPE, Eagle3Layout, Said, own_names, said_of, tensors_of
+from draftgraph.backends.feature_files import OwnLayout
 from draftgraph.backends.features import FeatureShape
 from draftgraph.backends.fits import MAPS, count_layers, head_tokens, verifier_of
 from draftgraph.backends.paired import PairedNet
@@ -95,14 +96,22 @@ def _said_of_eagle3(folder: Path) -> dict[str, Any]:
     trained, said = find_trained(folder), config_of(folder)
     if trained is None or said is None:
         raise ModelError(f"{folder} holds no trained drafter; give a folder with its config.json and weights")
-    if trained.layout.name == "draftgraph":
-        raise OptionError(
-            f"the drafter in {folder} cannot be written as EAGLE-3: the embedding of a token is part of its residual, and a "
-            "matrix turns what rows below read; such blocks have no place for either. It runs in draftgraph alone"
-        )
     if trained.layout.name != Eagle3Layout.name:
-        raise OptionError(f"the drafter in {folder} is of {trained.layout.name}, and only EAGLE-3 drafters are written")
+        raise OptionError(
+            f"the drafter in {folder} {_what_it_is(trained.layout.name, said.get('form'))}, and only EAGLE-3 drafters are "
+            "written: folders in any of its layouts, and what `draftgraph train --network eagle3` makes; train one so, or use "
+            "this one in draftgraph"
+        )
     return said
+
+
+def _what_it_is(layout: str, form: Any) -> str:
+    """Why a drafter of a layout is not one of EAGLE-3. form  what config.json says of its network, if it says something."""
+    if layout != OwnLayout.name:
+        return f"is of {layout}"
+    if form is not None:
+        return f"is the network {form!r} of a paper"
+    return "adds a token's embedding to its residual, and a matrix turns what rows below read"
 
 
 def _refuse_unwritable(folder: Path, layout: str, read: Said, has_head: bool) -> None:

@@ -42,6 +42,15 @@ def train(
     most: Annotated[
         int, typer.Option("--max-new-tokens", min=4, help="Tokens of one answer.", rich_help_panel=LEARNT)
     ] = 192,
+    temperatures: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--temperature",
+            min=0.0,
+            help="Of new answers, in turn; give it several times. Without it: 0, 0.6, 0.8, 1.",
+            rich_help_panel=LEARNT,
+        ),
+    ] = None,
     head: Annotated[
         int, typer.Option("--head", min=2, help="Tokens that the drafter can say.", rich_help_panel=LEARNT)
     ] = 4096,
@@ -103,7 +112,18 @@ def train(
 
     chosen = options.Chosen((target, None), dtype, device, threads, trust_remote_code, backend, weights)
     settings = Settings(
-        tokens if prompts else 0, most, batch, head, rows, epochs, seed, network, exit_layer, slots, passes
+        tokens if prompts else 0,
+        most,
+        batch,
+        head,
+        rows,
+        epochs,
+        seed,
+        network,
+        exit_layer,
+        slots,
+        passes,
+        tuple(temperatures) if temperatures else None,
     )
     run(chosen, out, prompts or [], answers or [], settings, as_json)
 

@@ -18,6 +18,7 @@ from draftgraph.errors import OptionError
 from draftgraph.lab.train.features.answers import read_answers
 from draftgraph.lab.train.features.project import WORTH, Project, Settings
 from draftgraph.lab.train.features.prompts import prompts_from
+from draftgraph.lab.train.worth import weigh
 from draftgraph.view.status import silent_loading, status
 
 
@@ -43,8 +44,15 @@ def run(
         if tokenizer is None:
             raise OptionError(f"{source} has no tokenizer, which prompts need; give answers with --answers")
         asked = project.prompts(lambda: prompts_from(prompts, tokenizer, settings.seed))
-        learnt += project.answers(target, asked, sorted(eos_ids(target, tokenizer)))
+        loading = {"dtype": chosen.dtype, "device": chosen.device, "trust_remote_code": chosen.trusted}
+        learnt += project.answers(target, asked, sorted(eos_ids(target, tokenizer)), source, loading)
     card = project.train(target, learnt)
+    del target  # engines load it as their users do
+    loading = {"device": chosen.device, "trust_remote_code": chosen.trusted}
+    with status("measuring what it is worth", as_json) as say, silent_loading():
+        verdicts = weigh(source, out, project.held_out(learnt), loading, say)
+    card["verdicts"] = [each.to_dict() for each in verdicts]
+    project.keep_card(card)
     if as_json:
         typer.echo(json.dumps({key: value for key, value in card.items() if key != "history"}))
     else:
@@ -64,9 +72,9 @@ def _tell(out: Path, card: dict[str, Any]) -> None:
             f"rule 'confidence', which is not lossless: the threshold that is right most often is "
             f"{card['confidence']['threshold']:.2f}"
         )
+    for each in card["verdicts"]:
+        typer.echo(each["told"])
     if card["worth_it"]:
-        typer.echo(
-            f"use it with draft_model={str(out)!r}; `draftgraph bench` says what it is worth beside lookup on this machine"
-        )
+        typer.echo(f"use it with draft_model={str(out)!r}")
     else:
         typer.echo(f"it predicts fewer than {WORTH} tokens per call: leave it out, or train on more answers")

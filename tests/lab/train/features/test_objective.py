@@ -10,6 +10,7 @@ import torch
 from draftgraph.backends.features import OwnNetwork
 from draftgraph.lab.train.features.batches import Batch
 from draftgraph.lab.train.features.objective import Read, counted, loss
+from draftgraph.lab.train.features.reading import LiveReading
 from draftgraph.lab.train.features.recipe import Objective
 from draftgraph.lab.train.features.unroll import entries_of, read_target, steps, steps_of
 from feature_drafters import FORMS, tiny_form
@@ -36,6 +37,11 @@ def batch() -> Batch:
 
 def read(net: OwnNetwork, given: Batch) -> Read:
     return Read(*read_target(target(), given.tokens, net.shape.taps))
+
+
+def read_part(net: OwnNetwork, given: Batch) -> Read:
+    """Over the drafter's head."""
+    return LiveReading(target(), net.head, net.shape.taps).read([], given)
 
 
 @pytest.mark.parametrize("kind", ["GRIFFIN", "FSPAD", "Chimera"])
@@ -70,7 +76,7 @@ def test_rows_whose_draft_left_the_likeliest_get_no_gradient(monkeypatch: pytest
 
     monkeypatch.setattr("draftgraph.lab.train.features.objective.steps_of", watched)
     objective = Objective(law=0.1, feature=1.0, best=0.5, agree=AGREE)
-    loss(net, target(), net.head, given, 3, objective, entries).backward()
+    loss(net, read_part(net, given), given, 3, objective, entries).backward()
     monkeypatch.undo()
     expected = counted(net, read(net, given), given, 3, objective, entries)
     for output, (_, rows) in zip(outputs, expected, strict=True):
@@ -89,18 +95,18 @@ def test_without_a_mask_all_passes_count() -> None:
 
 def test_the_sum_has_every_part_with_its_weight() -> None:
     net, entries = network("FSPAD")
-    given, over = batch(), target()
+    given = batch()
     parts = [
-        loss(net, over, net.head, given, 2, Objective(**part), entries).item()
+        loss(net, read_part(net, given), given, 2, Objective(**part), entries).item()
         for part in ({"law": 1.0}, {"law": 0.0, "feature": 1.0}, {"law": 0.0, "best": 1.0})
     ]
-    whole = loss(net, over, net.head, given, 2, Objective(law=0.1, feature=2.0, best=0.5), entries).item()
+    whole = loss(net, read_part(net, given), given, 2, Objective(law=0.1, feature=2.0, best=0.5), entries).item()
     assert whole == pytest.approx(0.1 * parts[0] + 2.0 * parts[1] + 0.5 * parts[2], rel=1e-5)
 
 
 def test_features_are_pulled_to_those_of_the_token_that_the_row_reads() -> None:
     net, _ = network("FSPAD")
-    given, over = batch(), target()
+    given = batch()
     said = read(net, given)
     expected, count = torch.zeros(2), torch.zeros(2)
     for step, output in enumerate(steps(net, said.features, said.embedded, 2)):
@@ -109,7 +115,7 @@ def test_features_are_pulled_to_those_of_the_token_that_the_row_reads() -> None:
             expected[step] += torch.where(apart < 1, apart**2 / 2, apart - 0.5).mean()
             count[step] += 1
     mean = (expected / count * torch.tensor([1.0, 0.8])).sum() / 1.8
-    found = loss(net, over, net.head, given, 2, Objective(law=0.0, feature=1.0))
+    found = loss(net, read_part(net, given), given, 2, Objective(law=0.0, feature=1.0))
     assert found.item() == pytest.approx(mean.item(), rel=1e-4)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import draftgraph as dg
 from draftgraph.backends.features import FeatureShape
 from draftgraph.cli.program import app
 from draftgraph.errors import ModelError
+from draftgraph.lab.train.features import loop, stored
 from draftgraph.lab.train.features.answers import Answer
 from draftgraph.lab.train.features.batches import make_batch
 from draftgraph.lab.train.features.confidence import Beta, Mixture, fit, labelled
@@ -121,6 +123,41 @@ def test_a_trained_folder_drafts(name: str, tmp_path: Path) -> None:
         rule = ConfidenceRule(card["confidence"]["threshold"])
         trusting = dg.Engine.from_pretrained(over, draft_model=training.out, rule=rule, budget=4)
         assert not trusting.generate([3, 1], **asked).stats.lossless
+
+
+@pytest.mark.parametrize("name", ["specdec", "specdiff"])
+def test_a_killed_training_of_blocks_ends_as_one_that_was_left_alone(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while it reads the target and twice while it learns; blocks and given tokens are chosen as they would have been."""
+    over, answers = target(), some_answers(70)
+    settings = replace(SETTINGS, network=name, epochs=2.0, rows=64)
+    left, killed = (Project(tmp_path / folder / "drafter", settings) for folder in ("left", "killed"))
+    left.train(over, answers)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(stored, "PART_ROWS", 100)
+    for where, what, count in ((stored, "write_bytes", 3), (Training, "_update", 3), (Training, "_update", 4)):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, what, dying_after(count, getattr(where, what)))
+            with pytest.raises(KeyboardInterrupt):
+                killed.train(over, answers)
+    assert (killed.work / "states").exists()
+    killed.train(over, answers)
+    for file in ("config.json", "model.safetensors"):
+        assert (killed.out / file).read_bytes() == (left.out / file).read_bytes()
+
+
+def dying_after(count: int, work: Callable[..., Any]) -> Callable[..., Any]:
+    """What works so many times, and is then interrupted."""
+    calls: list[int] = []
+
+    def dies(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) > count:
+            raise KeyboardInterrupt
+        return work(*arguments)
+
+    return dies
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 from draftgraph.backends.features import TrainedNetwork, parameters_of, part_of_head
 from draftgraph.lab.train.features.answers import Answer
 from draftgraph.lab.train.features.batches import endless, make_batch
-from draftgraph.lab.train.features.measure import Acceptance, acceptance
+from draftgraph.lab.train.features.measure import Acceptance, HeldOut
 from draftgraph.lab.train.features.objective import loss
+from draftgraph.lab.train.features.reading import LiveReading, Reading
 from draftgraph.lab.train.features.recipe import Recipe, Span, Stage
 from draftgraph.lab.train.features.unroll import entries_of
 from draftgraph.lab.train.whole_files import read_state, write_state
@@ -33,6 +34,7 @@ class Position:
     batches  that were taken in all stages.
     best     score of the best weights of the stage; waited  measurements since.
     measured  how many parts of the whole training had passed at the last measurement.
+    spent    seconds in the stages before this one.
     """
 
     stage: int = 0
@@ -42,6 +44,7 @@ class Position:
     best: float = 0.0
     waited: int = 0
     measured: int = 0
+    spent: float = 0.0
 
 
 @dataclass
@@ -51,6 +54,7 @@ class Training:
     tokens    i64[K] of the head, on the target's device.
     report    told after every update: training, loss.
     history   one entry per measurement.
+    reading   how the target is read; None: anew for every update.
     """
 
     net: TrainedNetwork
@@ -64,10 +68,13 @@ class Training:
     report: Callable[[Training, torch.Tensor], None] = lambda training, loss: None
     position: Position = field(default_factory=Position)
     history: list[dict[str, Any]] = field(default_factory=list)
+    reading: Reading | None = None
 
     def __post_init__(self) -> None:
         whole = self.target.get_output_embeddings()
-        self.head, self.entries = part_of_head(whole, self.tokens), entries_of(self.tokens, whole.weight.shape[0])
+        self.entries = entries_of(self.tokens, whole.weight.shape[0])
+        self.read = self.reading or LiveReading(self.target, part_of_head(whole, self.tokens), self.net.shape.taps)
+        self.measured = HeldOut(self.read, self.held_out, self.entries, MEASURED_ROWS)
         self.trained = dict(parameters_of(self.net))
         decayed = [weight for weight in self.trained.values() if weight.ndim >= 2]
         others = [weight for weight in self.trained.values() if weight.ndim < 2]
@@ -94,10 +101,13 @@ class Training:
 
     def run(self) -> None:
         """Train what is left of the stages; the net has the best weights of the last one then."""
+        if self.position.stage < len(self.recipe.stages):
+            self.read.fill()
         while self.position.stage < len(self.recipe.stages):
             self._run_stage()
             self._set(self.best)
             self.position.stage += 1
+            self.position.spent += self.position.seconds
             self.position.updates, self.position.seconds = 0, 0.0
             self.position.best, self.position.waited = 0.0, 0
             self.save()
@@ -129,9 +139,11 @@ class Training:
         updates = self.position.updates if self.position.stage == 0 else self.recipe.warmup
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate(self.progress, updates)
-        batch = make_batch(next(groups), self.tokens.device)
+        answers = next(groups)
+        batch = make_batch(answers, self.tokens.device)
         with self._narrow:
-            value = loss(self.net, self.target, self.head, batch, self.stage.steps, self.recipe.objective, self.entries)
+            read = self.read.read(answers, batch)
+            value = loss(self.net, read, batch, self.stage.steps, self.recipe.objective, self.entries)
         value.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.trained.values(), self.recipe.clip)
         self.optimizer.step()
@@ -144,9 +156,7 @@ class Training:
         """Measure on held-out answers, and keep the weights if they are the best of the stage."""
         self.net.eval()
         with self._narrow:
-            found = acceptance(
-                self.net, self.target, self.tokens, self.held_out, MEASURED_ROWS, max(3, self.stage.steps)
-            )
+            found = self.measured.acceptance(self.net, max(3, self.stage.steps))
         score = self._score(found)
         self.history.append(
             {

@@ -10,17 +10,18 @@ and a held-out answer is such an x. At temperature 0 both laws are points: the f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.backends.features import TrainedNetwork
+from draftgraph.backends.features import TrainedNetwork, part_of_head
 from draftgraph.lab.train.features.answers import Answer
 from draftgraph.lab.train.features.batches import Batch, grouped, make_batch
-from draftgraph.lab.train.features.unroll import Read, entries_of, read_target, steps_of
+from draftgraph.lab.train.features.reading import LiveReading, Reading
+from draftgraph.lab.train.features.unroll import entries_of, steps_of
 
 DEPTH = 5
 """Positions that are measured."""
@@ -68,49 +69,67 @@ def acceptance(
 
     tokens  i64[K] of the head. rows  padded rows per pass.
     """
-    device = tokens.device
-    numbers = entries_of(tokens, target.get_output_embeddings().weight.shape[0])
-    parts = {"greedy": [a for a in answers if a.temperature == 0], "sampled": [a for a in answers if a.temperature > 0]}
-    measured = {}
-    for name, part in parts.items():
-        kept, count = torch.zeros(depth, device=device, dtype=torch.float64), 0
-        for group in grouped(part, rows):
-            batch = make_batch(group, device)
-            kept_here, count_here = _kept(net, target, numbers, batch, depth)
-            kept, count = kept + kept_here, count + count_here
-        if count:
-            measured[name] = Acceptance(tuple((kept / count).tolist()), count)
-    return measured
+    reading = LiveReading(target, part_of_head(target.get_output_embeddings(), tokens), net.shape.taps)
+    entries = entries_of(tokens, target.get_output_embeddings().weight.shape[0])
+    return HeldOut(reading, answers, entries, rows).acceptance(net, depth)
 
 
-def _kept(
-    net: TrainedNetwork, target: PreTrainedModel, numbers: torch.Tensor, batch: Batch, depth: int
-) -> tuple[torch.Tensor, int]:
-    """Summed over roots that have `depth` tokens behind them: P(j tokens are kept), f64[depth]; and how many roots."""
-    read = Read(*read_target(target, batch.tokens, net.shape.taps))
-    logits = read.logits
-    roots = batch.rows(depth - 1)
-    if not len(roots):
-        return torch.zeros(depth, device=logits.device, dtype=torch.float64), 0
-    temperatures = batch.temperatures[roots // batch.tokens.shape[1]][:, None]
-    chance = torch.ones(len(roots), device=logits.device)
-    kept = []
-    for step, output in enumerate(steps_of(net, read, batch.tokens, depth)):
-        following = batch.tokens.flatten()[roots + step + 1]
-        p = logits.flatten(0, 1)[roots + step].float()
-        q = net.logits(output.flatten(0, 1)[roots]).float()
-        chance = chance * _factor(p, q, following, numbers[following], temperatures)
-        kept.append(chance.double().sum())
-    beyond = [torch.zeros_like(kept[0])] * (depth - len(kept))  # of which the drafter does not speak
-    return torch.stack([*kept, *beyond]), len(chance)
+@dataclass
+class HeldOut:
+    """Answers that are measured again and again, of which the target's own laws are asked once.
+
+    entries  i64[V] of the head by token, -1 for none. rows  padded rows per pass.
+    """
+
+    reading: Reading
+    answers: Sequence[Answer]
+    entries: torch.Tensor
+    rows: int
+    chances: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def acceptance(self, net: TrainedNetwork, depth: int = DEPTH) -> dict[str, Acceptance]:
+        """Acceptance on greedy and on sampled answers, where there are any."""
+        measured = {}
+        for name, warm in (("greedy", False), ("sampled", True)):
+            groups = grouped([answer for answer in self.answers if (answer.temperature > 0) is warm], self.rows)
+            if name not in self.chances:
+                self.chances[name] = [self.reading.chances(group, self._batch(group)) for group in groups]
+            kept, count = torch.zeros(depth, device=self.entries.device, dtype=torch.float64), 0
+            for group, chances in zip(groups, self.chances[name], strict=True):
+                kept_here, count_here = self._kept(net, group, chances, depth)
+                kept, count = kept + kept_here, count + count_here
+            if count:
+                measured[name] = Acceptance(tuple((kept / count).tolist()), count)
+        return measured
+
+    def _batch(self, group: Sequence[Answer]) -> Batch:
+        return make_batch(group, self.entries.device)
+
+    def _kept(
+        self, net: TrainedNetwork, group: Sequence[Answer], chances: torch.Tensor, depth: int
+    ) -> tuple[torch.Tensor, int]:
+        """Summed over roots that have `depth` tokens behind them: P(j tokens are kept), f64[depth]; and how many roots."""
+        batch = self._batch(group)
+        roots = batch.rows(depth - 1)
+        if not len(roots):
+            return torch.zeros(depth, device=self.entries.device, dtype=torch.float64), 0
+        read = self.reading.read(group, batch)
+        temperatures = batch.temperatures[roots // batch.tokens.shape[1]][:, None]
+        chance = torch.ones(len(roots), device=self.entries.device)
+        kept = []
+        for step, output in enumerate(steps_of(net, read, batch.tokens, depth)):
+            following = self.entries[batch.tokens.flatten()[roots + step + 1]]
+            q = net.logits(output.flatten(0, 1)[roots]).float()
+            chance = chance * _factor(chances[roots + step], q, following, temperatures)
+            kept.append(chance.double().sum())
+        beyond = [torch.zeros_like(kept[0])] * (depth - len(kept))  # of which the drafter does not speak
+        return torch.stack([*kept, *beyond]), len(chance)
 
 
-def _factor(
-    p: torch.Tensor, q: torch.Tensor, following: torch.Tensor, entry: torch.Tensor, temperatures: torch.Tensor
-) -> torch.Tensor:
-    """min(1, q(x) / p(x)) f[n]; p f[n, V] and q f[n, K] are logits, `entry` is the number of x in q or -1."""
+def _factor(log_p: torch.Tensor, q: torch.Tensor, entry: torch.Tensor, temperatures: torch.Tensor) -> torch.Tensor:
+    """min(1, q(x) / p(x)) f[n]; log p(x) f[n], logits q f[n, K], `entry` is the number of x in q or -1."""
     if float(temperatures.max()) == 0:
         return (q.argmax(-1) == entry).float()
-    log_p = (p / temperatures).log_softmax(-1).gather(1, following[:, None])[:, 0]
     log_q = (q / temperatures).log_softmax(-1).gather(1, entry.clamp(min=0)[:, None])[:, 0]
     return torch.where(entry >= 0, (log_q - log_p).clamp(max=0.0).exp(), 0.0)

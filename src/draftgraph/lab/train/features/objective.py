@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedModel
 
 from draftgraph.backends.features import FeatureNetwork, TrainedNetwork
 from draftgraph.backends.masked_net import MaskedNet
 from draftgraph.lab.train.features.batches import Batch
 from draftgraph.lab.train.features.masked import masked_loss
 from draftgraph.lab.train.features.recipe import LATER, Objective
-from draftgraph.lab.train.features.unroll import Read, read_target, steps_of, with_head
+from draftgraph.lab.train.features.unroll import Read, steps_of
 
 BEST = 10
 """Likeliest entries of the target that `Objective.best` looks at."""
@@ -20,8 +18,7 @@ BEST = 10
 
 def loss(
     net: TrainedNetwork,
-    target: PreTrainedModel,
-    head: nn.Module,
+    read: Read,
     batch: Batch,
     count: int,
     objective: Objective = Objective(),  # noqa: B008 - it is frozen
@@ -29,11 +26,9 @@ def loss(
 ) -> torch.Tensor:
     """Mean over answer rows of `count` steps, later ones counting less.
 
-    head     of the target over the drafter's tokens: p and q are laws over those alone.
+    read     what the target says over the drafter's tokens: p and q are laws over those alone.
     entries  i64[V] of the head by token, -1 for none; asked for by `Objective.agree`.
     """
-    with with_head(target, head):
-        read = Read(*read_target(target, batch.tokens, net.shape.taps))
     if isinstance(net, MaskedNet) and entries is not None:
         return masked_loss(net, read, batch, objective.revealed, entries)
     total = read.logits.new_zeros((), dtype=torch.float32)

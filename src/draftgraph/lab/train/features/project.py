@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from draftgraph.backends.features import FeatureShape, TrainedNetwork
+from draftgraph.backends.features import FeatureShape, TrainedNetwork, part_of_head
+from draftgraph.budget.cost_cache import machine
 from draftgraph.errors import ModelError
 from draftgraph.lab.train.errors import TrainingError
+from draftgraph.lab.train.features.answering import Answering, answering
 from draftgraph.lab.train.features.answers import (
     SUFFIX,
     Answer,
@@ -31,12 +34,13 @@ from draftgraph.lab.train.features.answers import (
 )
 from draftgraph.lab.train.features.batches import grouped
 from draftgraph.lab.train.features.confidence import fit, labelled
-from draftgraph.lab.train.features.generate import answer_all
 from draftgraph.lab.train.features.loop import MEASURED_ROWS, Training
-from draftgraph.lab.train.features.measure import Acceptance, acceptance
+from draftgraph.lab.train.features.measure import Acceptance
 from draftgraph.lab.train.features.names import OWN
 from draftgraph.lab.train.features.networks import Sizes, network_of
+from draftgraph.lab.train.features.reading import LiveReading
 from draftgraph.lab.train.features.recipe import Recipe, Span
+from draftgraph.lab.train.features.stored import StoredReading
 from draftgraph.lab.train.features.unroll import read_target
 from draftgraph.lab.train.whole_files import write_bytes
 
@@ -51,7 +55,7 @@ class Settings:
 
     network  "own", the network of docs/training.md, "eagle3", which other engines run as well, or one of a paper (`networks.py`).
     tokens  of new answers, about. most  tokens of one answer. batch  answers decoded at once. epochs  of training.
-    layer, slots, passes  see `Sizes`.
+    layer, slots, passes  see `Sizes`. temperatures  of new answers, in turn; None: TEMPERATURES.
     """
 
     tokens: int = 500_000
@@ -65,6 +69,7 @@ class Settings:
     layer: int | None = None
     slots: int | None = None
     passes: int | None = None
+    temperatures: tuple[float, ...] | None = None
 
     @property
     def sizes(self) -> Sizes:
@@ -127,21 +132,32 @@ class Project:
             write_bytes(file, gzip.compress(lines.encode()))
         return read_prompts(file)
 
-    def answers(self, target: PreTrainedModel, prompts: Sequence[Sequence[int]], eos: Sequence[int]) -> list[Answer]:
-        """The target's answers. Each batch has a seed and a file of its own, so that a killed run loses one batch."""
+    def answers(
+        self,
+        target: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        eos: Sequence[int],
+        source: str | None = None,
+        loading: Mapping[str, Any] = MappingProxyType({}),
+    ) -> list[Answer]:
+        """The target's answers. Each batch has a seed and a file of its own, so that a killed run loses one batch.
+
+        source, loading  where an engine loads the target from, and how; see `answering`.
+        """
         found: list[Answer] = []
+        answer: Answering | None = None
         number = 0
+        temperatures = self.settings.temperatures or TEMPERATURES
         while sum(answer.num_answered for answer in found) < self.settings.tokens:
             file = self.work / "answers" / f"{number:06}{SUFFIX}"
             if not file.exists():
-                torch.manual_seed(self.settings.seed + number)
+                answer = answer or answering(target, source, self.settings.most, eos, dict(loading))
                 first = number * self.settings.batch
                 asked = [
-                    (prompts[i % len(prompts)], TEMPERATURES[(i + i // len(prompts)) % len(TEMPERATURES)])
+                    (prompts[i % len(prompts)], temperatures[(i + i // len(prompts)) % len(temperatures)])
                     for i in range(first, first + self.settings.batch)
                 ]
-                captured = target.device.type == "cuda"
-                write_answers(file, answer_all(target, asked, self.settings.most, eos, captured))
+                write_answers(file, answer(asked, self.settings.seed + number))
             found += read_answers([file])
             number += 1
             self.tell(f"answers: {sum(answer.num_answered for answer in found):,} of {self.settings.tokens:,} tokens")
@@ -152,7 +168,7 @@ class Project:
 
         Raises TrainingError for too few answers, and where the disk does not allow it.
         """
-        parts = split(answers, percent=max(3, min(30, 2000 // max(1, len(answers)))))
+        parts = self._split(answers)
         if not parts.train or not parts.new_prompts:
             raise TrainingError(
                 f"{len(answers)} answers leave {len(parts.train)} to train on and {len(parts.new_prompts)} held out; both are "
@@ -173,21 +189,37 @@ class Project:
             objective=network.objective,
         )
         updates = max(2.0, self.settings.epochs * len(grouped(parts.train, recipe.rows)))
+        live = LiveReading(target, part_of_head(target.get_output_embeddings(), tokens), net.shape.taps)
+        held = [*parts.train, *parts.new_prompts]
+        reading = StoredReading(self.work / "states", held, live, net.features, self.tell)
         training = Training(
             net, target, tokens, parts.train, parts.new_prompts, recipe, Span(updates=updates),
-            self.work / "training.pt", self._told,
+            self.work / "training.pt", self._told, reading=reading,
         )  # fmt: skip
         training.run()
         net.eval()
-        measured = acceptance(net, target, tokens, parts.new_prompts, MEASURED_ROWS)
+        measured = training.measured.acceptance(net)
         card = self._card(training, parts, covered, measured)
         if network.trusted:
             fitted = fit(*labelled(net, target, tokens, parts.new_prompts, MEASURED_ROWS))
             card["confidence"] = None if fitted is None else {**asdict(fitted), "threshold": fitted.threshold}
         for name, content in network.packed(net, tokens, target, torch.bfloat16).items():
             write_bytes(self.out / name, content)
-        write_bytes(self.out / "card.json", json.dumps(card, indent=1).encode())
+        self.keep_card(card)
+        reading.forget()
         return card
+
+    def held_out(self, answers: Sequence[Answer]) -> list[list[int]]:
+        """The prompts of which nothing is learnt, each once."""
+        prompts = [answer.ids[: answer.prompt].tolist() for answer in self._split(answers).new_prompts]
+        return [list(prompt) for prompt in dict.fromkeys(map(tuple, prompts))]
+
+    def keep_card(self, card: dict[str, Any]) -> None:
+        """Write the card beside the weights. Raises TrainingError where the disk does not allow it."""
+        write_bytes(self.out / "card.json", json.dumps(card, indent=1).encode())
+
+    def _split(self, answers: Sequence[Answer]) -> Split:
+        return split(answers, percent=max(3, min(30, 2000 // max(1, len(answers)))))
 
     def _told(self, training: Training, loss: torch.Tensor) -> None:
         if training.position.updates % 20 == 0:
@@ -205,6 +237,8 @@ class Project:
             "recipe": asdict(training.recipe),
             "head_covers": covered,
             "held_out": {name: found.to_dict() for name, found in measured.items()},
+            "seconds": {"training": round(training.position.spent, 1)},
+            "machine": {**machine(training.tokens.device), "threads": str(torch.get_num_threads())},
             "worth_it": max(found.predicted for found in measured.values()) >= WORTH,
             "history": training.history,
         }

@@ -110,7 +110,13 @@ def read_target(
         cached: Any = next(iter(cache.values())).layers[layer]
         states[name] = (cached.keys, cached.values)[part].transpose(1, 2).flatten(2)
     features = torch.cat([states[name] for name in taps], dim=-1) if taps else logits.new_zeros(*tokens.shape, 0)
-    return logits, features, cast(torch.Tensor, cast(Any, target.get_input_embeddings())(tokens))
+    return logits, features, embedded_of(target, tokens)
+
+
+@torch.no_grad()
+def embedded_of(target: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
+    """The target's embeddings f[b, T, d] of i64[b, T]."""
+    return cast(torch.Tensor, cast(Any, target.get_input_embeddings())(tokens))
 
 
 @contextmanager
