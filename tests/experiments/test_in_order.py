@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from experiments.in_order import BOTH, LOOKUP, PLAIN, TRAINED, Run
 
 from experiments import in_order
-from experiments.in_order import BOTH, LOOKUP, PLAIN, TRAINED, Run
 from feature_drafters import write_drafter
 from models import byte_tokenizer, tiny_lm
 
