@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import draftgraph as dg
+from automata import Automaton
 from company import arrived, together
 from draftgraph.engine.course import Course
 from draftgraph.structures import Chain, Comb, Paths, Tree
@@ -40,6 +41,14 @@ WAYS: list[dict[str, Any]] = [
     {"budget": 12, "num_speculative_tokens": 2},
 ]
 """How requests draft and verify. Every rule is among them that the engine runs."""
+BY_TURNS = Automaton(
+    {
+        "start": {token: "odd" for token in range(0, 64, 2)},
+        "odd": {token: "start" for token in range(1, 64, 2)},
+    },
+    vocab=64,
+)
+"""Even tokens and odd ones by turns."""
 DRAWN = ("kseq", "multipath")
 """Rules that verify nothing at temperature 0."""
 
@@ -62,6 +71,10 @@ def asked(choose: Choose) -> tuple[list[int], dict[str, Any]]:
         options["top_k"] = 5
     if choose(4) == 0:
         options["stop_token_ids"] = [choose(64)]
+    if choose(5) == 0:
+        options |= {"logit_bias": {choose(64): 2.0, choose(64): -3.0}, "min_new_tokens": 1}
+    if choose(6) == 0:
+        options["grammar"] = BY_TURNS
     length = (1, 3, 9, 40)[choose(4)] + choose(4)
     return [choose(64) for _ in range(length)], options
 
