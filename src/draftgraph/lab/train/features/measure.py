@@ -118,7 +118,7 @@ class HeldOut:
         temperatures = batch.temperatures[roots // batch.tokens.shape[1]][:, None]
         chance = torch.ones(len(roots), device=self.entries.device)
         kept = []
-        for step, output in enumerate(steps_of(net, read, batch.tokens, depth)):
+        for step, output in enumerate(steps_of(net, read, batch.tokens, depth, wanted=batch.learnt)):
             following = self.entries[batch.tokens.flatten()[roots + step + 1]]
             q = net.logits(output.flatten(0, 1)[roots]).float()
             chance = chance * _factor(chances[roots + step], q, following, temperatures)

@@ -45,7 +45,7 @@ def counted(
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Of every step its outputs f[b, T, d], and the rows i64[n] that count, by the number of their roots."""
     block = count if objective.blocks else 0
-    outputs = steps_of(net, read, batch.tokens, 1 if block else count, block)
+    outputs = steps_of(net, read, batch.tokens, 1 if block else count, block, batch.learnt)
     agreed = torch.ones_like(batch.tokens, dtype=torch.bool).flatten()
     found = []
     for step, output in enumerate(outputs):

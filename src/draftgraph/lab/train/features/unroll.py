@@ -33,12 +33,19 @@ class Read:
 
 
 def steps(
-    net: FeatureNetwork, features: torch.Tensor, embedded: torch.Tensor, count: int, block: int = 0
+    net: FeatureNetwork,
+    features: torch.Tensor,
+    embedded: torch.Tensor,
+    count: int,
+    block: int = 0,
+    wanted: torch.Tensor | None = None,
 ) -> list[torch.Tensor]:
     """Outputs f[b, T, d] of `count` steps; row t of step j speaks of the token t + j.
 
     features  f[b, T, features] of every token. embedded  f[b, T, d], the target's embeddings of the tokens.
     block     rows of a block, for one pass that stands for all steps; 0: steps are taken one after another.
+    wanted    bool[b, T] rows of later steps that are asked for, the others are zeros there; None: all. Only step 1 has to read
+              prompts, for later steps read its keys.
     """
     length = features.shape[1]
     decoder = net.core.get_decoder()
@@ -50,32 +57,64 @@ def steps(
     causal = torch.ones(length, length, dtype=torch.bool, device=features.device).tril()
     if not net.reads_first:
         causal[1:, 0] = False  # row 0 stands for nothing
-    visible, own = causal, torch.eye(length, dtype=torch.bool, device=features.device)
+    visible = causal[None]
     blocks = {"seen": _seen_by_blocks(length, block, features.device)} if block else {}
     outputs: list[torch.Tensor] = []
     for step in range(count):
+        if step == 1:
+            positions = _places(wanted, length, features.device)
+            visible = causal[positions.clamp(max=length - 1)]
         if step:
-            residual = net.drafted(outputs[-1], embedded.roll(-step, dims=1))  # rows beyond the end are never learnt
-            visible = torch.cat([visible, own], dim=1)
+            read = embedded.roll(-step, dims=1)  # rows beyond the end are never learnt
+            residual = net.drafted(_taken(outputs[-1], positions), _taken(read, positions))
+            own = torch.eye(positions.shape[1], dtype=torch.bool, device=features.device)
+            visible = torch.cat([visible, own.expand(len(visible), -1, -1)], dim=2)
         mask = torch.zeros(visible.shape, dtype=residual.dtype, device=residual.device)
         mask.masked_fill_(~visible, torch.finfo(mask.dtype).min)
         output = decoder(
             inputs_embeds=residual,
-            attention_mask=mask[None, None],
-            position_ids=positions + step,
+            attention_mask=mask[:, None],
+            position_ids=positions.clamp(max=length - 1) + step,
             use_cache=True,
             **{cache_name: cache},
             **blocks,
         ).last_hidden_state
-        outputs.append(output)
+        outputs.append(_put(output, positions, length) if step else output)
     return outputs
 
 
-def steps_of(net: TrainedNetwork, read: Read, tokens: torch.Tensor, count: int, block: int = 0) -> list[torch.Tensor]:
-    """The steps of any network; those that read the text alone take theirs at once."""
+def _places(wanted: torch.Tensor | None, length: int, device: torch.device) -> torch.Tensor:
+    """i64[b, A] numbers of the wanted rows of every text, and `length` behind them, where it has fewer than another."""
+    if wanted is None:
+        return torch.arange(length, device=device)[None]
+    numbers = torch.where(wanted, torch.arange(length), length).sort(dim=1).values
+    return numbers[:, : max(1, int(wanted.sum(dim=1).max()))].to(device)
+
+
+def _taken(rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """f[b, A, d] of f[b, T, d] at i64[b, A]; the last row stands for places beyond the end."""
+    inside = places.clamp(max=rows.shape[1] - 1)
+    return rows.gather(1, inside[..., None].expand(len(rows), -1, rows.shape[2]))
+
+
+def _put(rows: torch.Tensor, places: torch.Tensor, length: int) -> torch.Tensor:
+    """f[b, T, d] with f[b, A, d] at i64[b, A], and zeros elsewhere."""
+    whole = rows.new_zeros(len(rows), length + 1, rows.shape[2])
+    return whole.scatter(1, places[..., None].expand(len(rows), -1, rows.shape[2]), rows)[:, :length]
+
+
+def steps_of(
+    net: TrainedNetwork,
+    read: Read,
+    tokens: torch.Tensor,
+    count: int,
+    block: int = 0,
+    wanted: torch.Tensor | None = None,
+) -> list[torch.Tensor]:
+    """The steps of any network (see `steps`); those that read the text alone take theirs at once."""
     if isinstance(net, TextNetwork):
         return net.steps(tokens, read.embedded, count)
-    return steps(cast(FeatureNetwork, net), read.features, read.embedded, count, block)
+    return steps(cast(FeatureNetwork, net), read.features, read.embedded, count, block, wanted)
 
 
 def _windows(embedded: torch.Tensor, size: int) -> torch.Tensor:
