@@ -43,6 +43,7 @@ USED_BY = {
     "prove": "import scipy, draftgraph.lab.prove.bounds",
     "batch": "import greenlet, draftgraph.draft.joined",
     "grammar": "import llguidance, draftgraph.sampling.grammar",
+    "xgrammar": "import xgrammar, draftgraph.sampling.xgrammar_matcher",
     "eval": "import lm_eval; from draftgraph.integrations.lm_eval import model_class; model_class()",
     "server": "import draftgraph.server.app",
     "ray": "import ray, draftgraph.integrations.ray",
