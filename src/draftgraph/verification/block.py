@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from draftgraph.types import Outcome, TokenTree
+from draftgraph.types import FIXED, Outcome, TokenTree
 from draftgraph.verification.base import Accepts, Rule
 from draftgraph.verification.chain import law_of, ratio
 from draftgraph.verification.probabilities import draft_probabilities, target_probabilities
@@ -35,8 +35,9 @@ def chain_outcome(tree: TokenTree, p: torch.Tensor) -> Outcome:
     for p_x, q_x in zip(target_probabilities(tree, p), draft_probabilities(tree), strict=True):
         b.append(min(1.0, b[-1] * ratio(p_x, 1.0 if q_x is None else q_x)))
     last = max(i for i, share in enumerate(b) if share == 1.0)
-    residuals = {i: _residual(tree, p, i, b[i]) for i in range(last + 1, len(tree)) if b[i] > 0.0}
-    masses = dict(zip(residuals, _sums([*residuals.values()]), strict=True))
+    looked_at = [i for i in range(last + 1, len(tree)) if b[i] > 0.0]  # without a gap: what is 0 stays 0
+    residuals = _residuals(tree, p, looked_at, [b[i] for i in looked_at]) if looked_at else p[:0]
+    masses = dict(zip(looked_at, residuals.sum(dim=1, dtype=torch.float64).tolist(), strict=True)) if looked_at else {}
     stop = [0.0] * len(b)
     carry = 1.0  # probability that every later position failed
     for i in range(len(tree), last - 1, -1):
@@ -48,25 +49,27 @@ def chain_outcome(tree: TokenTree, p: torch.Tensor) -> Outcome:
         if row == len(tree):
             return p[row]
         if masses.get(row, 0.0) > 0.0:
-            return residuals[row]
-        residual = _residual(tree, p, row, b[row])
+            return residuals[looked_at.index(row)]
+        residual = _residuals(tree, p, [row], [b[row]])[0]
         return residual if bool(residual.any()) else p[row]
 
     return Outcome(stop, bonus)
 
 
-def _residual(tree: TokenTree, p: torch.Tensor, i: int, b: float) -> torch.Tensor:
-    """(b_i p - q)_+ at position i, f[V]."""
-    return (p[i] * b).sub_(law_of(tree, i, p[i])).clamp_(min=0.0)
+def _residuals(tree: TokenTree, p: torch.Tensor, rows: Sequence[int], b: Sequence[float]) -> torch.Tensor:
+    """(b_i p - q)_+ at consecutive positions i, f[len(rows), V]."""
+    shares = torch.tensor(b, dtype=p.dtype, device=p.device)[:, None]
+    return (p[rows[0] : rows[-1] + 1] * shares).sub_(_laws(tree, rows, p)).clamp_(min=0.0)
 
 
-def _sums(rows: Sequence[torch.Tensor]) -> list[float]:
-    """Sums of rows in f64. Read together where every reading would wait for the device."""
-    sums = [row.sum(dtype=torch.float64) for row in rows]
-    if not sums or sums[0].is_cpu:
-        return [float(one) for one in sums]
-    together: list[float] = torch.stack(sums).tolist()
-    return together
+def _laws(tree: TokenTree, nodes: Sequence[int], p: torch.Tensor) -> torch.Tensor:
+    """q of some slots, f[len(nodes), V]."""
+    drawn = [tree.law_row[node] for node in nodes]
+    if FIXED in drawn or tree.laws is None:
+        return torch.stack([law_of(tree, node, p[node]) for node in nodes])
+    first = drawn[0]
+    in_order = drawn == list(range(first, first + len(drawn)))
+    return tree.laws[first : first + len(drawn)] if in_order else tree.laws[drawn]
 
 
 def _keep(mass: float, b: float) -> float:

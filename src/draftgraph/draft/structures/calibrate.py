@@ -35,8 +35,8 @@ TEMPERATURES = (1.0, 0.9, 0.8)
 TYPICAL_SLACK = 2.0
 PRIOR_ROUNDS, MEMORY = 8.0, 64.0
 """Weight of the prior, and how many rounds a running mean remembers."""
-ALWAYS, EVERY = 8, 3
-"""Learn from the first rounds always, then from every third: it takes about as long as a small drafter's pass."""
+ALWAYS, EVERY = 4, 6
+"""Learn from the first rounds always, then from every sixth: it takes about as long as a small drafter's pass."""
 LEAST_LEFT = 1e-3
 """Mass outside the best tokens below which B says nothing."""
 _POWERS = torch.tensor([[1.0 / t] for t in TEMPERATURES])
