@@ -154,6 +154,19 @@ def test_the_package_and_a_tokenizer_are_asked_for(monkeypatch: pytest.MonkeyPat
         dg.Engine.from_pretrained(tiny_lm(vocab=2048), tokenizer=tokenizer).generate([1, 2], grammar="json")
 
 
+def test_a_reader_that_is_not_installed_is_asked_for_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "xgrammar", None)
+    monkeypatch.delitem(sys.modules, "draftgraph.sampling.xgrammar_matcher", raising=False)
+    asked = dg.Grammar.json(SCHEMA, reader="xgrammar")
+    fresh = dg.Engine.from_pretrained(tiny_lm(vocab=2048), tokenizer=engine(budget=0).tokenizer)
+    with pytest.raises(
+        dg.errors.OptionError, match=r"needs the package xgrammar.*pip install 'draftgraph\[xgrammar\]'"
+    ):
+        fresh.generate([1, 2], grammar=asked)
+    with pytest.raises(dg.errors.OptionError, match="'llguidance' or 'xgrammar'"):
+        dg.Grammar.json(SCHEMA, reader="outlines")
+
+
 def test_the_length_may_cut_a_text() -> None:
     result = engine(budget=8).generate("Once upon a time", grammar=SCHEMA, max_new_tokens=5)
     assert (result.finish_reason, len(result.token_ids)) == ("length", 5)

@@ -171,8 +171,10 @@ class AutoBudget:
 
     def stays(self, requests: int) -> bool:
         """Whether the last decision beside others still stands beside so many requests."""
-        alike = 8 * abs(requests - self._others) <= self._others
-        return self._shared is not None and self._left > 0 and alike and self.forms[0].width is not None
+        if self._shared is None or self._left == 0:
+            return False
+        priced = self._shared.depth > 0 and self.forms[0].width is None
+        return not priced and 8 * abs(requests - self._others) <= self._others
 
     def again(self, planned: Limits) -> Limits:
         """The limits of another round in which that decision stands."""

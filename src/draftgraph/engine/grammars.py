@@ -84,10 +84,11 @@ class Grammars:
             )
         try:
             module = import_module(f"draftgraph.sampling.{reader}_matcher")
+            known: Vocabulary = module.Vocabulary(self.tokenizer, self.vocab_size)
         except ImportError as error:
             raise OptionError(
                 f"a grammar needs the package {reader} ({error}); write pip install 'draftgraph[{EXTRAS[reader]}]', or "
                 "grammar=an object with fork, accept and mask"
             ) from error
-        self._known[reader] = module.Vocabulary(self.tokenizer, self.vocab_size)
-        return self._known[reader]
+        self._known[reader] = known
+        return known

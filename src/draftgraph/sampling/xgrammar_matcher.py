@@ -8,11 +8,15 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 import torch
-import xgrammar
 
 from draftgraph.errors import LogitsError, OptionError, first_line
 from draftgraph.sampling.grammar import Grammar
 from draftgraph.sampling.schema_keywords import ANNOTATIONS, schemas_in
+
+try:
+    import xgrammar
+except ImportError:  # extra "xgrammar"
+    xgrammar = None
 
 KEPT = ANNOTATIONS.union(
     [
@@ -45,10 +49,12 @@ _ANCHOR = re.compile(r"(?<![\\\[])\^|(?<!\\)\$")
 class Vocabulary:
     """A tokenizer's tokens as xgrammar knows them. vocab_size  of the target, which may be padded.
 
-    Raises OptionError for a tokenizer whose tokens cannot be told.
+    Raises OptionError for a tokenizer whose tokens cannot be told, ImportError where xgrammar is not installed.
     """
 
     def __init__(self, tokenizer: Any, vocab_size: int) -> None:
+        if xgrammar is None:
+            raise ImportError("No module named 'xgrammar'")
         self.vocab_size = max(vocab_size, len(tokenizer))
         self.end: int | None = tokenizer.eos_token_id
         self._special = set(tokenizer.all_special_ids)
