@@ -27,7 +27,7 @@ PLAIN, TRAINED, LOOKUP, BOTH = "plain", "trained", "lookup", "both"
 TEMPERATURES = (0.0, 1.0)
 TOKENS = (16, 64)
 """New tokens of a request, at least and at most: fewer where the target is slow."""
-SECONDS = 120.0
+SECONDS = 180.0
 """That all turns take, about."""
 TURN_SHARE = 0.01
 """Share of those seconds that one plainly decoded request may take."""
