@@ -18,7 +18,18 @@ from draftgraph.lab.doctor.ways import Spread
 from draftgraph.lab.predict.estimate import Estimate
 from draftgraph.lab.train import worth
 from draftgraph.lab.train.features.project import Project, Settings
-from draftgraph.lab.train.worth import BOTH, LOOKUP, PLAIN, TRAINED, Verdict, Worth, interval, spent, weigh
+from draftgraph.lab.train.worth import (
+    BOTH,
+    LOOKUP,
+    PLAIN,
+    TRAINED,
+    Verdict,
+    Worth,
+    interval,
+    request_seconds,
+    spent,
+    weigh,
+)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +88,10 @@ def test_the_predicted_speed_is_that_of_the_rounds_that_were_taken() -> None:
         table.plain if not n else table.target(n + 1) + table.overhead[0] + n * table.overhead[2] for n in sizes
     )
     assert sum(spent(table, record) for record in result.rounds) == pytest.approx(expected)
+    first = result.rounds[0]
+    read = sum(first.seconds.values())
+    assert read > 0.0
+    assert request_seconds(table, result) == pytest.approx(read + expected - spent(table, first))
     drafted = replace(result.rounds[0], tokens=[1, 2, 3], num_passes=2, num_evaluations=6)
     assert spent(table, drafted) == pytest.approx(table.verifying(3) + 2 * table.drafter_pass(3))
 

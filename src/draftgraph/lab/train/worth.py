@@ -27,7 +27,7 @@ PLAIN, TRAINED, LOOKUP, BOTH = "plain", "trained", "lookup", "both"
 TEMPERATURES = (0.0, 1.0)
 TOKENS = (16, 64)
 """New tokens of a request, at least and at most: fewer where the target is slow."""
-SECONDS = 120.0
+SECONDS = 180.0
 """That all turns take, about."""
 TURN_SHARE = 0.01
 """Share of those seconds that one plainly decoded request may take."""
@@ -61,7 +61,7 @@ class Worth:
     """What a way to draft did at one temperature.
 
     tokens     per target call.
-    predicted  times plain decoding's speed, by the engine's costs of the rounds that were taken: decoding without the prompt.
+    predicted  times plain decoding's speed, by the engine's costs of the rounds that were taken.
     times      the same as timed, whole requests in turns.
     """
 
@@ -134,30 +134,39 @@ def weigh(
     plain = Engine.from_pretrained(source, budget=0, **options)
     tokens = int(min(max(TURN_SHARE * SECONDS / made[LOOKUP].costs.plain, TOKENS[0]), TOKENS[1]))
     window = plain.target.context_window
+    tokens = tokens if window is None else min(tokens, window // 2)
     few = [list(prompt if window is None else prompt[-(window - tokens) :]) for prompt in prompts[:MOST_PROMPTS]]
     found = []
     for temperature in TEMPERATURES:
         tell(f"measuring {', '.join(made)} beside plain decoding, temperature {temperature:g}")
         params = SamplingParams(max_new_tokens=tokens, temperature=temperature)
         ways = [Way(name, engine, params) for name, engine in made.items()]
-        turns = list(take_turns([Way(PLAIN, plain, params), *ways], few, TURNS, SECONDS / len(TEMPERATURES)))
-        found.append(Verdict(temperature, [_summed(way, given[way.name], turns) for way in ways]))
+        without = Way(PLAIN, plain, params)
+        turns = list(take_turns([without, *ways], few, TURNS, SECONDS / len(TEMPERATURES)))
+        found.append(Verdict(temperature, [_summed(way, without, given[way.name], turns) for way in ways]))
     return found
 
 
-def _summed(way: Way, options: dict[str, Any], turns: Sequence[Turn]) -> Worth:
-    results = way.results[1:]  # the first one has warmed up
+def _summed(way: Way, plain: Way, options: dict[str, Any], turns: Sequence[Turn]) -> Worth:
     costs = way.engine.costs.at(way.params.temperature)
+    results, references = way.results[1:], plain.results[1:]  # the first ones have warmed up
     tokens = [float(len(result.token_ids)) for result in results]
     rounds = [float(result.stats.num_rounds) for result in results]
-    seconds = [sum(spent(costs, record) for record in result.rounds) for result in results]
+    paces = [request_seconds(costs, result) / len(result.token_ids) for result in references]
+    instead = [pace * count for pace, count in zip(paces, tokens, strict=True)]
     return Worth(
         way.name,
         options,
         ratio(tokens, rounds, int(sum(rounds))),
-        ratio([costs.plain * count for count in tokens], seconds, int(sum(rounds))),
+        ratio(instead, [request_seconds(costs, result) for result in results], int(sum(rounds))),
         spread([turn.timed[PLAIN].pace / turn.timed[way.name].pace for turn in turns]),
     )
+
+
+def request_seconds(costs: Costs, result: Result) -> float:
+    """Seconds of a request by a table of costs; the first round as timed, for the prompt is read in it."""
+    first, *others = result.rounds
+    return sum(first.seconds.values()) + sum(spent(costs, record) for record in others)
 
 
 def spent(costs: Costs, record: RoundRecord) -> float:

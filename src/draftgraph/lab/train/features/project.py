@@ -45,6 +45,7 @@ from draftgraph.lab.train.features.unroll import read_target
 from draftgraph.lab.train.whole_files import write_bytes
 
 TEMPERATURES = (0.0, 0.6, 0.8, 1.0)
+CARD = "card.json"
 WORTH = 1.05
 """Predicted tokens per target call below which a drafter is not worth its passes."""
 
@@ -197,6 +198,8 @@ class Project:
             self.work / "training.pt", self._told, reading=reading,
         )  # fmt: skip
         training.run()
+        if reading.folder.exists() and not (self.out / CARD).exists():
+            reading.fill()  # a run that was killed after its last update measures what it would have measured
         net.eval()
         measured = training.measured.acceptance(net)
         card = self._card(training, parts, covered, measured)
@@ -216,7 +219,7 @@ class Project:
 
     def keep_card(self, card: dict[str, Any]) -> None:
         """Write the card beside the weights. Raises TrainingError where the disk does not allow it."""
-        write_bytes(self.out / "card.json", json.dumps(card, indent=1).encode())
+        write_bytes(self.out / CARD, json.dumps(card, indent=1).encode())
 
     def _split(self, answers: Sequence[Answer]) -> Split:
         return split(answers, percent=max(3, min(30, 2000 // max(1, len(answers)))))

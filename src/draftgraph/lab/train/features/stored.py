@@ -77,6 +77,8 @@ class StoredReading:
 
         Where it has not room enough, or the target does not allow it, answers are read live.
         """
+        if self.placed:
+            return
         self.ending = ending_of(self.live.target)
         if self.ending is None:
             self.tell("hidden states of this target cannot be kept: it is read anew in every epoch")
