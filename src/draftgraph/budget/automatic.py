@@ -163,7 +163,8 @@ class AutoBudget:
         for record in rounds[self._read :]:
             if self._asked and record.decision != COPIES:
                 self._form.learn(record, self._asked)
-                self._rivals.enter(record.rival, 1.0 + sum(record.chances))
+                if not self._probing:  # which looks for no copies
+                    self._rivals.enter(record.rival, 1.0 + sum(record.chances))
                 for other in self.forms:
                     if other is not self._form:
                         other.hear(record, self._asked, self._form)
