@@ -205,16 +205,9 @@ class AutoBudget:
         for record in rounds[self._read :]:
             if self._asked and record.decision != COPIES:
                 self._form.learn(record, self._asked)
-<<<<<<< HEAD
-                self._rivals.enter(record.rival, 1.0 + sum(record.chances))
-                self._owed.append((record, self._asked))
-=======
                 if not self._probing:  # which looks for no copies
                     self._rivals.enter(record.rival, 1.0 + sum(record.chances))
-                for other in self.forms:
-                    if other is not self._form:
-                        other.hear(record, self._asked, self._form)
->>>>>>> s-order
+                self._owed.append((record, self._asked))
                 self._cached = record.length if record.num_passes else self._cached
             elif self.copies:
                 self.forms[-1].ledger.judge(record)
