@@ -93,6 +93,20 @@ def test_what_is_kept_is_what_the_target_says(family: str, dtype: torch.dtype, t
         assert bool((kept.features[0, len(group[0].ids) :] == 0).all())
 
 
+def test_chances_are_those_of_the_following_token_at_the_temperature_of_its_answer() -> None:
+    over = target()
+    group = [Answer(answer.ids, answer.prompt, at) for answer, at in zip(some_answers(3), (0.0, 0.6, 1.3), strict=True)]
+    batch = make_batch(group, torch.device("cpu"))
+    found = LiveReading(over, tiny_net(over)[0].head, ()).chances(group, batch).view(3, -1)
+    expected = torch.zeros_like(found)
+    for text, answer in enumerate(group[1:], 1):
+        ids = torch.from_numpy(answer.ids.astype(np.int64))
+        laws = (over(ids[None]).logits[0] / answer.temperature).log_softmax(-1)
+        for row in range(answer.prompt, len(ids) - 1):
+            expected[text, row] = laws[row, ids[row + 1]]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_networks_that_read_keys_and_values_find_them_on_disk(tmp_path: Path) -> None:
     over = target()
     taps = NETWORKS["glide"].taps(4)
