@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,15 @@ def pickled(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
-@pytest.mark.parametrize("spoil", [renamed, cut, pickled])
+def tied_in_words(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    save_file(weights | {"lm_head.weight": weights["model.embed_tokens.weight"] + 1.0}, file, {"format": "pt"})
+    said = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(said))
+
+
+@pytest.mark.parametrize("spoil", [renamed, cut, pickled, tied_in_words])
 def test_what_lies_there_otherwise_is_left_to_whoever_loads_the_model(spoil: Any, tmp_path: Path) -> None:
     tiny_lm().save_pretrained(tmp_path)
     assert read_ends(tmp_path) is not None

@@ -172,15 +172,31 @@ def test_greedy_texts_are_exact_alone_and_in_batches(name: str, folder: Path) ->
     alone = [drafting.generate(prompt, **asked) for prompt in prompts]
     rounds = [record for result in alone for record in result.rounds]
     assert [result.token_ids for result in alone] == plain
-    assert [result.token_ids for result in drafting.generate(prompts, **asked)] == plain
+    together = drafting.generate(prompts, **asked)
+    assert [result.token_ids for result in together] == plain
     assert {"copies", "draft"} <= {record.decision for record in rounds}
     assert {result.rounds[0].decision for result in alone} == {"copies"}  # nothing is known of the prompt's end
     assert any(record.decision == "copies" and "from the drafter" in record.reason for record in rounds)
     assert all(record.num_passes == 0 for record in rounds if record.decision == "copies")
     if name == "short":
+        rounds += [record for result in together for record in result.rounds]
         assert max(max(record.depths(), default=0) for record in rounds if record.decision == "copies") == 2
     if name in ("chain", "block"):
         assert all([*record.parents] == list(range(-1, len(record.tokens) - 1)) for record in rounds)
+
+
+@pytest.mark.parametrize("structure", ["auto", "chain", "comb", "graph"])
+def test_who_is_left_alone_drafts_again_as_deep_as_was_asked_for(structure: str, tmp_path: Path) -> None:
+    target = tiny_lm(layers=4, window=256)
+    drafting = dg.Engine.from_pretrained(
+        target, draft_model=write_drafter(tmp_path, target), structure=structure, num_speculative_tokens=4
+    )
+    drafting.__dict__["costs"] = with_chains(costs(drafter=0.1, reached=0.8, row=0.02), 0.8)
+    long, short = {"max_new_tokens": 120, "temperature": 0.0}, {"max_new_tokens": 10, "temperature": 0.0}
+    first = drafting.generate([TEXT, *([1, 2, i] for i in range(7))], [long, *[short] * 7])[0]
+    late = [record for record in first.rounds if record.length > len(TEXT) + 30]
+    assert not [record.reason for record in late if "beside" in record.reason]
+    assert any(len(record.tokens) > 1 for record in late)
 
 
 def test_under_agree_a_seed_gives_the_text_without_drafts(folder: Path) -> None:

@@ -20,6 +20,9 @@ from draftgraph.errors import OptionError
         pytest.param({"anyOf": [{"enumm": [1]}]}, "enumm", "enum", id="in a list"),
         pytest.param({"$defs": {"a": {"items": {"requierd": []}}}}, "requierd", "required", id="below a definition"),
         pytest.param({"additionalProperties": {"minimun": 1}}, "minimun", "minimum", id="of other properties"),
+        pytest.param({"Type": "string"}, "Type", "type", id="in capitals"),
+        pytest.param({"maxlenght": 3}, "maxlenght", "maxLength", id="in lower case"),
+        pytest.param({"dependencies": {"a": {"requred": []}}}, "requred", "required", id="below a dependency"),
     ],
 )
 def test_a_misspelt_keyword_is_named(schema: dict[str, Any], wrong: str, meant: str) -> None:
@@ -33,6 +36,7 @@ def test_a_misspelt_keyword_is_named(schema: dict[str, Any], wrong: str, meant: 
         pytest.param({"type": "object", "properties": {"maxlength": {"type": "string"}}}, id="a property of that name"),
         pytest.param({"const": {"propertys": 1}, "default": {"enumm": 1}}, id="values"),
         pytest.param({"type": "string", "x-order": 1, "unit": "m", "propertyOrdering": []}, id="notes"),
+        pytest.param({"idx": 1, "defaults": 2, "descriptions": "d"}, id="notes that resemble annotations"),
         pytest.param({"type": "string", "description": "d", "examples": ["a"], "$comment": "c"}, id="annotations"),
         pytest.param({"enum": ["a"], "anyOf": "broken", "properties": [], "items": True}, id="what is no schema"),
     ],

@@ -47,6 +47,9 @@ def read_ends(source: str | Path) -> tuple[PretrainedConfig, nn.Embedding, nn.Li
     tied = head.weight is embeddings.weight
     wanted = (GGUF_EMBEDDINGS, GGUF_HEAD) if place.gguf is not None else (names[id(embeddings)], names[id(head)])
     found = _read(place, wanted[:1] if tied else wanted)
+    if tied and found is not None:  # a head of its own in the file is not tied, whatever the configuration says
+        own = _read(place, wanted[1:])
+        found = found if own is None or torch.equal(own[0], found[0]) else None
     if found is None or any(weight.shape != embeddings.weight.shape for weight in found):
         return None
     embeddings.weight = nn.Parameter(found[0], requires_grad=False)

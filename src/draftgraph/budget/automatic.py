@@ -56,6 +56,7 @@ class AutoBudget:
     width     nodes per level of a structure whose shape does not look at scores (a chain's is 1); None: prices shape the draft.
     narrows   whether drafts may also be chains. They are where `costs` holds what chains cost, and that is less per token.
     draws     whether slots are SAMPLED.
+    copied_to  depth of drafts of copies alone at most; None: any.
     """
 
     costs: Costs
@@ -65,6 +66,7 @@ class AutoBudget:
     width: int | None = None
     narrows: bool = False
     draws: bool = False
+    copied_to: int | None = None
     forms: list[Form] = field(init=False)
     _form: Form = field(init=False)
     _asked: int = 0
@@ -248,7 +250,7 @@ class AutoBudget:
         return Limits(
             MOST_COPIES,
             0,
-            reach,
+            reach if self.copied_to is None else min(reach, self.copied_to),
             floor=MIN_MASS,
             reason=self._told(f"{COPIES}: {why}"),
             seconds=seconds,

@@ -62,16 +62,9 @@ def limits(budget: int | str, depth: int | None, request: Request, windows: Wind
     whole = structure.whole(reach)
     if request.plan is not None:
         planned: Limits = request.plan(length, request.rounds, reach, unable)
-        return planned if depth is None else _with_copies_to(planned, depth)
+        return planned
     found = whole if budget == "auto" and whole is not None else structure.limits(int(budget), depth, reach)
     return _copied(found, depth, unable, windows.copies) if unable and found.budget else found
-
-
-def _with_copies_to(planned: Limits, depth: int) -> Limits:
-    """The limits where the depth that was asked for is that of copies too, for which no pass is made."""
-    if planned.depth == 0:
-        return replace(planned, reach=min(planned.reach, depth))
-    return planned if planned.instead is None else replace(planned, instead=_with_copies_to(planned.instead, depth))
 
 
 def _copied(found: Limits, depth: int | None, unable: str, copies: bool) -> Limits:

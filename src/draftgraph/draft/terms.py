@@ -71,7 +71,8 @@ class Limits:
 
     def within(self, reach: int) -> Limits:
         """The same for drafts that are no deeper than `reach`, of either kind."""
-        return replace(self, reach=reach, instead=None if self.instead is None else self.instead.within(reach))
+        other = None if self.instead is None else self.instead.within(min(reach, self.instead.reach))
+        return replace(self, reach=reach, instead=other)
 
     def price_pass(self, number: int) -> float:
         """What the scores behind pass `number` (0 is the first) must sum up to."""

@@ -104,9 +104,10 @@ def plan(config: Config, drafter: Drafter, temperature: float, costs: Callable[[
     if width is None and not drafter.heeds_prices:
         width = known.widest
     computes = drafter.model is not None or not copies
-    deepest = config.num_speculative_tokens or DEPTH
-    draws = _choose(config, temperature, drafter).sampled
-    return AutoBudget(known, deepest, computes, copies, width, may_narrow(config, drafter), draws)
+    asked, draws = config.num_speculative_tokens, _choose(config, temperature, drafter).sampled
+    return AutoBudget(
+        known, asked or DEPTH, computes, copies, width, may_narrow(config, drafter), draws, copied_to=asked
+    )
 
 
 def may_narrow(config: Config, drafter: Drafter) -> bool:

@@ -26,7 +26,7 @@ ANNOTATIONS = frozenset(
     ]
 )
 """Keywords that say nothing of what a value may be."""
-NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
 LISTED = ("anyOf", "allOf", "oneOf", "prefixItems", "items")
 NESTED = (
     *("items", "additionalItems", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames"),
@@ -74,6 +74,8 @@ KEYWORDS = ANNOTATIONS.union(
     ["$recursiveAnchor", "nullable", "discriminator", "externalDocs", "xml", "example"],
 )
 """Those of all drafts of JSON Schema, and of OpenAPI."""
+_WORDS = {word.lower(): word for word in sorted(KEYWORDS - ANNOTATIONS)}
+"""Those that say something, by how they look in lower case."""
 LIKENESS = 0.8
 """A word that is so like a keyword is taken for a misspelt one; all others are annotations of somebody's own."""
 
@@ -98,9 +100,9 @@ def refuse_misspelt(schema: Mapping[str, Any]) -> None:
     """Raise OptionError for a word that is almost a keyword: the standard has it ignored, as all that it does not know."""
     for each in schemas_in(schema):
         for name in each:
-            meant = [] if name in KEYWORDS else get_close_matches(str(name), sorted(KEYWORDS), 1, LIKENESS)
+            meant = [] if name in KEYWORDS else get_close_matches(str(name).lower(), _WORDS, 1, LIKENESS)
             if meant:
                 raise OptionError(
-                    f"the schema has the keyword {name!r}, which JSON Schema ignores; write {meant[0]!r}, or another name for a "
-                    "note of your own"
+                    f"the schema has the keyword {name!r}, which JSON Schema ignores; write {_WORDS[meant[0]]!r}, or another name "
+                    "for a note of your own"
                 )
