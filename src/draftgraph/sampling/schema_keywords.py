@@ -103,6 +103,6 @@ def refuse_misspelt(schema: Mapping[str, Any]) -> None:
             meant = [] if name in KEYWORDS else get_close_matches(str(name).lower(), _WORDS, 1, LIKENESS)
             if meant:
                 raise OptionError(
-                    f"the schema has the keyword {name!r}, which JSON Schema ignores; write {_WORDS[meant[0]]!r}, or another name "
-                    "for a note of your own"
+                    f"the schema has the keyword {name!r}, which JSON Schema ignores; write {_WORDS[meant[0]]!r}, or another "
+                    "name for a note of your own"
                 )
