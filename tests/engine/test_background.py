@@ -403,6 +403,7 @@ def test_a_program_is_interrupted_and_forked_and_ends_in_the_midst_of_requests()
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 4, done.stdout
     interrupted, forked, read, ends = done.stdout.splitlines()
     assert interrupted == "interrupted 0 0"
     assert "make an engine in the new process" in forked

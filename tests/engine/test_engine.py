@@ -297,7 +297,7 @@ def test_beyond_the_drafters_window_drafts_are_copies_or_none(family: str, struc
     stream = engine.stream(prompt, max_new_tokens=40, temperature=temperature, seed=1)
     for event in stream:
         late = event.round.length > 32 and event.finish_reason is None
-        why = "copies" if structure == "graph" else "plain"
+        why = "copies" if engine.config.resolved_structure.copied else "plain"
         assert not late or event.round.reason == f"{why}: the text is beyond the drafter's window of 32 tokens"
         assert bool(engine.drafter.model.cache._used) == (event.round.length <= 32 and event.finish_reason is None)
     result = stream.result()

@@ -32,13 +32,15 @@ class Prices:
     """What a round costs with more or less of one request in it.
 
     rate      tokens per second of all requests together. requests  how many they are.
+    share     tokens of one of them in such a round, on average: what else a round takes is divided among all.
     row       tokens that all could emit while the target reads one row more.
     passes    the same while one request takes part in drafter pass 1, 2, …
-    seconds   for 0, 1, … nodes more, beside the seconds in which all emit one token.
+    seconds   for 0, 1, … nodes more, beside a request's share of the round.
     """
 
     rate: float
     requests: int
+    share: float
     row: float
     passes: Sequence[float]
     seconds: Sequence[float]
@@ -46,6 +48,6 @@ class Prices:
     def of_draft(self, levels: Sequence[Level]) -> tuple[float, float]:
         """Tokens of one request's round with such a draft, and tokens per second while it takes part like that."""
         tokens = 1.0 + sum(level.tokens for level in levels)
-        taken = 1.0 + sum(self.row * level.nodes for level in levels)
+        taken = self.share + sum(self.row * level.nodes for level in levels)
         taken += sum(made * level.passes for made, level in zip(self.passes, levels, strict=False))
         return tokens, self.rate * tokens / taken

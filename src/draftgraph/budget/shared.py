@@ -142,8 +142,9 @@ class _Round:
             for rows, members in self.passes
         ]
         nodes = np.arange(MOST_COPIES + 1.0)
-        whole: list[float] = (1.0 / rate + around[2] * nodes + self._more(0.0, MOST_COPIES)).tolist()
-        return Prices(rate, self.requests, rate * row, [rate * seconds for seconds in made], whole)
+        share = self.tokens / self.requests
+        whole: list[float] = (share / rate + around[2] * nodes + self._more(0.0, MOST_COPIES)).tolist()
+        return Prices(rate, self.requests, share, rate * row, [rate * seconds for seconds in made], whole)
 
     @property
     def rate(self) -> float:

@@ -64,14 +64,26 @@ class LookupDrafter(Drafter):
         return LookupDrafter(self.edges)
 
 
+class Copies:
+    """A draft of copies alone while it grows, the likeliest ones first."""
+
+    def __init__(self, request: Request, sources: Sources, limits: Limits) -> None:
+        self.graph, context = DraftGraph(), request.tokens[-TAIL:]
+        copies, width = sources.for_draft(self.graph, context), request.choice.structure.width
+        self._unroller = Unroller(self.graph, copies, context, limits.floor, width, request.warper.refuses)
+        self._depth, self._first = min(limits.depth or limits.reach, limits.reach), _first_edge(request, sources)
+        self._open = [ROOT]
+
+    def grow(self, budget: int) -> DraftGraph:
+        """The draft, of so many nodes at most; it may be asked for more of them later."""
+        self._unroller.grow(self._open, budget, self._depth, self._first)
+        self._open = []
+        return self.graph
+
+
 def copied(request: Request, sources: Sources, limits: Limits) -> DraftGraph:
     """A draft of copies alone, the likeliest ones."""
-    graph, context = DraftGraph(), request.tokens[-TAIL:]
-    copies, width = sources.for_draft(graph, context), request.choice.structure.width
-    unroller = Unroller(graph, copies, context, limits.floor, width, request.warper.refuses)
-    depth = min(limits.depth or limits.reach, limits.reach)
-    unroller.grow([ROOT], limits.budget, depth, _first_edge(request, sources))
-    return graph
+    return Copies(request, sources, limits).grow(limits.budget)
 
 
 def _first_edge(request: Request, sources: Sources) -> Edge | None:

@@ -14,7 +14,7 @@ from draftgraph.draft.base import Drafter
 from draftgraph.draft.edges.sources import TAIL, Sources
 from draftgraph.draft.edges.table import TokenTable
 from draftgraph.draft.graph import DraftGraph
-from draftgraph.draft.lookup import copied
+from draftgraph.draft.lookup import Copies
 from draftgraph.draft.passes import Ahead, DrafterPasses, Path, Shape, readable
 from draftgraph.draft.structures.base import Growth, Structure
 from draftgraph.draft.structures.calibrate import Calibration
@@ -28,6 +28,9 @@ from draftgraph.verification.base import sample_rows
 
 FIRST_ROWS = 8
 """Rows that a first draft reads, about."""
+FEW, CLOSE = 8, 0.75
+"""A draft of copies is compared with the drafter's when it has FEW nodes, and grows on only if it comes so close to it: what is
+thrown away takes time too."""
 SHARPNESS = 2.0
 """Under `agree`, a candidate's chance to be the target's own draw is estimated as (q / e)^SHARPNESS, normalised."""
 
@@ -133,12 +136,15 @@ class ModelDrafter(Drafter):
         if alone is None or not state.edges:
             return None if limits.depth else Draft(DraftGraph()), 1.0
         state.alone = False
-        graph, reason, tokens = copied(request, state.sources, alone), alone.reason, 1.0
+        copies, reason, tokens = Copies(request, state.sources, alone), alone.reason, 1.0
         if limits.depth == 0:
-            graph = cut(graph, alone.seconds, alone.worth)
+            graph = cut(copies.grow(alone.budget), alone.seconds, alone.worth)
         else:
-            graph, (_, tokens, rate) = cut_to_pay(graph, alone.seconds, alone.worth)
+            graph, (_, tokens, rate) = cut_to_pay(copies.grow(FEW), alone.seconds, alone.worth)
             drafted = limits.rate(tokens)
+            if rate > CLOSE * drafted and len(copies.graph) == FEW:
+                graph, (_, tokens, rate) = cut_to_pay(copies.grow(alone.budget), alone.seconds, alone.worth)
+                drafted = limits.rate(tokens)
             if rate <= drafted:
                 return None, tokens
             reason = (
