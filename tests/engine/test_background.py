@@ -369,6 +369,8 @@ async def read(stream):
 
 
 BODY = """
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which whoever runs the tests may have had ignored
+
 async def main():
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     await read(engine.astream([5, 9], max_new_tokens=120, stop_when=lambda *_: time.sleep(0.05)))
