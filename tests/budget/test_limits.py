@@ -17,7 +17,7 @@ from draftgraph.budget.automatic import MOST_COPIES, PROBE_DEPTH, PROBE_SHARE, A
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.ledger import LEAST_GAIN, Ledger
 from draftgraph.draft.terms import Limits
-from draftgraph.draft.whole_sizes import best_size
+from draftgraph.draft.whole_sizes import paying
 from draftgraph.request.record import RoundRecord, decisions
 from draftgraph.request.stats import PARTS
 from models import perturbed, tiny_lm
@@ -252,7 +252,7 @@ def test_without_a_drafter_the_scores_of_copies_decide():
     assert first.worth(0.9) == pytest.approx(0.9)
     records = [replace(record(20 + i, 4, 0, first, 0.9), origins=["own"] * 4) for i in range(30)]
     later = auto.plan(60, records, 50)
-    assert best_size([later.worth(0.9**depth) for depth in range(1, 5)], later.seconds) == 0, (
+    assert paying([later.worth(0.9**depth) for depth in range(1, 5)], later.seconds).size == 0, (
         "what is never accepted is not proposed any more"
     )
     assert auto.plan(60, records, 0).budget == 0

@@ -71,6 +71,24 @@ def test_where_no_draft_pays_beside_others_no_copies_are_looked_for() -> None:
     assert [limits.budget for limits in share_budget(requests, planned(requests))] == [0] * len(requests)
 
 
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_copies_take_the_place_of_a_draft_only_where_the_whole_round_gains(count: int) -> None:
+    """A round lasts as long for whoever drafts little: what decides is tokens less what they cost all."""
+    requests = [request(costs(row=0.1, drafter=0.2, reached=0.9)) for _ in range(count)]
+    limits = planned(requests)
+    offers = [each.plan.offer(its) for each, its in zip(requests, limits, strict=True)]
+    plain = _Round(requests[0].plan.costs)
+    for its, offer in zip(limits, offers, strict=True):
+        plain.join(its, offer)
+    prices = plain.with_drafts(offers, [len(offer.levels) for offer in offers]).prices()
+    levels = offers[0].levels
+    price = prices.row * sum(level.nodes for level in levels) + sum(prices.passes[: len(levels)])
+    tokens, drafted = prices.of_draft(levels)
+    enough = drafted * prices.seconds[0]  # tokens of copies without rows from which on they are preferred
+    assert tokens - price > 1.0  # drafting pays
+    assert enough >= tokens - price
+
+
 def rate(table: Costs, requests: Sequence[Any], depths: Sequence[int]) -> float:
     """Tokens per second with these depths, by the sums of the module's docstring."""
     offers = [each.plan.offer(limits) for each, limits in zip(requests, planned(requests), strict=True)]

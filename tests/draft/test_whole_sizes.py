@@ -12,7 +12,7 @@ import draftgraph as dg
 from cost_tables import cost, costs
 from draftgraph.budget.automatic import AutoBudget
 from draftgraph.draft.graph import DraftGraph
-from draftgraph.draft.whole_sizes import best_size, cut
+from draftgraph.draft.whole_sizes import cut, paying
 from draftgraph.types import ROOT
 from models import plain, tiny_lm
 
@@ -29,7 +29,7 @@ def rate(gains: list[float], seconds: list[float], size: int) -> float:
 @given(GAINS, SECONDS)
 def test_no_other_size_gives_more_tokens_per_second(gains: list[float], seconds: list[float]):
     sizes = range(min(len(gains), len(seconds) - 1) + 1)
-    best = best_size(gains, seconds)
+    best = paying(gains, seconds).size
     assert best in sizes
     assert rate(gains, seconds, best) >= max(rate(gains, seconds, size) for size in sizes) * (1 - 1e-12)
 
@@ -45,7 +45,7 @@ def test_no_other_size_gives_more_tokens_per_second(gains: list[float], seconds:
     ],
 )
 def test_a_draft_is_weighed_as_a_whole(gains: list[float], size: int):
-    assert best_size(gains, HUMP) == size
+    assert paying(gains, HUMP).size == size
 
 
 def branches() -> DraftGraph:
@@ -95,8 +95,8 @@ def test_a_request_whose_copies_fail_goes_back_to_plain_decoding():
     auto = AutoBudget(costs(drafter=None, row=1.0), computes=False, copies=True)
     limits = auto.plan(20, [], 99)
     scores = [0.5**depth for depth in range(1, 6)]
-    assert best_size([limits.worth(score) for score in scores], limits.seconds) > 0
+    assert paying([limits.worth(score) for score in scores], limits.seconds).size > 0
     for _ in range(40):
         for score in scores:
             auto.forms[0].ledger.copied.enter(score, accepted=False)
-    assert best_size([limits.worth(score) for score in scores], limits.seconds) == 0
+    assert paying([limits.worth(score) for score in scores], limits.seconds).size == 0

@@ -6,7 +6,7 @@ import pytest
 
 import draftgraph as dg
 from draftgraph.backends.cells import KEPT_CELLS, CellPool
-from draftgraph.budget.form import MOST_DRAFTED
+from draftgraph.budget.costs import MOST_DRAFTED
 from models import perturbed, plain, tiny_lm
 
 PROMPT = [5, 9, 5]

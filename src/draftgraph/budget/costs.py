@@ -30,8 +30,8 @@ DAY_SECONDS = 86400.0
 """No pass takes longer."""
 IMPOSSIBLE_NODES = 1e6
 """No round drafts more."""
-MOST_NODES = 64
-"""Nodes of a round whose size is decided."""
+MOST_DRAFTED = 64
+"""Nodes of a round whose size prices decide."""
 TABLE_ROWS = 512
 """Passes of up to so many rows are looked up where many are asked for at once."""
 
@@ -195,8 +195,8 @@ class Costs:
 
     @cached_property
     def verifying_each(self) -> Sequence[float]:
-        """`verifying` for 0, 1, … MOST_NODES nodes: requests share what they look up in every round."""
-        return [self.verifying(nodes) for nodes in range(MOST_NODES + 1)]
+        """`verifying` for 0, 1, … MOST_DRAFTED nodes: requests share what they look up in every round."""
+        return [self.verifying(nodes) for nodes in range(MOST_DRAFTED + 1)]
 
     def whole(self, nodes: int) -> float:
         """Seconds of a round that verifies `nodes` nodes which cost nothing to draft; without any it is plain decoding."""

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from draftgraph.budget.costs import MOST_NODES, Costs
+from draftgraph.budget.costs import MOST_DRAFTED, Costs
 from draftgraph.budget.ledger import Ledger
 from draftgraph.budget.offers import Level, Offer, Prices
 from draftgraph.draft.terms import Limits
 from draftgraph.request.record import RoundRecord
 
-MOST_DRAFTED = MOST_NODES
-"""Nodes of a round whose size prices decide."""
 NEAR, SAME = 0.95, 0.98
 """Of depths whose rates are NEAR the best one a fixed shape without draws gets the largest: prices end its drafts early. With
 draws it keeps the last one while that has about the SAME rate, for another number of rows costs time."""

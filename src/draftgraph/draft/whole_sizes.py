@@ -21,16 +21,10 @@ class Paying(NamedTuple):
     rate: float
 
 
-def best_size(gains: Sequence[float], seconds: Sequence[float]) -> int:
-    """The number N for which the first N nodes give most expected tokens per second; 0 where plain decoding does.
-
-    The arguments are those of `paying`.
-    """
-    return paying(gains, seconds).size
-
-
 def paying(gains: Sequence[float], seconds: Sequence[float]) -> Paying:
-    """The best size, and what it is expected to give.
+    """The number N for which the first N nodes give most expected tokens per second, and what they give.
+
+    N is 0 where plain decoding gives most.
 
     gains    expected accepted tokens of each node, in the order in which nodes are taken.
     seconds  of a round that verifies 0, 1, … nodes. No larger draft is considered.

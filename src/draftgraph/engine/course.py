@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from draftgraph.backends.base import CausalLM
-from draftgraph.budget.costs import Costs
-from draftgraph.budget.form import MOST_DRAFTED
+from draftgraph.budget.costs import MOST_DRAFTED, Costs
 from draftgraph.budget.limits import Windows, limits
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.proposal import failing
