@@ -409,7 +409,8 @@ def test_a_server_with_a_key_and_a_model_without_a_template(tab: Browser):
         more = engine().generate("def add(a, b):" + expected, max_new_tokens=30).text
         assert tab.evaluate("turns[1].text") == more
         hold = """(async () => { window.held = (await call('/v1/completions', {method: 'POST',
-            body: JSON.stringify({prompt: 'a', max_tokens: 1000, stream: true})})).body; })()"""
+            body: JSON.stringify({prompt: 'a', max_tokens: 1000, n: 16, temperature: 1, ignore_eos: true,
+                                   stream: true})})).body; })()"""
         tab.evaluate(hold)
         ask(tab, "a", 8)
         assert "The server is busy" in tab.evaluate("turns[2].error")
