@@ -32,7 +32,7 @@ class BitwiseModel(OpenVinoModel):
     def __init__(self, model: OpenVinoModel) -> None:
         self.base = model  # others of this process that want it find it running
         self.about, self.precision, self.pool = model.about, model.precision, model.pool
-        self._compiled, self._turn, self._buckets = model._compiled, model._turn, Buckets(model.precision)
+        self._compiled, self._turn, self._buckets = model._compiled, model._turn, Buckets()
 
     @property
     def fingerprint(self) -> str:

@@ -67,7 +67,7 @@ class OpenVinoModel:
         self.about, self.precision = about, precision
         self._compiled = Compiled(graph, precision, threads)
         self.pool = BlockPool(self._compiled.shapes, self._compiled.kind, self._compiled.attach)
-        self._buckets, self._turn = Buckets(precision), threading.Lock()
+        self._buckets, self._turn = Buckets(), threading.Lock()
         self._steady: bool | None = None  # not looked at yet
 
     @property
