@@ -35,8 +35,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("short")
-def test_every_section_measures_and_is_reported(tmp_path, capsys):
-    gpu.main(["--quick", "--cpu", "--out", str(tmp_path)])
+def test_every_section_measures_and_is_reported(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gpu, "QUICK_MINUTES", 60.0)
+    gpu.main(["--quick", "--cpu", "--minutes", "60", "--out", str(tmp_path)])
     found = json.loads((tmp_path / "gpu-quick.json").read_text(encoding="utf-8"))
     assert found["errors"] == {}
     assert all(found["sections"].values())
