@@ -84,7 +84,7 @@ class Row:
     asked   tokens that were asked for; ways that decode alone get SOME of them.
     texts   that were continued; other  of them that came out otherwise.
     tokens  compared: those of a text up to the first difference. bits  of them whose log-probability differs.
-    largest difference of two log-probabilities. contexts  tokens of the prompts, as far as the window allows.
+    largest difference of two log-probabilities. contexts  tokens of the prompts, as far as the window allows. new  per text.
     """
 
     model: str
@@ -100,6 +100,7 @@ class Row:
     largest: float = 0.0
     rounds: int = 0
     contexts: Sequence[int] = CONTEXTS
+    new: int = NEW
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -193,7 +194,7 @@ def blocks(rows: Sequence[Row]) -> list[str | Sheet]:
     tokens = sum(row.tokens for row in ours)
     differing = sum(row.other > 0 or row.bits > 0 for row in controls)
     return [
-        f"Text with drafts beside that of plain decoding, {NEW} tokens per text, rule `agree`. Contexts have "
+        f"Text with drafts beside that of plain decoding, {_texts(rows)} tokens per text, rule `agree`. Contexts have "
         f"{_listed(rows)} tokens, as far as the model's window allows. A token counts up to the first difference "
         "of its text. Bits: tokens whose log-probability is another float32. Plain decoding, which all are compared with, and "
         f"ways that are not marked decode {TOGETHER} requests together. Those that decode alone, and controls, are given "
@@ -224,8 +225,12 @@ def _listed(rows: Sequence[Row]) -> str:
     return " or ".join(", ".join(map(str, each)) for each in dict.fromkeys(tuple(row.contexts) for row in rows))
 
 
+def _texts(rows: Sequence[Row]) -> str:
+    return " or ".join(str(new) for new in dict.fromkeys(row.new for row in rows))
+
+
 def _cells(row: Row) -> list[str]:
-    length = f"{row.texts * NEW / row.rounds:.2f}"
+    length = f"{row.texts * row.new / row.rounds:.2f}"
     texts = f"{row.other} of {row.texts}"
     named = [row.model, row.mode, str(row.threads), row.sampling, row.way, f"{max(row.contexts):,}"]
     return [*named, texts, f"{row.tokens:,}", f"{row.bits:,}", f"{row.largest:.2g}", length]
