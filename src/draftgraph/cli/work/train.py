@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import typer
+from transformers import PreTrainedModel
 
 from draftgraph.backends.load import eos_ids, load_model, load_tokenizer, read_config
 from draftgraph.cli.options import Chosen
@@ -15,7 +17,8 @@ from draftgraph.cli.program import tell
 from draftgraph.cli.work.engines import place
 from draftgraph.engine.assemble import make_backend
 from draftgraph.errors import OptionError
-from draftgraph.lab.train.features.answers import read_answers
+from draftgraph.lab.train.features.answers import Answer, read_answers
+from draftgraph.lab.train.features.own_prompts import bos_id, mixed, writing_of
 from draftgraph.lab.train.features.project import WORTH, Project, Settings
 from draftgraph.lab.train.features.prompts import prompts_from
 from draftgraph.lab.train.worth import weigh
@@ -30,8 +33,6 @@ def run(
     source = str(chosen.pair[0])
     with silent_loading():
         read_config(source, chosen.trusted)  # or it says that there is no such model
-    if not prompts and not answers:
-        raise OptionError("nothing to learn from; give prompts with --prompts, or answers with --answers")
     with status(f"loading {source}", as_json), silent_loading():
         target = load_model(source, chosen.dtype, chosen.device, chosen.trusted).requires_grad_(False)
         tokenizer = load_tokenizer(source, chosen.trusted)
@@ -40,12 +41,9 @@ def run(
     project.refuse_unfit(target)
     project.begin()
     learnt = read_answers(answers)
-    if prompts:
-        if tokenizer is None:
-            raise OptionError(f"{source} has no tokenizer, which prompts need; give answers with --answers")
-        asked = project.prompts(lambda: prompts_from(prompts, tokenizer, settings.seed))
+    if prompts or settings.own_prompts:
         loading = {"dtype": chosen.dtype, "device": chosen.device, "trust_remote_code": chosen.trusted}
-        learnt += project.answers(target, asked, sorted(eos_ids(target, tokenizer)), source, loading)
+        learnt += _said(project, Asked(target, tokenizer, source, loading), prompts)
     card = project.train(target, learnt)
     del target  # engines load it as their users do
     loading = {"device": chosen.device, "trust_remote_code": chosen.trusted}
@@ -57,6 +55,33 @@ def run(
         typer.echo(json.dumps({key: value for key, value in card.items() if key != "history"}))
     else:
         _tell(out, card)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A target that answers; source, loading  where an engine loads it from, and how."""
+
+    target: PreTrainedModel
+    tokenizer: Any | None
+    source: str
+    loading: dict[str, Any]
+
+
+def _said(project: Project, asked: Asked, files: Sequence[Path]) -> list[Answer]:
+    """What the target says to prompts of files, and to its own. Raises OptionError, TrainingError."""
+    target, tokenizer, seed = asked.target, asked.tokenizer, project.settings.seed
+    ends = sorted(eos_ids(target, tokenizer))
+    if files and tokenizer is None:
+        raise OptionError(f"{asked.source} has no tokenizer, which prompts need; give answers with --answers")
+
+    def made() -> list[list[int]]:
+        given = prompts_from(files, tokenizer, seed) if files else []
+        if not project.settings.own_prompts:
+            return given
+        writing = writing_of(tokenizer, ends, bos_id(target, tokenizer))
+        return mixed(given, project.own_prompts(target, writing, asked.source, asked.loading), seed)
+
+    return project.answers(target, project.prompts(made), ends, asked.source, asked.loading)
 
 
 def _tell(out: Path, card: dict[str, Any]) -> None:
