@@ -18,7 +18,7 @@ from draftgraph.cli.work.engines import place
 from draftgraph.engine.assemble import make_backend
 from draftgraph.errors import OptionError
 from draftgraph.lab.train.features.answers import Answer, read_answers
-from draftgraph.lab.train.features.own_prompts import bos_id, mixed, writing_of
+from draftgraph.lab.train.features.own_prompts import Writing, bos_id, mixed, writing_of
 from draftgraph.lab.train.features.project import WORTH, Project, Settings
 from draftgraph.lab.train.features.prompts import prompts_from
 from draftgraph.lab.train.worth import weigh
@@ -37,18 +37,19 @@ def run(
         target = load_model(source, chosen.dtype, chosen.device, chosen.trusted).requires_grad_(False)
         tokenizer = load_tokenizer(source, chosen.trusted)
     make_backend(target)  # refuses what the engine could not run
+    loading = {"dtype": chosen.dtype, "device": chosen.device, "trust_remote_code": chosen.trusted}
+    asked = _asked(target, tokenizer, source, loading, settings, prompts)
     project = Project(out, settings, (lambda line: None) if as_json else tell)
     project.refuse_unfit(target)
     project.begin()
     learnt = read_answers(answers)
-    if prompts or settings.own_prompts:
-        loading = {"dtype": chosen.dtype, "device": chosen.device, "trust_remote_code": chosen.trusted}
-        learnt += _said(project, Asked(target, tokenizer, source, loading), prompts)
+    if settings.tokens:
+        learnt += _said(project, asked, prompts)
     card = project.train(target, learnt)
-    del target  # engines load it as their users do
-    loading = {"device": chosen.device, "trust_remote_code": chosen.trusted}
+    del target, asked  # engines load it as their users do
+    own_type = {"device": chosen.device, "trust_remote_code": chosen.trusted}
     with status("measuring what it is worth", as_json) as say, silent_loading():
-        verdicts = weigh(source, out, project.held_out(learnt), loading, say)
+        verdicts = weigh(source, out, project.held_out(learnt), own_type, say)
     card["verdicts"] = [each.to_dict() for each in verdicts]
     project.keep_card(card)
     if as_json:
@@ -59,29 +60,48 @@ def run(
 
 @dataclass(frozen=True)
 class Asked:
-    """A target that answers; source, loading  where an engine loads it from, and how."""
+    """A target that answers.
+
+    writing          how it writes prompts; None: it writes none.
+    ends             ids that end an answer.
+    source, loading  where an engine loads it from, and how.
+    """
 
     target: PreTrainedModel
     tokenizer: Any | None
+    writing: Writing | None
+    ends: list[int]
     source: str
     loading: dict[str, Any]
 
 
-def _said(project: Project, asked: Asked, files: Sequence[Path]) -> list[Answer]:
-    """What the target says to prompts of files, and to its own. Raises OptionError, TrainingError."""
-    target, tokenizer, seed = asked.target, asked.tokenizer, project.settings.seed
-    ends = sorted(eos_ids(target, tokenizer))
+def _asked(
+    target: PreTrainedModel,
+    tokenizer: Any | None,
+    source: str,
+    loading: dict[str, Any],
+    settings: Settings,
+    files: Sequence[Path],
+) -> Asked:
+    """The target as one that answers. Raises OptionError if it can neither read the prompts of files nor write what was asked."""
     if files and tokenizer is None:
-        raise OptionError(f"{asked.source} has no tokenizer, which prompts need; give answers with --answers")
+        raise OptionError(f"{source} has no tokenizer, which prompts need; give answers with --answers")
+    ends = sorted(eos_ids(target, tokenizer))
+    writing = writing_of(tokenizer, ends, bos_id(target, tokenizer)) if settings.own_prompts else None
+    return Asked(target, tokenizer, writing, ends, source, loading)
+
+
+def _said(project: Project, asked: Asked, files: Sequence[Path]) -> list[Answer]:
+    """What the target says to prompts of files, and to its own. Raises TrainingError."""
 
     def made() -> list[list[int]]:
-        given = prompts_from(files, tokenizer, seed) if files else []
-        if not project.settings.own_prompts:
+        seed = project.settings.seed
+        given = prompts_from(files, asked.tokenizer, seed) if files else []
+        if asked.writing is None:
             return given
-        writing = writing_of(tokenizer, ends, bos_id(target, tokenizer))
-        return mixed(given, project.own_prompts(target, writing, asked.source, asked.loading), seed)
+        return mixed(given, project.own_prompts(asked.target, asked.writing, asked.source, asked.loading), seed)
 
-    return project.answers(target, project.prompts(made), ends, asked.source, asked.loading)
+    return project.answers(asked.target, project.prompts(made), asked.ends, asked.source, asked.loading)
 
 
 def _tell(out: Path, card: dict[str, Any]) -> None:

@@ -142,7 +142,7 @@ def _begun(opening: Opening, ids: Sequence[int], eos: Collection[int]) -> list[i
 
 def _of_chats(tokenizer: Any, eos: Collection[int]) -> Writing:
     before, after = _around_the_user(tokenizer)
-    special = set(tokenizer.all_special_ids)
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     behind = list(tokenizer(after, add_special_tokens=False)["input_ids"])
     first = next((i for i, token in enumerate(behind) if token in special), len(behind))
     ends = {*eos, *behind[first : first + 1]}

@@ -131,7 +131,7 @@ class Project:
         """Fresh weights, or those of the drafter to go on from. Raises ModelError, PairError."""
         net.start_from(target, tokens)
         if self.settings.start is not None:
-            go_on_from(Path(self.settings.start), net, target)
+            go_on_from(self.settings.start, net, target)
 
     def _network(self, target: PreTrainedModel, tokens: int) -> TrainedNetwork:
         """A network of random weights with so many entries of the head."""

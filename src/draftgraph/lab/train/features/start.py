@@ -30,7 +30,7 @@ def continued(recipe: Recipe) -> Recipe:
 
 
 @torch.no_grad()
-def go_on_from(folder: Path, net: TrainedNetwork, target: PreTrainedModel) -> None:
+def go_on_from(folder: str | Path, net: TrainedNetwork, target: PreTrainedModel) -> None:
     """Copy the weights of the drafter in a folder. Its head may have other tokens: those are the target's, and not trained.
 
     Raises ModelError for a folder that holds another network, PairError for a drafter of another target.
@@ -46,7 +46,7 @@ def go_on_from(folder: Path, net: TrainedNetwork, target: PreTrainedModel) -> No
         raise ModelError(
             f"--start {folder} holds {held}, and one is needed that `draftgraph train` wrote for this network; leave it out"
         )
-    found, _ = read_features(folder, target)
+    found, _ = read_features(trained.folder, target)
     for name, here, asked in (("form", found.form, net.form), ("taps", found.shape.taps, net.shape.taps)):
         if here != asked:
             raise ModelError(
