@@ -18,6 +18,7 @@ from draftgraph.cli.work.engines import place
 from draftgraph.engine.assemble import make_backend
 from draftgraph.errors import OptionError
 from draftgraph.lab.train.features.answers import Answer, read_answers
+from draftgraph.lab.train.features.loop import BEFORE
 from draftgraph.lab.train.features.own_prompts import Writing, bos_id, mixed, writing_of
 from draftgraph.lab.train.features.project import WORTH, Project, Settings
 from draftgraph.lab.train.features.prompts import prompts_from
@@ -106,7 +107,9 @@ def _said(project: Project, asked: Asked, files: Sequence[Path]) -> list[Answer]
 
 def _tell(out: Path, card: dict[str, Any]) -> None:
     """The figures that decide, and what to write."""
-    for name, found in card["held_out"].items():
+    before = next((entry for entry in card["history"] if entry["stage"] == BEFORE), {})
+    told = [(f"{name}, before", before[name]) for name in card["held_out"] if name in before]
+    for name, found in [*told, *card["held_out"].items()]:
         positions = " ".join(f"{rate:.2f}" for rate in found["by_position"])
         chains = " ".join(f"{rate:.2f}" for rate in found["tokens_per_call"])
         typer.echo(

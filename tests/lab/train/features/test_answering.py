@@ -60,7 +60,7 @@ def test_tokens_have_the_law_of_their_temperature(temperature: float) -> None:
 
 
 def test_a_project_asks_at_the_temperatures_that_were_named(tmp_path: Path) -> None:
-    settings = Settings(tokens=60, most=5, batch=4, temperatures=(0.3, 0.9))
+    settings = Settings(tokens=60, most=5, batch=1, temperatures=(0.3, 0.9))
     found = Project(tmp_path / "drafter", settings).answers(tiny_lm(), PROMPTS, [])
     assert {answer.temperature for answer in found} == {0.3, 0.9}
     files = sorted((tmp_path / ".drafter-training" / "answers").iterdir())

@@ -53,6 +53,10 @@ def test_a_training_that_goes_on_begins_with_what_was_learnt(tmp_path: Path) -> 
     before, after, without = (card["held_out"]["sampled"]["tokens_per_call"][2] for card in (first, again, fresh))
     assert after > (before + without) / 2
     assert [stage["name"] for stage in again["recipe"]["stages"]] == ["three steps"]
+    old = again["history"][0]
+    assert (old["stage"], old["batches"]) == ("before", 0)
+    assert old["sampled"]["tokens_per_call"][2] > (before + without) / 2
+    assert [entry["stage"] for entry in fresh["history"]].count("before") == 0
     assert again["start"]["folder"] == "first"
     assert again["start"]["answer_tokens"] == first["answer_tokens"]
     assert "start" not in first

@@ -251,6 +251,7 @@ class Project:
         training = Training(
             net, target, tokens, parts.train, parts.new_prompts, recipe, Span(updates=updates),
             self.work / "training.pt", self._told, reading=reading,
+            trained_before=self.settings.start is not None,
         )  # fmt: skip
         training.run()
         if reading.folder.exists() and not (self.out / CARD).exists():
