@@ -107,7 +107,7 @@ def _said(project: Project, asked: Asked, files: Sequence[Path]) -> list[Answer]
 
 def _tell(out: Path, card: dict[str, Any]) -> None:
     """The figures that decide, and what to write."""
-    before = next((entry for entry in card["history"] if entry["stage"] == BEFORE), {})
+    before: dict[str, Any] = next((entry for entry in card["history"] if entry["stage"] == BEFORE), {})
     told = [(f"{name}, before", before[name]) for name in card["held_out"] if name in before]
     for name, found in [*told, *card["held_out"].items()]:
         positions = " ".join(f"{rate:.2f}" for rate in found["by_position"])
