@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import draftgraph as dg
+from draftgraph.engine.scheduler import Scheduler
 from draftgraph.lab.train.features.answering import answer_with, answering
 from draftgraph.lab.train.features.answers import read_answers
 from draftgraph.lab.train.features.generate import answer_all
@@ -67,3 +69,19 @@ def test_a_project_asks_at_the_temperatures_that_were_named(tmp_path: Path) -> N
     assert len(files) == 3
     assert [a.ids.tolist() for a in read_answers(files)] == [a.ids.tolist() for a in found]
     assert "temperatures" not in Settings().to_json()
+
+
+def test_as_many_are_answered_at_once_as_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = tiny_lm().requires_grad_(False), []
+    whole = answering(model, None, 6, [], {})([(prompt, 0.0) for prompt in PROMPTS], 3)
+    step = Scheduler.step
+
+    def watched(self: Scheduler) -> Any:
+        done = step(self)
+        seen.append(len(self.running))
+        return done
+
+    monkeypatch.setattr(Scheduler, "step", watched)
+    few = answering(model, None, 6, [], {}, batch=2)([(prompt, 0.0) for prompt in PROMPTS], 3)
+    assert max(seen) == 2
+    assert [answer.ids.tolist() for answer in few] == [answer.ids.tolist() for answer in whole]
