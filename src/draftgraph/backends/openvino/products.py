@@ -41,7 +41,8 @@ def _join(products: Sequence[Any]) -> None:
     weights = [product.input_value(1).get_node().get_data() for product in products]
     joined = op.matmul(products[0].input_value(0), op.constant(np.concatenate(weights)), False, True)
     ends: Sequence[Any] = products
-    if all(sums := [_bias(product) for product in products]):
+    sums = [found for product in products if (found := _bias(product)) is not None]
+    if len(sums) == len(products):
         biases = [bias for _, bias in sums]
         joined = op.add(joined, op.constant(np.concatenate(biases)))
         ends = [total for total, _ in sums]
