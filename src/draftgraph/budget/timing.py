@@ -187,9 +187,7 @@ class _Timed:
             if now > deadline and not needed:
                 continue  # a larger size may be needed
             if first or size in self.times:
-                fed = (self.tokens * size)[:size]
-                parents = range(ROOT, size - 1) if self.chained else [ROOT] * size
-                rows = Feed(self.text, [], fed, parents)
+                rows = self._rows(size)
                 seconds = _one_pass(self.model, rows)
                 if self.model.sizes and seconds < SETTLED_SECONDS:  # a pass costs more if the last one had another size
                     seconds = _one_pass(self.model, rows)
@@ -198,11 +196,18 @@ class _Timed:
         self.seconds += time.perf_counter() - begun
 
     def _change(self) -> None:
-        """Time a change of size: from the last one of the turn to the smallest one, which has been in use before."""
-        least = min(self.times)
-        if self.model.sizes and len(self.times) > 1 and self.times[least][-1] < SETTLED_SECONDS:
-            rows = Feed(self.text, [], (self.tokens * least)[:least], [ROOT] * least)
-            self.changes.append(_one_pass(self.model, rows) - self.times[least][-1])
+        """Time a change between the two smallest sizes, which both have been in use before."""
+        if not self.model.sizes or len(self.times) < 2:
+            return
+        least, more = sorted(self.times)[:2]
+        if self.times[more][-1] < SETTLED_SECONDS:
+            _one_pass(self.model, self._rows(least))
+            self.changes.append(_one_pass(self.model, self._rows(more)) - self.times[more][-1])
+
+    def _rows(self, size: int) -> Feed:
+        """A draft of this size."""
+        parents = range(ROOT, size - 1) if self.chained else [ROOT] * size
+        return Feed(self.text, [], (self.tokens * size)[:size], parents)
 
     def cost(self) -> Cost:
         rows = sorted(self.times)
