@@ -48,6 +48,13 @@ def test_a_target_that_takes_passes_as_they_are_has_no_sizes() -> None:
     assert [*sizes.seconds()] == before
 
 
+def test_every_row_reads_the_text_before_it() -> None:
+    far = PassSizes(replace(TABLE, target=replace(TABLE.target, reading=1e-6)), MOST_COPIES)
+    more = [later - first for first, later in zip(far.seconds(), far.behind(TABLE.context + 500), strict=True)]
+    assert more[:6] == pytest.approx([0.5e-3 * rows for rows in (2, 2, 4, 4, 6, 6)])
+    assert [*far.behind(TABLE.context - 1)] == [*far.seconds()]
+
+
 def test_the_budget_of_copies_follows_the_rounds_of_its_request() -> None:
     plan = AutoBudget(TABLE, computes=False, copies=True)
     rounds = [

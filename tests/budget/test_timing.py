@@ -37,7 +37,10 @@ class Clock:
 
 @dataclass
 class SlowModel:
-    """A model whose passes take `seconds`, a tenth of that per further row, and `change` more if the last one had other rows."""
+    """A model whose passes take `seconds`, a tenth of that per further row, and `change` more if the last one had other rows.
+
+    reading  seconds that every row takes more per token of text before it.
+    """
 
     clock: Clock
     seconds: float
@@ -49,10 +52,13 @@ class SlowModel:
     numerics: str = "exact"
     device: torch.device = CPU
     change: float = 0.0
+    reading: float = 0.0
+    length: int = 0
     rows: list[int] = field(default_factory=list)
     parents: list[list[int]] = field(default_factory=list)
 
     def open(self, capacity: int) -> CacheHandle:
+        self.length = 0
         return CacheHandle()
 
     def expect(self, text: CacheHandle, length: int) -> None:
@@ -64,6 +70,8 @@ class SlowModel:
         self.parents.append([*feed.parents])
         changed = len(self.rows) > 1 and self.rows[-1] != self.rows[-2]
         self.clock.now += self.seconds * (1.0 + 0.1 * (self.rows[-1] - 1)) + self.change * changed
+        self.clock.now += self.reading * self.rows[-1] * self.length
+        self.length += len(feed.committed)
         return [torch.empty(0)]
 
     def keep(self, text: CacheHandle, nodes: Sequence[int]) -> None:
@@ -173,6 +181,14 @@ def test_a_change_of_size_is_timed_apart(clock: Clock, seconds: float) -> None:
     assert costs.target.change == pytest.approx(0.003)
     assert costs.target(1) == costs.target(2) == pytest.approx(1.1 * seconds)
     assert costs.target(8) == pytest.approx(1.7 * seconds), "no part of what a pass of this size costs"
+
+
+@pytest.mark.parametrize(("seconds", "window", "known"), [(0.004, 1024, True), (0.004, 512, False), (0.3, 1024, False)])
+def test_what_a_row_takes_to_read_a_text_is_timed_behind_a_long_one(
+    clock: Clock, seconds: float, window: int, known: bool
+) -> None:
+    costs, _, _ = measured(clock, seconds, context_window=window, reading=1e-6)
+    assert costs.target.reading == pytest.approx(1e-6 if known else 0.0)
 
 
 def test_a_slow_model_with_sizes_is_timed_once_each(clock: Clock) -> None:

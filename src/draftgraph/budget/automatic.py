@@ -84,6 +84,7 @@ class AutoBudget:
     _shared: Limits | None = None
     _light: Limits | None = None
     _standing: Limits | None = None
+    _length: int = 0
     _others: int = 0
     _left: int = 0
     _owed: list[tuple[RoundRecord, int]] = field(default_factory=list)
@@ -106,7 +107,7 @@ class AutoBudget:
         unable  why the drafter cannot draft, if so.
         """
         self._learn(rounds)
-        self._light = None
+        self._light, self._length = None, length
         if reach == 0:
             return self._none(reach, "the next token is the last one")
         if unable:
@@ -255,7 +256,7 @@ class AutoBudget:
         self._asked, self._probing = 0, False
         if not self.copies or reach == 0:
             return Limits(0, 0, reach, reason=self._told(f"plain: {why}"))
-        return self._copied(reach, self._sizes.seconds(), f"{why}; as many as give more")
+        return self._copied(reach, self._sizes.behind(self._length), f"{why}; as many as give more")
 
     def _copied(self, reach: int, seconds: Sequence[float], why: str) -> Limits:
         """Limits of a draft of copies alone."""

@@ -42,6 +42,7 @@ class Cost:
 
     sizes  numbers of rows that passes are padded to (`CausalLM.sizes`): costs are a staircase then.
     change  seconds more of a pass whose size is not that of the last one.
+    reading  seconds per row and per token of the text before it, beyond the text behind which the passes were timed.
     """
 
     rows: Sequence[int]
@@ -51,6 +52,7 @@ class Cost:
     repeats: Sequence[int]
     sizes: Sequence[int] = ()
     change: float = 0.0
+    reading: float = 0.0
 
     @cached_property
     def rising(self) -> list[float]:
@@ -248,6 +250,8 @@ def _refuse_pass_times(cost: Cost) -> None:
     rising = all(fewer < more for fewer, more in pairwise((0, *cost.rows)))
     if len({len(column) for column in columns}) != 1 or len(cost.rows) < 2 or not rising:
         raise BrokenFileError("a table of pass times needs rising numbers of rows, two or more, and seconds for each")
-    possible = all(0.0 < each <= DAY_SECONDS for each in seconds) and 0.0 <= cost.change <= DAY_SECONDS
+    possible = all(0.0 < each <= DAY_SECONDS for each in seconds) and all(
+        0.0 <= each <= DAY_SECONDS for each in (cost.change, cost.reading)
+    )
     if not possible or not all(count >= 1 for count in cost.repeats):
         raise BrokenFileError("the table has pass times that cannot be")

@@ -24,7 +24,7 @@ class PassSizes:
 
     def __init__(self, costs: Costs, most: int) -> None:
         self._steady = (costs.plain, *costs.verifying_each[1 : most + 1])
-        self._target = costs.target
+        self._target, self._context = costs.target, costs.context
         row = (self._target(1 + SPAN) - self._target(1)) / SPAN
         sized = self._target.sizes and self._target.change > 0.0 and row > 0.0
         self._buckets = Buckets(self._target.sizes, self._target.change / row) if sized else None
@@ -34,6 +34,13 @@ class PassSizes:
         """The target has read so many rows for this request."""
         if self._buckets is not None:
             self._buckets.size(rows)
+
+    def behind(self, length: int) -> Sequence[float]:
+        """`seconds` behind so many tokens of text, which every row reads."""
+        far = self._target.reading * max(0, length - self._context)
+        if far == 0.0:
+            return self.seconds()
+        return [seconds + far * self._target.padded(nodes + 1) for nodes, seconds in enumerate(self.seconds())]
 
     def seconds(self) -> Sequence[float]:
         """Of a round that verifies 0, 1, … copies; without any it is plain decoding."""

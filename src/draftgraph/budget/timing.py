@@ -30,6 +30,8 @@ WANTED = (5, 6, 9, 33, 7, 13, 11, 25, 65)
 """Numbers of rows that are timed if there is time."""
 DRAFTER_NEEDED, DRAFTER_WANTED = (1, 4), (2, 8, 16, 64)
 """The same of a drafter, which also reads what it has missed."""
+FAR, FAR_ROWS, FAR_REPEATS = 512, (2, 8), 3
+"""Tokens behind which a few passes of a fast target are timed as well, their rows, and how often: the first one is a change."""
 REPEATS = 21
 """Passes with one number of rows, at most."""
 PASSES_SECONDS, ROUNDS_SECONDS = 0.8, 0.6
@@ -75,7 +77,10 @@ def measure(
     )
     costs = pass_costs(models, prompt, needed, wanted, ["target"] if chains else [])
     share = (time.thread_time() - worked) / (time.perf_counter() - began)
-    times, theirs = costs["target"], costs.get("drafter")
+    times, theirs = (
+        replace(costs["target"], reading=_reading(target, costs["target"], prompt, window)),
+        costs.get("drafter"),
+    )
     waited = max(0.0, 1.0 - share) if target.device.type == "cpu" else 0.0  # an accelerator may be waited for
     table = Costs(times, theirs, (0.0,) * 3, 0.0, torch.get_num_threads(), context, waited=waited)
     if times(1) > SLOW_SECONDS:
@@ -156,6 +161,24 @@ def pass_costs(
         for each in timed:
             each.close()
     return {name: each.cost() for name, each in zip(models, timed, strict=True)}
+
+
+@torch.inference_mode()
+def _reading(model: CausalLM, times: Cost, prompt: Sequence[int], window: int) -> float:
+    """Seconds that a row takes more per token of text before it; 0 where a pass is slow or the window is small."""
+    fewer, more = FAR_ROWS
+    if times(more) >= SETTLED_SECONDS or window < FAR + more:
+        return 0.0
+    text = model.open(FAR + more)
+    try:
+        read(model, text, (list(prompt) * FAR)[:FAR])
+        feeds = {rows: Feed(text, [], [prompt[0]] * rows, range(ROOT, rows - 1)) for rows in FAR_ROWS}
+        far = {
+            rows: statistics.median(_one_pass(model, feed) for _ in range(FAR_REPEATS)) for rows, feed in feeds.items()
+        }
+    finally:
+        model.close(text)
+    return max(0.0, (far[more] - far[fewer]) - (times(more) - times(fewer))) / ((more - fewer) * (FAR - len(prompt)))
 
 
 class _Timed:
