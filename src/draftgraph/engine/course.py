@@ -42,6 +42,7 @@ class Course:
         schedule: Schedule | None = None,
     ) -> None:
         self.request, self.config = request, config
+        request.drafts = config.budget != 0
         self.drafter, self.target, self.tokenizer = drafter, target, tokenizer
         self._costs, self.schedule = costs, schedule or Sequential()
         copies = drafter.copies(config.resolved_structure)
