@@ -13,7 +13,7 @@ from draftgraph.draft.base import Drafter
 from draftgraph.draft.proposal import failing
 from draftgraph.draft.terms import Limits
 from draftgraph.engine.config import Config
-from draftgraph.engine.prefill import prefill
+from draftgraph.engine.prefill import Piece, next_piece, prefill
 from draftgraph.engine.results import result_of
 from draftgraph.engine.schedules import Schedule, Sequential
 from draftgraph.engine.strategy import plan, reconsider
@@ -81,6 +81,10 @@ class Course:
             with self.request.clock("drafting"):
                 self._planned = limits(*asked, self.request, self._windows)
         return self._planned
+
+    def next_piece(self) -> Piece | None:
+        """A piece of a text that is too long for the next round, to be read in a round of others."""
+        return next_piece(self.request, self.target) if self.schedule.reads_beside else None
 
     def read_piece(self) -> bool:
         """Read one piece of a text that is too long for the next round. Whether there was one."""

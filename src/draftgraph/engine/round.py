@@ -14,6 +14,7 @@ from draftgraph.draft.joined import propose_each
 from draftgraph.draft.proposal import failing
 from draftgraph.draft.terms import Draft, Limits
 from draftgraph.engine.commit import commit
+from draftgraph.engine.prefill import Piece
 from draftgraph.errors import attempt
 from draftgraph.request.clock import shared
 from draftgraph.request.result import Event
@@ -25,11 +26,16 @@ from draftgraph.verification.onward import OnwardRule
 
 @torch.inference_mode()
 def decode_round(
-    requests: Sequence[Request], drafter: Drafter, target: CausalLM, limits: Sequence[Limits]
+    requests: Sequence[Request],
+    drafter: Drafter,
+    target: CausalLM,
+    limits: Sequence[Limits],
+    pieces: Sequence[Piece] = (),
 ) -> list[Event | Exception]:
     """One round for every request, within its own limits or less; each emits at least one token, or fails by itself.
 
-    What is left of a long text is read as well, in one pass: see `engine.prefill`.
+    What is left of a long text is read as well, in one pass: see `engine.prefill`. So are pieces of other requests' texts, which
+    say themselves whether they failed.
 
     Returns for every request, in order, its event or the error that ends it: close it then. The others go on.
     """
@@ -39,18 +45,21 @@ def decode_round(
     feeds = [
         Feed(request.text, request.tokens[len(request.text) :], draft.tree.tokens, draft.tree.parents)
         for request, draft in drafted
-    ]
+    ] + [piece.feed for piece in pieces]
     heads = [request.choice.rule.head for request, _ in drafted]
     taps = list(dict.fromkeys([*drafter.taps, *(tap for head in heads if head is not None for tap in head.taps)]))
-    with shared("target", [request.clock for request, _ in drafted], [feed.num_rows for feed in feeds]):
+    clocks = [request.clock for request, _ in drafted] + [piece.request.clock for piece in pieces]
+    with shared("target", clocks, [feed.num_rows for feed in feeds]):
         scored = forward_each(target, feeds, taps)
+    for piece, rows in zip(pieces, scored[len(drafted) :], strict=True):
+        piece.read(drafter, rows)
 
     happened = iter(
         [
             rows
             if isinstance(rows, Exception)
             else attempt(verify, request, draft, rows, drafter, target, request.choice.rule)
-            for (request, draft), rows in zip(drafted, scored, strict=True)
+            for (request, draft), rows in zip(drafted, scored[: len(drafted)], strict=True)
         ]
     )
     return [next(happened) if isinstance(draft, Draft) else draft for draft in drafts]
