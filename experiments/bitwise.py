@@ -3,16 +3,17 @@
     python -m experiments.bitwise [--model /path/to/SmolLM2-135M-Instruct] [--tokens 20000] [--threads 2] [--quick]
     python -m experiments.bitwise --model ... --only-model --only-threads --threads 2 --contexts 40 700 1100 2000 --mode bf16
 
-Everybody continues the same texts, of all lengths in --contexts, so that prompts are read in one piece and in several.
-Compared are tokens, and the log-probabilities of tokens as the bits that they are. Controls must be able to differ: passes of one
-row, and trees in one sequence. What an earlier run has found with as many tokens stays in the files. Writes bitwise.json and
-bitwise.md into --out.
+Everybody continues the same texts, of all lengths in --contexts, so that prompts are read in one piece and in several. Plain
+decoding runs in batches; everybody else runs in batches too, or alone, with a part of the texts. Compared are tokens, and the
+log-probabilities of tokens as the bits that they are. Controls must be able to differ: passes of one row, and trees in one
+sequence. What an earlier run has found with as many tokens stays in the files. Writes bitwise.json and bitwise.md into --out.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import product
@@ -28,21 +29,45 @@ from draftgraph.lab.bench.prompts import read_prompts
 from draftgraph.view.sheet import Sheet
 from experiments.experiment import Experiment, at_least, table
 
-CONTEXTS = (40, 300, 700, 1100, 1800)
-"""Tokens of the prompts, as far as the model's window allows; those beyond 512 are read in pieces."""
-NEW = 128
+CONTEXTS = (40, 100, 300, 700, 1780)
+"""Tokens of the prompts, as far as the model's window allows; the longer ones are read in pieces."""
+NEW = 256
+"""Tokens per text."""
+TOGETHER = 16
+"""Requests of a batch."""
+SOME = 0.1
+"""The part of the texts that is decoded alone, and by controls."""
 MODES: dict[str, dict[str, Any]] = {
     "bf16": {"dtype": "bfloat16"},
     "int8": {"weights": "int8"},
     "int4": {"weights": "int4"},
     "int8 bf16": {"weights": "int8", "dtype": "bfloat16"},
 }
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of decoding. options  of the engine. alone  whether requests come one by one; then they are SOME of the texts."""
+
+    options: Mapping[str, Any]
+    alone: bool = False
+
+    def count(self, tokens: int) -> int:
+        """Texts that are continued where so many tokens were asked for."""
+        return math.ceil(tokens * (SOME if self.alone else 1.0) / NEW)
+
+
 PLAIN: dict[str, Any] = {"budget": 0, "bitwise": True}
-WAYS: dict[str, dict[str, Any]] = {
-    "chain of 6": {"structure": "chain", "budget": 6, "bitwise": True},
-    "12 nodes as paths": {"structure": "graph", "budget": 12, "bitwise": True},
-    "control: 12 nodes as one tree": {"structure": "graph", "budget": 12, "bitwise": False},
-    "control: passes of one row": {"budget": 0, "bitwise": False},
+CHAIN: dict[str, Any] = {"structure": "chain", "budget": 6, "bitwise": True}
+PATHS: dict[str, Any] = {"structure": "graph", "budget": 12, "bitwise": True}
+WAYS = {
+    "chain of 6": Way(CHAIN),
+    "12 nodes as paths": Way(PATHS),
+    "alone: plain": Way(PLAIN, alone=True),
+    "alone: chain of 6": Way(CHAIN, alone=True),
+    "alone: 12 nodes as paths": Way(PATHS, alone=True),
+    "control: 12 nodes as one tree": Way(PATHS | {"bitwise": False}, alone=True),
+    "control: passes of one row": Way(PLAIN | {"bitwise": False}, alone=True),
 }
 SAMPLING: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
@@ -56,9 +81,10 @@ TEXTS = {BUNDLED: "stories_dev90.jsonl", OTHER: "spec_bench_dev100.jsonl"}
 class Row:
     """One way of decoding beside plain decoding.
 
-    asked   tokens that were asked for. texts  that were continued; other  of them that came out otherwise.
+    asked   tokens that were asked for; ways that decode alone get SOME of them.
+    texts   that were continued; other  of them that came out otherwise.
     tokens  compared: those of a text up to the first difference. bits  of them whose log-probability differs.
-    largest difference of two log-probabilities. contexts  tokens of the prompts, as far as the window allows.
+    largest difference of two log-probabilities. contexts  tokens of the prompts, as far as the window allows. new  per text.
     """
 
     model: str
@@ -74,6 +100,7 @@ class Row:
     largest: float = 0.0
     rounds: int = 0
     contexts: Sequence[int] = CONTEXTS
+    new: int = NEW
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -103,27 +130,43 @@ def prompts(engine: dg.Engine, file: Path, count: int, contexts: Sequence[int]) 
     return [stream[start : start + lengths[i % len(lengths)]] for i, start in enumerate(starts)]
 
 
-def engines(model: str, source: Path | None, mode: str, ways: Mapping[str, Mapping[str, Any]]) -> dict[str, dg.Engine]:
-    """An engine for every way; they share the graph."""
+def engine_of(model: str, source: Path | None, mode: str, way: Way) -> dg.Engine:
+    """The engine of a way; all engines of a model and mode share the graph."""
     target, drafter = bundled_pair() if source is None else (source, None)
     options: dict[str, Any] = {"draft_model": drafter, "backend": "openvino", "rule": "agree"} | MODES[mode]
-    return {way: dg.Engine.from_pretrained(target, **options, **changed) for way, changed in ways.items()}
+    return dg.Engine.from_pretrained(target, max_batch=TOGETHER, **options, **way.options)
 
 
 def measure(rows: Sequence[Row], source: Path | None, data: Path) -> None:
     """Fill the rows of one model, mode, number of threads and way of sampling."""
     first = rows[0]
     torch.set_num_threads(first.threads)
-    wanted = {row.way: WAYS[row.way] for row in rows}
-    made = engines(first.model, source, first.mode, {"plain": PLAIN} | wanted)
-    texts = prompts(made["plain"], data / "prompts" / TEXTS[first.model], -(-first.asked // NEW), first.contexts)
-    for number, text in enumerate(texts):
-        params = dg.SamplingParams(
-            max_new_tokens=NEW, seed=number, ignore_eos=True, logprobs=True, **SAMPLING[first.sampling]
-        )
-        plain = made["plain"].generate(text, params)
+    plain = engine_of(first.model, source, first.mode, Way(PLAIN))
+    made = {row.way: engine_of(first.model, source, first.mode, WAYS[row.way]) for row in rows}
+    count = max(WAYS[row.way].count(row.asked) for row in rows)
+    texts = prompts(plain, data / "prompts" / TEXTS[first.model], count, first.contexts)
+    for start in range(0, count, TOGETHER):
+        numbers = range(start, min(start + TOGETHER, count))
+        params = [
+            dg.SamplingParams(NEW, seed=number, ignore_eos=True, logprobs=True, **SAMPLING[first.sampling])
+            for number in numbers
+        ]
+        batch = [texts[number] for number in numbers]
+        expected = plain.generate(batch, params)
         for row in rows:
-            row.enter(plain, made[row.way].generate(text, params))
+            way = WAYS[row.way]
+            part = max(0, min(len(batch), way.count(row.asked) - start))
+            for other, result in zip(expected, decode(made[row.way], way, batch[:part], params[:part]), strict=False):
+                row.enter(other, result)
+
+
+def decode(
+    engine: dg.Engine, way: Way, batch: Sequence[list[int]], params: Sequence[dg.SamplingParams]
+) -> list[dg.Result]:
+    """The results of these requests, one by one or together."""
+    if way.alone:
+        return [engine.generate(text, each) for text, each in zip(batch, params, strict=True)]
+    return engine.generate(batch, params) if batch else []
 
 
 def cases(options: argparse.Namespace) -> Iterator[list[Row]]:
@@ -151,10 +194,12 @@ def blocks(rows: Sequence[Row]) -> list[str | Sheet]:
     tokens = sum(row.tokens for row in ours)
     differing = sum(row.other > 0 or row.bits > 0 for row in controls)
     return [
-        f"Text with drafts beside that of plain decoding, {NEW} tokens per text, rule `agree`. Contexts have "
+        f"Text with drafts beside that of plain decoding, {_texts(rows)} tokens per text, rule `agree`. Contexts have "
         f"{_listed(rows)} tokens, as far as the model's window allows. A token counts up to the first difference "
-        "of its text. Bits: tokens whose log-probability is another float32.",
-        f"{tokens:,} tokens with drafts were compared; {len(ours) - len(wrong)} of {len(ours)} rows have no difference at all. "
+        "of its text. Bits: tokens whose log-probability is another float32. Plain decoding, which all are compared with, and "
+        f"ways that are not marked decode {TOGETHER} requests together. Those that decode alone, and controls, are given "
+        f"{SOME:.0%} of the texts.",
+        f"{tokens:,} tokens were compared; {len(ours) - len(wrong)} of {len(ours)} rows have no difference at all. "
         f"{differing} of {len(controls)} controls differ, which shows that the comparison can see it.",
         table(
             [
@@ -180,8 +225,12 @@ def _listed(rows: Sequence[Row]) -> str:
     return " or ".join(", ".join(map(str, each)) for each in dict.fromkeys(tuple(row.contexts) for row in rows))
 
 
+def _texts(rows: Sequence[Row]) -> str:
+    return " or ".join(str(new) for new in dict.fromkeys(row.new for row in rows))
+
+
 def _cells(row: Row) -> list[str]:
-    length = f"{row.texts * NEW / row.rounds:.2f}"
+    length = f"{row.texts * row.new / row.rounds:.2f}"
     texts = f"{row.other} of {row.texts}"
     named = [row.model, row.mode, str(row.threads), row.sampling, row.way, f"{max(row.contexts):,}"]
     return [*named, texts, f"{row.tokens:,}", f"{row.bits:,}", f"{row.largest:.2g}", length]

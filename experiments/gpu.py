@@ -26,6 +26,8 @@ from experiments.gpu_measures import Row
 from experiments.gpu_report import blocks
 from experiments.gpu_stage import Stage
 
+QUICK_MINUTES = 0.7
+"""The most that --quick takes."""
 GRACE_SECONDS = 10.0
 """A section that does not look at the time is stopped so long after its deadline."""
 
@@ -101,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Section]:
     if not options.cpu and not torch.cuda.is_available():
         experiment.parser.error("there is no GPU here; write --cpu to run the same code on the CPU")
     stage = Stage(torch.device("cpu" if options.cpu else "cuda"), options.quick)
-    end = begun + 60.0 * min(options.minutes, 0.7 if options.quick else options.minutes) - 2 * GRACE_SECONDS
+    end = begun + 60.0 * min(options.minutes, QUICK_MINUTES if options.quick else options.minutes) - 2 * GRACE_SECONDS
     todo = sections()
     for number, section in enumerate(todo):
         left = max(0.0, end - time.perf_counter())

@@ -3,7 +3,8 @@
     python -m experiments.in_order --model SmolLM2-135M-Instruct --drafter FOLDER --mode "openvino f32" [--prompts 2]
 
 Plain decoding, lookup, the trained drafter without copies, and both in order answer held-out prompts of Spec-Bench's kinds in
-turns, greedily and at temperature 1. Writes in_order-MODE.json and in_order-MODE.md into --out.
+turns, greedily and at temperature 1; with --genai FOLDER OpenVINO GenAI answers as well, plain and with its lookup. Writes
+in_order-MODE.json and in_order-MODE.md into --out.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import argparse
 import gc
 import json
 import statistics
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from rich.progress import track
 import draftgraph as dg
 from draftgraph.view.sheet import Sheet
 from experiments.experiment import Experiment, at_least, table
+from experiments.in_order_ways import GENAI_DRAFTED, GenAi, Ours, Way
 
 MODES: dict[str, dict[str, Any]] = {
     "torch f32": {"backend": "torch", "dtype": "float32"},
@@ -30,6 +31,7 @@ MODES: dict[str, dict[str, Any]] = {
     "openvino bf16": {"backend": "openvino", "dtype": "bfloat16"},
 }
 PLAIN, LOOKUP, TRAINED, BOTH = "plain", "lookup", "trained", "both"
+GENAI_PLAIN, GENAI_LOOKUP = "GenAI plain", f"GenAI lookup ({GENAI_DRAFTED})"
 TEMPERATURES = (0.0, 1.0)
 LOOPING, GRAM = 0.25, 4
 """A text loops if more than this share of the runs of GRAM tokens in its plain greedy answer occurred in it before."""
@@ -48,7 +50,7 @@ class Run:
     way: str
     ids: list[int]
     tokens: int
-    rounds: int
+    rounds: int | None
     seconds: float
     core: float
     decisions: dict[str, int]
@@ -56,20 +58,30 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """tokens  per target call. ratio  plain seconds per token over those of the way: of all tokens together; core  the same in
-    seconds of a core. low, high  10th and 90th percentile of the prompts. ms  per token.
+    """tokens  per target call, where it is known. ratio  plain seconds per token over those of the way: of all tokens
+    together; core  the same in seconds of a core. low, high  10th and 90th percentile of the prompts. ms  per token.
     """
 
     texts: str
     temperature: float
     way: str
     prompts: int
-    tokens: float
+    tokens: float | None
     ratio: float
     low: float
     high: float
     core: float
     ms: float
+
+
+def ways(options: argparse.Namespace) -> dict[str, Way]:
+    """Everybody who answers. The first of them reads prompts for all."""
+    found: dict[str, Way] = {way: Ours(engine) for way, engine in engines(options).items()}
+    if options.genai is not None:
+        precision = options.mode.split()[-1]
+        for way, looked_up in ((GENAI_PLAIN, False), (GENAI_LOOKUP, True)):
+            found[way] = GenAi(options.genai, options.threads, precision, looked_up)
+    return found
 
 
 def engines(options: argparse.Namespace) -> dict[str, dg.Engine]:
@@ -95,33 +107,22 @@ def prompts(data: Path, count: int) -> Iterator[tuple[str, str]]:
         )
 
 
-def decode(engine: dg.Engine, prompt: Sequence[int], temperature: float, tokens: int) -> tuple[dg.Result, float, float]:
-    """The result, and the seconds after its first round: of the wall, and of the cores."""
-    gc.collect()
-    stream = engine.stream(prompt, max_new_tokens=tokens, temperature=temperature, seed=1)
-    begun = used = 0.0
-    for _ in stream:
-        if not begun:
-            begun, used = time.perf_counter(), time.process_time()
-    return stream.result(), time.perf_counter() - begun, time.process_time() - used
-
-
 def measure(options: argparse.Namespace) -> list[Run]:
-    made, runs = engines(options), []
+    made, runs = ways(options), []
     asked = list(prompts(options.data, options.prompts))
-    for way in made:  # what is built at a first use is no part of any answer
-        decode(made[way], made[way].chat_prompt(asked[0][1]), 1.0, 16)
+    plain = made[PLAIN]
+    assert isinstance(plain, Ours)
+    read = [plain.engine.chat_prompt(text) for _, text in asked]
+    for way in made.values():  # what is built at a first use is no part of any answer
+        way.say(read[0], 1.0, 16)
     work = [(number, temperature) for number in range(len(asked)) for temperature in TEMPERATURES]
     for turn, (number, temperature) in enumerate(track(work, "in order")):
-        kind, text = asked[number]
-        ways = list(made)
-        for way in ways[turn % len(ways) :] + ways[: turn % len(ways)]:
-            result, seconds, core = decode(made[way], made[way].chat_prompt(text), temperature, options.tokens)
-            later = result.rounds[1:]
-            if later:
-                counted = sum(record.emitted for record in later), len(later), seconds, core
-                decisions = {name: sum(r.decision == name for r in later) for name in {r.decision for r in later}}
-                runs.append(Run(number, kind, temperature, way, result.token_ids, *counted, decisions))
+        names = list(made)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            gc.collect()
+            said = made[name].say(read[number], temperature, options.tokens)
+            if said.tokens:
+                runs.append(Run(number, asked[number][0], temperature, name, **vars(said)))
     return runs
 
 
@@ -142,7 +143,7 @@ def rows(runs: Sequence[Run]) -> list[Row]:
         _row(texts, temperature, way, [run for run in group if run.temperature == temperature])
         for texts, group in groups.items()
         for temperature in TEMPERATURES
-        for way in (PLAIN, LOOKUP, TRAINED, BOTH)
+        for way in (PLAIN, LOOKUP, TRAINED, BOTH, GENAI_PLAIN, GENAI_LOOKUP)
         if any(run.temperature == temperature and run.way == way for run in group)
     ]
 
@@ -157,7 +158,8 @@ def _row(texts: str, temperature: float, way: str, runs: Sequence[Run]) -> Row:
         / sum(getattr(r, name) / r.tokens for r in mine)
         for name in ("seconds", "core")
     )
-    tokens = sum(r.tokens for r in mine) / sum(r.rounds for r in mine)
+    rounds = [r.rounds for r in mine if r.rounds is not None]
+    tokens = sum(r.tokens for r in mine) / sum(rounds) if rounds else None
     ms = 1e3 * statistics.fmean(r.seconds / r.tokens for r in mine)
     return Row(texts, temperature, way, len(mine), tokens, wall, cut[0], cut[-1], core, ms)
 
@@ -165,7 +167,7 @@ def _row(texts: str, temperature: float, way: str, runs: Sequence[Run]) -> Row:
 def blocks(options: argparse.Namespace, found: Sequence[Row]) -> list[str | Sheet]:
     cells = [
         [
-            row.texts, f"{row.temperature:g}", row.way, str(row.prompts), f"{row.tokens:.2f}",
+            row.texts, f"{row.temperature:g}", row.way, str(row.prompts), f"{row.tokens:.2f}" if row.tokens else "",
             f"{row.ratio:.2f} ({row.low:.2f}–{row.high:.2f})", f"{row.core:.2f}", f"{row.ms:.1f}",
         ]
         for row in found
@@ -189,9 +191,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--model", type=Path, required=True, help="folder of a chat model")
     add("--drafter", type=Path, required=True, help="folder of the drafter that was trained for it")
     add("--mode", choices=list(MODES), default="openvino f32")
+    add(
+        "--genai", type=Path, default=None, help="also OpenVINO GenAI; a folder that experiments.looked_up --make wrote"
+    )
     add("--prompts", type=at_least(1), default=2, help="of each kind")
     add("--tokens", type=at_least(4), default=96)
     options = experiment.start(arguments)
+    if options.genai is not None and options.mode.startswith("torch"):
+        experiment.parser.error('--genai runs on OpenVINO; take it beside --mode "openvino …"')
     if options.quick:
         options.prompts, options.tokens = 1, 8
     experiment.file = experiment.file.with_name(f"{experiment.file.name}-{options.mode.replace(' ', '-')}")

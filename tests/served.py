@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import httpx
 import openai
 
 import draftgraph as dg
+import held
 from draftgraph.data import bundled_pair
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,16 +29,18 @@ TEMPLATE = """{%- for message in messages %}# {{ message.role }}: {{ message.con
 {% endif %}{%- if loud %}# LOUD
 {% endif %}{%- if add_generation_prompt %}# assistant: {% endif %}"""
 """A chat template for the bundled pair, which has none: Python comments, which it has read many of."""
+LIMIT_SECONDS = 120
 DRAFTING = {"budget": 12, "num_speculative_tokens": 6, "backend": "torch"}
 """How servers and engines of these tests draft: nothing depends on a clock."""
 
 
 @dataclass
 class Served:
-    """A running server. log  what it has written to stderr so far."""
+    """A running server. hold  lets it stand still. log  what it has written to stderr so far."""
 
     process: subprocess.Popen[str]
     url: str
+    hold: held.Hold
     log: list[str] = field(default_factory=list)
 
     @property
@@ -45,7 +49,7 @@ class Served:
 
     @cached_property
     def http(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+        return httpx.Client(base_url=self.url, timeout=LIMIT_SECONDS, trust_env=False)
 
     @cached_property
     def client(self) -> openai.OpenAI:
@@ -54,10 +58,16 @@ class Served:
     def async_client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
 
-    def end(self) -> int:
-        """Ask it to end; its exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=30)
+    def mark(self) -> int:
+        """The number of lines of the log, after those of all requests that have been answered."""
+        path = f"/mark/{uuid.uuid4().hex}"
+        self.http.get(path)
+        held.until(lambda: any(path in line for line in self.log))
+        return len(self.log)
+
+    def ended(self, path: str, since: int) -> int:
+        """How many requests to `path` are over, by the log from line `since` on."""
+        return sum(f'"path": "{path}"' in line for line in self.log[since:])
 
 
 @contextmanager
@@ -69,11 +79,13 @@ def served(*options: str, template: Path | None = None, cache: Path | None = Non
         template.write_text(TEMPLATE, encoding="utf-8")
         words += ["--chat-template", str(template)]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    folder = tempfile.TemporaryDirectory()
+    hold = held.Hold(Path(folder.name) / "hold")
     process = subprocess.Popen(
-        [sys.executable, "-m", "draftgraph.cli", *words],
+        [sys.executable, held.__file__, str(hold.file), *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
-    server = Served(process, "")
+    server = Served(process, "", hold)
     assert process.stdout is not None
     assert process.stderr is not None
     reader = threading.Thread(target=lambda: server.log.extend(process.stderr or ()), daemon=True)
@@ -90,9 +102,10 @@ def served(*options: str, template: Path | None = None, cache: Path | None = Non
         server.http.close()
         process.kill()
         process.wait()
-        reader.join()
+        reader.join(LIMIT_SECONDS)
         process.stdout.close()
         process.stderr.close()
+        folder.cleanup()
 
 
 @cache

@@ -26,6 +26,7 @@ import draftgraph as dg
 from models import byte_tokenizer, perturbed, plain, tiny_lm
 
 TOKENS = 24
+LIMIT_SECONDS = 3600
 PROMPTS = [[5, 9, 5], [7, 3, 9, 7, 3], [11], [40, 2, 40, 2, 40], [1, 2, 3, 4, 5, 6, 7, 8]]
 
 
@@ -156,7 +157,7 @@ class Worker:
         closer.start()
         for event in stream:
             tokens += event.token_ids
-        closer.join()
+        closer.join(60)
         return self.judge(tokens, number, whole=False)
 
     def fault(self, engine: dg.Engine, number: int) -> str:
@@ -194,7 +195,8 @@ def stress(threads: int, requests: int, seed: int = 0, stage: Stage | None = Non
     for thread in running:
         thread.start()
     for thread in running:
-        thread.join()
+        thread.join(LIMIT_SECONDS)
+    assert not any(thread.is_alive() for thread in running)
     return sum((worker.seen for worker in workers), Counter()), stage.cells()
 
 

@@ -113,7 +113,7 @@ def test_other_threads_and_later_calls_read_the_model_as_it_is() -> None:
     with placed(position_tables(lm), [9, 8, 7, 6, 5], lm.device):
         other = threading.Thread(target=call)
         other.start()
-        other.join()
+        other.join(60)
         assert not torch.equal(lm(ids).logits, expected)
     call()
     assert all(torch.equal(each, expected) for each in seen)

@@ -160,7 +160,7 @@ def test_nothing_of_the_model_stays_changed(kind: str, always: None, monkeypatch
     def between(**inputs: Any) -> Any:
         thread = threading.Thread(target=elsewhere)
         thread.start()
-        thread.join()
+        thread.join(60)
         return call(**inputs)
 
     monkeypatch.setattr(over, "call", between)

@@ -32,7 +32,16 @@ LIMIT_SECONDS = 240
 
 
 def job(name: str, folder: Path) -> list[tuple[int, str, str]]:
-    """Exit code, output and errors of two ranks, which are started as torchrun does."""
+    """Exit code, output and errors of two ranks. Where another process has taken their port meanwhile, they start again."""
+    for _ in range(4):
+        found = _run(name, folder)
+        if not any("EADDRINUSE" in errors for _, _, errors in found):
+            break
+    return found
+
+
+def _run(name: str, folder: Path) -> list[tuple[int, str, str]]:
+    """They are started as torchrun does."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

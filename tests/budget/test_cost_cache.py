@@ -162,6 +162,8 @@ assert "no home folder" in engine.costs.note
 def test_a_process_without_variables_and_user_entry_generates():
     """As in a container that runs under a number."""
     path = os.pathsep.join(filter(None, sys.path))
-    done = subprocess.run([sys.executable, "-c", NOBODY], env={"PYTHONPATH": path}, capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", NOBODY], env={"PYTHONPATH": path}, capture_output=True, check=False, timeout=240
+    )
     assert done.returncode == 0, done.stderr.decode()
     assert done.stderr.decode().count("cannot be kept") == 1

@@ -37,7 +37,7 @@ class Clock:
 
 @dataclass
 class SlowModel:
-    """A model whose passes take `seconds`, and a tenth of that per further row."""
+    """A model whose passes take `seconds`, a tenth of that per further row, and `change` more if the last one had other rows."""
 
     clock: Clock
     seconds: float
@@ -48,6 +48,7 @@ class SlowModel:
     switch: int | None = None
     numerics: str = "exact"
     device: torch.device = CPU
+    change: float = 0.0
     rows: list[int] = field(default_factory=list)
     parents: list[list[int]] = field(default_factory=list)
 
@@ -61,7 +62,8 @@ class SlowModel:
         [feed] = batch
         self.rows.append(len(feed.committed) + len(feed.tokens))
         self.parents.append([*feed.parents])
-        self.clock.now += self.seconds * (1.0 + 0.1 * (self.rows[-1] - 1))
+        changed = len(self.rows) > 1 and self.rows[-1] != self.rows[-2]
+        self.clock.now += self.seconds * (1.0 + 0.1 * (self.rows[-1] - 1)) + self.change * changed
         return [torch.empty(0)]
 
     def keep(self, text: CacheHandle, nodes: Sequence[int]) -> None:
@@ -163,6 +165,14 @@ def test_sizes_that_passes_are_padded_to_are_timed_in_rising_order_twice_each(cl
     assert costs.target(5) == costs.target(8) == pytest.approx(0.004 * 1.7)
     assert costs.target(4.5) == pytest.approx(0.004 * 1.5), "half way between the passes for four and for five rows"
     assert costs.target(30) > costs.target(24)
+
+
+@pytest.mark.parametrize("seconds", [0.004, 0.03])
+def test_a_change_of_size_is_timed_apart(clock: Clock, seconds: float) -> None:
+    costs, _, _ = measured(clock, seconds, sizes=(2, 4, 8, 24), change=0.003)
+    assert costs.target.change == pytest.approx(0.003)
+    assert costs.target(1) == costs.target(2) == pytest.approx(1.1 * seconds)
+    assert costs.target(8) == pytest.approx(1.7 * seconds), "no part of what a pass of this size costs"
 
 
 def test_a_slow_model_with_sizes_is_timed_once_each(clock: Clock) -> None:

@@ -267,7 +267,9 @@ def test_a_process_is_quiet_and_survives_a_poor_terminal(models):
         "--show",
     ]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(command, input=PROMPT.encode(), capture_output=True, check=False, env=environment)
+    done = subprocess.run(
+        command, input=PROMPT.encode(), capture_output=True, check=False, env=environment, timeout=240
+    )
     told = [line for line in done.stderr.decode().splitlines() if not line.startswith("warning: timing these models")]
     assert (done.returncode, told) == (0, [])
     assert b"legend" in done.stdout

@@ -323,7 +323,7 @@ def test_code_of_a_model_is_neither_run_nor_asked_about(pair, tmp_path):
         json.dumps(config | {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}})
     )
     command = [sys.executable, "-m", "draftgraph.cli", "generate", "x", "--model", str(folder), "--threads", "1"]
-    done = subprocess.run(command, input=b"y\ny\n", capture_output=True, check=False, timeout=120)
+    done = subprocess.run(command, input=b"y\ny\n", capture_output=True, check=False, timeout=240)
     told = done.stderr.decode()
     assert (done.returncode, done.stdout, len(told.splitlines())) == (1, b"", 1)
     assert "trust_remote_code=True" in told
@@ -336,7 +336,8 @@ def test_a_closed_pipe_is_silent(tmp_path):
 
     tracefile.save(random_trace(400, 12), tmp_path / "long.json")
     command = f"{sys.executable} -m draftgraph.cli view {tmp_path / 'long.json'} | head -1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, check=True, env={**os.environ, "COLUMNS": "80"})
+    environment = {**os.environ, "COLUMNS": "80"}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=True, env=environment, timeout=240)
     assert done.stdout.decode().startswith("legend")
     assert done.stderr == b""
 

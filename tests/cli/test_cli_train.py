@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 import draftgraph as dg
 from draftgraph.cli import app
 from draftgraph.lab.train import worth
-from draftgraph.lab.train.features.answers import Answer, write_answers
+from draftgraph.lab.train.features.answers import Answer, read_answers, write_answers
 from draftgraph.lab.train.features.generate import answer_all
 from models import tiny_lm
 
@@ -69,10 +69,48 @@ def test_nothing_to_learn_from_is_refused(target: Path, tmp_path: Path) -> None:
         refused = run(target, "--out", tmp_path / "drafter", *option)
         assert (refused.exit_code, f"{' '.join(option)} is not possible here" in refused.output) == (2, True)
     result = run(target, "--out", tmp_path / "drafter")
-    assert "nothing to learn from; give prompts with --prompts, or answers with --answers" in result.output
+    assert result.exit_code == 2
+    assert "neither a chat template nor a token that texts begin with" in " ".join(result.output.split())
     (tmp_path / "p.txt").write_text("hello\n")
     result = run(target, "--out", tmp_path / "drafter", "--prompts", tmp_path / "p.txt")
     assert "has no tokenizer, which prompts need" in result.output
+
+
+def test_a_target_writes_its_own_prompts_and_its_drafter_goes_on_learning(tmp_path: Path) -> None:
+    model = tiny_lm(layers=3, logit_gain=1.5)
+    model.config.bos_token_id = model.generation_config.bos_token_id = 5
+    target, first, second = tmp_path / "target", tmp_path / "first", tmp_path / "second"
+    model.save_pretrained(target)
+    said = ("--tokens", 500, "--max-new-tokens", 10, "--batch", 8, "--head", 40, "--rows", 128, "--epochs", 1)
+    result = run(target, "--out", first, "--own-prompts", 40, *said)
+    assert result.exit_code == 0, result.output
+    assert "prompts: the target has written 40 of 40" in result.output
+    answers = sorted((tmp_path / ".first-training" / "answers").iterdir())
+    prompts = {tuple(answer.ids[: answer.prompt].tolist()) for answer in read_answers(answers)}
+    assert len(prompts) == 40
+    assert {prompt[0] for prompt in prompts} == {5}
+    given = [f"--answers={file}" for file in answers]
+    result = run(target, "--out", second, *given, "--start", first, *said[4:], "--json")
+    assert result.exit_code == 0, result.output
+    card = json.loads(result.stdout)
+    assert card["start"]["folder"] == "first"
+    assert card["start"]["answer_tokens"] == json.loads((first / "card.json").read_text())["answer_tokens"]
+    other = run(target, "--out", tmp_path / "third", *given, "--start", target)
+    assert (other.exit_code, "holds no drafter" in other.output) == (1, True)
+    assert not list(tmp_path.glob(".third*"))
+
+
+def test_without_anything_else_prompts_are_written_as_tokens_need_them(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    monkeypatch.setattr("draftgraph.cli.work.train.run", lambda *arguments: found.append(arguments[4]))
+    answers = ("--answers", tmp_path / "a.jsonl.gz")
+    for given in ((), ("--tokens", 1000), answers, (*answers, "--own-prompts", 5), ("--start", "smollm2")):
+        assert run(target, "--out", tmp_path / "drafter", *given).exit_code == 0
+    assert [each.own_prompts for each in found] == [3907, 8, None, 5, 3907]
+    assert [each.tokens for each in found] == [500_000, 1000, 0, 500_000, 500_000]
+    assert Path(found[-1].start, "config.json").is_file()
 
 
 def test_a_network_that_is_not_known_is_refused(target: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import draftgraph as dg
 from draftgraph.engine import background
 from draftgraph.errors import OptionError, PromptError, QueueFullError
 from draftgraph.request.result import Event
+from held import held, until
 from models import perturbed, plain, tiny_lm
 
 PROMPTS = [[5, 9, 5], [7, 3, 9, 7, 3], [11], [40, 2, 40, 2, 40], [1, 2, 3, 4, 5, 6, 7, 8]]
@@ -45,15 +46,9 @@ def taken(made: dg.Engine) -> int:
     return len(made.target.cache._used) + len(made.drafter.model.cache._used)  # type: ignore[attr-defined, union-attr]
 
 
-def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "draftgraph"]
-
-
-def until(reached: Callable[[], bool], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < end
-        time.sleep(0.005)
+def threads() -> set[threading.Thread]:
+    """Of all engines; those of earlier tests may still be about to end."""
+    return {thread for thread in threading.enumerate() if thread.name == "draftgraph"}
 
 
 async def read(stream: Any) -> list[int]:
@@ -85,6 +80,7 @@ def test_50_tasks_that_stream_and_generate() -> None:
 
 def test_20_threads_each_with_its_loop_beside_plain_calls() -> None:
     found: dict[int, Any] = {}
+    before = threads()
 
     def work(number: int) -> None:
         if number % 4 == 3:
@@ -98,7 +94,7 @@ def test_20_threads_each_with_its_loop_beside_plain_calls() -> None:
     for worker in workers:
         worker.join(60)
     assert found == {number: right(number % 5) for number in range(20)}
-    assert len(threads()) <= 1
+    assert len(threads() - before) <= 1
     assert taken(engine()) == 0
 
 
@@ -139,11 +135,16 @@ def test_wrong_prompts_and_options_are_refused_before_anything_is_awaited() -> N
 
 def test_a_storm_of_100_that_are_closed_at_once() -> None:
     async def storm() -> None:
-        streams = [engine().astream(PROMPTS[n % 5], max_new_tokens=100) for n in range(100)]
-        kept = engine().astream(PROMPTS[0], max_new_tokens=TOKENS)
-        for stream in streams[:20]:
-            await anext(stream)
-        await asyncio.gather(*(stream.aclose() for stream in streams))
+        with held(0) as steps:
+            streams = [engine().astream(PROMPTS[n % 5], max_new_tokens=100) for n in range(100)]
+            kept = engine().astream(PROMPTS[0], max_new_tokens=TOKENS)
+            steps.allow(2)
+            for stream in streams[:20]:
+                await anext(stream)
+            closing = [asyncio.ensure_future(stream.aclose()) for stream in streams]
+            await asyncio.sleep(0)  # now all of them are cancelled
+            steps.free()
+            await asyncio.gather(*closing)
         assert engine().load.running + engine().load.waiting <= 1
         assert await read(kept) == right(0)
         assert all(stream.result().finish_reason is None for stream in streams[30:])
@@ -170,9 +171,14 @@ def test_100_cancelled_tasks() -> None:
 
 def test_closing_returns_when_nothing_is_cached() -> None:
     async def close() -> None:
-        async with engine().astream(PROMPTS[0], max_new_tokens=100) as stream:
+        with held(1) as steps:
+            stream = engine().astream(PROMPTS[0], max_new_tokens=100)
             event = await anext(stream)
             assert list(event.token_ids) == right(0)[: len(event.token_ids)]
+            closing = asyncio.ensure_future(stream.aclose())
+            await asyncio.sleep(0)
+            steps.free()
+            await closing
         assert taken(engine()) == 0
         assert [event async for event in stream] == []
         assert stream.result().finish_reason is None
@@ -194,15 +200,12 @@ def test_a_loop_that_is_left_ends_the_request() -> None:
 
 
 def test_a_timeout_ends_the_request() -> None:
-    def slow(token: int, *_: Any) -> bool:
-        time.sleep(0.01)
-        return False
-
     async def wait() -> None:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(read(engine().astream(PROMPTS[0], max_new_tokens=100, stop_when=slow)), 0.1)
+            await asyncio.wait_for(read(engine().astream(PROMPTS[0], max_new_tokens=100)), 0.1)
 
-    run(wait())
+    with held(3):
+        run(wait())
     until(lambda: engine().load.running == 0)
     assert taken(engine()) == 0
 
@@ -291,11 +294,12 @@ def test_a_full_queue_is_told_at_once_and_a_long_batch_waits_for_itself() -> Non
     made = pair(max_batch=2, queue=3)
 
     async def everything() -> None:
-        streams = [made.astream(PROMPTS[n], max_new_tokens=100) for n in range(5)]
-        with pytest.raises(QueueFullError, match="and 3 may wait"):
-            made.astream(PROMPTS[0])
-        with pytest.raises(QueueFullError):
-            await made.agenerate(PROMPTS)
+        with held(1):
+            streams = [made.astream(PROMPTS[n], max_new_tokens=100) for n in range(5)]
+            with pytest.raises(QueueFullError, match="and 3 may wait"):
+                made.astream(PROMPTS[0])
+            with pytest.raises(QueueFullError):
+                await made.agenerate(PROMPTS)
         for stream in streams:
             await stream.aclose()
         results = await made.agenerate(PROMPTS * 6, max_new_tokens=5)
@@ -311,13 +315,13 @@ def test_a_full_queue_is_told_at_once_and_a_long_batch_waits_for_itself() -> Non
 def test_the_thread_starts_when_needed_and_ends_when_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "IDLE_SECONDS", 0.05)
     made = pair()
-    before = len(threads())
+    before = threads()
     made.generate(PROMPTS, max_new_tokens=3)
-    assert len(threads()) == before
+    assert threads() <= before
     for _ in range(3):
         assert run(made.agenerate(PROMPTS[0], max_new_tokens=TOKENS)).token_ids == right(0)
-        assert len(threads()) <= before + 1
-        until(lambda: len(threads()) <= before)
+        assert len(threads() - before) <= 1
+        until(lambda: threads() <= before)
 
 
 def test_requests_that_come_just_when_the_thread_ends_are_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,16 +343,16 @@ def test_an_idle_thread_is_woken_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_engine_that_is_gone_takes_its_thread_along() -> None:
-    before = set(threads())
+    before = threads()
     made = pair()
     stream = made.astream(PROMPTS[0], max_new_tokens=TOKENS)
-    (thread,) = set(threads()) - before
+    (thread,) = threads() - before
     del made
     gc.collect()
     assert run(read(stream)) == right(0)  # the stream keeps what it needs
     del stream
     gc.collect()
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -371,14 +375,19 @@ async def read(stream):
 BODY = """
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which whoever runs the tests may have had ignored
 
+over = threading.Event()  # the request is in the midst of a step until the program goes on
+
 async def main():
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-    await read(engine.astream([5, 9], max_new_tokens=120, stop_when=lambda *_: time.sleep(0.05)))
+    await read(engine.astream([5, 9], max_new_tokens=120, stop_when=lambda *_: over.wait(60) and False))
 
 try:
     asyncio.run(main())
 except KeyboardInterrupt:
-    time.sleep(0.3)
+    over.set()
+    end = time.monotonic() + 60
+    while engine.load.running and time.monotonic() < end:
+        time.sleep(0.01)
     print("interrupted", engine.load.running, len(engine.target.cache._used))
 
 stream = engine.astream([5, 9], max_new_tokens=100)
@@ -402,7 +411,7 @@ print("ends")
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 def test_a_program_is_interrupted_and_forked_and_ends_in_the_midst_of_requests() -> None:
     source = SCRIPT.format(tests=str(Path(__file__).parents[1]), body=BODY)
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert len(done.stdout.splitlines()) == 4, done.stdout

@@ -132,6 +132,7 @@ def test_an_interrupt_from_another_thread() -> None:
 
     def work() -> None:
         try:
+            begun.set()
             for _ in range(50):
                 whole(made)
             outcomes.append("finished")
@@ -139,12 +140,14 @@ def test_an_interrupt_from_another_thread() -> None:
             outcomes.append(f"interrupted, {taken(made)} taken")
 
     for number in range(12):
-        thread = threading.Thread(target=work)
+        begun, thread = threading.Event(), threading.Thread(target=work)
         thread.start()
+        assert begun.wait(60)
         time.sleep(0.002 * number + 0.001)
         assert thread.ident is not None
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(KeyboardInterrupt))
-        thread.join()
+        thread.join(60)
+        assert not thread.is_alive()
         whole(made)
         assert taken(made) == 0
     assert set(outcomes) <= {"finished", "interrupted, 0 taken"}

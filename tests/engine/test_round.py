@@ -17,6 +17,7 @@ from draftgraph.engine.requests import make_course
 from draftgraph.engine.round import decode_round
 from draftgraph.request.clock import Clock
 from draftgraph.request.state import Request
+from held import until
 from models import perturbed, plain, tiny_lm
 
 LONG = [3, 14, 15, 9, 26, 5, 35, 8, 9, 7]
@@ -165,8 +166,7 @@ def test_a_stream_that_is_closed_between_pieces_frees_everything(
         if len(passes) == 2 and other_thread:
             closing.append(threading.Thread(target=stream.close))
             closing[0].start()
-            while not stream._closed:
-                pass
+            until(lambda: stream._closed)
         elif len(passes) == 2:
             stream.close()
 
@@ -175,7 +175,7 @@ def test_a_stream_that_is_closed_between_pieces_frees_everything(
     with pytest.raises(StopIteration):
         next(stream)
     for thread in closing:
-        thread.join()
+        thread.join(60)
     hook.remove()
     assert passes == [backend.most_rows] * 2
     assert held(engine) == 0

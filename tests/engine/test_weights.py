@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -106,15 +107,26 @@ def test_a_text_under_way_forbids_it(model: str) -> None:
 def test_a_request_in_the_background_forbids_it() -> None:
     _, engine = make()
 
-    async def main() -> None:
-        stream = engine.astream(PROMPT, max_new_tokens=300)
-        await anext(stream)
-        with pytest.raises(dg.DraftgraphError, match=r"1 requests are being decoded.*wait for them"):
+    refused: list[str] = []
+
+    def change(*_: Any) -> bool:
+        try:
             engine.weights_changed()
+        except dg.DraftgraphError as error:
+            refused.append(str(error))
+        return False
+
+    async def main() -> None:
+        with engine._background._loop.turn:  # so that it waits
+            stream = engine.astream(PROMPT, max_new_tokens=300)
+            change()
         await stream.aclose()
+        await engine.agenerate(PROMPT, max_new_tokens=3, stop_when=change)
         engine.weights_changed()
 
     asyncio.run(asyncio.wait_for(main(), 60))
+    assert len(refused) == 4
+    assert all(re.match("1 requests are being decoded.*wait for them", message) for message in refused)
 
 
 def test_a_backend_with_a_copy_of_the_weights_refuses() -> None:

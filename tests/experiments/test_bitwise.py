@@ -47,7 +47,7 @@ def test_rows_that_were_measured_with_as_many_tokens_are_kept(tmp_path, monkeypa
     assert measured == [[*bitwise.WAYS]] * 2
     found = read_quick(tmp_path, "bitwise")
     assert {(each["mode"], each["sampling"]) for each in found["rows"]} == {("bf16", "greedy"), ("bf16", "T=1, seeded")}
-    assert "0 tokens with drafts were compared" in capsys.readouterr().out
+    assert "0 tokens were compared" in capsys.readouterr().out
 
     file = tmp_path / "bitwise-quick.json"
     kept = json.loads(file.read_text(encoding="utf-8"))
@@ -70,3 +70,15 @@ def test_contexts_and_threads_are_chosen_and_told_apart(tmp_path, monkeypatch):
     bitwise.main([*options, "--contexts", "40", "2000"])
     assert {tuple(each.contexts) for each in measured[first:]} == {(40, 2000)}
     assert len(measured) == 2 * first
+
+
+def test_ways_that_decode_alone_get_part_of_the_texts_and_are_asked_one_by_one():
+    class Engine:
+        def generate(self, prompt, params):
+            return [*prompt] if isinstance(prompt[0], list) else prompt
+
+    batch, params = [[1], [2]], [None, None]
+    for way in bitwise.WAYS.values():
+        assert bitwise.decode(Engine(), way, batch, params) == batch
+        assert bitwise.decode(Engine(), way, [], []) == []
+        assert way.count(10 * bitwise.NEW) == (1 if way.alone else 10)

@@ -23,7 +23,7 @@ LIMIT_SECONDS = 600
 ROOT = Path(__file__).resolve().parents[2]
 TARGET, DRAFTER = map(str, bundled_pair())
 BEGIN = f"""
-import collections, json, os, subprocess, sys, threading, time
+import collections, json, os, socket, subprocess, sys, threading, time
 import ray
 from draftgraph.integrations.ray import application, generate_rows
 PAIR = dict(target={TARGET!r}, draft_model={DRAFTER!r}, engine=dict(budget=8, backend="torch"))
@@ -40,32 +40,41 @@ generate_rows(rows, sys.argv[1], **PAIR, params=params, seed=3, replicas=2, cpus
 SERVE = """
 import httpx
 from ray import serve
-serve.start(http_options={"host": "127.0.0.1", "port": 8131})
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+serve.start(http_options={"host": "127.0.0.1", "port": port})
 serve.run(application(PAIR["target"], PAIR["draft_model"], model="pair", engine=PAIR["engine"], num_replicas=2,
                       ray_actor_options={"num_cpus": 0.5}, graceful_shutdown_timeout_s=5))
 asked = dict(model="pair", prompt="def f(", max_tokens=12, temperature=0)
 def client():
-    return httpx.Client(base_url="http://127.0.0.1:8131/v1", timeout=120, trust_env=False)
+    return httpx.Client(base_url=f"http://127.0.0.1:{port}/v1", timeout=120, trust_env=False)
 with client() as one:
     want = one.post("/completions", json=asked).json()["choices"][0]["text"]
     with one.stream("POST", "/completions", json=asked | {"stream": True}) as stream:
         lines = [line for line in stream.iter_lines() if line]
 seen = collections.Counter(streamed=lines[-1] == "data: [DONE]" and len(lines) > 2)
-end = time.monotonic() + 20
+over = threading.Event()
+def until(reached, seconds):
+    end = time.monotonic() + seconds
+    while not reached() and time.monotonic() < end:
+        time.sleep(0.05)
 def work():
     with client() as one:
-        while time.monotonic() < end:
+        while not over.is_set():
             answer = one.post("/completions", json=asked)
             right = answer.status_code == 200 and answer.json()["choices"][0]["text"] == want
             seen["right" if right else f"status {answer.status_code}"] += 1
 threads = [threading.Thread(target=work) for _ in range(4)]
 for thread in threads:
     thread.start()
-time.sleep(5)
+until(lambda: seen["right"] >= 10, 120)
 seen["before"] = seen["right"]
 listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, timeout=30).stdout.splitlines()
 replicas = [int(line.split()[0]) for line in listed if "ray::Serve" "Replica" in line]
 os.kill(replicas[0], 9)
+until(lambda: seen["right"] >= seen["before"] + 40, 120)
+over.set()
 for thread in threads:
     thread.join(150)
 seen["hung"] = sum(thread.is_alive() for thread in threads)

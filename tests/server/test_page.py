@@ -7,12 +7,12 @@ import hashlib
 import json
 import re
 import signal
-import time
 
 import pytest
 
 from browsers import CHROMIUM, SHIFT, Browser, browser
 from draftgraph.view import tracefile
+from held import until
 from served import Served, engine, served
 
 HELLO = "write a function that adds two numbers"
@@ -41,6 +41,7 @@ def page(tab: Browser, server: Served):
         return tab
 
     yield open_page
+    server.hold.end()
     assert tab.complaints == []
     assert tab.evaluate("document.documentElement.dataset.errors") == "0"
 
@@ -120,14 +121,20 @@ def test_enter_sends_and_the_answer_is_the_engine_s_own(page):
 
 
 @pytest.mark.parametrize("still", [False, True], ids=["motion", "reduced-motion"])
-def test_the_text_grows_while_it_is_written(page, still):
+def test_the_text_grows_while_it_is_written(page, server: Served, still):
     tab = page(still=still)
+    server.hold.after(4)
     tab.evaluate("""window.seen = []; $('max-tokens').value = 300;
         new MutationObserver(() => { const body = document.querySelector('.answer');
           if (body && running) seen.push([body.textContent.length, document.getAnimations().length]); })
         .observe($('turns'), {childList: true, subtree: true});""")
     tab.type(HELLO)
     tab.press("Enter")
+    for _ in range(5):
+        tab.wait("seen.length && seen.at(-1)[0] > (window.before ?? 0)")
+        tab.evaluate("window.before = seen.at(-1)[0]")
+        server.hold.after(4)
+    server.hold.end()
     tab.wait(IS_DONE)
     seen = tab.evaluate("seen")
     lengths = [length for length, _ in seen]
@@ -200,7 +207,8 @@ def metric(server: Served, name: str) -> float:
 @pytest.mark.parametrize("way", ["Escape", "Stop"])
 def test_stopping_ends_the_request_at_the_server(page, server: Served, way):
     tab = page()
-    before = metric(server, "generation_tokens_total")
+    before, mark = metric(server, "generation_tokens_total"), server.mark()
+    server.hold.after(6)
     tab.evaluate("$('max-tokens').value = 950")
     tab.type(HELLO)
     tab.press("Enter")
@@ -212,10 +220,9 @@ def test_stopping_ends_the_request_at_the_server(page, server: Served, way):
     tab.wait(IS_DONE)
     assert tab.evaluate("[turns[0].state, document.activeElement.id, $('stop').hidden]") == ["stopped", "say", True]
     kept = tab.evaluate("turns[0].text")
-    end = time.monotonic() + 10
-    while metric(server, "num_requests_running") > 0:
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    until(lambda: server.ended("/v1/chat/completions", mark))
+    server.hold.end()
+    until(lambda: metric(server, "num_requests_running") == 0)
     assert metric(server, "generation_tokens_total") - before < 900
     assert own(HELLO, tokens=tab.evaluate("turns[0].tokens.length")).text.startswith(kept)
     assert "stopped" in tab.evaluate("document.querySelector('.numbers').textContent")
@@ -311,10 +318,7 @@ def test_the_draft_graph_of_every_round_is_drawn(page, tmp_path):
     assert any(marked > 0 for *_, marked in drawn)
     tab.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     tab.click("#save")
-    end = time.monotonic() + 10
-    while not (tmp_path / "trace.json").is_file():
-        assert time.monotonic() < end, list(tmp_path.iterdir())
-        time.sleep(0.02)
+    until((tmp_path / "trace.json").is_file)
     tab.evaluate("$('graph').focus()")
     where = "[$('where').textContent, document.querySelector('#graph .selected').dataset.node]"
     tab.press("ArrowLeft")
@@ -329,16 +333,19 @@ def test_the_draft_graph_of_every_round_is_drawn(page, tmp_path):
     assert picked[:2] == [picked[2]["round"], picked[2]["node"]]
 
 
-def test_a_graph_can_be_watched_while_it_grows_and_outlives_a_stop(page):
+def test_a_graph_can_be_watched_while_it_grows_and_outlives_a_stop(page, server: Served):
     tab = page()
+    server.hold.after(6)
     tab.evaluate("$('max-tokens').value = 950")
     tab.type(HELLO)
     tab.press("Enter")
     tab.wait("turns.length && turns[0].opener")
     tab.evaluate("turns[0].opener.click(); window.before = turns[0].rounds.length")
+    server.hold.after(6)
     tab.wait("current > before")
     tab.press("Escape")
     tab.wait(IS_DONE)
+    server.hold.end()
     assert tab.evaluate("[turns[0].state, $('drafting').hidden, $('save').disabled]") == ["stopped", False, True]
     assert tab.evaluate("document.querySelectorAll('#graph .node').length") == tab.evaluate(
         "turns[0].rounds[current].tokens.length + 2"
@@ -408,19 +415,23 @@ def test_a_server_with_a_key_and_a_model_without_a_template(tab: Browser):
         tab.wait("turns.length === 2 && " + IS_DONE)
         more = engine().generate("def add(a, b):" + expected, max_new_tokens=30).text
         assert tab.evaluate("turns[1].text") == more
+        mark = running.mark()
         hold = """(async () => { window.held = (await call('/v1/completions', {method: 'POST',
-            body: JSON.stringify({prompt: 'a', max_tokens: 1000, n: 16, temperature: 1, ignore_eos: true,
-                                   stream: true})})).body; })()"""
+            body: JSON.stringify({prompt: 'a', max_tokens: 1000, stream: true})})).body; })()"""
+        running.hold.after(2)
         tab.evaluate(hold)
         ask(tab, "a", 8)
         assert "The server is busy" in tab.evaluate("turns[2].error")
         tab.evaluate("held.cancel()")
+        until(lambda: running.ended("/v1/completions", mark) == 2)
+        running.hold.end()
         tab.wait(
             "(async () => (await call('/metrics')).text())().then((told) => /num_requests_running\\S* 0/.test(told))"
         )
         click(tab, "Try again")
         tab.wait(IS_DONE)
         assert tab.evaluate("turns[2].text") == engine().generate("a", max_new_tokens=8).text
+        running.hold.after(2)
         tab.evaluate(hold)
         running.process.send_signal(signal.SIGTERM)
         tab.wait("fetch('/health').then((answer) => answer.status === 503)")

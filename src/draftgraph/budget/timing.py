@@ -36,8 +36,8 @@ PASSES_SECONDS, ROUNDS_SECONDS = 0.8, 0.6
 """Time for passes and, about, for rounds."""
 LONGEST_SECONDS = 20.0
 """Two numbers of rows are enough once passes have taken so long."""
-SETTLED_SECONDS = 0.02
-"""Beside a pass that takes longer, what a change of size costs does not matter."""
+SETTLED_SECONDS = 0.06
+"""Beside a pass that takes longer, what a change of size costs hardly matters."""
 FORWARDS = ("drafter", "target")
 FEW, FULL, FULL_CHAIN = 2, 16, 8
 """Nodes of the drafts that tell what passes and nodes cost outside the forwards; full ones also what drafts are accepted."""
@@ -168,6 +168,7 @@ class _Timed:
         self.model = model
         self.sizes, self.needed = _in_order(model.sizes, needed, wanted)
         self.times: dict[int, list[float]] = {}
+        self.changes: list[float] = []
         self.turns, self.seconds = 0, 0.0
         self.text = model.open(len(prompt) + max(self.sizes))
         self.tokens = [token if token < model.vocab_size else 0 for token in prompt]
@@ -193,14 +194,23 @@ class _Timed:
                 if self.model.sizes and seconds < SETTLED_SECONDS:  # a pass costs more if the last one had another size
                     seconds = _one_pass(self.model, rows)
                 self.times.setdefault(size, []).append(seconds)
+        self._change()
         self.seconds += time.perf_counter() - begun
+
+    def _change(self) -> None:
+        """Time a change of size: from the last one of the turn to the smallest one, which has been in use before."""
+        least = min(self.times)
+        if self.model.sizes and len(self.times) > 1 and self.times[least][-1] < SETTLED_SECONDS:
+            rows = Feed(self.text, [], (self.tokens * least)[:least], [ROOT] * least)
+            self.changes.append(_one_pass(self.model, rows) - self.times[least][-1])
 
     def cost(self) -> Cost:
         rows = sorted(self.times)
         low, middle, high = (
             [float(np.percentile(self.times[size], share)) for size in rows] for share in (10.0, 50.0, 90.0)
         )
-        return Cost(rows, middle, low, high, [len(self.times[size]) for size in rows], self.model.sizes)
+        change = max(0.0, statistics.median(self.changes)) if self.changes else 0.0
+        return Cost(rows, middle, low, high, [len(self.times[size]) for size in rows], self.model.sizes, change)
 
     def close(self) -> None:
         self.model.close(self.text)

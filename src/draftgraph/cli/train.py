@@ -10,15 +10,18 @@ import typer
 
 from draftgraph.cli import options
 from draftgraph.cli.program import app
-from draftgraph.errors import OptionError
+from draftgraph.data import SMOLLM2, smollm2_drafter
+from draftgraph.errors import ModelError, OptionError
 from draftgraph.lab.train.features.names import BLOCKS, EXIT, NAMES, SLOTS, SPECDIFF
 
 LEARNT, SHAPE = "What is learnt", "Networks of papers"
+TOKENS_PER_PROMPT = 128
+"""Tokens of new answers for which a prompt is written, if nobody says."""
 
 
 @app.command()
 def train(
-    target: Annotated[str, typer.Argument(help="Target: a folder or hub name.")],
+    target: Annotated[str, typer.Argument(help="Target: a folder, .gguf file, hub name or smollm2.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the drafter, which draft_model=FOLDER takes.")],
     prompts: Annotated[
         list[Path] | None,
@@ -33,6 +36,24 @@ def train(
         typer.Option(
             "--answers",
             help="Answers that are there already: gzipped JSON lines with p, a and t.",
+            rich_help_panel=LEARNT,
+        ),
+    ] = None,
+    own_prompts: Annotated[
+        int | None,
+        typer.Option(
+            "--own-prompts",
+            min=1,
+            help="Prompts that the target writes itself, beside those of --prompts. Without prompts and answers: one per "
+            f"{TOKENS_PER_PROMPT} of --tokens.",
+            rich_help_panel=LEARNT,
+        ),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--start",
+            help="A drafter for this target to go on from: its folder, or smollm2. Fewer answers are enough then.",
             rich_help_panel=LEARNT,
         ),
     ] = None,
@@ -110,9 +131,13 @@ def train(
     from draftgraph.cli.work.train import run
     from draftgraph.lab.train.features.project import Settings
 
-    chosen = options.Chosen((target, None), dtype, device, threads, trust_remote_code, backend, weights)
+    chosen = options.Chosen(
+        (options.sources(target, None)[0], None), dtype, device, threads, trust_remote_code, backend, weights
+    )
+    if own_prompts is None and not prompts and not answers:
+        own_prompts = -(-tokens // TOKENS_PER_PROMPT)
     settings = Settings(
-        tokens if prompts else 0,
+        tokens if prompts or own_prompts else 0,
         most,
         batch,
         head,
@@ -124,8 +149,20 @@ def train(
         slots,
         passes,
         tuple(temperatures) if temperatures else None,
+        own_prompts,
+        _found(start),
     )
     run(chosen, out, prompts or [], answers or [], settings, as_json)
+
+
+def _found(start: str | None) -> str | None:
+    """The folder of a drafter to go on from. Raises ModelError where the one that ships is not there."""
+    if start != SMOLLM2 or Path(start).exists():
+        return start
+    folder = smollm2_drafter()
+    if folder is None:
+        raise ModelError(f"--start {SMOLLM2}: this installation has no drafter for it; leave it out, or name a folder")
+    return str(folder)
 
 
 TAKERS = {"--exit-layer": (EXIT,), "--slots": BLOCKS, "--passes": (SPECDIFF,)}

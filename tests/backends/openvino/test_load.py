@@ -247,7 +247,7 @@ def test_two_that_convert_at_once_leave_one_whole_entry(folder: Path, tmp_path: 
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert entries(tmp_path / "cache") == [place]
     assert store.read_entry(place, entry.made_with).weights == entry.weights
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 
 import pytest
 
@@ -121,12 +120,15 @@ def test_a_silent_server_has_so_many_seconds_and_closing_ends_the_wait():
         client = Client(url, None, 0.1)
         with pytest.raises(ServerError, match=r"did not answer within 0.1 seconds.*--timeout"):
             client.ask("/completions", BODY)
-        slow, errors = Client(url, None, 30.0), []
+        silent.settimeout(60)
+        silent.accept()[0].close()
+        slow, errors = Client(url, None, 100.0), []
         thread = threading.Thread(target=lambda: errors.append(_error(slow)), daemon=True)
         thread.start()
-        time.sleep(0.2)
-        slow.close()
-        thread.join(10)
+        with silent.accept()[0] as asking:
+            assert asking.recv(1)  # it has asked, and waits
+            slow.close()
+            thread.join(60)
         assert isinstance(errors[0], ServerError)
 
 

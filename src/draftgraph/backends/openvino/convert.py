@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from draftgraph.backends.cache_argument import cache_argument
+from draftgraph.backends.openvino.products import join_products
 from draftgraph.backends.openvino.refusals import UnfitError
 from draftgraph.backends.openvino.rotary import exact_rotary
 from draftgraph.backends.openvino.runtime import runtime
@@ -114,6 +115,7 @@ def convert(model: PreTrainedModel, positions: int, taps: Sequence[str] = ()) ->
     _name(graph, shapes, taps)
     _remember(graph, shapes)
     _pick_rows(graph)
+    join_products(graph)
     return graph
 
 

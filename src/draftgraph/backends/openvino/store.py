@@ -23,7 +23,7 @@ from draftgraph.backends.openvino.runtime import runtime
 from draftgraph.files import BrokenFileError, read_text, write_whole
 from draftgraph.strictjson import build, parse, seen
 
-VERSION = 1
+VERSION = 2
 """To be raised when models are converted otherwise, or something else is kept."""
 ENTRY, GRAPH, WEIGHTS = "entry.json", "graph.xml", "graph.bin"
 _CHUNK = 1 << 24

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import typer
+from transformers import PreTrainedModel
 
 from draftgraph.backends.load import eos_ids, load_model, load_tokenizer, read_config
 from draftgraph.cli.options import Chosen
@@ -15,7 +17,9 @@ from draftgraph.cli.program import tell
 from draftgraph.cli.work.engines import place
 from draftgraph.engine.assemble import make_backend
 from draftgraph.errors import OptionError
-from draftgraph.lab.train.features.answers import read_answers
+from draftgraph.lab.train.features.answers import Answer, read_answers
+from draftgraph.lab.train.features.loop import BEFORE
+from draftgraph.lab.train.features.own_prompts import Writing, bos_id, mixed, writing_of
 from draftgraph.lab.train.features.project import WORTH, Project, Settings
 from draftgraph.lab.train.features.prompts import prompts_from
 from draftgraph.lab.train.worth import weigh
@@ -30,27 +34,23 @@ def run(
     source = str(chosen.pair[0])
     with silent_loading():
         read_config(source, chosen.trusted)  # or it says that there is no such model
-    if not prompts and not answers:
-        raise OptionError("nothing to learn from; give prompts with --prompts, or answers with --answers")
     with status(f"loading {source}", as_json), silent_loading():
         target = load_model(source, chosen.dtype, chosen.device, chosen.trusted).requires_grad_(False)
         tokenizer = load_tokenizer(source, chosen.trusted)
     make_backend(target)  # refuses what the engine could not run
+    loading = {"dtype": chosen.dtype, "device": chosen.device, "trust_remote_code": chosen.trusted}
+    asked = _asked(target, tokenizer, source, loading, settings, prompts)
     project = Project(out, settings, (lambda line: None) if as_json else tell)
     project.refuse_unfit(target)
     project.begin()
     learnt = read_answers(answers)
-    if prompts:
-        if tokenizer is None:
-            raise OptionError(f"{source} has no tokenizer, which prompts need; give answers with --answers")
-        asked = project.prompts(lambda: prompts_from(prompts, tokenizer, settings.seed))
-        loading = {"dtype": chosen.dtype, "device": chosen.device, "trust_remote_code": chosen.trusted}
-        learnt += project.answers(target, asked, sorted(eos_ids(target, tokenizer)), source, loading)
+    if settings.tokens:
+        learnt += _said(project, asked, prompts)
     card = project.train(target, learnt)
-    del target  # engines load it as their users do
-    loading = {"device": chosen.device, "trust_remote_code": chosen.trusted}
+    del target, asked  # engines load it as their users do
+    own_type = {"device": chosen.device, "trust_remote_code": chosen.trusted}
     with status("measuring what it is worth", as_json) as say, silent_loading():
-        verdicts = weigh(source, out, project.held_out(learnt), loading, say)
+        verdicts = weigh(source, out, project.held_out(learnt), own_type, say)
     card["verdicts"] = [each.to_dict() for each in verdicts]
     project.keep_card(card)
     if as_json:
@@ -59,9 +59,57 @@ def run(
         _tell(out, card)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A target that answers.
+
+    writing          how it writes prompts; None: it writes none.
+    ends             ids that end an answer.
+    source, loading  where an engine loads it from, and how.
+    """
+
+    target: PreTrainedModel
+    tokenizer: Any | None
+    writing: Writing | None
+    ends: list[int]
+    source: str
+    loading: dict[str, Any]
+
+
+def _asked(
+    target: PreTrainedModel,
+    tokenizer: Any | None,
+    source: str,
+    loading: dict[str, Any],
+    settings: Settings,
+    files: Sequence[Path],
+) -> Asked:
+    """The target as one that answers. Raises OptionError if it can neither read the prompts of files nor write what was asked."""
+    if files and tokenizer is None:
+        raise OptionError(f"{source} has no tokenizer, which prompts need; give answers with --answers")
+    ends = sorted(eos_ids(target, tokenizer))
+    writing = writing_of(tokenizer, ends, bos_id(target, tokenizer)) if settings.own_prompts else None
+    return Asked(target, tokenizer, writing, ends, source, loading)
+
+
+def _said(project: Project, asked: Asked, files: Sequence[Path]) -> list[Answer]:
+    """What the target says to prompts of files, and to its own. Raises TrainingError."""
+
+    def made() -> list[list[int]]:
+        seed = project.settings.seed
+        given = prompts_from(files, asked.tokenizer, seed) if files else []
+        if asked.writing is None:
+            return given
+        return mixed(given, project.own_prompts(asked.target, asked.writing, asked.source, asked.loading), seed)
+
+    return project.answers(asked.target, project.prompts(made), asked.ends, asked.source, asked.loading)
+
+
 def _tell(out: Path, card: dict[str, Any]) -> None:
     """The figures that decide, and what to write."""
-    for name, found in card["held_out"].items():
+    before: dict[str, Any] = next((entry for entry in card["history"] if entry["stage"] == BEFORE), {})
+    told = [(f"{name}, before", before[name]) for name in card["held_out"] if name in before]
+    for name, found in [*told, *card["held_out"].items()]:
         positions = " ".join(f"{rate:.2f}" for rate in found["by_position"])
         chains = " ".join(f"{rate:.2f}" for rate in found["tokens_per_call"])
         typer.echo(

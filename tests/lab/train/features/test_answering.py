@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import draftgraph as dg
+from draftgraph.engine.scheduler import Scheduler
 from draftgraph.lab.train.features.answering import answer_with, answering
 from draftgraph.lab.train.features.answers import read_answers
 from draftgraph.lab.train.features.generate import answer_all
@@ -60,10 +62,26 @@ def test_tokens_have_the_law_of_their_temperature(temperature: float) -> None:
 
 
 def test_a_project_asks_at_the_temperatures_that_were_named(tmp_path: Path) -> None:
-    settings = Settings(tokens=60, most=5, batch=4, temperatures=(0.3, 0.9))
+    settings = Settings(tokens=60, most=5, batch=1, temperatures=(0.3, 0.9))
     found = Project(tmp_path / "drafter", settings).answers(tiny_lm(), PROMPTS, [])
     assert {answer.temperature for answer in found} == {0.3, 0.9}
     files = sorted((tmp_path / ".drafter-training" / "answers").iterdir())
     assert len(files) == 3
     assert [a.ids.tolist() for a in read_answers(files)] == [a.ids.tolist() for a in found]
     assert "temperatures" not in Settings().to_json()
+
+
+def test_as_many_are_answered_at_once_as_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = tiny_lm().requires_grad_(False), []
+    whole = answering(model, None, 6, [], {})([(prompt, 0.0) for prompt in PROMPTS], 3)
+    step = Scheduler.step
+
+    def watched(self: Scheduler) -> Any:
+        done = step(self)
+        seen.append(len(self.running))
+        return done
+
+    monkeypatch.setattr(Scheduler, "step", watched)
+    few = answering(model, None, 6, [], {}, batch=2)([(prompt, 0.0) for prompt in PROMPTS], 3)
+    assert max(seen) == 2
+    assert [answer.ids.tolist() for answer in few] == [answer.ids.tolist() for answer in whole]

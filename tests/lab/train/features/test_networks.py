@@ -26,7 +26,7 @@ from draftgraph.lab.train.features.unroll import read_target, steps
 from models import tiny_lm
 
 PROMPTS = [[1 + i % 20, 2 + i % 7] for i in range(60)]
-SETTINGS = Settings(tokens=900, most=12, batch=16, head=20, rows=128, epochs=6.0, network="eagle3")
+SETTINGS = Settings(tokens=900, most=12, batch=4, head=20, rows=128, epochs=6.0, network="eagle3")
 TEXT, DRAFTED = [5, 9, 3, 14, 7, 2, 11, 20], [17, 4, 3]
 
 

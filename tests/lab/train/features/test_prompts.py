@@ -54,8 +54,8 @@ def test_a_file_without_prompts_is_refused(content: bytes, tmp_path: Path) -> No
 
 
 def test_no_prompts_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "p.txt").write_text("x" * 600)
-    with pytest.raises(TrainingError, match="no prompts of at most 512 tokens"):
+    (tmp_path / "p.txt").write_text("x" * 1100)
+    with pytest.raises(TrainingError, match="no prompts of at most 1024 tokens"):
         texts(tmp_path / "p.txt")
     with pytest.raises(TrainingError, match="cannot read"):
         texts(tmp_path / "none.txt")

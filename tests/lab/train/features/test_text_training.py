@@ -35,7 +35,7 @@ from models import tiny_lm
 from text_drafters import tiny_exit, tiny_masked, write_exit
 
 PROMPTS = [[1 + i % 20, 2 + i % 7] for i in range(60)]
-SETTINGS = Settings(tokens=700, most=12, batch=16, head=20, rows=128, epochs=4.0)
+SETTINGS = Settings(tokens=700, most=12, batch=4, head=20, rows=128, epochs=4.0)
 NAMES = ("exit", "specdec", "specdiff")
 
 

@@ -30,7 +30,7 @@ from models import tiny_lm
 
 TARGET_OPTIONS: dict[str, Any] = {"vocab": 24, "logit_gain": 1.5}
 PROMPTS = [[1 + i % 20, 2 + i % 7] for i in range(60)]
-SETTINGS = Settings(tokens=900, most=12, batch=16, head=20, rows=128, epochs=6.0)
+SETTINGS = Settings(tokens=900, most=12, batch=4, head=20, rows=128, epochs=6.0)
 
 
 def target() -> PreTrainedModel:

@@ -14,6 +14,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from draftgraph.engine.engine import Engine
+from draftgraph.engine.serving import Serving
 from draftgraph.lab.train.features.answers import Answer
 from draftgraph.lab.train.features.generate import Asked, answer_all
 from draftgraph.sampling.params import SamplingParams
@@ -23,16 +24,22 @@ Answering = Callable[[Sequence[Asked], int], list[Answer]]
 
 
 def answering(
-    target: PreTrainedModel, source: str | None, most: int, eos: Sequence[int], loading: dict[str, Any]
+    target: PreTrainedModel,
+    source: str | None,
+    most: int,
+    eos: Sequence[int],
+    loading: dict[str, Any],
+    batch: int = Serving.max_batch,
 ) -> Answering:
     """What answers prompts with at most `most` tokens each; ids in `eos` end an answer, and belong to it.
 
+    batch    prompts that are answered at once. The engine begins another answer where one has ended.
     source   folder or hub name of the target, from which an engine loads what runs fastest; None: the engine runs `target`.
     loading  options of `Engine.from_pretrained` that go with a source.
     """
     if target.device.type == "cuda":
-        return lambda asked, seed: _captured(target, asked, most, eos, seed)
-    alone: dict[str, Any] = {"budget": 0, "generation_config": GenerationConfig()}
+        return lambda asked, seed: _captured(target, asked, most, eos, seed, batch)
+    alone: dict[str, Any] = {"budget": 0, "generation_config": GenerationConfig(), "max_batch": batch}
     engine = (
         Engine.from_pretrained(target, **alone)
         if source is None
@@ -57,7 +64,8 @@ def answer_with(engine: Engine, asked: Sequence[Asked], most: int, eos: Sequence
 
 
 def _captured(
-    target: PreTrainedModel, asked: Sequence[Asked], most: int, eos: Sequence[int], seed: int
+    target: PreTrainedModel, asked: Sequence[Asked], most: int, eos: Sequence[int], seed: int, batch: int
 ) -> list[Answer]:
     torch.manual_seed(seed)
-    return answer_all(target, asked, most, eos, captured=True)
+    parts = [asked[first : first + batch] for first in range(0, len(asked), batch)]
+    return [answer for part in parts for answer in answer_all(target, part, most, eos, captured=True)]

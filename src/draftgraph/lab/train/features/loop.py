@@ -22,6 +22,8 @@ from draftgraph.lab.train.features.unroll import entries_of
 from draftgraph.lab.train.whole_files import read_state, write_state
 
 CHECKPOINT_SECONDS = 45.0
+BEFORE = "before"
+"""What stands for a stage where weights are measured that are there before the first one."""
 MEASURED_ROWS = 4096
 """Padded rows per pass while the drafter is measured: their laws are over the whole vocabulary."""
 
@@ -55,6 +57,7 @@ class Training:
     report    told after every update: training, loss.
     history   one entry per measurement.
     reading   how the target is read; None: anew for every update.
+    trained_before  whether the weights are worth measuring before the first update.
     """
 
     net: TrainedNetwork
@@ -69,6 +72,7 @@ class Training:
     position: Position = field(default_factory=Position)
     history: list[dict[str, Any]] = field(default_factory=list)
     reading: Reading | None = None
+    trained_before: bool = False
 
     def __post_init__(self) -> None:
         whole = self.target.get_output_embeddings()
@@ -103,6 +107,8 @@ class Training:
         """Train what is left of the stages; the net has the best weights of the last one then."""
         if self.position.stage < len(self.recipe.stages):
             self.read.fill()
+        if self.trained_before and not self.history:
+            self.history.append(self._measurement(BEFORE))
         while self.position.stage < len(self.recipe.stages):
             self._run_stage()
             self._set(self.best)
@@ -154,23 +160,20 @@ class Training:
 
     def _measure(self) -> None:
         """Measure on held-out answers, and keep the weights if they are the best of the stage."""
-        self.net.eval()
-        with self._narrow:
-            found = self.measured.acceptance(self.net, max(3, self.stage.steps))
-        score = self._score(found)
-        self.history.append(
-            {
-                "stage": self.stage.name,
-                "updates": self.position.updates,
-                "batches": self.position.batches,
-                "score": score,
-            }
-            | {name: each.to_dict() for name, each in found.items()}
-        )
+        self.history.append(self._measurement(self.stage.name))
+        score = self.history[-1]["score"]
         if score > self.position.best:
             self.position.best, self.position.waited, self.best = score, 0, self._copied()
         else:
             self.position.waited += 1
+
+    def _measurement(self, name: str) -> dict[str, Any]:
+        """What the weights do on held-out answers."""
+        self.net.eval()
+        with self._narrow:
+            found = self.measured.acceptance(self.net, max(3, self.stage.steps))
+        reached = {"updates": self.position.updates, "batches": self.position.batches, "score": self._score(found)}
+        return {"stage": name} | reached | {name: each.to_dict() for name, each in found.items()}
 
     def _score(self, found: dict[str, Acceptance]) -> float:
         """Mean tokens per call of a chain as long as the stage trains."""

@@ -1,7 +1,7 @@
 """`draftgraph train` as a project on disk: prompts, answers, training, drafter. Every part goes on where a killed run was.
 
-Beside OUT, in .OUT-training, are settings.json, prompts.jsonl.gz, answers/ (a file per batch) and training.pt. OUT gets the
-drafter and its card.
+Beside OUT, in .OUT-training, are settings.json, asked/ (what the target wrote, a file for some prompts), prompts.jsonl.gz,
+answers/ (a file for some answers) and training.pt. OUT gets the drafter and its card.
 """
 
 from __future__ import annotations
@@ -38,13 +38,21 @@ from draftgraph.lab.train.features.loop import MEASURED_ROWS, Training
 from draftgraph.lab.train.features.measure import Acceptance
 from draftgraph.lab.train.features.names import OWN
 from draftgraph.lab.train.features.networks import Sizes, network_of
+from draftgraph.lab.train.features.own_prompts import Writing, distinct
 from draftgraph.lab.train.features.reading import LiveReading
 from draftgraph.lab.train.features.recipe import Recipe, Span
+from draftgraph.lab.train.features.start import about, continued, go_on_from
 from draftgraph.lab.train.features.stored import StoredReading
 from draftgraph.lab.train.features.unroll import read_target
 from draftgraph.lab.train.whole_files import write_bytes
 
 TEMPERATURES = (0.0, 0.6, 0.8, 1.0)
+TURNS = 4
+"""A file of answers has so many times those that are decoded at once: only its last ones wait for each other."""
+BARREN = 4
+"""Files in a row without a new prompt, after which a target is taken to have no more."""
+PROMPT_SEEDS = 1 << 20
+"""Seeds of written prompts lie so far behind those of answers."""
 CARD = "card.json"
 WORTH = 1.05
 """Predicted tokens per target call below which a drafter is not worth its passes."""
@@ -57,6 +65,7 @@ class Settings:
     network  "own", the network of docs/training.md, "eagle3", which other engines run as well, or one of a paper (`networks.py`).
     tokens  of new answers, about. most  tokens of one answer. batch  answers decoded at once. epochs  of training.
     layer, slots, passes  see `Sizes`. temperatures  of new answers, in turn; None: TEMPERATURES.
+    own_prompts  that the target writes itself; None: none. start  folder of a drafter to go on from; None: none.
     """
 
     tokens: int = 500_000
@@ -71,6 +80,8 @@ class Settings:
     slots: int | None = None
     passes: int | None = None
     temperatures: tuple[float, ...] | None = None
+    own_prompts: int | None = None
+    start: str | None = None
 
     @property
     def sizes(self) -> Sizes:
@@ -114,7 +125,13 @@ class Project:
                 f"network {self.settings.network!r} reads {net.features} numbers of {', '.join(net.shape.taps)} per token, and "
                 f"this target gives {found}; use another network"
             )
-        net.start_from(target, torch.arange(2, device=target.device))
+        self._begin_weights(net, target, torch.arange(2, device=target.device))
+
+    def _begin_weights(self, net: TrainedNetwork, target: PreTrainedModel, tokens: torch.Tensor) -> None:
+        """Fresh weights, or those of the drafter to go on from. Raises ModelError, PairError."""
+        net.start_from(target, tokens)
+        if self.settings.start is not None:
+            go_on_from(self.settings.start, net, target)
 
     def _network(self, target: PreTrainedModel, tokens: int) -> TrainedNetwork:
         """A network of random weights with so many entries of the head."""
@@ -133,6 +150,41 @@ class Project:
             write_bytes(file, gzip.compress(lines.encode()))
         return read_prompts(file)
 
+    def own_prompts(
+        self,
+        target: PreTrainedModel,
+        writing: Writing,
+        source: str | None = None,
+        loading: Mapping[str, Any] = MappingProxyType({}),
+    ) -> list[list[int]]:
+        """Prompts that the target writes, each once, as many as the settings say; source, loading  as for `answers`.
+
+        Raises TrainingError for a target that writes the same ones again and again.
+        """
+        wanted, at_once = self.settings.own_prompts or 0, TURNS * self.settings.batch
+        found: list[list[int]] = []
+        answer: Answering | None = None
+        number = barren = 0
+        while len(found) < wanted and barren < BARREN:
+            file = self.work / "asked" / f"{number:06}{SUFFIX}"
+            first = number * at_once
+            if not file.exists():
+                answer = answer or answering(
+                    target, source, writing.most, sorted(writing.ends), dict(loading), self.settings.batch
+                )
+                seed = PROMPT_SEEDS + self.settings.seed + number
+                write_answers(file, answer(writing.asked(first, at_once), seed))
+            before, found = found, distinct([*found, *writing.prompts(first, read_answers([file]))])
+            barren = 0 if len(found) > len(before) else barren + 1
+            number += 1
+            self.tell(f"prompts: the target has written {min(len(found), wanted):,} of {wanted:,}")
+        if len(found) < wanted:
+            raise TrainingError(
+                f"the target has written {len(found)} different prompts, and {wanted} were asked for; write --own-prompts "
+                f"{max(1, len(found))}, or give some with --prompts"
+            )
+        return found[:wanted]
+
     def answers(
         self,
         target: PreTrainedModel,
@@ -141,22 +193,24 @@ class Project:
         source: str | None = None,
         loading: Mapping[str, Any] = MappingProxyType({}),
     ) -> list[Answer]:
-        """The target's answers. Each batch has a seed and a file of its own, so that a killed run loses one batch.
+        """The target's answers. Each file has a seed of its own, so that a killed run loses one file.
 
         source, loading  where an engine loads the target from, and how; see `answering`.
         """
         found: list[Answer] = []
         answer: Answering | None = None
         number = 0
-        temperatures = self.settings.temperatures or TEMPERATURES
+        temperatures, at_once = self.settings.temperatures or TEMPERATURES, TURNS * self.settings.batch
         while sum(answer.num_answered for answer in found) < self.settings.tokens:
             file = self.work / "answers" / f"{number:06}{SUFFIX}"
             if not file.exists():
-                answer = answer or answering(target, source, self.settings.most, eos, dict(loading))
-                first = number * self.settings.batch
+                answer = answer or answering(
+                    target, source, self.settings.most, eos, dict(loading), self.settings.batch
+                )
+                first = number * at_once
                 asked = [
                     (prompts[i % len(prompts)], temperatures[(i + i // len(prompts)) % len(temperatures)])
-                    for i in range(first, first + self.settings.batch)
+                    for i in range(first, first + at_once)
                 ]
                 write_answers(file, answer(asked, self.settings.seed + number))
             found += read_answers([file])
@@ -181,7 +235,7 @@ class Project:
         tokens = torch.tensor(network.ordered(ids), device=target.device)
         torch.manual_seed(self.settings.seed)
         net = self._network(target, len(ids)).to(target.device)
-        net.start_from(target, tokens)
+        self._begin_weights(net, target, tokens)
         recipe = Recipe(
             head=len(ids),
             rows=self.settings.rows,
@@ -189,6 +243,7 @@ class Project:
             stages=network.stages,
             objective=network.objective,
         )
+        recipe = recipe if self.settings.start is None else continued(recipe)
         updates = max(2.0, self.settings.epochs * len(grouped(parts.train, recipe.rows)))
         live = LiveReading(target, part_of_head(target.get_output_embeddings(), tokens), net.shape.taps)
         held = [*parts.train, *parts.new_prompts]
@@ -196,6 +251,7 @@ class Project:
         training = Training(
             net, target, tokens, parts.train, parts.new_prompts, recipe, Span(updates=updates),
             self.work / "training.pt", self._told, reading=reading,
+            trained_before=self.settings.start is not None,
         )  # fmt: skip
         training.run()
         if reading.folder.exists() and not (self.out / CARD).exists():
@@ -237,6 +293,7 @@ class Project:
             "target": training.target.name_or_path,
             "answer_tokens": {name: sum(a.num_answered for a in part) for name, part in vars(parts).items()},
             "settings": asdict(self.settings),
+            **({} if self.settings.start is None else {"start": about(Path(self.settings.start))}),
             "recipe": asdict(training.recipe),
             "head_covers": covered,
             "held_out": {name: found.to_dict() for name, found in measured.items()},

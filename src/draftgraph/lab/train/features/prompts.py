@@ -23,7 +23,7 @@ TASKS = (
 """What is asked of the passages of a folder."""
 PASSAGE, SHORTEST = 900, 200
 """Characters of a passage, at most and at least."""
-LONGEST = 512
+LONGEST = 1024
 """Tokens of a prompt, at most; longer ones are left out."""
 
 
