@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from draftgraph.backends.base import CausalLM, Feed, Scored
 from draftgraph.backends.prefill import piece_of, read_piece
+from draftgraph.backends.together import forward_each
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.proposal import failing
 from draftgraph.draft.terms import Limits
 from draftgraph.errors import attempt
+from draftgraph.request.clock import Clock, shared
 from draftgraph.request.state import Request
 
 
@@ -61,3 +64,24 @@ def next_piece(request: Request, target: CausalLM) -> Piece | None:
         target.expect(request.text, len(request.tokens))
     feed = piece_of(target, request.text, request.tokens[len(request.text) :])
     return None if feed is None else Piece(request, feed)
+
+
+def forward_beside(
+    target: CausalLM,
+    feeds: Sequence[Feed],
+    clocks: Sequence[Clock],
+    taps: Sequence[str],
+    pieces: Sequence[Piece],
+    drafter: Drafter,
+) -> list[Scored | Exception]:
+    """One pass over the rows of a round and over pieces of other texts, which are then read. Returns what the round gets.
+
+    clocks  of those whose rows `feeds` are.
+    """
+    every = [*feeds, *(piece.feed for piece in pieces)]
+    charged = [*clocks, *(piece.request.clock for piece in pieces)]
+    with shared("target", charged, [feed.num_rows for feed in every]):
+        scored = forward_each(target, every, taps)
+    for piece, rows in zip(pieces, scored[len(feeds) :], strict=True):
+        piece.read(drafter, rows)
+    return scored[: len(feeds)]

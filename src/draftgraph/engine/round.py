@@ -7,16 +7,14 @@ from collections.abc import Sequence
 import torch
 
 from draftgraph.backends.base import CausalLM, Feed, Scored
-from draftgraph.backends.together import forward_each
 from draftgraph.budget.shared import share_budget
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.joined import propose_each
 from draftgraph.draft.proposal import failing
 from draftgraph.draft.terms import Draft, Limits
 from draftgraph.engine.commit import commit
-from draftgraph.engine.prefill import Piece
+from draftgraph.engine.prefill import Piece, forward_beside
 from draftgraph.errors import attempt
-from draftgraph.request.clock import shared
 from draftgraph.request.result import Event
 from draftgraph.request.state import Request
 from draftgraph.sampling.warp import Prefixes
@@ -45,21 +43,17 @@ def decode_round(
     feeds = [
         Feed(request.text, request.tokens[len(request.text) :], draft.tree.tokens, draft.tree.parents)
         for request, draft in drafted
-    ] + [piece.feed for piece in pieces]
+    ]
     heads = [request.choice.rule.head for request, _ in drafted]
     taps = list(dict.fromkeys([*drafter.taps, *(tap for head in heads if head is not None for tap in head.taps)]))
-    clocks = [request.clock for request, _ in drafted] + [piece.request.clock for piece in pieces]
-    with shared("target", clocks, [feed.num_rows for feed in feeds]):
-        scored = forward_each(target, feeds, taps)
-    for piece, rows in zip(pieces, scored[len(drafted) :], strict=True):
-        piece.read(drafter, rows)
+    scored = forward_beside(target, feeds, [request.clock for request, _ in drafted], taps, pieces, drafter)
 
     happened = iter(
         [
             rows
             if isinstance(rows, Exception)
             else attempt(verify, request, draft, rows, drafter, target, request.choice.rule)
-            for (request, draft), rows in zip(drafted, scored[: len(drafted)], strict=True)
+            for (request, draft), rows in zip(drafted, scored, strict=True)
         ]
     )
     return [next(happened) if isinstance(draft, Draft) else draft for draft in drafts]
