@@ -56,6 +56,9 @@ class Piece:
             drafter.read(self.request, rows.taps, ())
 
 
+Pieces = Sequence[Piece]
+
+
 def next_piece(request: Request, target: CausalLM) -> Piece | None:
     """What the target reads next of a text; None where `prefill` has to be asked."""
     if not target.joins:
@@ -71,7 +74,7 @@ def forward_beside(
     feeds: Sequence[Feed],
     clocks: Sequence[Clock],
     taps: Sequence[str],
-    pieces: Sequence[Piece],
+    pieces: Pieces,
     drafter: Drafter,
 ) -> list[Scored | Exception]:
     """One pass over the rows of a round and over pieces of other texts, which are then read. Returns what the round gets.

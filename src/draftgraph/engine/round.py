@@ -13,7 +13,7 @@ from draftgraph.draft.joined import propose_each
 from draftgraph.draft.proposal import failing
 from draftgraph.draft.terms import Draft, Limits
 from draftgraph.engine.commit import commit
-from draftgraph.engine.prefill import Piece, forward_beside
+from draftgraph.engine.prefill import Pieces, forward_beside
 from draftgraph.errors import attempt
 from draftgraph.request.result import Event
 from draftgraph.request.state import Request
@@ -24,16 +24,11 @@ from draftgraph.verification.onward import OnwardRule
 
 @torch.inference_mode()
 def decode_round(
-    requests: Sequence[Request],
-    drafter: Drafter,
-    target: CausalLM,
-    limits: Sequence[Limits],
-    pieces: Sequence[Piece] = (),
+    requests: Sequence[Request], drafter: Drafter, target: CausalLM, limits: Sequence[Limits], pieces: Pieces = ()
 ) -> list[Event | Exception]:
     """One round for every request, within its own limits or less; each emits at least one token, or fails by itself.
 
-    What is left of a long text is read as well, in one pass: see `engine.prefill`. So are pieces of other requests' texts, which
-    say themselves whether they failed.
+    What is left of a long text is read as well, in one pass, and `pieces` of texts of others: see `engine.prefill`.
 
     Returns for every request, in order, its event or the error that ends it: close it then. The others go on.
     """

@@ -21,7 +21,7 @@ from draftgraph.draft.proposal import propose
 from draftgraph.draft.terms import Draft, Limits
 from draftgraph.engine.config import Config
 from draftgraph.engine.lanes import Lanes, Threads
-from draftgraph.engine.prefill import Piece
+from draftgraph.engine.prefill import Pieces
 from draftgraph.engine.round import decode_round, verify
 from draftgraph.errors import DraftError, attempt
 from draftgraph.request.result import Event
@@ -49,7 +49,7 @@ class Schedule(ABC):
         drafter: Drafter,
         target: CausalLM,
         limits: Sequence[Limits],
-        pieces: Sequence[Piece] = (),
+        pieces: Pieces = (),
     ) -> list[Event | Exception]:
         """One round for every request, as `engine.round.decode_round` says."""
 
@@ -63,7 +63,7 @@ class Sequential(Schedule):
         drafter: Drafter,
         target: CausalLM,
         limits: Sequence[Limits],
-        pieces: Sequence[Piece] = (),
+        pieces: Pieces = (),
     ) -> list[Event | Exception]:
         return decode_round(requests, drafter, target, limits, pieces)
 
@@ -81,7 +81,7 @@ class Parallel(Schedule):
         drafter: Drafter,
         target: CausalLM,
         limits: Sequence[Limits],
-        pieces: Sequence[Piece] = (),
+        pieces: Pieces = (),
     ) -> list[Event | Exception]:
         """Requests take turns: cores are shared by the two models of one."""
         return [
