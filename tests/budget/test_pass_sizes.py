@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from cost_tables import costs
 from draftgraph.budget.automatic import MOST_COPIES, AutoBudget
 from draftgraph.budget.pass_sizes import DWELL, PassSizes
 from draftgraph.draft.whole_sizes import paying
 from draftgraph.request.record import RoundRecord
-from cost_tables import costs
 
 SIZES, CHANGE = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64), 3e-3
 TABLE = replace(costs(drafter=None), target=replace(costs().target, sizes=SIZES, change=CHANGE))
@@ -50,5 +50,7 @@ def test_a_target_that_takes_passes_as_they_are_has_no_sizes() -> None:
 
 def test_the_budget_of_copies_follows_the_rounds_of_its_request() -> None:
     plan = AutoBudget(TABLE, computes=False, copies=True)
-    rounds = [RoundRecord(20, [1] * 5, range(-1, 4), [False] * 5, ["context"] * 5, [0.5] * 5, [None] * 5, (), 5, 1, 0, 0, {})]
+    rounds = [
+        RoundRecord(20, [1] * 5, range(-1, 4), [False] * 5, ["context"] * 5, [0.5] * 5, [None] * 5, (), 5, 1, 0, 0, {})
+    ]
     assert [*plan(20, rounds, 50).seconds] == [*after(6).seconds()]

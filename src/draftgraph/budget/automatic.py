@@ -45,8 +45,6 @@ COMPARED_EVERY = 4
 """Rounds from one comparison of the forms to the next. A draft that was decided stands in between: deciding takes time too."""
 LEARNING = 4
 """First rounds, in which every draft is decided anew."""
-LOOKED = 8
-"""Rounds without any copies in a drafter's place, after which they are looked for where a draft is decided, and not in between."""
 STAYS = 3
 """Rounds for which a decision beside others stands, if about as many others take part: deciding takes time of all."""
 
@@ -86,8 +84,6 @@ class AutoBudget:
     _shared: Limits | None = None
     _light: Limits | None = None
     _standing: Limits | None = None
-    _looking: bool = True
-    _copied_last: int = 0
     _others: int = 0
     _left: int = 0
     _owed: list[tuple[RoundRecord, int]] = field(default_factory=list)
@@ -136,9 +132,9 @@ class AutoBudget:
         """The limits of a round without others."""
         self._shared = None
         if self._standing is not None and self._read > LEARNING and self._read % COMPARED_EVERY:
-            self._asked, self._looking = min(self._standing.depth, reach), self._read - self._copied_last <= LOOKED
-            return (self._standing if self._looking else replace(self._standing, instead=None)).within(reach)
-        self._standing, self._looking = None, True
+            self._asked = min(self._standing.depth, reach)
+            return self._standing.within(reach)
+        self._standing = None
         self._teach()
         self._choose()
         rate = self._form.expected().rate
@@ -173,7 +169,7 @@ class AutoBudget:
         """The limits of that round if its draft, one among those of others, is `depth` deep at most."""
         told = f"{prices.rate:.0f} tokens/s with {prices.requests} requests"
         self._others, self._left, self._asked = prices.requests, STAYS, min(depth, planned.reach)
-        self._standing, self._looking = None, True
+        self._standing = None
         if depth == 0:
             reason = self._told(f"plain: no draft pays beside the others, {told}")
             self._shared = Limits(0, 0, planned.reach, reason=reason)
@@ -222,13 +218,12 @@ class AutoBudget:
             self._sizes.passed(1 + len(record.tokens))
             if self._asked and record.decision != COPIES:
                 self._form.learn(record, self._asked)
-                if self._looking and not self._probing:  # which looks for no copies
+                if not self._probing:  # which looks for no copies
                     self._rivals.enter(record.rival, 1.0 + sum(record.chances))
                 self._owed.append((record, self._asked))
                 self._cached = record.length if record.num_passes else self._cached
             elif self.copies:
                 self.forms[-1].ledger.judge(record)
-                self._copied_last = len(rounds)
             if self._probing:
                 nodes, passes = len(record.tokens), record.num_passes
                 paid = 1 + len(record.path) >= self._plain * self._form.costs.round(nodes, [1.0] * passes)

@@ -30,7 +30,7 @@ them wait for almost twice as long."""
 SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
 """Numbers of rows that passes are padded to."""
 WASTE, WASTE_ROUNDED = 6, 16
-"""Rows that cost about as much as a change of size: measured were 2 to 6 in float32, 10 to 24 in bfloat16 and with int8 weights."""
+"""Rows that cost about as much as a change of size: 2 to 6 were measured in float32, 10 to 24 in bfloat16 and with int8."""
 
 
 @dataclass(frozen=True)
