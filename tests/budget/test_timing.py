@@ -34,6 +34,8 @@ class Clock:
     def thread_time(self) -> float:
         return self.now * (1.0 - self.away)
 
+    process_time = thread_time
+
 
 @dataclass
 class SlowModel:
@@ -105,7 +107,13 @@ class Rounds:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=clock.perf_counter, thread_time=clock.thread_time))
+    monkeypatch.setattr(
+        timing,
+        "time",
+        SimpleNamespace(
+            perf_counter=clock.perf_counter, thread_time=clock.thread_time, process_time=clock.process_time
+        ),
+    )
     return clock
 
 
@@ -241,9 +249,12 @@ def test_a_processor_that_was_away_is_noticed_even_if_every_size_was_timed_once(
     costs, _, _ = measured(clock, 1.0)
     assert costs.waited == pytest.approx(away)
     assert costs.busy == busy
+    assert costs.target(1) == pytest.approx(1.0 - away), "what others had does not count"
 
 
 def test_an_accelerator_may_be_waited_for(clock: Clock) -> None:
     clock.away = 0.9
     model = SlowModel(clock, 0.5, device=torch.device("meta"))
-    assert not timing.measure(model, None, Rounds(model)).busy
+    costs = timing.measure(model, None, Rounds(model))
+    assert not costs.busy
+    assert costs.target(1) == pytest.approx(0.5)

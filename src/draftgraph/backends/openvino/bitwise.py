@@ -50,7 +50,9 @@ class BitwiseModel(OpenVinoModel):
         return self
 
     def open(self, capacity: int) -> UnrolledText:
-        return UnrolledText(capacity)
+        text = UnrolledText(capacity)
+        self.pool.expect(text)
+        return text
 
     def share(self, text: CacheHandle, other: CacheHandle, count: int) -> int:
         """0: a text is read in passes of its own widths, and other widths need not give the same bits."""

@@ -138,7 +138,9 @@ class OpenVinoModel:
         """Nothing: a graph has no training mode."""
 
     def open(self, capacity: int) -> CacheHandle:
-        return PagedText(capacity)
+        text = PagedText(capacity)
+        self.pool.expect(text)
+        return text
 
     def share(self, text: CacheHandle, other: CacheHandle, count: int) -> int:
         """Full blocks become blocks of both texts; what is left of the last one is copied."""
