@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import draftgraph as dg
+from draftgraph.request.stats import PARTS
 
 Prompts = Sequence[Sequence[int]]
 
@@ -26,12 +28,42 @@ class Batch:
     rounds  target calls; None where nobody says.
     nodes   drafted rows that the target computed.
     waits   seconds to the first token of every request; empty where nobody says.
+    gaps    seconds per token of every request after its first event, on average; empty where nobody says.
+    parts   seconds that all requests were charged with by part of a round; empty where nobody says.
     """
 
     ids: list[list[int]]
     rounds: int | None = None
     nodes: int = 0
     waits: Sequence[float] = ()
+    gaps: Sequence[float] = ()
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+class Arrivals:
+    """When the tokens of every request came, in seconds since all were asked for."""
+
+    def __init__(self) -> None:
+        self._begun = time.perf_counter()
+        self._seen: defaultdict[int, list[tuple[float, int]]] = defaultdict(list)
+
+    def note(self, request: int, tokens: int) -> None:
+        """So many tokens of a request have come now; none is not noted."""
+        if tokens:
+            self._seen[request].append((time.perf_counter() - self._begun, tokens))
+
+    @property
+    def waits(self) -> list[float]:
+        return [events[0][0] for events in self._seen.values()]
+
+    @property
+    def gaps(self) -> list[float]:
+        """Of requests whose tokens did not all come at once. Tokens of one event share the time since the one before."""
+        return [
+            (events[-1][0] - events[0][0]) / sum(tokens for _, tokens in events[1:])
+            for events in self._seen.values()
+            if len(events) > 1
+        ]
 
 
 class BatchContender(Protocol):
@@ -66,23 +98,23 @@ class Streamed:
         return asyncio.run(self._all(prompts, tokens))
 
     async def _all(self, prompts: Prompts, tokens: int) -> Batch:
-        begun, waits = time.perf_counter(), []
+        arrivals = Arrivals()
 
-        async def one(prompt: Sequence[int]) -> dg.Result:
+        async def one(number: int, prompt: Sequence[int]) -> dg.Result:
             stream = self.engine.astream(list(prompt), max_new_tokens=tokens, ignore_eos=True)
-            await anext(stream)
-            waits.append(time.perf_counter() - begun)
-            async for _ in stream:
-                pass
+            async for event in stream:
+                arrivals.note(number, len(event.token_ids))
             return stream.result()
 
-        batch = _batch(await asyncio.gather(*map(one, prompts)))
-        return Batch(batch.ids, batch.rounds, batch.nodes, waits)
+        batch = _batch(await asyncio.gather(*(one(number, prompt) for number, prompt in enumerate(prompts))))
+        return replace(batch, waits=arrivals.waits, gaps=arrivals.gaps)
 
 
 def _batch(results: Sequence[dg.Result]) -> Batch:
     nodes = sum(result.stats.num_verified_nodes for result in results)
-    return Batch([result.token_ids for result in results], sum(result.stats.num_rounds for result in results), nodes)
+    rounds = sum(result.stats.num_rounds for result in results)
+    parts = {part: sum(result.stats.seconds[part] for result in results) for part in PARTS}
+    return Batch([result.token_ids for result in results], rounds, nodes, parts=parts)
 
 
 class Padded:
@@ -125,14 +157,22 @@ class GenAI:
         self.config.apply_chat_template = False
 
     def answers(self, prompts: Prompts, tokens: int) -> Batch:
+        """What its `generate` does, step by step, so that the arrival of every token is seen."""
         import openvino
 
         self.config.max_new_tokens = tokens
+        arrivals = Arrivals()
         inputs = [openvino.Tensor(np.array([list(prompt)], dtype=np.int64)) for prompt in prompts]
-        results = self.pipeline.generate(inputs, [self.config] * len(inputs))
-        waits = [result.perf_metrics.get_ttft().mean / 1e3 for result in results]
-        ids = [[int(token) for token in result.m_generation_ids[0]] for result in results]
-        return Batch(ids, tokens * len(prompts), 0, waits)
+        handles = [self.pipeline.add_request(number, ids, self.config) for number, ids in enumerate(inputs)]
+        ids: list[list[int]] = [[] for _ in prompts]
+        while self.pipeline.has_non_finished_requests():
+            self.pipeline.step()
+            for number, handle in enumerate(handles):
+                before = len(ids[number])
+                while handle.can_read():
+                    ids[number] += [int(token) for output in handle.read().values() for token in output.generated_ids]
+                arrivals.note(number, len(ids[number]) - before)
+        return Batch(ids, tokens * len(prompts), 0, arrivals.waits, arrivals.gaps)
 
 
 class EconomizeBatch:

@@ -2,8 +2,9 @@
 
     python -m experiments.batches [--model FOLDER] [--genai FOLDER] [--sizes 1 2 4 8 16 32] [--tokens 48] [--repeats 3] [--quick]
 
-The bundled pair, or a model of your own with looked-up drafts. Everybody answers the same prompts, greedily, in turns. Texts are
-compared with those of requests alone. Writes batches.json and batches.md (batches-MODEL with --model) into --out.
+The bundled pair, or a model of your own with looked-up drafts. Everybody answers the same prompts, greedily, in turns, but for
+those who take long with many: --padded-up-to. Texts are compared with those of requests alone. Writes batches.json and batches.md
+(batches-MODEL with --model) into --out.
 """
 
 from __future__ import annotations
@@ -46,17 +47,23 @@ class Run:
     rounds: int | None
     nodes: int
     waits: Sequence[float]
+    gaps: Sequence[float]
+    parts: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Row:
-    """Tokens per second, median over calls with the least and the most; `plain` its ratio to our plain batching."""
+    """Tokens per second, median over calls with the least and the most; `plain` its ratio to our plain batching.
+
+    wait, gap  milliseconds to the first token and between tokens, medians over requests; None where nobody says.
+    """
 
     who: str
     size: int
     pace: tuple[float, float, float]
     plain: float
     wait: float | None
+    gap: float | None
     nodes: float
     same: int
     texts: int
@@ -105,7 +112,8 @@ def measured(who: BatchContender, prompts: Sequence[list[int]], alone: Sequence[
     finally:
         gc.enable()
     same = sum(found == own for found, own in zip(batch.ids, alone, strict=True))
-    return Run(who.name, len(prompts), seconds, sum(map(len, batch.ids)), same, batch.rounds, batch.nodes, batch.waits)
+    told = batch.rounds, batch.nodes, batch.waits, batch.gaps, batch.parts
+    return Run(who.name, len(prompts), seconds, sum(map(len, batch.ids)), same, *told)
 
 
 def row(who: str, size: int, runs: Sequence[Run], plain: Sequence[Run]) -> Row:
@@ -113,28 +121,29 @@ def row(who: str, size: int, runs: Sequence[Run], plain: Sequence[Run]) -> Row:
     ratios = [
         own.tokens / own.seconds * theirs.seconds / theirs.tokens for own, theirs in zip(runs, plain, strict=True)
     ]
-    waits = [wait for run in runs for wait in run.waits]
     rounds = sum(run.rounds or 0 for run in runs)
     return Row(
         who,
         size,
         (statistics.median(paces), paces[0], paces[-1]),
         statistics.median(ratios),
-        1e3 * statistics.median(waits) if waits else None,
+        _milliseconds([wait for run in runs for wait in run.waits]),
+        _milliseconds([gap for run in runs for gap in run.gaps]),
         sum(run.nodes for run in runs) / rounds if rounds else 0.0,
         sum(run.same for run in runs),
         sum(run.size for run in runs),
     )
 
 
-def parts_of_a_round(engine: dg.Engine, prompts: Sequence[list[int]], tokens: int) -> dict[str, float]:
-    """Milliseconds of a round of all requests by part; "outside" is what no request was charged with."""
-    begun = time.perf_counter()
-    results = engine.generate([list(prompt) for prompt in prompts], max_new_tokens=tokens, ignore_eos=True)
-    whole = time.perf_counter() - begun
-    rounds = max(result.stats.num_rounds for result in results)
-    parts = {part: sum(result.stats.seconds[part] for result in results) for part in PARTS}
-    parts["outside"] = whole - sum(parts.values())
+def _milliseconds(seconds: Sequence[float]) -> float | None:
+    return 1e3 * statistics.median(seconds) if seconds else None
+
+
+def parts_of_a_round(runs: Sequence[Run]) -> dict[str, float]:
+    """Milliseconds of a round by part, per request that takes part in it; "outside" is what no request was charged with."""
+    rounds = sum(run.rounds or 0 for run in runs)
+    parts = {part: sum(run.parts[part] for run in runs) for part in PARTS}
+    parts["outside"] = sum(run.seconds for run in runs) - sum(parts.values())
     return {part: 1e3 * seconds / rounds for part, seconds in parts.items()}
 
 
@@ -143,8 +152,9 @@ def blocks(
 ) -> Iterator[str | Sheet]:
     yield (
         f"{about}, float32, greedy, {tokens} tokens for every request, reading the prompts included; everybody in turns. Tokens "
-        "per second: median of the calls (least–most). The ratio to our own plain batching is a median over turns. Same texts: "
-        "those that are the text of the request alone."
+        "per second: median of the calls (least–most). The ratio to our own plain batching is a median over turns. Time to the "
+        "first token: from when all were asked, median over requests. Time between tokens: of a request after its first event, "
+        "divided by its later tokens. Same texts: those that are the text of the request alone."
     )
     yield table(
         [
@@ -153,12 +163,16 @@ def blocks(
             "tokens per second",
             "× our plain",
             "ms to first token",
+            "ms between tokens",
             "nodes per round and request",
             "same",
         ],
         map(_cells, rows),
     )
-    yield "A round of all requests with the defaults, by part, in milliseconds: a part is the sum over the requests."
+    yield (
+        "A round of one request with the defaults, by part, in milliseconds, reading the prompts included. Passes that requests "
+        "share are divided among them."
+    )
     names = [*PARTS, "outside"]
     yield table(
         ["requests", *names], ([str(size), *(f"{ms[name]:.2f}" for name in names)] for size, ms in parts.items())
@@ -167,9 +181,18 @@ def blocks(
 
 def _cells(row: Row) -> list[str]:
     middle, low, high = row.pace
-    wait = "" if row.wait is None else f"{row.wait:.0f}"
+    wait, gap = ("" if ms is None else f"{ms:.{digits}f}" for ms, digits in ((row.wait, 0), (row.gap, 1)))
     pace = f"{middle:.0f} ({low:.0f}–{high:.0f})"
-    return [row.who, str(row.size), pace, f"{row.plain:.2f}", wait, f"{row.nodes:.1f}", f"{row.same} of {row.texts}"]
+    return [
+        row.who,
+        str(row.size),
+        pace,
+        f"{row.plain:.2f}",
+        wait,
+        gap,
+        f"{row.nodes:.1f}",
+        f"{row.same} of {row.texts}",
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -180,6 +203,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--sizes", type=at_least(1), nargs="+", default=[1, 2, 4, 8, 16, 32], help="requests at once")
     add("--tokens", type=at_least(2), default=48, help="per request")
     add("--repeats", type=at_least(1), default=3)
+    add(
+        "--padded-up-to",
+        type=at_least(1),
+        default=32,
+        help="requests that transformers and economize are asked with at most",
+    )
     options = experiment.start(arguments)
     if options.model:
         experiment.file = experiment.file.with_name(f"{experiment.file.name}-{options.model.name}")
@@ -195,11 +224,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     turns = [(size, turn) for turn in range(options.repeats) for size in options.sizes]
     for size, turn in track(turns, "batches"):
         for who in everybody[:: -1 if turn % 2 else 1]:
+            if size > options.padded_up_to and isinstance(who, Padded | EconomizeBatch):
+                continue
             gc.collect()
             runs[who.name, size].append(measured(who, prompts[:size], alone[:size], options.tokens))
-    rows = [row(who.name, size, runs[who.name, size], runs[PLAIN, size]) for size in options.sizes for who in everybody]
-    auto = next(who.engine for who in everybody if who.name == AUTO)
-    parts = {size: parts_of_a_round(auto, prompts[:size], options.tokens) for size in options.sizes}
+    rows = [
+        row(who.name, size, runs[who.name, size], runs[PLAIN, size])
+        for size in options.sizes
+        for who in everybody
+        if runs[who.name, size]
+    ]
+    parts = {size: parts_of_a_round(runs[AUTO, size]) for size in options.sizes}
     about = options.model.name + ", looked-up drafts" if options.model else "The bundled pair"
     told = {"settings": {"tokens": options.tokens, "repeats": options.repeats, "model": about}}
     text = experiment.save(

@@ -4,16 +4,19 @@
 
 A random Llama with a long window, and a drafter that agrees with it in part, have so little to compute that what the engine does
 around them shows. The bundled pair and the model in --model go as far as their windows. CPU seconds of the process, medians over
-rounds; prompts are read before. Writes long_context.json and long_context.md into --out.
+rounds; prompts are read before. Lines of Python that a round runs are counted as well, for no other process disturbs them, nor
+does a cache that a graph has swept. Writes long_context.json and long_context.md into --out.
 """
 
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -23,6 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 import draftgraph as dg
 from draftgraph.data import bundled_pair
 from draftgraph.request.clock import Clock
+from draftgraph.request.result import Stream
 from draftgraph.request.state import Request
 from draftgraph.view.sheet import Sheet
 from experiments.experiment import Experiment, at_least, table
@@ -35,8 +39,11 @@ OWN = ("drafting", "warping", "rule", "commit", "outside", "around drafter", "ar
 MODELS = ("drafter", "target")
 WARM_ROUNDS = 3
 """First rounds that are left out: they read the rest of the prompt, and compile a size of pass."""
+TRACED_ROUNDS = 12
+"""Rounds behind the measured ones whose lines are counted."""
 GROWN_MS = 0.1
 """So much more behind the longest context than behind the shortest is growth, and not noise."""
+SOURCE = str(Path(dg.__file__).parent)
 now = time.process_time
 
 
@@ -71,13 +78,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Row:
-    """ms  per round, by OWN and MODELS."""
+    """ms  per round, by OWN and MODELS. lines  of draftgraph that a round runs, mean."""
 
     subject: str
     case: str
     context: int
     rounds: int
     ms: Mapping[str, float]
+    lines: float = 0.0
 
     @property
     def own(self) -> float:
@@ -104,9 +112,9 @@ class Passes:
 
 
 def rounds(
-    engine: dg.Engine, passes: Mapping[str, Passes], prompt: list[int], params: dg.SamplingParams
-) -> Iterator[dict[str, float]]:
-    """Seconds by part of every round behind the first ones."""
+    engine: dg.Engine, passes: Mapping[str, Passes], prompt: list[int], params: dg.SamplingParams, count: int
+) -> tuple[list[dict[str, float]], float]:
+    """Seconds by part of so many rounds behind the first ones, and the lines of a round."""
     begin = engine.drafter.begin
 
     def on_cpu(request: Request) -> None:
@@ -116,15 +124,37 @@ def rounds(
     engine.drafter.begin = on_cpu  # type: ignore[method-assign]
     try:
         stream = engine.stream(prompt, params)
-        begun = now()
-        for number, event in enumerate(stream):
-            whole = now() - begun
-            ran = {name: each.take() for name, each in passes.items()}
-            if number >= WARM_ROUNDS:
-                yield _parts(event.round.seconds, ran, whole)
-            begun = now()
+        found = [_timed(stream, passes) for _ in range(WARM_ROUNDS + count)]
+        return found[WARM_ROUNDS:], _lines(stream, TRACED_ROUNDS) / TRACED_ROUNDS
     finally:
         engine.drafter.begin = begin  # type: ignore[method-assign]
+
+
+def _timed(stream: Stream, passes: Mapping[str, Passes]) -> dict[str, float]:
+    """Seconds by part of the next round."""
+    begun = now()
+    event = next(stream)
+    whole = now() - begun
+    return _parts(event.round.seconds, {name: each.take() for name, each in passes.items()}, whole)
+
+
+def _lines(stream: Stream, count: int) -> int:
+    """Lines of draftgraph that the next rounds run."""
+    ran = 0
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal ran
+        ran += event == "line"
+        return trace if frame.f_code.co_filename.startswith(SOURCE) else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        for _ in range(count):
+            next(stream)
+    finally:
+        sys.settrace(before)
+    return ran
 
 
 def _parts(seconds: Mapping[str, float], ran: Mapping[str, float], whole: float) -> dict[str, float]:
@@ -143,17 +173,13 @@ def measure(subject: Subject, contexts: Sequence[int], count: int) -> Iterator[R
         models = {"target": engine.target, "drafter": engine.drafter.model}
         passes = {name: Passes(model) for name, model in models.items() if model is not None}
         window = engine.target.context_window or max(contexts)
-        room = 10 * (count + WARM_ROUNDS)
+        room = 10 * (count + WARM_ROUNDS + TRACED_ROUNDS)
         for context in contexts:
             if context + room <= window:
                 params = dg.SamplingParams(room, seed=context, ignore_eos=True, **case.params)
-                found = _first(rounds(engine, passes, prompt(engine, context), params), count)
+                found, lines = rounds(engine, passes, prompt(engine, context), params, count)
                 parts = {part: 1e3 * statistics.median(each[part] for each in found) for part in (*OWN, *MODELS)}
-                yield Row(subject.name, case.name, context, len(found), parts)
-
-
-def _first(found: Iterator[dict[str, float]], count: int) -> list[dict[str, float]]:
-    return [each for _, each in zip(range(count), found, strict=False)]
+                yield Row(subject.name, case.name, context, len(found), parts, lines)
 
 
 def prompt(engine: dg.Engine, length: int) -> list[int]:
@@ -182,9 +208,19 @@ def long_pair(window: int) -> tuple[PreTrainedModel, PreTrainedModel]:
 def blocks(rows: Sequence[Row]) -> list[str | Sheet]:
     return [
         "Milliseconds of the processor per round, medians. Own: what is not inside a graph. The graphs attend to the context, so "
-        "they cost more behind a longer one; nothing else should.",
+        "they cost more behind a longer one; nothing else should. A graph that has read a long context leaves nothing else in "
+        "the processor's caches, so that the same lines take longer behind it. Lines: of Python, in draftgraph, per round.",
         table(
-            ["models", "case", "context", "own ms", *OWN, *(f"graph of the {name}" for name in MODELS), "rounds"],
+            [
+                "models",
+                "case",
+                "context",
+                "lines",
+                "own ms",
+                *OWN,
+                *(f"graph of the {name}" for name in MODELS),
+                "rounds",
+            ],
             [_cells(row) for row in rows],
         ),
         "Growth of the own part from the shortest to the longest context: " + "; ".join(growth(rows)) + ".",
@@ -193,7 +229,7 @@ def blocks(rows: Sequence[Row]) -> list[str | Sheet]:
 
 def _cells(row: Row) -> list[str]:
     parts = [f"{row.ms[part]:.3f}" for part in (*OWN, *MODELS)]
-    return [row.subject, row.case, f"{row.context:,}", f"{row.own:.2f}", *parts, str(row.rounds)]
+    return [row.subject, row.case, f"{row.context:,}", f"{row.lines:,.0f}", f"{row.own:.2f}", *parts, str(row.rounds)]
 
 
 def growth(rows: Sequence[Row]) -> list[str]:

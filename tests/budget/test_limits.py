@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import draftgraph as dg
 from cost_tables import cost, costs, with_chains
-from draftgraph.budget.automatic import MOST_COPIES, PROBE_DEPTH, PROBE_SHARE, AutoBudget
+from draftgraph.budget.automatic import COMPARED_EVERY, LEARNING, MOST_COPIES, PROBE_DEPTH, PROBE_SHARE, AutoBudget
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.ledger import LEAST_GAIN, Ledger
 from draftgraph.draft.terms import Limits
@@ -213,6 +213,23 @@ def test_draws_say_nothing_of_their_tokens_so_a_chain_of_draws_is_no_longer_than
     drawn, best = (AutoBudget(table, narrows=True, draws=draws).forms[0].expected() for draws in (True, False))
     assert drawn.depth < best.depth
     assert drawn.rate == best.rate
+
+
+def test_a_draft_that_was_decided_stands_for_some_rounds_once_enough_was_seen():
+    records, _ = play(costs(), lambda length: 0.7)
+    drafted = [record.reason for record in records if record.decision == "draft"]
+    changes = [number for number, (a, b) in enumerate(pairwise(drafted), 1) if a != b]
+    assert [*range(1, LEARNING + 1)] == changes[:LEARNING]
+    assert [*range(LEARNING + COMPARED_EVERY, len(drafted), COMPARED_EVERY)] == changes[LEARNING:]
+
+
+def test_a_decision_that_stands_keeps_to_what_is_left_of_the_text():
+    auto, records = AutoBudget(costs()), []
+    for left in range(40, 0, -1):
+        limits = auto(60 - left, records, left)
+        assert limits.reach == left
+        records.append(record(60 - left, min(limits.depth, left), 0, limits))
+        auto.offer(limits)
 
 
 def test_the_last_token_is_not_drafted():

@@ -34,10 +34,15 @@ class Clock:
     def thread_time(self) -> float:
         return self.now * (1.0 - self.away)
 
+    process_time = thread_time
+
 
 @dataclass
 class SlowModel:
-    """A model whose passes take `seconds`, and a tenth of that per further row."""
+    """A model whose passes take `seconds`, a tenth of that per further row, and `change` more if the last one had other rows.
+
+    reading  seconds that every row takes more per token of text before it.
+    """
 
     clock: Clock
     seconds: float
@@ -48,10 +53,14 @@ class SlowModel:
     switch: int | None = None
     numerics: str = "exact"
     device: torch.device = CPU
+    change: float = 0.0
+    reading: float = 0.0
+    length: int = 0
     rows: list[int] = field(default_factory=list)
     parents: list[list[int]] = field(default_factory=list)
 
     def open(self, capacity: int) -> CacheHandle:
+        self.length = 0
         return CacheHandle()
 
     def expect(self, text: CacheHandle, length: int) -> None:
@@ -61,7 +70,10 @@ class SlowModel:
         [feed] = batch
         self.rows.append(len(feed.committed) + len(feed.tokens))
         self.parents.append([*feed.parents])
-        self.clock.now += self.seconds * (1.0 + 0.1 * (self.rows[-1] - 1))
+        changed = len(self.rows) > 1 and self.rows[-1] != self.rows[-2]
+        self.clock.now += self.seconds * (1.0 + 0.1 * (self.rows[-1] - 1)) + self.change * changed
+        self.clock.now += self.reading * self.rows[-1] * self.length
+        self.length += len(feed.committed)
         return [torch.empty(0)]
 
     def keep(self, text: CacheHandle, nodes: Sequence[int]) -> None:
@@ -95,7 +107,13 @@ class Rounds:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=clock.perf_counter, thread_time=clock.thread_time))
+    monkeypatch.setattr(
+        timing,
+        "time",
+        SimpleNamespace(
+            perf_counter=clock.perf_counter, thread_time=clock.thread_time, process_time=clock.process_time
+        ),
+    )
     return clock
 
 
@@ -165,6 +183,22 @@ def test_sizes_that_passes_are_padded_to_are_timed_in_rising_order_twice_each(cl
     assert costs.target(30) > costs.target(24)
 
 
+@pytest.mark.parametrize("seconds", [0.004, 0.03])
+def test_a_change_of_size_is_timed_apart(clock: Clock, seconds: float) -> None:
+    costs, _, _ = measured(clock, seconds, sizes=(2, 4, 8, 24), change=0.003)
+    assert costs.target.change == pytest.approx(0.003)
+    assert costs.target(1) == costs.target(2) == pytest.approx(1.1 * seconds)
+    assert costs.target(8) == pytest.approx(1.7 * seconds), "no part of what a pass of this size costs"
+
+
+@pytest.mark.parametrize(("seconds", "window", "known"), [(0.004, 1024, True), (0.004, 512, False), (0.3, 1024, False)])
+def test_what_a_row_takes_to_read_a_text_is_timed_behind_a_long_one(
+    clock: Clock, seconds: float, window: int, known: bool
+) -> None:
+    costs, _, _ = measured(clock, seconds, context_window=window, reading=1e-6)
+    assert costs.target.reading == pytest.approx(1e-6 if known else 0.0)
+
+
 def test_a_slow_model_with_sizes_is_timed_once_each(clock: Clock) -> None:
     costs, model, _ = measured(clock, 0.3, sizes=(1, 2, 4, 8, 24))
     assert model.rows[1:6] == [1, 2, 4, 8, 24]
@@ -215,9 +249,12 @@ def test_a_processor_that_was_away_is_noticed_even_if_every_size_was_timed_once(
     costs, _, _ = measured(clock, 1.0)
     assert costs.waited == pytest.approx(away)
     assert costs.busy == busy
+    assert costs.target(1) == pytest.approx(1.0 - away), "what others had does not count"
 
 
 def test_an_accelerator_may_be_waited_for(clock: Clock) -> None:
     clock.away = 0.9
     model = SlowModel(clock, 0.5, device=torch.device("meta"))
-    assert not timing.measure(model, None, Rounds(model)).busy
+    costs = timing.measure(model, None, Rounds(model))
+    assert not costs.busy
+    assert costs.target(1) == pytest.approx(0.5)

@@ -8,6 +8,7 @@ import pytest
 from transformers import PreTrainedModel
 
 import draftgraph as dg
+from draftgraph.draft.edges import sources
 from models import plain, tiny_lm
 
 
@@ -62,3 +63,27 @@ def test_drafts_are_fixed_and_within_the_budget(structure: str) -> None:
         assert not any(round.sampled)
         if structure == "chain":
             assert list(round.parents) == list(range(-1, len(round.tokens) - 1))
+
+
+@pytest.mark.parametrize("kind", ["lookup", "model"])
+def test_a_request_that_never_drafts_keeps_nothing_to_copy_from(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads of the target's rows are sorted out of the whole vocabulary, for every request and round."""
+    looked: list[int] = []
+    rows = sources.shared_rows
+    monkeypatch.setattr(sources, "shared_rows", lambda scores, nodes: looked.append(len(scores)) or rows(scores, nodes))
+    drafting = {"drafter": "lookup"} if kind == "lookup" else {"draft_model": target(), "edges": ("own", "context")}
+    engine = dg.Engine.from_pretrained(target(), **drafting)  # type: ignore[arg-type]
+    prompts = [[9, 4], [3, 7, 3]]
+    plainly = engine.generate(prompts, max_new_tokens=12, budget=0)
+    assert not looked
+    assert [found.token_ids for found in plainly] == [plain(target(), prompt, 12) for prompt in prompts]
+    engine.generate(prompts, max_new_tokens=12, budget=3)
+    assert looked
+
+
+def test_a_table_of_all_requests_learns_from_those_that_never_draft() -> None:
+    engine = dg.Engine.from_pretrained(target(), drafter="lookup", edges=("own", "table"))
+    right = engine.generate([9, 4], max_new_tokens=40, budget=0).token_ids
+    found = engine.generate([9, 4], max_new_tokens=40, budget=8)
+    assert found.token_ids == right
+    assert found.stats.accepted_by_source["table"] > 0

@@ -172,6 +172,31 @@ def test_long_prompts_are_read_in_turn_one_piece_a_step_while_others_decode() ->
     board.close()
 
 
+@pytest.mark.parametrize("kind", ["lookup", "pair", "openvino", "bitwise"])
+def test_a_piece_is_read_in_the_pass_of_those_who_decode(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, passes = engine(kind), []
+    forward = made.target.forward
+
+    def seen(feeds: Any, taps: Any = ()) -> Any:
+        passes.append([feed.num_rows for feed in feeds])
+        return forward(feeds, taps)
+
+    board = scheduler(made)
+    decoding = board.add(make_course(made, [5, 9], {"max_new_tokens": 20, "budget": 0}))
+    board.step()
+    monkeypatch.setattr(made.target, "forward", seen)
+    long = board.add(make_course(made, [3] * 50, {"max_new_tokens": 4, "budget": 0}))
+    while board.busy:
+        board.step()
+    assert passes[:4] == [[1, 16]] * 3 + [[1, 2]]
+    assert [ticket.course.request.tally.seconds["target"] > 0.0 for ticket in (decoding, long)] == [True, True]
+    texts = [ticket.course.result().token_ids for ticket in (decoding, long)]
+    assert texts == [
+        made.generate(prompt, max_new_tokens=count, budget=0).token_ids
+        for prompt, count in (([5, 9], 20), ([3] * 50, 4))
+    ]
+
+
 def test_short_prompts_that_keep_coming_do_not_starve_a_long_one() -> None:
     made = engine("lookup")
     board = scheduler(made)
@@ -376,6 +401,46 @@ def test_rows_of_one_request_that_are_no_numbers_hurt_nobody_else() -> None:
     hook.remove()
     assert [len(result.token_ids) for result in raised.value.results] == [5, 0, 5]
     assert cells(made) == 0
+
+
+class Blind(dg.Drafter):
+    """A drafter that cannot read the prompt of 11s."""
+
+    def propose(self, request: Any, limits: Any) -> dg.Draft:
+        return dg.Draft(dg.DraftGraph())
+
+    def read(self, request: Any, taps: Any, path: Any) -> None:
+        if request.tokens[0] == 11:
+            raise ValueError("too dark")
+
+
+@pytest.mark.parametrize("fault", ["rows", "drafter"])
+def test_a_piece_that_fails_ends_its_request_alone(fault: str) -> None:
+    made = dg.Engine.from_pretrained(tiny_lm(), drafter=Blind(), budget=4)
+    made.target.most_rows = 16
+    token = 63 if fault == "rows" else 11
+
+    def spoil(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        if 63 in kwargs["input_ids"]:
+            output.logits = output.logits * float("nan")
+        return output
+
+    hook = made.target.model.register_forward_hook(spoil, with_kwargs=True)  # type: ignore[attr-defined]
+    board = scheduler(made)
+    others = [board.add(make_course(made, prompt, {"max_new_tokens": 6})) for prompt in ([5, 9, 5], [3] * 40)]
+    board.step()
+    bad = board.add(make_course(made, [token] * 40, {"max_new_tokens": 6}))
+    outcomes = []
+    while board.busy:
+        outcomes += board.step()
+    hook.remove()
+    failed = [(ticket, error) for ticket, error in outcomes if isinstance(error, Exception)]
+    assert [ticket for ticket, _ in failed] == [bad]
+    assert isinstance(failed[0][1], LogitsError if fault == "rows" else DraftgraphError)
+    texts = [ticket.course.result().token_ids for ticket in others]
+    assert texts == [plain(made.target.model, prompt, 6) for prompt in ([5, 9, 5], [3] * 40)]  # type: ignore[attr-defined]
+    assert cells(made) == 0
+    board.close()
 
 
 class Stubborn(dg.Drafter):

@@ -9,16 +9,22 @@ import torch
 from draftgraph.backends.base import CacheHandle, CausalLM, Feed, Scored
 
 
-def read_piece(model: CausalLM, text: CacheHandle, unread: Sequence[int], taps: Sequence[str] = ()) -> Scored | None:
-    """Read the next piece of a text, unless one pass can read the rest together with a draft. Then nothing is read: None.
+def piece_of(model: CausalLM, text: CacheHandle, unread: Sequence[int]) -> Feed | None:
+    """The next piece of a text; None where one pass can read the rest together with a draft.
 
     text    what the model has cached.
     unread  the tokens that follow it.
     """
-    if len(unread) <= model.most_rows:
+    return None if len(unread) <= model.most_rows else Feed(text, unread[: model.most_rows])
+
+
+def read_piece(model: CausalLM, text: CacheHandle, unread: Sequence[int], taps: Sequence[str] = ()) -> Scored | None:
+    """Read the next piece of a text. None: there is none, see `piece_of`, and nothing is read."""
+    piece = piece_of(model, text, unread)
+    if piece is None:
         return None
     with torch.inference_mode():
-        return model.forward([Feed(text, unread[: model.most_rows])], taps)[0]
+        return model.forward([piece], taps)[0]
 
 
 def read(model: CausalLM, text: CacheHandle, unread: Sequence[int]) -> None:

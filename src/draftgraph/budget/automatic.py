@@ -26,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.form import Form
 from draftgraph.budget.offers import Offer, Prices
+from draftgraph.budget.pass_sizes import PassSizes
 from draftgraph.budget.rivals import Rivals
 from draftgraph.draft.structures.base import MIN_MASS
 from draftgraph.draft.terms import Limits
@@ -41,7 +42,9 @@ MOST_DOUBLINGS = 4
 STAY = 0.95
 """A form is left for another one if its rate is below this share of the other's: both are estimates, and a change costs time."""
 COMPARED_EVERY = 4
-"""Rounds from one comparison of the forms to the next."""
+"""Rounds from one comparison of the forms to the next. A draft that was decided stands in between: deciding takes time too."""
+LEARNING = 4
+"""First rounds, in which every draft is decided anew."""
 STAYS = 3
 """Rounds for which a decision beside others stands, if about as many others take part: deciding takes time of all."""
 
@@ -69,6 +72,7 @@ class AutoBudget:
     copied_to: int | None = None
     forms: list[Form] = field(init=False)
     _form: Form = field(init=False)
+    _sizes: PassSizes = field(init=False)
     _asked: int = 0
     _probing: bool = False
     _waited: int = 0
@@ -79,6 +83,8 @@ class AutoBudget:
     _rivals: Rivals = field(default_factory=Rivals)
     _shared: Limits | None = None
     _light: Limits | None = None
+    _standing: Limits | None = None
+    _length: int = 0
     _others: int = 0
     _left: int = 0
     _owed: list[tuple[RoundRecord, int]] = field(default_factory=list)
@@ -90,7 +96,7 @@ class AutoBudget:
             self.forms.insert(0, Form(chains, self.deepest, 1, narrow=True, draws=self.draws))
         self._form = self.forms[0]
         self._plain = 1.0 / self.costs.plain
-        self._copies = (self.costs.plain, *self.costs.verifying_each[1 : MOST_COPIES + 1])
+        self._sizes = PassSizes(self.costs, MOST_COPIES)
         self._hopeless = max(form.most for form in self.forms) <= self._plain
         probed = min(PROBE_DEPTH, self.deepest)
         self._probe_seconds = self.forms[0].costs.round(probed, [1.0] * probed)
@@ -101,7 +107,7 @@ class AutoBudget:
         unable  why the drafter cannot draft, if so.
         """
         self._learn(rounds)
-        self._light = None
+        self._light, self._length = None, length
         if reach == 0:
             return self._none(reach, "the next token is the last one")
         if unable:
@@ -126,6 +132,10 @@ class AutoBudget:
     def _alone(self, length: int, reach: int) -> Limits:
         """The limits of a round without others."""
         self._shared = None
+        if self._standing is not None and self._read > LEARNING and self._read % COMPARED_EVERY:
+            self._asked = min(self._standing.depth, reach)
+            return self._standing.within(reach)
+        self._standing = None
         self._teach()
         self._choose()
         rate = self._form.expected().rate
@@ -160,6 +170,7 @@ class AutoBudget:
         """The limits of that round if its draft, one among those of others, is `depth` deep at most."""
         told = f"{prices.rate:.0f} tokens/s with {prices.requests} requests"
         self._others, self._left, self._asked = prices.requests, STAYS, min(depth, planned.reach)
+        self._standing = None
         if depth == 0:
             reason = self._told(f"plain: no draft pays beside the others, {told}")
             self._shared = Limits(0, 0, planned.reach, reason=reason)
@@ -205,6 +216,7 @@ class AutoBudget:
 
     def _learn(self, rounds: Sequence[RoundRecord]) -> None:
         for record in rounds[self._read :]:
+            self._sizes.passed(1 + len(record.tokens))
             if self._asked and record.decision != COPIES:
                 self._form.learn(record, self._asked)
                 if not self._probing:  # which looks for no copies
@@ -234,8 +246,9 @@ class AutoBudget:
         _, rate, tokens = self._form.expected()
         what = "a chain, " if self._form.narrow else ""
         why = f"draft: {what}{tokens:.2f} tokens per round expected, {rate:.0f} tokens/s; none {self._plain:.0f}"
-        limits = self._with_copies(self._form.limits(reach, self._told(why)), self._copies, rate, tokens)
+        limits = self._with_copies(self._form.limits(reach, self._told(why)), self._sizes.seconds(), rate, tokens)
         self._asked, self._probing, self._waited, self._failures = min(limits.depth, reach), False, 0, 0
+        self._standing = limits
         return limits
 
     def _none(self, reach: int, why: str) -> Limits:
@@ -243,7 +256,7 @@ class AutoBudget:
         self._asked, self._probing = 0, False
         if not self.copies or reach == 0:
             return Limits(0, 0, reach, reason=self._told(f"plain: {why}"))
-        return self._copied(reach, self._copies, f"{why}; as many as give more")
+        return self._copied(reach, self._sizes.behind(self._length), f"{why}; as many as give more")
 
     def _copied(self, reach: int, seconds: Sequence[float], why: str) -> Limits:
         """Limits of a draft of copies alone."""

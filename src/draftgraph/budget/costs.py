@@ -41,6 +41,8 @@ class Cost:
     """Seconds of a forward pass by its rows: medians, and the 10th and 90th percentile over `repeats` passes each.
 
     sizes  numbers of rows that passes are padded to (`CausalLM.sizes`): costs are a staircase then.
+    change  seconds more of a pass whose size is not that of the last one.
+    reading  seconds per row and per token of the text before it, beyond the text behind which the passes were timed.
     """
 
     rows: Sequence[int]
@@ -49,6 +51,8 @@ class Cost:
     high: Sequence[float]
     repeats: Sequence[int]
     sizes: Sequence[int] = ()
+    change: float = 0.0
+    reading: float = 0.0
 
     @cached_property
     def rising(self) -> list[float]:
@@ -60,8 +64,8 @@ class Cost:
         if not self.sizes:
             return self._between(rows)
         fewer, share = int(rows), rows - int(rows)
-        least = self._between(self._padded(fewer))
-        return least if share == 0.0 else (1.0 - share) * least + share * self._between(self._padded(fewer + 1))
+        least = self._between(self.padded(fewer))
+        return least if share == 0.0 else (1.0 - share) * least + share * self._between(self.padded(fewer + 1))
 
     def each(self, rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Seconds of passes over so many rows, each as a call of this object says."""
@@ -74,7 +78,7 @@ class Cost:
     def _by_rows(self) -> npt.NDArray[np.float64]:
         return np.array([self(rows) for rows in range(TABLE_ROWS + 1)])
 
-    def _padded(self, rows: int) -> int:
+    def padded(self, rows: int) -> int:
         """Rows of the pass that computes so many."""
         place = bisect_left(self.sizes, rows)
         return rows if place == len(self.sizes) else self.sizes[place]
@@ -246,5 +250,8 @@ def _refuse_pass_times(cost: Cost) -> None:
     rising = all(fewer < more for fewer, more in pairwise((0, *cost.rows)))
     if len({len(column) for column in columns}) != 1 or len(cost.rows) < 2 or not rising:
         raise BrokenFileError("a table of pass times needs rising numbers of rows, two or more, and seconds for each")
-    if not all(0.0 < each <= DAY_SECONDS for each in seconds) or not all(count >= 1 for count in cost.repeats):
+    possible = all(0.0 < each <= DAY_SECONDS for each in seconds) and all(
+        0.0 <= each <= DAY_SECONDS for each in (cost.change, cost.reading)
+    )
+    if not possible or not all(count >= 1 for count in cost.repeats):
         raise BrokenFileError("the table has pass times that cannot be")

@@ -30,14 +30,16 @@ WANTED = (5, 6, 9, 33, 7, 13, 11, 25, 65)
 """Numbers of rows that are timed if there is time."""
 DRAFTER_NEEDED, DRAFTER_WANTED = (1, 4), (2, 8, 16, 64)
 """The same of a drafter, which also reads what it has missed."""
+FAR, FAR_ROWS, FAR_REPEATS = 512, (2, 8), 3
+"""Tokens behind which a few passes of a fast target are timed as well, their rows, and how often: the first one is a change."""
 REPEATS = 21
 """Passes with one number of rows, at most."""
 PASSES_SECONDS, ROUNDS_SECONDS = 0.8, 0.6
 """Time for passes and, about, for rounds."""
 LONGEST_SECONDS = 20.0
 """Two numbers of rows are enough once passes have taken so long."""
-SETTLED_SECONDS = 0.02
-"""Beside a pass that takes longer, what a change of size costs does not matter."""
+SETTLED_SECONDS = 0.06
+"""Beside a pass that takes longer, what a change of size costs hardly matters."""
 FORWARDS = ("drafter", "target")
 FEW, FULL, FULL_CHAIN = 2, 16, 8
 """Nodes of the drafts that tell what passes and nodes cost outside the forwards; full ones also what drafts are accepted."""
@@ -75,7 +77,10 @@ def measure(
     )
     costs = pass_costs(models, prompt, needed, wanted, ["target"] if chains else [])
     share = (time.thread_time() - worked) / (time.perf_counter() - began)
-    times, theirs = costs["target"], costs.get("drafter")
+    times, theirs = (
+        replace(costs["target"], reading=_reading(target, costs["target"], prompt, window)),
+        costs.get("drafter"),
+    )
     waited = max(0.0, 1.0 - share) if target.device.type == "cpu" else 0.0  # an accelerator may be waited for
     table = Costs(times, theirs, (0.0,) * 3, 0.0, torch.get_num_threads(), context, waited=waited)
     if times(1) > SLOW_SECONDS:
@@ -158,6 +163,24 @@ def pass_costs(
     return {name: each.cost() for name, each in zip(models, timed, strict=True)}
 
 
+@torch.inference_mode()
+def _reading(model: CausalLM, times: Cost, prompt: Sequence[int], window: int) -> float:
+    """Seconds that a row takes more per token of text before it; 0 where a pass is slow or the window is small."""
+    fewer, more = FAR_ROWS
+    if times(more) >= SETTLED_SECONDS or window < FAR + more:
+        return 0.0
+    text = model.open(FAR + more)
+    try:
+        read(model, text, (list(prompt) * FAR)[:FAR])
+        feeds = {rows: Feed(text, [], [prompt[0]] * rows, range(ROOT, rows - 1)) for rows in FAR_ROWS}
+        far = {
+            rows: statistics.median(_one_pass(model, feed) for _ in range(FAR_REPEATS)) for rows, feed in feeds.items()
+        }
+    finally:
+        model.close(text)
+    return max(0.0, (far[more] - far[fewer]) - (times(more) - times(fewer))) / ((more - fewer) * (FAR - len(prompt)))
+
+
 class _Timed:
     """One model that is timed: seconds by number of rows. Reading the prompt warms it up."""
 
@@ -168,6 +191,7 @@ class _Timed:
         self.model = model
         self.sizes, self.needed = _in_order(model.sizes, needed, wanted)
         self.times: dict[int, list[float]] = {}
+        self.changes: list[float] = []
         self.turns, self.seconds = 0, 0.0
         self.text = model.open(len(prompt) + max(self.sizes))
         self.tokens = [token if token < model.vocab_size else 0 for token in prompt]
@@ -186,21 +210,35 @@ class _Timed:
             if now > deadline and not needed:
                 continue  # a larger size may be needed
             if first or size in self.times:
-                fed = (self.tokens * size)[:size]
-                parents = range(ROOT, size - 1) if self.chained else [ROOT] * size
-                rows = Feed(self.text, [], fed, parents)
+                rows = self._rows(size)
                 seconds = _one_pass(self.model, rows)
                 if self.model.sizes and seconds < SETTLED_SECONDS:  # a pass costs more if the last one had another size
                     seconds = _one_pass(self.model, rows)
                 self.times.setdefault(size, []).append(seconds)
+        self._change()
         self.seconds += time.perf_counter() - begun
+
+    def _change(self) -> None:
+        """Time a change between the two smallest sizes, which both have been in use before."""
+        if not self.model.sizes or len(self.times) < 2:
+            return
+        least, more = sorted(self.times)[:2]
+        if self.times[more][-1] < SETTLED_SECONDS:
+            _one_pass(self.model, self._rows(least))
+            self.changes.append(_one_pass(self.model, self._rows(more)) - self.times[more][-1])
+
+    def _rows(self, size: int) -> Feed:
+        """A draft of this size."""
+        parents = range(ROOT, size - 1) if self.chained else [ROOT] * size
+        return Feed(self.text, [], (self.tokens * size)[:size], parents)
 
     def cost(self) -> Cost:
         rows = sorted(self.times)
         low, middle, high = (
             [float(np.percentile(self.times[size], share)) for size in rows] for share in (10.0, 50.0, 90.0)
         )
-        return Cost(rows, middle, low, high, [len(self.times[size]) for size in rows], self.model.sizes)
+        change = max(0.0, statistics.median(self.changes)) if self.changes else 0.0
+        return Cost(rows, middle, low, high, [len(self.times[size]) for size in rows], self.model.sizes, change)
 
     def close(self) -> None:
         self.model.close(self.text)
@@ -225,11 +263,12 @@ def _padded(rows: int, sizes: Sequence[int]) -> int:
 
 
 def _one_pass(model: CausalLM, rows: Feed) -> float:
-    begun = time.perf_counter()
+    """Seconds. On a CPU, time in which others had the core of a pass in one thread does not count."""
+    begun, worked = time.perf_counter(), time.process_time()
     model.forward([rows])  # it reads the logits back, so that an accelerator has finished
-    seconds = time.perf_counter() - begun
+    seconds, work = time.perf_counter() - begun, time.process_time() - worked
     model.keep(rows.text, ())
-    return seconds
+    return min(seconds, work) if model.device.type == "cpu" else seconds
 
 
 def outside(record: RoundRecord) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from draftgraph.draft.base import Drafter
-from draftgraph.draft.edges.sources import TAIL, Sources
+from draftgraph.draft.edges.sources import TAIL, Sources, kept
 from draftgraph.draft.edges.table import TokenTable
 from draftgraph.draft.graph import DraftGraph, Edge
 from draftgraph.draft.terms import Draft, Limits
@@ -46,9 +46,9 @@ class LookupDrafter(Drafter):
 
     def sources(self, request: Request) -> Sources:
         """Where a request that begins may copy from."""
-        names = dict.fromkeys(("text", *self.edges) if request.prediction else self.edges)
+        names = kept(("text", *self.edges) if request.prediction else self.edges, request)
         prediction = request.prediction or self.prediction
-        return Sources.of([*names], request.tokens, prediction, self.table, has_model=False)
+        return Sources.of(names, request.tokens, prediction, self.table, has_model=False)
 
     def propose(self, request: Request, limits: Limits) -> Draft:
         return Draft(cut(copied(request, request.drafting, limits), limits.seconds, limits.worth))

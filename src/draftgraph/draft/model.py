@@ -11,7 +11,7 @@ import torch
 from draftgraph.backends.base import CacheHandle, CausalLM
 from draftgraph.backends.prefill import read_piece
 from draftgraph.draft.base import Drafter
-from draftgraph.draft.edges.sources import TAIL, Sources
+from draftgraph.draft.edges.sources import TAIL, Sources, kept
 from draftgraph.draft.edges.table import TokenTable
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.lookup import Copies
@@ -81,6 +81,7 @@ class ModelDrafter(Drafter):
         names = self.edges if self.copies(choice.structure) and "fixed" in choice.rule.accepts.laws else ()
         if names and request.prediction:
             names = (*names, "text")
+        names = tuple(kept(names, request))
         request.drafting = _State(text, Sources.of(names, request.tokens, request.prediction, self.table), names)
 
     def cached(self, request: Request) -> CacheHandle | None:

@@ -13,7 +13,7 @@ from draftgraph.draft.base import Drafter
 from draftgraph.draft.proposal import failing
 from draftgraph.draft.terms import Limits
 from draftgraph.engine.config import Config
-from draftgraph.engine.prefill import prefill
+from draftgraph.engine.prefill import Piece, next_piece, prefill
 from draftgraph.engine.results import result_of
 from draftgraph.engine.schedules import Schedule, Sequential
 from draftgraph.engine.strategy import plan, reconsider
@@ -42,6 +42,7 @@ class Course:
         schedule: Schedule | None = None,
     ) -> None:
         self.request, self.config = request, config
+        request.drafts = config.budget != 0
         self.drafter, self.target, self.tokenizer = drafter, target, tokenizer
         self._costs, self.schedule = costs, schedule or Sequential()
         copies = drafter.copies(config.resolved_structure)
@@ -81,6 +82,10 @@ class Course:
             with self.request.clock("drafting"):
                 self._planned = limits(*asked, self.request, self._windows)
         return self._planned
+
+    def next_piece(self) -> Piece | None:
+        """A piece of a text that is too long for the next round, to be read in a round of others."""
+        return next_piece(self.request, self.target) if self.schedule.reads_beside else None
 
     def read_piece(self) -> bool:
         """Read one piece of a text that is too long for the next round. Whether there was one."""

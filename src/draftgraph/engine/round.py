@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import torch
 
 from draftgraph.backends.base import CausalLM, Feed, Scored
-from draftgraph.backends.together import forward_each
 from draftgraph.budget.shared import share_budget
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.joined import propose_each
 from draftgraph.draft.proposal import failing
 from draftgraph.draft.terms import Draft, Limits
 from draftgraph.engine.commit import commit
+from draftgraph.engine.prefill import Pieces, forward_beside
 from draftgraph.errors import attempt
-from draftgraph.request.clock import shared
 from draftgraph.request.result import Event
 from draftgraph.request.state import Request
 from draftgraph.sampling.warp import Prefixes
@@ -25,11 +24,11 @@ from draftgraph.verification.onward import OnwardRule
 
 @torch.inference_mode()
 def decode_round(
-    requests: Sequence[Request], drafter: Drafter, target: CausalLM, limits: Sequence[Limits]
+    requests: Sequence[Request], drafter: Drafter, target: CausalLM, limits: Sequence[Limits], pieces: Pieces = ()
 ) -> list[Event | Exception]:
     """One round for every request, within its own limits or less; each emits at least one token, or fails by itself.
 
-    What is left of a long text is read as well, in one pass: see `engine.prefill`.
+    What is left of a long text is read as well, in one pass, and `pieces` of texts of others: see `engine.prefill`.
 
     Returns for every request, in order, its event or the error that ends it: close it then. The others go on.
     """
@@ -42,8 +41,7 @@ def decode_round(
     ]
     heads = [request.choice.rule.head for request, _ in drafted]
     taps = list(dict.fromkeys([*drafter.taps, *(tap for head in heads if head is not None for tap in head.taps)]))
-    with shared("target", [request.clock for request, _ in drafted], [feed.num_rows for feed in feeds]):
-        scored = forward_each(target, feeds, taps)
+    scored = forward_beside(target, feeds, [request.clock for request, _ in drafted], taps, pieces, drafter)
 
     happened = iter(
         [

@@ -1,20 +1,21 @@
 """Which requests take part in the next step: they join and leave between rounds. One thread drives it, step by step.
 
 A step frees nothing that is needed and starves nobody: requests begin in the order in which they came; of those that still
-read their prompts one piece is read, in turn; all others decode one round together. The pieces of a text do not depend on who
-else is there.
+read their prompts one piece is read, in turn; all others decode one round together, in the same pass where the target can. The
+pieces of a text do not depend on who else is there.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from draftgraph.backends.base import CausalLM
 from draftgraph.draft.base import Drafter
 from draftgraph.engine.claims import Claim, is_safe
 from draftgraph.engine.course import Course
+from draftgraph.engine.prefill import Piece
 from draftgraph.engine.prefixes import Prefixes
 from draftgraph.engine.schedules import Schedule, Sequential
 from draftgraph.engine.serving import Serving, cell_bytes
@@ -150,12 +151,12 @@ class Scheduler:
             raise errors[0]
 
     def step(self) -> list[tuple[Ticket, Outcome]]:
-        """One piece of a prompt, and one round of all requests that can take part. Returns what came of it, in order."""
+        """One round of all requests that can take part, and one piece of a prompt. Returns what came of it, in order."""
         outcomes = list(self._begin())
-        joining = self._read(outcomes)
+        joining, pieces = self._read(outcomes)
         decoding = [ticket for ticket in self.running if not ticket.reading]
         deciding = [ticket for ticket in decoding if not self._reads_again(ticket, outcomes)] + joining
-        outcomes += self._decode(self._fitting(self._planned(deciding, outcomes)))
+        outcomes += self._decode(self._fitting(self._planned(deciding, outcomes)), pieces)
         return outcomes
 
     def _begin(self) -> Iterator[tuple[Ticket, Outcome]]:
@@ -181,11 +182,12 @@ class Scheduler:
         """Cells that nobody holds."""
         return self.cells_limit - self.prefixes.cells - sum(claim.held for claim in claims)
 
-    def _read(self, outcomes: list[tuple[Ticket, Outcome]]) -> list[Ticket]:
-        """Read one piece of one prompt, in turn. Returns the requests whose rest a round can read.
+    def _read(self, outcomes: list[tuple[Ticket, Outcome]]) -> tuple[list[Ticket], dict[Ticket, Piece]]:
+        """Read one piece of one prompt, in turn. Returns the requests whose rest a round can read, and a piece if it can.
 
         Their rests together are no more than a piece, so that nobody who decodes has to wait for long.
         """
+        pieces: dict[Ticket, Piece] = {}
         self._favour_oldest()
         joining: list[Ticket] = []
         rows = self.target.most_rows
@@ -199,17 +201,19 @@ class Scheduler:
                 if joining and unread > rows:
                     break
                 self._turns.popleft()
-                was_piece = ticket.course.read_piece()
+                piece = ticket.course.next_piece()
+                was_piece = piece is not None or ticket.course.read_piece()
             except Exception as error:
                 outcomes += self._fail(ticket, error)
                 break
             self._last_read = ticket
             if was_piece:
                 self._turns.append(ticket)
+                pieces |= {} if piece is None else {ticket: piece}
                 break
             joining.append(ticket)
             rows -= unread
-        return joining
+        return joining, pieces
 
     def _reads_again(self, ticket: Ticket, outcomes: list[tuple[Ticket, Outcome]]) -> bool:
         """Whether a text that was decoding takes a turn at reading: where target or drafter read a long text otherwise."""
@@ -276,16 +280,18 @@ class Scheduler:
         held = max(claim.held, ticket.used + ticket.course.unread + ticket.course.nodes)
         return Claim(held, max(held, claim.most))
 
-    def _decode(self, tickets: Sequence[Ticket]) -> Iterator[tuple[Ticket, Outcome]]:
-        if not tickets:
+    def _decode(self, tickets: Sequence[Ticket], pieces: Mapping[Ticket, Piece]) -> Iterator[tuple[Ticket, Outcome]]:
+        if not tickets and not pieces:
             return
         requests = [ticket.course.request for ticket in tickets]
         limits = [ticket.course.plan() for ticket in tickets]
-        for ticket, outcome in zip(
-            tickets, self.schedule.decode(requests, self.drafter, self.target, limits), strict=True
-        ):
+        happened = self.schedule.decode(requests, self.drafter, self.target, limits, [*pieces.values()])
+        for ticket, outcome in zip(tickets, happened, strict=True):
             ticket.reading = False
             yield from self._fail(ticket, outcome) if isinstance(outcome, Exception) else self._go_on(ticket, outcome)
+        for ticket, piece in pieces.items():
+            if piece.error is not None:
+                yield from self._fail(ticket, piece.error)
 
     def _go_on(self, ticket: Ticket, event: Event) -> Iterator[tuple[Ticket, Outcome]]:
         yield ticket, event

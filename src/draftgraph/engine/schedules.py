@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 
@@ -21,6 +21,7 @@ from draftgraph.draft.proposal import propose
 from draftgraph.draft.terms import Draft, Limits
 from draftgraph.engine.config import Config
 from draftgraph.engine.lanes import Lanes, Threads
+from draftgraph.engine.prefill import Pieces
 from draftgraph.engine.round import decode_round, verify
 from draftgraph.errors import DraftError, attempt
 from draftgraph.request.result import Event
@@ -34,23 +35,37 @@ T = TypeVar("T")
 class Schedule(ABC):
     """now      tells the time in seconds, as the stopwatches of requests count it.
     threads  of torch that each model has for itself; None: as many as there are.
+    reads_beside  whether a round may read pieces of other requests' texts.
     """
 
+    reads_beside: ClassVar[bool] = False
     now: Callable[[], float] = staticmethod(time.perf_counter)
     threads: int | None = None
 
     @abstractmethod
     def decode(
-        self, requests: Sequence[Request], drafter: Drafter, target: CausalLM, limits: Sequence[Limits]
+        self,
+        requests: Sequence[Request],
+        drafter: Drafter,
+        target: CausalLM,
+        limits: Sequence[Limits],
+        pieces: Pieces = (),
     ) -> list[Event | Exception]:
         """One round for every request, as `engine.round.decode_round` says."""
 
 
 class Sequential(Schedule):
+    reads_beside = True
+
     def decode(
-        self, requests: Sequence[Request], drafter: Drafter, target: CausalLM, limits: Sequence[Limits]
+        self,
+        requests: Sequence[Request],
+        drafter: Drafter,
+        target: CausalLM,
+        limits: Sequence[Limits],
+        pieces: Pieces = (),
     ) -> list[Event | Exception]:
-        return decode_round(requests, drafter, target, limits)
+        return decode_round(requests, drafter, target, limits, pieces)
 
 
 class Parallel(Schedule):
@@ -61,7 +76,12 @@ class Parallel(Schedule):
 
     @torch.inference_mode()
     def decode(
-        self, requests: Sequence[Request], drafter: Drafter, target: CausalLM, limits: Sequence[Limits]
+        self,
+        requests: Sequence[Request],
+        drafter: Drafter,
+        target: CausalLM,
+        limits: Sequence[Limits],
+        pieces: Pieces = (),
     ) -> list[Event | Exception]:
         """Requests take turns: cores are shared by the two models of one."""
         return [

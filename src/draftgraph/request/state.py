@@ -58,6 +58,7 @@ class Request:
     text      what the target has cached; drafting  whatever the drafter keeps.
     prediction  token ids that the output may repeat, for drafters that copy; () is none of its own.
     begun     the drafter was told that the request begins, and not yet that it is over.
+    drafts    whether any round may draft. False: whatever only this request would copy from need not be kept.
     """
 
     params: SamplingParams
@@ -75,6 +76,7 @@ class Request:
     text: CacheHandle = field(default_factory=CacheHandle)
     drafting: Any = None
     begun: bool = False
+    drafts: bool = True
     clock: Clock = field(default_factory=Clock)
     tally: Tally = field(default_factory=Tally)
     pieces: list[str] = field(default_factory=list)

@@ -11,7 +11,7 @@ from typing import ClassVar, cast
 import torch
 
 from draftgraph.backends.base import BITWISE, CacheHandle, Feed, Scored
-from draftgraph.backends.openvino.buckets import Buckets
+from draftgraph.backends.buckets import Buckets
 from draftgraph.backends.openvino.model import OpenVinoModel
 from draftgraph.backends.openvino.pool import CELLS
 from draftgraph.backends.openvino.text import Rows
@@ -20,6 +20,8 @@ from draftgraph.errors import ModelError
 
 TOGETHER = 64
 """Rows of a pass over drafts, unless one path has more. Wider passes cost as much per row."""
+SIZES = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+"""Numbers of rows that passes are padded to. Rows cost less here beside a change than in float32, so there are fewer sizes."""
 Placed = tuple[Rows, Sequence[int]]
 """A sequence with its blocks."""
 
@@ -28,11 +30,13 @@ class BitwiseModel(OpenVinoModel):
     """The same graph and memory as another model of this process, in other passes."""
 
     forks: ClassVar[bool] = False
+    sizes: ClassVar[Sequence[int]] = SIZES
 
     def __init__(self, model: OpenVinoModel) -> None:
         self.base = model  # others of this process that want it find it running
         self.about, self.precision, self.pool = model.about, model.precision, model.pool
-        self._compiled, self._turn, self._buckets = model._compiled, model._turn, Buckets()
+        self._compiled, self._turn = model._compiled, model._turn
+        self._buckets = Buckets(self.sizes, model._buckets.waste)
 
     @property
     def fingerprint(self) -> str:
@@ -46,7 +50,9 @@ class BitwiseModel(OpenVinoModel):
         return self
 
     def open(self, capacity: int) -> UnrolledText:
-        return UnrolledText(capacity)
+        text = UnrolledText(capacity)
+        self.pool.expect(text)
+        return text
 
     def share(self, text: CacheHandle, other: CacheHandle, count: int) -> int:
         """0: a text is read in passes of its own widths, and other widths need not give the same bits."""

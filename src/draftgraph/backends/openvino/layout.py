@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +42,7 @@ def lay_out(batch: Sequence[tuple[Rows, Sequence[int]]], size: int) -> Inputs:
         ROWS: _filled(asked, size),
         "past_lens": [rows.past for rows, _ in batch],
         "subsequence_begins": starts,
-        "block_indices": [block for held in blocks for block in held],
+        "block_indices": list(chain.from_iterable(blocks)),
         "block_indices_begins": list(accumulate(map(len, blocks), initial=0)),
         "max_context_len": [max(ends)],
         "qq_bias": np.concatenate(masks) if len(masks) > 1 else masks[0],

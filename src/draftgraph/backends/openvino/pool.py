@@ -66,13 +66,17 @@ class BlockPool:
         """The blocks in use."""
         return {block for handle in self.handles for block in handle.blocks}
 
+    def expect(self, handle: BlockHandle) -> None:
+        """Count with the room of a handle from now on. May be called by any thread."""
+        self._handles[id(handle)] = handle
+
     def allot(self, needs: Sequence[tuple[BlockHandle, int]]) -> None:
         """Give every handle blocks for so many cells. A block is in use as soon as a handle names it."""
         lacking = [(handle, blocks_for(cells) - len(handle.blocks)) for handle, cells in needs]
         if all(count <= 0 for _, count in lacking):
             return
         for handle, _ in lacking:
-            self._handles[id(handle)] = handle
+            self.expect(handle)
         taken = self.used() | {SCRATCH}
         total = sum(max(0, count) for _, count in lacking)
         free = iter([block for block in range(max(taken) + 1 + total) if block not in taken])
@@ -85,7 +89,7 @@ class BlockPool:
         blocks = other.blocks
         if len(blocks) < blocks_for(count):  # it was closed by another thread
             return 0
-        self._handles[id(handle)] = handle
+        self.expect(handle)
         handle.blocks = blocks[: count // CELLS]
         if count % CELLS:
             self.allot([(handle, count)])
@@ -94,13 +98,16 @@ class BlockPool:
         return count
 
     def _fit(self) -> None:
-        """Double at least, so that growing stays rare; halve what is mostly empty, down to `kept` blocks."""
+        """Twice what is needed, so that growing stays rare; halve what is mostly empty, down to `kept` blocks.
+
+        It grows as soon as room is asked for: what is written by then is copied, and later that would be more.
+        """
         handles = self.handles
         high = max((max(handle.blocks, default=SCRATCH) for handle in handles), default=SCRATCH) + 1
         wanted = sum(max(0, blocks_for(handle.room) - len(handle.blocks)) for handle in handles)
         needed = max(high, 1 + len(self.used()) + wanted)
-        if high > self.capacity:
-            self._resize(max(needed, 2 * self.capacity), high)
+        if needed > self.capacity:
+            self._resize(2 * needed, high)
         elif self.capacity > max(self.kept, 4 * needed):
             self._resize(max(self.kept, 2 * needed), high)
 
@@ -140,8 +147,8 @@ class BlockPool:
             memory[:, SCRATCH] = 0
 
     def drop_unused(self) -> None:
-        """Give memory back if no request holds a block, and it is more than `kept` blocks."""
-        if self.capacity > self.kept and not self.used():
+        """Give memory back if no request holds a block or will soon, and it is more than `kept` blocks."""
+        if self.capacity > self.kept and not any(handle.blocks or handle.room for handle in self.handles):
             self._resize(self.kept, 0)
 
 

@@ -13,6 +13,8 @@ from draftgraph.draft.graph import MERGED, DraftGraph, Edge, Row, RowKey
 from draftgraph.types import ROOT
 
 MAX_MATCH = 6
+LATEST = 4
+"""Places of a text that are remembered of what follows the same tokens."""
 PRIOR = {
     "merge": (0.5, 0.8, 0.9, 0.9),
     "own": (0.5, 0.8, 0.9, 0.9),
@@ -108,7 +110,7 @@ class TextRows:
         self._own, self._following = own, following
         self.tokens: list[int] = []
         self._rows: dict[int, Row] = {}
-        self._by_suffix: dict[tuple[int, ...], list[int]] = {}
+        self._by_suffix: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._indexed = 0
 
     def extend(self, tokens: Sequence[int], rows: Sequence[Row | None] = ()) -> None:
@@ -123,18 +125,18 @@ class TextRows:
 
         This waits for the first match that is asked for: chains beside others copy nothing.
         """
+        known = self._by_suffix
         for position in range(self._indexed, len(self.tokens)):
-            tail = self.tokens[max(0, position - MAX_MATCH) : position]
-            for length in range(1, len(tail) + 1):
-                positions = self._by_suffix.setdefault(tuple(tail[-length:]), [])
-                positions.insert(0, position)
-                del positions[4:]
+            tail = tuple(self.tokens[max(0, position - MAX_MATCH) : position])
+            for start in range(len(tail)):
+                suffix = tail[start:]
+                known[suffix] = (position, *known.get(suffix, ())[: LATEST - 1])
         self._indexed = len(self.tokens)
 
     def match(self, suffix: Sequence[int]) -> Edge | None:
         self._index()
         for length in range(min(MAX_MATCH, len(suffix)), 0, -1):
-            positions = self._by_suffix.get(tuple(suffix[-length:]), [])
+            positions = self._by_suffix.get(tuple(suffix[-length:]), ())
             found = self._row(positions)
             if found is not None:
                 row, source = found

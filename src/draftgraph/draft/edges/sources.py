@@ -169,6 +169,11 @@ class Sources:
             self.own.extend(tokens)
 
 
+def kept(names: Sequence[str], request: Request) -> list[str]:
+    """Of the sources in `names` those that a request keeps: one that never drafts keeps what all requests share."""
+    return [name for name in dict.fromkeys(names) if request.drafts or name == "table"]
+
+
 def shared_rows(scores: torch.Tensor, nodes: Sequence[int]) -> list[Row]:
     """The heads of the target's rows f[N + 1, V] behind some nodes (or ROOT), which later drafts may borrow."""
     rows = torch.softmax(scores[[node + 1 for node in nodes]], dim=1)

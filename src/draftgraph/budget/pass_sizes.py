@@ -1,0 +1,58 @@
+"""What a round with copies alone costs, as the last round leaves the target: a pass of another size than the last one is dearer.
+
+Sizes are known by the request's own rounds alone, so that its drafts do not depend on who else uses the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from draftgraph.backends.buckets import Buckets
+from draftgraph.budget.costs import Costs
+
+DWELL = 8
+"""Rounds that are taken to go on with a smaller size, once it is taken: each pays its share of the change."""
+SPAN = 16
+"""Rows over which the cost of a row is taken, to tell how many of them a change of size costs."""
+
+
+class PassSizes:
+    """The sizes of one request's passes, and what the next one costs.
+
+    most  copies of a round.
+    """
+
+    def __init__(self, costs: Costs, most: int) -> None:
+        self._steady = (costs.plain, *costs.verifying_each[1 : most + 1])
+        self._target, self._context = costs.target, costs.context
+        row = (self._target(1 + SPAN) - self._target(1)) / SPAN
+        sized = self._target.sizes and self._target.change > 0.0 and row > 0.0
+        self._buckets = Buckets(self._target.sizes, self._target.change / row) if sized else None
+        self._known: dict[int, Sequence[float]] = {0: self._steady}
+
+    def passed(self, rows: int) -> None:
+        """The target has read so many rows for this request."""
+        if self._buckets is not None:
+            self._buckets.size(rows)
+
+    def behind(self, length: int) -> Sequence[float]:
+        """`seconds` behind so many tokens of text, which every row reads."""
+        far = self._target.reading * max(0, length - self._context)
+        if far == 0.0:
+            return self.seconds()
+        return [seconds + far * self._target.padded(nodes + 1) for nodes, seconds in enumerate(self.seconds())]
+
+    def seconds(self) -> Sequence[float]:
+        """Of a round that verifies 0, 1, … copies; without any it is plain decoding."""
+        held = 0 if self._buckets is None else self._buckets.held
+        if held not in self._known:
+            self._known[held] = [
+                seconds + self._more(held, self._target.padded(nodes + 1)) for nodes, seconds in enumerate(self._steady)
+            ]
+        return self._known[held]
+
+    def _more(self, held: int, size: int) -> float:
+        """Seconds more of a pass of this size than if the last one had had it too."""
+        if size == held:
+            return 0.0
+        return self._target.change if size > held else self._target.change / DWELL
