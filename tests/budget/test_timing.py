@@ -252,6 +252,25 @@ def test_a_processor_that_was_away_is_noticed_even_if_every_size_was_timed_once(
     assert costs.target(1) == pytest.approx(1.0 - away), "what others had does not count"
 
 
+@dataclass
+class Beginners(Rounds):
+    """The first draft of all takes a second more."""
+
+    def __call__(self, budget: int, prompt: Sequence[int], tokens: int, temperature: float) -> list[RoundRecord]:
+        first = budget > 0 and not any(asked for asked, _, _ in self.asked)
+        rounds = super().__call__(budget, prompt, tokens, temperature)
+        for record in rounds:
+            record.seconds["draft"] += float(first)
+        return rounds
+
+
+@pytest.mark.parametrize("seconds", [0.004, 0.03, 0.09])
+def test_what_is_built_at_a_first_use_is_no_part_of_a_round(clock: Clock, seconds: float) -> None:
+    model, drafter = SlowModel(clock, seconds), SlowModel(clock, 0.1 * seconds)
+    costs, expected = (timing.measure(model, drafter, rounds(model)) for rounds in (Beginners, Rounds))
+    assert costs.overhead == pytest.approx(expected.overhead)
+
+
 def test_an_accelerator_may_be_waited_for(clock: Clock) -> None:
     clock.away = 0.9
     model = SlowModel(clock, 0.5, device=torch.device("meta"))
