@@ -25,7 +25,7 @@ from draftgraph.files import BrokenFileError, read_text, write_whole
 from draftgraph.strictjson import parse, seen
 from draftgraph.user_cache import FOLDER, folder
 
-VERSION = 8
+VERSION = 9
 """To be raised when something else is measured, or the engine's own work per round has changed."""
 MOST_BYTES = 1 << 20
 """A larger file is no table of costs."""

@@ -45,11 +45,14 @@ FEW, FULL, FULL_CHAIN = 2, 16, 8
 """Nodes of the drafts that tell what passes and nodes cost outside the forwards; full ones also what drafts are accepted."""
 COUNTED, LEAST_COUNTED = 32, 6
 """Tokens of every text after which drafts are counted, and of the text before them. Fewer than the least count for nothing."""
-BRIEF_PLAIN, BRIEF_DRAFTED = 2, 3
-"""Tokens of texts that tell only what rounds cost outside the forwards. The last token is never drafted."""
+BRIEF_PLAIN, BRIEF_FIRST, BRIEF_DRAFTED = 2, 3, 8
+"""Tokens of texts that tell only what rounds cost outside the forwards: plain, drafted for the first time, and at most drafted
+then. The last token is never drafted."""
+BRIEF_SECONDS = 0.3
+"""Time for the passes of one row that the last of these texts would take."""
 PASSES_PER_TOKEN = 10
 """Passes of one row that take as long as all counted drafts do, per token of their texts."""
-SLOW_SECONDS = 0.2
+SLOW_SECONDS = 0.1
 """Beside a pass that takes longer, what the engine does around it is not worth a measurement."""
 Run = Callable[[int, Sequence[int], int, float], Sequence[RoundRecord]]
 """run(budget, prompt, tokens, temperature) -> the rounds of a request with that fixed budget."""
@@ -85,14 +88,15 @@ def measure(
     table = Costs(times, theirs, (0.0,) * 3, 0.0, torch.get_num_threads(), context, waited=waited)
     if times(1) > SLOW_SECONDS:
         return table
-    tokens = min(COUNTED, int(ROUNDS_SECONDS / times(1) / PASSES_PER_TOKEN), (window - context) // 2)
+    room = (window - context) // 2
+    tokens = min(COUNTED, int(ROUNDS_SECONDS / times(1) / PASSES_PER_TOKEN), room)
+    if tokens < LEAST_COUNTED:
+        return _with_brief_rounds(table, run, prompt[:1], room)
     return _with_rounds(table, run, run_chains, prompt[:1], tokens)
 
 
 def _with_rounds(table: Costs, run: Run, run_chains: Run | None, start: Sequence[int], tokens: int) -> Costs:
-    """The table, with what rounds take outside the forwards and, if there is time for `tokens` tokens, what drafts did."""
-    if tokens < LEAST_COUNTED:
-        return _with_brief_rounds(table, run, start)
+    """The table, with what rounds take outside the forwards and what drafts did, in texts of `tokens` tokens."""
     run(FULL, start, 4, 1.0)  # what is built at a first use is no part of any round
     plain = run(0, start, 2 * tokens, 1.0)
     own = [*start, *(record.bonus for record in plain)]
@@ -109,13 +113,15 @@ def _with_rounds(table: Costs, run: Run, run_chains: Run | None, start: Sequence
     )
 
 
-def _with_brief_rounds(table: Costs, run: Run, start: Sequence[int]) -> Costs:
-    """The table, with what rounds take outside the forwards as a few of them say. No drafts are counted."""
+def _with_brief_rounds(table: Costs, run: Run, start: Sequence[int], room: int) -> Costs:
+    """The table, with what a few rounds take outside the forwards, of texts of at most `room` tokens. No drafts are counted."""
     plain = run(0, start, BRIEF_PLAIN, 1.0)
     own = [*start, *(record.bonus for record in plain)]
     text = own if table.drafter else own * 2  # which holds copies of itself
-    drafted = [record for record in run(FULL, text, BRIEF_DRAFTED, 1.0) if record.tokens] or plain
-    alone, together = (min(map(outside, rounds)) for rounds in (plain, drafted))  # a first use takes longer
+    run(FULL, text, BRIEF_FIRST, 1.0)  # what is built at a first use is no part of any round
+    tokens = max(BRIEF_FIRST, min(BRIEF_DRAFTED, int(BRIEF_SECONDS / table.target(1)), room))
+    drafted = [record for record in run(FULL, text, tokens, 1.0) if record.tokens] or plain
+    alone, together = (min(map(outside, rounds)) for rounds in (plain, drafted))  # others only add to them
     passes = statistics.fmean(record.num_passes for record in drafted)
     more = max(0.0, together - alone)
     overhead = (alone, more / passes, 0.0) if passes else (alone + more, 0.0, 0.0)

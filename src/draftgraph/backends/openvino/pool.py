@@ -98,7 +98,7 @@ class BlockPool:
         return count
 
     def _fit(self) -> None:
-        """Double at least, so that growing stays rare; halve what is mostly empty, down to `kept` blocks.
+        """Twice what is needed, so that growing stays rare; halve what is mostly empty, down to `kept` blocks.
 
         It grows as soon as room is asked for: what is written by then is copied, and later that would be more.
         """
@@ -107,7 +107,7 @@ class BlockPool:
         wanted = sum(max(0, blocks_for(handle.room) - len(handle.blocks)) for handle in handles)
         needed = max(high, 1 + len(self.used()) + wanted)
         if needed > self.capacity:
-            self._resize(max(needed, 2 * self.capacity), high)
+            self._resize(2 * needed, high)
         elif self.capacity > max(self.kept, 4 * needed):
             self._resize(max(self.kept, 2 * needed), high)
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from draftgraph.backends.feature_files import read_features
 from draftgraph.backends.features import parameters_of
 from draftgraph.errors import ModelError, PairError
+from draftgraph.lab.train.features import project
 from draftgraph.lab.train.features.generate import answer_all
 from draftgraph.lab.train.features.networks import NETWORKS, Sizes, network_of
 from draftgraph.lab.train.features.project import Project, Settings
@@ -60,6 +61,18 @@ def test_a_training_that_goes_on_begins_with_what_was_learnt(tmp_path: Path) -> 
     assert again["start"]["folder"] == "first"
     assert again["start"]["answer_tokens"] == first["answer_tokens"]
     assert "start" not in first
+
+
+def test_weights_that_learn_nothing_better_stay_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = target()
+    folder = write_drafter(tmp_path / "old", over)
+    answers = answer_all(over, [([1 + i % 20, 2 + i % 7], 1.0) for i in range(40)], 12, [], captured=False)
+    Project(tmp_path / "first", replace(SETTINGS, epochs=12.0, start=str(folder))).train(over, answers)
+    monkeypatch.setattr(project, "continued", lambda recipe: replace(continued(recipe), peak=1e3))
+    Project(tmp_path / "again", replace(SETTINGS, start=str(tmp_path / "first"))).train(over, answers)
+    (before, _), (after, _) = (read_features(tmp_path / name, over) for name in ("first", "again"))
+    for (name, mine), (_, theirs) in zip(parameters_of(before), parameters_of(after), strict=True):
+        assert torch.equal(mine, theirs), name
 
 
 def test_only_the_last_stage_is_trained_with_a_lower_peak() -> None:

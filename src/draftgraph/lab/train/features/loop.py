@@ -57,7 +57,7 @@ class Training:
     report    told after every update: training, loss.
     history   one entry per measurement.
     reading   how the target is read; None: anew for every update.
-    trained_before  whether the weights are worth measuring before the first update.
+    trained_before  whether the weights are worth measuring, and keeping, as they are before the first update.
     """
 
     net: TrainedNetwork
@@ -109,6 +109,7 @@ class Training:
             self.read.fill()
         if self.trained_before and not self.history:
             self.history.append(self._measurement(BEFORE))
+            self.position.best = self.history[-1]["score"]  # weights that learn nothing better stay as they were
         while self.position.stage < len(self.recipe.stages):
             self._run_stage()
             self._set(self.best)
