@@ -15,7 +15,7 @@ from draftgraph.cli import app
 from draftgraph.lab.train import worth
 from draftgraph.lab.train.features.answers import Answer, read_answers, write_answers
 from draftgraph.lab.train.features.generate import answer_all
-from models import tiny_lm
+from models import byte_tokenizer, tiny_lm
 
 
 def run(*arguments: object) -> Result:
@@ -74,6 +74,19 @@ def test_nothing_to_learn_from_is_refused(target: Path, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("hello\n")
     result = run(target, "--out", tmp_path / "drafter", "--prompts", tmp_path / "p.txt")
     assert "has no tokenizer, which prompts need" in result.output
+
+
+def test_what_cannot_be_read_or_written_is_refused_before_a_folder_is_begun(target: Path, tmp_path: Path) -> None:
+    byte_tokenizer().save_pretrained(target)
+    (tmp_path / "file").touch()
+    for out, option, cause in (
+        ("file", "--own-prompts=2", "is a file, and a drafter is a folder"),
+        ("drafter", f"--answers={tmp_path / 'absent.gz'}", "holds no answers"),
+        ("drafter", f"--prompts={tmp_path / 'absent.txt'}", "absent.txt"),
+    ):
+        result = run(target, "--out", tmp_path / out, option)
+        assert (result.exit_code > 0, cause in " ".join(result.output.split())) == (True, True), result.output
+    assert not list(tmp_path.glob(".*-training"))
 
 
 def test_a_target_writes_its_own_prompts_and_its_drafter_goes_on_learning(tmp_path: Path) -> None:

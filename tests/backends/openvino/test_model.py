@@ -218,9 +218,10 @@ def test_two_threads_share_a_model() -> None:
 
 
 @torch.inference_mode()
-def test_taps_that_were_asked_for_are_the_hidden_states_of_plain_forwards() -> None:
+@pytest.mark.parametrize("family", ["llama", "gpt2"])  # whose last state has names of the trace beside that of the tap
+def test_taps_that_were_asked_for_are_the_hidden_states_of_plain_forwards(family: str) -> None:
     names = ["hidden:1", "hidden:2"]
-    model = load.from_loaded(lm(), None, None, names)[0]
+    model = load.from_loaded(lm(family), None, None, names)[0]
     text, other = model.open(8), model.open(8)
     model.forward([Feed(text, [5, 9, 3, 40])])
     fed = [Feed(other, [1, 2, 3]), Feed(text, [7], [8, 9, 6], [ROOT, ROOT, 1])]
@@ -231,7 +232,7 @@ def test_taps_that_were_asked_for_are_the_hidden_states_of_plain_forwards() -> N
         (ours, [5, 9, 3, 40, 7, 9, 6], [0, 2, 3]),
         (again, [5, 9, 3, 40, 7, 9, 6, 2], slice(0, 1)),
     ):
-        plain = lm()(torch.tensor([ids]), output_hidden_states=True).hidden_states
+        plain = lm(family)(torch.tensor([ids]), output_hidden_states=True).hidden_states
         for number, name in enumerate(names, 1):
             rows_seen = seen.taps[name][rows]
             torch.testing.assert_close(rows_seen, plain[number][0, -len(rows_seen) :], atol=1e-4, rtol=1e-4)

@@ -49,7 +49,8 @@ class Compiled:
         self.kind = _KINDS[precision.activations]
         self._element = ov.Type.f32 if precision.activations == "f32" else ov.Type.bf16
         self._ports = {port.get_any_name(): port for port in compiled.inputs}
-        self.outputs = [port.get_any_name() for port in compiled.outputs]
+        # An output may bear names of the trace as well, where nothing lies between the two.
+        self.outputs = {name: number for number, port in enumerate(compiled.outputs) for name in port.get_names()}
         self.shapes = [_shape(port, self._element) for port in compiled.inputs if "_cache." in port.get_any_name()]
 
     def attach(self, name: str, memory: npt.NDArray[np.generic]) -> None:
@@ -98,11 +99,11 @@ class Compiled:
 
     def output(self, name: str = LOGITS) -> npt.NDArray[np.float32]:
         """A view f32[rows, width] of what the last pass gave."""
-        data = self._gave[self.outputs.index(name)]
+        data = self._gave[self.outputs[name]]
         return data.reshape(-1, data.shape[-1])
 
     def has(self, names: Sequence[str]) -> bool:
-        return set(names) <= set(self.outputs)
+        return set(names) <= self.outputs.keys()
 
 
 def _shape(port: Any, element: Any) -> Shape:

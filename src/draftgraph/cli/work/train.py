@@ -30,6 +30,8 @@ def run(
     chosen: Chosen, out: Path, prompts: Sequence[Path], answers: Sequence[Path], settings: Settings, as_json: bool
 ) -> None:
     """Train, and print what the drafter will be worth. Raises OptionError, ModelError, TrainingError."""
+    if out.exists() and not out.is_dir():
+        raise OptionError(f"--out {out} is a file, and a drafter is a folder; write the name of one, which may be new")
     place(chosen)
     source = str(chosen.pair[0])
     with silent_loading():
@@ -42,10 +44,11 @@ def run(
     asked = _asked(target, tokenizer, source, loading, settings, prompts)
     project = Project(out, settings, (lambda line: None) if as_json else tell)
     project.refuse_unfit(target)
-    project.begin()
     learnt = read_answers(answers)
+    given = prompts_from(prompts, tokenizer, settings.seed) if prompts and not project.has_prompts else []
+    project.begin()
     if settings.tokens:
-        learnt += _said(project, asked, prompts)
+        learnt += _said(project, asked, given)
     card = project.train(target, learnt)
     del target, asked  # engines load it as their users do
     own_type = {"device": chosen.device, "trust_remote_code": chosen.trusted}
@@ -92,15 +95,14 @@ def _asked(
     return Asked(target, tokenizer, writing, ends, source, loading)
 
 
-def _said(project: Project, asked: Asked, files: Sequence[Path]) -> list[Answer]:
-    """What the target says to prompts of files, and to its own. Raises TrainingError."""
+def _said(project: Project, asked: Asked, given: list[list[int]]) -> list[Answer]:
+    """What the target says to prompts that were given, and to its own. Raises TrainingError."""
 
     def made() -> list[list[int]]:
-        seed = project.settings.seed
-        given = prompts_from(files, asked.tokenizer, seed) if files else []
         if asked.writing is None:
             return given
-        return mixed(given, project.own_prompts(asked.target, asked.writing, asked.source, asked.loading), seed)
+        written = project.own_prompts(asked.target, asked.writing, asked.source, asked.loading)
+        return mixed(given, written, project.settings.seed)
 
     return project.answers(asked.target, project.prompts(made), asked.ends, asked.source, asked.loading)
 

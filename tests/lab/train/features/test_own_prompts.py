@@ -156,3 +156,9 @@ def test_a_target_that_repeats_itself_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"1 different prompts, and 20 were asked for; write --own-prompts 1"):
         Project(tmp_path / "a", SETTINGS).own_prompts(tiny_lm(), writing)
     assert len(list((tmp_path / ".a-training" / "asked").iterdir())) == 1 + project.BARREN
+
+
+def test_a_target_that_writes_no_prompt_at_all_is_not_asked_for_one(tmp_path: Path) -> None:
+    writing = Writing(writing_of(None, [EOS], 3).openings, 2, [EOS], lambda opening, ids: None)
+    with pytest.raises(TrainingError, match=r"0 different prompts, and 20 were asked for; give some with --prompts"):
+        Project(tmp_path / "a", SETTINGS).own_prompts(tiny_lm(), writing)

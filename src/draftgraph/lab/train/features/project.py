@@ -53,7 +53,7 @@ BARREN = 4
 """Files in a row without a new prompt, after which a target is taken to have no more."""
 PROMPT_SEEDS = 1 << 20
 """Seeds of written prompts lie so far behind those of answers."""
-CARD = "card.json"
+PROMPTS, CARD = "prompts.jsonl.gz", "card.json"
 WORTH = 1.05
 """Predicted tokens per target call below which a drafter is not worth its passes."""
 
@@ -142,10 +142,15 @@ class Project:
         shape = FeatureShape(size.hidden_size, network.taps(size.num_hidden_layers), tokens)
         return network.make(shape, target.config)
 
+    @property
+    def has_prompts(self) -> bool:
+        """Whether an earlier run has made the prompts."""
+        return (self.work / PROMPTS).exists()
+
     def prompts(self, make: Callable[[], list[list[int]]]) -> list[list[int]]:
         """The prompts as they were made in the first run."""
-        file = self.work / "prompts.jsonl.gz"
-        if not file.exists():
+        file = self.work / PROMPTS
+        if not self.has_prompts:
             lines = "".join(json.dumps({"p": ids}) + "\n" for ids in make())
             write_bytes(file, gzip.compress(lines.encode()))
         return read_prompts(file)
@@ -179,9 +184,10 @@ class Project:
             number += 1
             self.tell(f"prompts: the target has written {min(len(found), wanted):,} of {wanted:,}")
         if len(found) < wanted:
+            fewer = f"write --own-prompts {len(found)}, or give" if found else "give"
             raise TrainingError(
-                f"the target has written {len(found)} different prompts, and {wanted} were asked for; write --own-prompts "
-                f"{max(1, len(found))}, or give some with --prompts"
+                f"the target has written {len(found)} different prompts, and {wanted} were asked for; {fewer} some with "
+                "--prompts"
             )
         return found[:wanted]
 
