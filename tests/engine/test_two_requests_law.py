@@ -13,7 +13,7 @@ import torch
 from draftgraph.draft.model import ModelDrafter
 from draftgraph.draft.structures.base import Structure
 from draftgraph.draft.terms import Limits
-from draftgraph.engine import round as round_module
+from draftgraph.engine import prefill
 from draftgraph.engine.round import decode_round
 from draftgraph.lab.prove.law import Draw, Tables, enumerate_draws, random_tables, total_variation
 from draftgraph.request.result import Event
@@ -151,8 +151,8 @@ def test_noise_without_the_request_in_its_address_ties_texts_together() -> None:
 
 
 def test_rows_of_the_neighbour_are_another_law(monkeypatch: pytest.MonkeyPatch) -> None:
-    each = round_module.forward_each
-    monkeypatch.setattr(round_module, "forward_each", lambda *given: each(*given)[::-1])
+    each = prefill.forward_each
+    monkeypatch.setattr(prefill, "forward_each", lambda *given: each(*given)[::-1])
     tables = tables_of("random", 5)
     law, right = joint(tables, *ROUNDS["chain, block"], apart), expected(tables)
     for axis in (0, 1):

@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from draftgraph.lab.train.errors import TrainingError
 from draftgraph.lab.train.features import prompts
+from draftgraph.lab.train.features.answers import Answer
+from draftgraph.lab.train.features.project import Project, Settings
 from draftgraph.lab.train.features.prompts import PASSAGE, prompts_from
 
 
@@ -59,3 +62,9 @@ def test_no_prompts_are_refused(tmp_path: Path) -> None:
         texts(tmp_path / "p.txt")
     with pytest.raises(TrainingError, match="cannot read"):
         texts(tmp_path / "none.txt")
+
+
+def test_of_few_prompts_with_many_answers_some_are_held_out(tmp_path: Path) -> None:
+    answers = [Answer(np.array([number, 1, 2], dtype=np.int32), 1, 0.0) for number in range(40) for _ in range(25)]
+    held = Project(tmp_path / "drafter", Settings()).held_out(answers)
+    assert 4 <= len(held) <= 20

@@ -23,6 +23,7 @@ from draftgraph.errors import ModelError
 from draftgraph.lab.train.errors import TrainingError
 from draftgraph.lab.train.features.answering import Answering, answering
 from draftgraph.lab.train.features.answers import (
+    HELD_OUT_PERCENT,
     SUFFIX,
     Answer,
     Split,
@@ -284,7 +285,8 @@ class Project:
         write_bytes(self.out / CARD, json.dumps(card, indent=1).encode())
 
     def _split(self, answers: Sequence[Answer]) -> Split:
-        return split(answers, percent=max(3, min(30, 2000 // max(1, len(answers)))))
+        prompts = {answer.ids[: answer.prompt].tobytes() for answer in answers}
+        return split(answers, percent=max(HELD_OUT_PERCENT, min(30, 2000 // max(1, len(prompts)))))
 
     def _told(self, training: Training, loss: torch.Tensor) -> None:
         if training.position.updates % 20 == 0:
