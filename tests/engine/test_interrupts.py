@@ -125,7 +125,15 @@ def test_an_interrupt_at_any_line(name: str, use: Callable[[dg.Engine], None]) -
     assert struck > len(tracer.places) // EVERY // 2
 
 
-def test_an_interrupt_from_another_thread() -> None:
+@pytest.fixture
+def lost(monkeypatch: pytest.MonkeyPatch) -> list[type[BaseException]]:
+    """What struck inside a finalizer. Python tells of such an error and goes on: no program can catch it."""
+    told: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_type))
+    return told
+
+
+def test_an_interrupt_from_another_thread(lost: list[type[BaseException]]) -> None:
     """As Ctrl-C comes: between any two bytecodes of whatever code is running, transformers' and torch's included."""
     made = engine("graph")
     outcomes = []
@@ -152,3 +160,4 @@ def test_an_interrupt_from_another_thread() -> None:
         assert taken(made) == 0
     assert set(outcomes) <= {"finished", "interrupted, 0 taken"}
     assert "interrupted, 0 taken" in outcomes
+    assert set(lost) <= {KeyboardInterrupt}
