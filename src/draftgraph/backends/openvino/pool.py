@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import numpy.typing as npt
 
+from draftgraph.backends.openvino.cell_memory import CellMemory
 from draftgraph.backends.openvino.text import BlockHandle
 
 CELLS = 32
@@ -21,7 +22,6 @@ KEPT_BLOCKS, KEPT_BYTES = 32, 128 << 20
 to be zeroed by the system again: that was a fifth of the time of 16 short requests of the bundled pair."""
 SCRATCH = 0
 """The block that rows are written to which are there only to fill a pass."""
-_CACHE_LINE = 64
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ Attach = Callable[[str, npt.NDArray[np.generic]], None]
 
 
 class BlockPool:
-    """The lowest free blocks are used first: memory that is never written is never really there.
+    """The lowest free blocks are used first: memory that is never written is never really there (`cell_memory.py`).
 
     capacity  blocks that there is room for. kept  those whose memory stays when no request is open.
     """
@@ -47,6 +47,7 @@ class BlockPool:
         self.shapes, self.kind, self.attach = shapes, kind, attach
         self._sizes = list(dict.fromkeys((shape.heads, shape.width) for shape in shapes))
         self._memory: list[npt.NDArray[np.generic]] = []
+        self._rooms: list[CellMemory] = []
         self._handles: WeakValueDictionary[int, BlockHandle] = WeakValueDictionary()
         self.capacity = 0
         self.kept = max(KEPT_BLOCKS, KEPT_BYTES // (CELLS * self.cell_bytes))
@@ -110,19 +111,30 @@ class BlockPool:
             self._resize(2 * needed, high)
         elif self.capacity > max(self.kept, 4 * needed):
             self._resize(max(self.kept, 2 * needed), high)
+        elif 2 * needed >= self.capacity:
+            self._widen()
 
     def _resize(self, blocks: int, used: int) -> None:
         """New memory, with what the first `used` blocks hold, as far as they had memory."""
         used = min(used, self.capacity)
-        old, self._memory, self.capacity = self._memory, [], blocks
+        old, self._memory, self._rooms, self.capacity = self._memory, [], [], blocks
         for number, (heads, width) in enumerate(self._sizes):
             names = [shape.name for shape in self.shapes if (shape.heads, shape.width) == (heads, width)]
-            new = _zeros((len(names), blocks, heads, CELLS, width), self.kind)
+            room = CellMemory((len(names), blocks, heads, CELLS, width), self.kind)
+            self._rooms.append(room)
+            if blocks > self.kept:
+                room.widen()
+            new = room.array
             if old:
                 new[:, :used] = old[number][:, :used]
             self._memory.append(new)
             for name, memory in zip(names, new, strict=True):
                 self.attach(name, memory)
+
+    def _widen(self) -> None:
+        """Huge pages from now on: at least half of the memory will be written."""
+        for room in self._rooms:
+            room.widen()
 
     def move(self, handle: BlockHandle, cells: Sequence[int], begin: int) -> None:
         """Copy cells of a request to those from `begin` on, in all layers."""
@@ -154,11 +166,3 @@ class BlockPool:
 
 def blocks_for(cells: int) -> int:
     return -(-cells // CELLS)
-
-
-def _zeros(shape: tuple[int, ...], kind: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
-    """Zeros that begin at a cache line. The system gives their memory once it is written."""
-    size = int(np.prod(shape)) * kind.itemsize
-    room = np.zeros(size + _CACHE_LINE, dtype=np.uint8)
-    start = -room.ctypes.data % _CACHE_LINE
-    return room[start : start + size].view(kind).reshape(shape)
