@@ -210,9 +210,8 @@ def _started(place: Path, entry: Entry, source: _Source) -> OpenVinoModel:
         source.made_with["openvino"],
         entry.checked,
     )
-    graph = ov.Core().read_model(place / GRAPH)
-    with given_back(place / WEIGHTS):
-        model = OpenVinoModel(graph, about, source.precision, torch.get_num_threads())
+    with given_back(place / WEIGHTS):  # the graph has no name here, for what is read is let go once it is compiled
+        model = OpenVinoModel(ov.Core().read_model(place / GRAPH), about, source.precision, torch.get_num_threads())
         seen = trial(model)  # the first passes pack what is left
     if not alike(seen, torch.tensor(entry.sample), source.precision.tolerance):
         raise BrokenFileError("its logits are not those that it had")
