@@ -17,21 +17,11 @@ _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MA
 """Left to itself, `mmap` shares the memory with processes that are forked."""
 
 
-class CellMemory:
-    """array  zeros [layers, blocks, heads, cells, width] that begin at a page."""
-
-    def __init__(self, shape: tuple[int, ...], kind: np.dtype[np.generic]) -> None:
-        self._room = mmap.mmap(-1, math.prod(shape) * kind.itemsize, **_PRIVATE)
-        self._advise("MADV_NOHUGEPAGE")
-        self.array: npt.NDArray[np.generic] = np.frombuffer(self._room, dtype=kind).reshape(shape)
-
-    def widen(self) -> None:
-        """Take huge pages for what has not been written yet."""
-        self._advise("MADV_HUGEPAGE")
-
-    def _advise(self, name: str) -> None:
-        """Advice for the whole memory, on systems that know of it."""
-        advice = getattr(mmap, name, None)
-        if advice is not None:
-            with suppress(OSError):
-                self._room.madvise(advice)
+def cell_memory(shape: tuple[int, ...], kind: np.dtype[np.generic], huge: bool) -> npt.NDArray[np.generic]:
+    """Zeros that begin at a page. huge  whether they take huge pages; it has to be settled before they are written."""
+    room = mmap.mmap(-1, math.prod(shape) * kind.itemsize, **_PRIVATE)
+    advice = getattr(mmap, "MADV_HUGEPAGE" if huge else "MADV_NOHUGEPAGE", None)  # not all systems have both sizes
+    if advice is not None:
+        with suppress(OSError):
+            room.madvise(advice)
+    return np.frombuffer(room, dtype=kind).reshape(shape)

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import numpy.typing as npt
 
-from draftgraph.backends.openvino.cell_memory import CellMemory
+from draftgraph.backends.openvino.cell_memory import cell_memory
 from draftgraph.backends.openvino.text import BlockHandle
 
 CELLS = 32
@@ -41,17 +41,17 @@ class BlockPool:
     """The lowest free blocks are used first: memory that is never written is never really there (`cell_memory.py`).
 
     capacity  blocks that there is room for. kept  those whose memory stays when no request is open.
+    huge      whether their memory is in huge pages.
     """
 
     def __init__(self, shapes: Sequence[Shape], kind: np.dtype[np.generic], attach: Attach) -> None:
         self.shapes, self.kind, self.attach = shapes, kind, attach
         self._sizes = list(dict.fromkeys((shape.heads, shape.width) for shape in shapes))
         self._memory: list[npt.NDArray[np.generic]] = []
-        self._rooms: list[CellMemory] = []
         self._handles: WeakValueDictionary[int, BlockHandle] = WeakValueDictionary()
-        self.capacity = 0
+        self.capacity, self.huge = 0, False
         self.kept = max(KEPT_BLOCKS, KEPT_BYTES // (CELLS * self.cell_bytes))
-        self._resize(self.kept, 0)
+        self._resize(self.kept, 0, huge=False)
 
     @property
     def handles(self) -> list[BlockHandle]:
@@ -101,40 +101,32 @@ class BlockPool:
     def _fit(self) -> None:
         """Twice what is needed, so that growing stays rare; halve what is mostly empty, down to `kept` blocks.
 
-        It grows as soon as room is asked for: what is written by then is copied, and later that would be more.
+        It grows as soon as room is asked for: what is written by then is copied, and later that would be more. Memory of which at
+        least half will be written is in huge pages.
         """
         handles = self.handles
         high = max((max(handle.blocks, default=SCRATCH) for handle in handles), default=SCRATCH) + 1
         wanted = sum(max(0, blocks_for(handle.room) - len(handle.blocks)) for handle in handles)
         needed = max(high, 1 + len(self.used()) + wanted)
         if needed > self.capacity:
-            self._resize(2 * needed, high)
+            self._resize(2 * needed, high, huge=True)
         elif self.capacity > max(self.kept, 4 * needed):
-            self._resize(max(self.kept, 2 * needed), high)
-        elif 2 * needed >= self.capacity:
-            self._widen()
+            self._resize(max(self.kept, 2 * needed), high, huge=2 * needed >= self.kept)
+        elif 2 * needed >= self.capacity and not self.huge:
+            self._resize(self.capacity, high, huge=True)
 
-    def _resize(self, blocks: int, used: int) -> None:
+    def _resize(self, blocks: int, used: int, huge: bool) -> None:
         """New memory, with what the first `used` blocks hold, as far as they had memory."""
         used = min(used, self.capacity)
-        old, self._memory, self._rooms, self.capacity = self._memory, [], [], blocks
+        old, self._memory, self.capacity, self.huge = self._memory, [], blocks, huge
         for number, (heads, width) in enumerate(self._sizes):
             names = [shape.name for shape in self.shapes if (shape.heads, shape.width) == (heads, width)]
-            room = CellMemory((len(names), blocks, heads, CELLS, width), self.kind)
-            self._rooms.append(room)
-            if blocks > self.kept:
-                room.widen()
-            new = room.array
+            new = cell_memory((len(names), blocks, heads, CELLS, width), self.kind, huge)
             if old:
                 new[:, :used] = old[number][:, :used]
             self._memory.append(new)
             for name, memory in zip(names, new, strict=True):
                 self.attach(name, memory)
-
-    def _widen(self) -> None:
-        """Huge pages from now on: at least half of the memory will be written."""
-        for room in self._rooms:
-            room.widen()
 
     def move(self, handle: BlockHandle, cells: Sequence[int], begin: int) -> None:
         """Copy cells of a request to those from `begin` on, in all layers."""
@@ -161,7 +153,7 @@ class BlockPool:
     def drop_unused(self) -> None:
         """Give memory back if no request holds a block or will soon, and it is more than `kept` blocks."""
         if self.capacity > self.kept and not any(handle.blocks or handle.room for handle in self.handles):
-            self._resize(self.kept, 0)
+            self._resize(self.kept, 0, huge=False)
 
 
 def blocks_for(cells: int) -> int:
