@@ -117,3 +117,25 @@ def test_memory_that_shrinks_is_in_the_pages_of_what_is_left(blocks: int, pages:
     long.clear()
     held.allot([(other, blocks * CELLS + 1)])
     assert (held.capacity, sizes) == (max(held.kept, 2 * (blocks + 2)), ["small", "huge", pages])
+
+
+@pytest.mark.parametrize(
+    "blocks", [1 << 34, 1 << 60], ids=["more than there are addresses", "more than a number holds"]
+)
+def test_too_much_memory_is_refused_as_such(blocks: int) -> None:
+    with pytest.raises(MemoryError, match="MiB of keys and values"):
+        cell_memory((2, blocks, 3, CELLS, 64), KIND, huge=True)
+
+
+def test_a_pool_that_gets_no_memory_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, handle, other = BlockPool(SHAPES, KIND, nowhere), BlockHandle(0), BlockHandle(0)
+    held.allot([(handle, 2 * CELLS)])
+    held._memory[0][:, handle.blocks] = 5
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "cell_memory", lambda *arguments: (_ for _ in ()).throw(MemoryError()))
+        with pytest.raises(MemoryError):
+            held.allot([(handle, 3 * CELLS), (other, 4 * held.kept * CELLS)])
+    assert (handle.blocks, other.blocks, held.capacity, held.huge) == ([1, 2], [], held.kept, False)
+    assert (held._memory[0][:, handle.blocks] == 5).all()
+    held.allot([(other, CELLS)])
+    assert other.blocks == [3]

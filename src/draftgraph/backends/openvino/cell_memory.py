@@ -18,8 +18,15 @@ _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MA
 
 
 def cell_memory(shape: tuple[int, ...], kind: np.dtype[np.generic], huge: bool) -> npt.NDArray[np.generic]:
-    """Zeros that begin at a page. huge  whether they take huge pages; it has to be settled before they are written."""
-    room = mmap.mmap(-1, math.prod(shape) * kind.itemsize, **_PRIVATE)
+    """Zeros that begin at a page. huge  whether they take huge pages; it has to be settled before they are written.
+
+    Raises MemoryError.
+    """
+    size = math.prod(shape) * kind.itemsize
+    try:
+        room = mmap.mmap(-1, size, **_PRIVATE)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"there is no memory for {size >> 20} MiB of keys and values") from error
     advice = getattr(mmap, "MADV_HUGEPAGE" if huge else "MADV_NOHUGEPAGE", None)  # not all systems have both sizes
     if advice is not None:
         with suppress(OSError):

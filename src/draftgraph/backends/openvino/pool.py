@@ -72,7 +72,10 @@ class BlockPool:
         self._handles[id(handle)] = handle
 
     def allot(self, needs: Sequence[tuple[BlockHandle, int]]) -> None:
-        """Give every handle blocks for so many cells. A block is in use as soon as a handle names it."""
+        """Give every handle blocks for so many cells. A block is in use as soon as a handle names it.
+
+        Raises MemoryError; every handle has then the blocks that it had.
+        """
         lacking = [(handle, blocks_for(cells) - len(handle.blocks)) for handle, cells in needs]
         if all(count <= 0 for _, count in lacking):
             return
@@ -81,9 +84,15 @@ class BlockPool:
         taken = self.used() | {SCRATCH}
         total = sum(max(0, count) for _, count in lacking)
         free = iter([block for block in range(max(taken) + 1 + total) if block not in taken])
+        before = [handle.blocks for handle, _ in lacking]
         for handle, count in lacking:
             handle.blocks = handle.blocks + [next(free) for _ in range(max(0, count))]
-        self._fit()
+        try:
+            self._fit()
+        except MemoryError:
+            for (handle, _), blocks in zip(lacking, before, strict=True):
+                handle.blocks = blocks
+            raise
 
     def share(self, handle: BlockHandle, other: BlockHandle, count: int) -> int:
         """Let a handle without blocks begin with the first `count` cells of another one. Returns how many it got."""
@@ -116,17 +125,22 @@ class BlockPool:
             self._resize(self.capacity, high, huge=True)
 
     def _resize(self, blocks: int, used: int, huge: bool) -> None:
-        """New memory, with what the first `used` blocks hold, as far as they had memory."""
+        """New memory, with what the first `used` blocks hold, as far as they had memory.
+
+        Raises MemoryError; nothing has changed then.
+        """
         used = min(used, self.capacity)
-        old, self._memory, self.capacity, self.huge = self._memory, [], blocks, huge
-        for number, (heads, width) in enumerate(self._sizes):
-            names = [shape.name for shape in self.shapes if (shape.heads, shape.width) == (heads, width)]
-            new = cell_memory((len(names), blocks, heads, CELLS, width), self.kind, huge)
-            if old:
-                new[:, :used] = old[number][:, :used]
-            self._memory.append(new)
-            for name, memory in zip(names, new, strict=True):
-                self.attach(name, memory)
+        names = [[each.name for each in self.shapes if (each.heads, each.width) == size] for size in self._sizes]
+        made = [
+            cell_memory((len(of_size), blocks, heads, CELLS, width), self.kind, huge)
+            for of_size, (heads, width) in zip(names, self._sizes, strict=True)
+        ]
+        for new, old in zip(made, self._memory, strict=False):  # at first there is no old one
+            new[:, :used] = old[:, :used]
+        self._memory, self.capacity, self.huge = made, blocks, huge
+        for of_size, memory in zip(names, made, strict=True):
+            for name, part in zip(of_size, memory, strict=True):
+                self.attach(name, part)
 
     def move(self, handle: BlockHandle, cells: Sequence[int], begin: int) -> None:
         """Copy cells of a request to those from `begin` on, in all layers."""
