@@ -27,7 +27,7 @@ VERSION = 2
 """To be raised when models are converted otherwise, when something else is kept, or when more configurations are refused: those
 of kept models are not looked at again."""
 ENTRY, GRAPH, WEIGHTS = "entry.json", "graph.xml", "graph.bin"
-_CHUNK = 1 << 24
+_CHUNK = 1 << 20
 _MOST_BYTES = 1 << 24
 """A larger description is none."""
 _ATTEMPTS = 8
