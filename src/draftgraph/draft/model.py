@@ -188,6 +188,7 @@ class ModelDrafter(Drafter):
             if node in graph.promised:
                 chosen = [float(other == token) for other in graph.rows[node].tokens]
                 state.calibration.observe_fixed(graph.promised[node], chosen)
+                state.calibration.observe_best(graph.promised[node][0], chosen[0])
 
     def overlap(self, request: Request) -> Overlap | None:
         state: _State = request.drafting
@@ -200,13 +201,17 @@ class ModelDrafter(Drafter):
     def _reader(self, request: Request, limits: Limits) -> DrafterPasses:
         """The drafter for one round, which reads copies ahead where that pays."""
         state: _State = request.drafting
-        sampled = request.choice.sampled
+        choice = request.choice
+        sampled = choice.sampled
+        weighs = (
+            choice.structure.narrows and not choice.rule.reads_confidence
+        )  # others read rows as the drafter says them
         return DrafterPasses(
             self.model,
             request,
             state.text,
             self.vocab_size,
-            shape_of(request, self.vocab_size),
+            shape_of(request, self.vocab_size, state.calibration.sharpness if weighs else 1.0),
             state.calibration.temperature if sampled else 1.0,
             self._ahead(request, limits) if state.edges else None,
         )
@@ -228,10 +233,13 @@ class ModelDrafter(Drafter):
         return ahead
 
 
-def shape_of(request: Request, vocab_size: int) -> Shape:
-    """What becomes of a drafter's scores: laws to draw from, or how likely each FIXED candidate is to be the target's choice."""
+def shape_of(request: Request, vocab_size: int, sharpness: float = 1.0) -> Shape:
+    """What becomes of a drafter's scores: laws to draw from, or how likely each FIXED candidate is to be the target's choice.
+
+    sharpness  of rows at temperature 0 (`Calibration.sharpness`).
+    """
     if request.params.temperature == 0 and not request.choice.sampled:
-        return lambda scores, depths: torch.softmax(scores, dim=1)
+        return lambda scores, depths: torch.softmax(scores * sharpness, dim=1)
     if request.choice.sampled or not request.choice.rule.position_noise:
         return _law(request)
 
