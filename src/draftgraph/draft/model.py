@@ -19,7 +19,7 @@ from draftgraph.draft.passes import Ahead, DrafterPasses, Path, Shape, readable
 from draftgraph.draft.structures.base import Growth, Structure
 from draftgraph.draft.structures.calibrate import Calibration
 from draftgraph.draft.terms import Draft, Draw, Limits, Overlap
-from draftgraph.draft.whole_sizes import cut, cut_to_pay
+from draftgraph.draft.whole_sizes import cut, cut_to_pay, paying
 from draftgraph.request.state import Request
 from draftgraph.sampling.laws import TargetLaws
 from draftgraph.sampling.rng import Role
@@ -29,8 +29,8 @@ from draftgraph.verification.base import sample_rows
 FIRST_ROWS = 8
 """Rows that a first draft reads, about."""
 FEW, CLOSE = 8, 0.75
-"""A draft of copies is compared with the drafter's when it has FEW nodes, and grows on only if it comes so close to it: what is
-thrown away takes time too."""
+"""A draft of copies is made only if FEW levels of it promise nearly what the drafter's would give: what is thrown away takes time
+too."""
 SHARPNESS = 2.0
 """Under `agree`, a candidate's chance to be the target's own draw is estimated as (q / e)^SHARPNESS, normalised."""
 
@@ -129,7 +129,7 @@ class ModelDrafter(Drafter):
     def _copied(self, request: Request, limits: Limits) -> tuple[Draft | None, float]:
         """A draft of copies alone, where nothing else was asked for, or where it is expected to give more; else None.
 
-        And the tokens that it was expected to give. It is decided by the committed text and earlier rounds, before anything is
+        And the tokens that it promises. It is decided by the committed text and earlier rounds, before anything is
         drawn.
         """
         state: _State = request.drafting
@@ -141,15 +141,15 @@ class ModelDrafter(Drafter):
         if limits.depth == 0:
             graph = cut(copies.grow(alone.budget), alone.seconds, alone.worth)
         else:
-            graph, (_, tokens, rate) = cut_to_pay(copies.grow(FEW), alone.seconds, alone.worth)
+            _, tokens, rate = paying([alone.worth(score) for score in copies.promise(FEW)], alone.seconds)
             drafted = limits.rate(tokens)
-            if rate > CLOSE * drafted and len(copies.graph) == FEW:
-                graph, (_, tokens, rate) = cut_to_pay(copies.grow(alone.budget), alone.seconds, alone.worth)
-                drafted = limits.rate(tokens)
+            if rate <= CLOSE * drafted:
+                return None, tokens
+            graph, (_, expected, rate) = cut_to_pay(copies.grow(alone.budget), alone.seconds, alone.worth)
             if rate <= drafted:
                 return None, tokens
             reason = (
-                f"{reason}: {tokens:.2f} tokens per round expected, {rate:.0f} tokens/s; from the drafter {drafted:.0f}"
+                f"{reason}: {expected:.2f} tokens per round expected, {rate:.0f} tokens/s; from the drafter {drafted:.0f}"
             )
         if request.choice.rule.reads_confidence:
             graph.confidence = [0.0] * len(graph)
