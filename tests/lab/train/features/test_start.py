@@ -122,8 +122,8 @@ def test_a_drafter_of_another_layout_is_refused(network: str, tmp_path: Path) ->
 def test_what_is_no_drafter_is_refused(tmp_path: Path) -> None:
     over = target()
     over.save_pretrained(tmp_path / "model")
-    for folder in (tmp_path / "model", tmp_path / "absent"):
-        with pytest.raises(ModelError, match="holds no drafter"):
+    for folder, said in ((tmp_path / "model", "holds no drafter"), (tmp_path / "absent", "there is no such folder")):
+        with pytest.raises(ModelError, match=said):
             go_on_from(folder, tiny_net(over)[0], over)
     broken = write_drafter(tmp_path / "broken", over)
     (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:-100])

@@ -40,6 +40,8 @@ def go_on_from(folder: str | Path, net: TrainedNetwork, target: PreTrainedModel)
             f"--start {folder} is for networks of our own layout, and this one is kept in another; leave it out, or write "
             "--network own"
         )
+    if not Path(folder).exists():
+        raise ModelError(f"--start {folder}: there is no such folder; write one that `draftgraph train` wrote, or smollm2")
     trained = find_trained(folder)
     if trained is None or trained.layout.name != OwnLayout.name:
         held = "no drafter" if trained is None else f"a drafter of the layout {trained.layout.name}"
