@@ -388,7 +388,7 @@ except KeyboardInterrupt:
     end = time.monotonic() + 60
     while engine.load.running and time.monotonic() < end:
         time.sleep(0.01)
-    print("interrupted", engine.load.running, len(engine.target.cache._used))
+    print("interrupted", engine.load.running, len(engine.target.cache._used), flush=True)  # not in the fork's buffer too
 
 stream = engine.astream([5, 9], max_new_tokens=100)
 child = os.fork()
