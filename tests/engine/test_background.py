@@ -411,7 +411,7 @@ print("ends")
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 def test_a_program_is_interrupted_and_forked_and_ends_in_the_midst_of_requests() -> None:
     source = SCRIPT.format(tests=str(Path(__file__).parents[1]), body=BODY)
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert len(done.stdout.splitlines()) == 4, done.stdout

@@ -250,7 +250,7 @@ def test_sigterm_lets_what_runs_finish_and_sends_the_others_away():
 
 
 def test_limits_on_requests_and_on_time_are_errors_that_say_so():
-    limits = ("--max-requests", "1", "--request-timeout", str(HOUR), "--drain-timeout", str(HOUR))
+    limits = ("--max-requests", "1", "--request-timeout", str(2 * HOUR), "--drain-timeout", str(HOUR))
     with served(*limits) as server, ThreadPoolExecutor(2) as threads:
         works(server)
         body = LONG | {"n": 8}
@@ -259,13 +259,13 @@ def test_limits_on_requests_and_on_time_are_errors_that_say_so():
         until(lambda: running(server) > 0)
         full = server.http.post("/v1/completions", json={"prompt": PROMPT})
         assert (full.status_code, full.json()["error"]["code"], full.headers["Retry-After"]) == (429, "queue_full", "1")
-        server.hold.skip(HOUR)
+        server.hold.skip(2 * HOUR)
         assert (first.result().status_code, first.result().json()["error"]["code"]) == (504, "timeout")
         server.hold.after(4)
         with server.http.stream("POST", "/v1/completions", json=body | {"stream": True}) as answer:
             lines = answer.iter_lines()
             next(lines)  # now an error is no status any more
-            server.hold.skip(HOUR)
+            server.hold.skip(2 * HOUR)
             streamed = [line for line in lines if line]
         assert json.loads(streamed[-2].removeprefix("data: "))["error"]["code"] == "timeout"
         assert streamed[-1] == "data: [DONE]"
