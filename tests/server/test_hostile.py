@@ -246,7 +246,7 @@ def test_sigterm_lets_what_runs_finish_and_sends_the_others_away():
             assert lines[-1] == "data: [DONE]"
             texts = [json.loads(line[6:])["choices"][0]["text"] for line in lines[:-1]]
             assert "".join(texts) == own
-        assert server.process.wait(120) == 0
+        assert server.process.wait(300) == 0
 
 
 def test_limits_on_requests_and_on_time_are_errors_that_say_so():
@@ -282,4 +282,4 @@ def test_limits_on_requests_and_on_time_are_errors_that_say_so():
         server.hold.skip(HOUR)
         assert last.result().json()["error"]["code"] == "draining"
         server.hold.end()
-        assert server.process.wait(120) == 0
+        assert server.process.wait(300) == 0

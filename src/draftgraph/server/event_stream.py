@@ -43,7 +43,6 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async for chunk in self._chunks:
             await send({"type": "http.response.body", "body": as_data(chunk), "more_body": True})
-        self._close()  # before the client knows: its place is free for what it asks next
         await send({"type": "http.response.body", "body": DONE, "more_body": False})
 
 
