@@ -5,7 +5,6 @@ Left to itself, transformers asks the hub for file after file and tries each aga
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from dataclasses import dataclass
@@ -138,9 +137,10 @@ def _switched_off() -> str:
 def _asked(name: str) -> float:
     """When the name was asked for: now, unless it was not long ago."""
     now = time.monotonic()
-    if now - _ASKED.get(name, -math.inf) > BELIEVED_SECONDS:
-        _ASKED[name] = now
-    return _ASKED[name]
+    before = _ASKED.get(name)
+    if before is None or now - before > BELIEVED_SECONDS:
+        before = _ASKED[name] = now
+    return before
 
 
 @lru_cache(maxsize=32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +20,21 @@ from draftgraph.backends.openvino.runtime import runtime
 from models import tiny_lm
 
 
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with one model."""
+    folder = tmp_path_factory.mktemp("store")
+    tiny_lm(vocab=256).save_pretrained(folder / "model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DRAFTGRAPH_CACHE", str(folder / "cache"))
+        from_folder(folder / "model", None, None)
+    return folder / "cache"
+
+
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a model is kept that was just converted."""
-    monkeypatch.setenv("DRAFTGRAPH_CACHE", str(tmp_path / "cache"))
-    tiny_lm(vocab=256).save_pretrained(tmp_path / "model")
-    from_folder(tmp_path / "model", None, None)
+def place(converted: Path, tmp_path: Path) -> Path:
+    """Where the model is kept, in a cache of the test's own."""
+    shutil.copytree(converted, tmp_path / "cache")
     [found] = (tmp_path / "cache" / "openvino").iterdir()
     return found
 
