@@ -21,10 +21,9 @@ from draftgraph.backends.fingerprint import fingerprint
 from draftgraph.backends.gguf import is_gguf
 from draftgraph.backends.hub import kept, locate
 from draftgraph.backends.load import as_device, load_model, read_config
-from draftgraph.backends.openvino import refusals, store
+from draftgraph.backends.openvino import pages, refusals, store
 from draftgraph.backends.openvino.convert import convert
 from draftgraph.backends.openvino.model import About, OpenVinoModel
-from draftgraph.backends.openvino.pages import given_back
 from draftgraph.backends.openvino.precision import Precision
 from draftgraph.backends.openvino.quantise import made_with as quantised_with
 from draftgraph.backends.openvino.quantise import quantise
@@ -195,20 +194,15 @@ def _kept(source: _Source) -> OpenVinoModel | None:
 def _started(place: Path, entry: Entry, source: _Source) -> OpenVinoModel:
     """Raises RuntimeError, as OpenVINO does, or BrokenFileError if the graph does not compute what it did."""
     ov = runtime()
-
-    about = About(
-        Path(source.name).name,
-        entry.class_name,
-        entry.vocab_size,
-        entry.window,
-        source.fingerprint,
-        source.made_with["openvino"],
-        entry.checked,
-    )
+    known = Path(source.name).name, entry.class_name, entry.vocab_size, entry.window, source.fingerprint
+    about = About(*known, source.made_with["openvino"], entry.checked)
+    others = pages.mappings(place / WEIGHTS)  # of models that may go at any moment
     graph = ov.Core().read_model(place / GRAPH)
-    with given_back(place / WEIGHTS):
+    held = graph.clone()  # which keeps the file mapped, whatever becomes of the graph
+    with pages.given_back(pages.mappings(place / WEIGHTS) - others):
         model = OpenVinoModel(graph, about, source.precision, torch.get_num_threads())
         seen = trial(model)  # the first passes pack what is left
+    del held
     if not alike(seen, torch.tensor(entry.sample), source.precision.tolerance):
         raise BrokenFileError("its logits are not those that it had")
     return model
