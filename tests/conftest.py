@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from cost_tables import costs
 
-settings.register_profile("default", deadline=None, derandomize=True, max_examples=60)
+# No limit on how long inputs take to be made: on a busy machine that says nothing about a test.
+TIMELESS = [HealthCheck.too_slow]
+settings.register_profile("default", deadline=None, derandomize=True, max_examples=60, suppress_health_check=TIMELESS)
 settings.load_profile("default")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -1,10 +1,12 @@
 """Decoding that stands still while a test wants it to, so that nothing is a race; of a server: `python held.py FILE WORDS...`.
 
 The words are those of `draftgraph`. As long as FILE is there, the scheduler takes as many further steps as it says, then waits.
+The server's time is ahead by as many seconds as a file beside it says: no test waits for a time limit, or has to be within one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
@@ -19,7 +21,7 @@ import pytest
 
 from draftgraph.engine.scheduler import Scheduler
 
-LIMIT_SECONDS = 120.0
+LIMIT_SECONDS = 300.0
 """No test can hang: after so long a step is taken all the same."""
 LOOK_SECONDS = 0.005
 
@@ -33,19 +35,33 @@ def until(reached: Callable[[], object], seconds: float = LIMIT_SECONDS) -> None
 
 
 class Hold:
-    """Told by a file how many steps another process may take."""
+    """Told by a file how many steps another process may take, and by another one how far its time is ahead."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        self._ahead = 0.0
 
     def after(self, steps: int) -> None:
         """Stand still after so many steps from now."""
-        beside = self.file.with_suffix(".new")
-        beside.write_text(f"{steps} {uuid.uuid4().hex}", encoding="ascii")
-        os.replace(beside, self.file)
+        _write(self.file, f"{steps} {uuid.uuid4().hex}")
 
     def end(self) -> None:
         self.file.unlink(missing_ok=True)
+
+    def skip(self, seconds: float) -> None:
+        """Let the server's event loop believe that so many seconds have passed."""
+        self._ahead += seconds
+        _write(_clock(self.file), str(self._ahead))
+
+
+def keep_time(file: Path) -> None:
+    """Let the event loops of this process be ahead as the file's neighbour says. The server's loop looks ten times a second."""
+    sys.modules["uvloop"] = None  # type: ignore[assignment]  # which has a clock of its own
+
+    def ahead(self: asyncio.BaseEventLoop) -> float:
+        return time.monotonic() + float(_read(_clock(file)) or 0.0)
+
+    asyncio.BaseEventLoop.time = ahead  # type: ignore[method-assign]
 
 
 def obey(file: Path) -> None:
@@ -65,6 +81,16 @@ def obey(file: Path) -> None:
         return step(self)
 
     Scheduler.step = held  # type: ignore[method-assign]
+
+
+def _clock(file: Path) -> Path:
+    return file.with_suffix(".clock")
+
+
+def _write(file: Path, text: str) -> None:
+    beside = file.with_suffix(".new")
+    beside.write_text(text, encoding="ascii")
+    os.replace(beside, file)
 
 
 def _read(file: Path) -> str:
@@ -116,5 +142,7 @@ def held(steps: int) -> Iterator[Steps]:
 if __name__ == "__main__":
     from draftgraph.cli import main
 
-    obey(Path(sys.argv.pop(1)))
+    FILE = Path(sys.argv.pop(1))
+    obey(FILE)
+    keep_time(FILE)
     main()

@@ -29,7 +29,7 @@ TEMPLATE = """{%- for message in messages %}# {{ message.role }}: {{ message.con
 {% endif %}{%- if loud %}# LOUD
 {% endif %}{%- if add_generation_prompt %}# assistant: {% endif %}"""
 """A chat template for the bundled pair, which has none: Python comments, which it has read many of."""
-LIMIT_SECONDS = 120
+LIMIT_SECONDS = 300
 DRAFTING = {"budget": 12, "num_speculative_tokens": 6, "backend": "torch"}
 """How servers and engines of these tests draft: nothing depends on a clock."""
 

@@ -49,7 +49,7 @@ def table_server(**options: Any) -> Iterator[tuple[str, Behaviour]]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         wbufsize = -1
-        timeout = 20
+        timeout = 120
 
         def log_message(self, *given: Any) -> None:
             pass
@@ -75,8 +75,11 @@ def table_server(**options: Any) -> Iterator[tuple[str, Behaviour]]:
             self.wfile.write(content)
             self.wfile.flush()
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128  # with 5, connections of many threads would be repeated after a second
+
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
@@ -84,7 +87,7 @@ def table_server(**options: Any) -> Iterator[tuple[str, Behaviour]]:
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(10)
+        thread.join(60)
 
 
 def answer(behaviour: Behaviour, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:

@@ -20,7 +20,7 @@ from served import served
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-SITE_SECONDS = 240
+SITE_SECONDS = 600
 PREPARED = {"server", "grammars", "ray"}
 """Pages whose blocks need something before they can run; each has a test of its own."""
 

@@ -107,6 +107,6 @@ def test_help_version_typos_and_view_import_no_torch(tmp_path):
         [["view", str(tmp_path / "run.json"), "--html", str(tmp_path / "a.html")], 0],
     ]
     done = subprocess.run(
-        [sys.executable, "-c", LIGHT, json.dumps(calls)], capture_output=True, check=False, timeout=240
+        [sys.executable, "-c", LIGHT, json.dumps(calls)], capture_output=True, check=False, timeout=600
     )
     assert (done.returncode, done.stderr.decode()) == (0, "")

@@ -241,7 +241,9 @@ def test_paths_without_a_file(tmp_path: Path, make: Callable[[Path], None], caus
         load_model(tmp_path / "x.gguf", None, "cpu")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60, deadline=None
+)
 @given(data=st.data())
 def test_spoiled_headers_are_refused_or_harmless(file: Path, data: st.DataObject) -> None:
     whole = file.read_bytes()

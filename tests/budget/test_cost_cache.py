@@ -49,7 +49,7 @@ def file(cache: Path) -> Path:
 WRITTEN = {"version": cost_cache.VERSION, "machine": cost_cache.machine(CPU), "costs": TABLE}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(spoiled(WRITTEN))
 def test_a_spoiled_table_is_measured_again_or_still_a_table(file: Path, content: bytes):
     file.write_bytes(content)
@@ -163,7 +163,7 @@ def test_a_process_without_variables_and_user_entry_generates():
     """As in a container that runs under a number."""
     path = os.pathsep.join(filter(None, sys.path))
     done = subprocess.run(
-        [sys.executable, "-c", NOBODY], env={"PYTHONPATH": path}, capture_output=True, check=False, timeout=240
+        [sys.executable, "-c", NOBODY], env={"PYTHONPATH": path}, capture_output=True, check=False, timeout=600
     )
     assert done.returncode == 0, done.stderr.decode()
     assert done.stderr.decode().count("cannot be kept") == 1

@@ -268,7 +268,7 @@ def test_a_process_is_quiet_and_survives_a_poor_terminal(models):
     ]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(
-        command, input=PROMPT.encode(), capture_output=True, check=False, env=environment, timeout=240
+        command, input=PROMPT.encode(), capture_output=True, check=False, env=environment, timeout=600
     )
     told = [line for line in done.stderr.decode().splitlines() if not line.startswith("warning: timing these models")]
     assert (done.returncode, told) == (0, [])

@@ -63,7 +63,7 @@ def served() -> Iterator[dict[str, object]]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         running.append((server, thread, listening))
-        ends = time.monotonic() + 60
+        ends = time.monotonic() + 300
         while not server.started:
             assert time.monotonic() < ends, "it did not start"
             time.sleep(0.02)
@@ -74,7 +74,7 @@ def served() -> Iterator[dict[str, object]]:
     finally:
         for server, thread, listening in running:
             server.should_exit = True
-            thread.join(60)
+            thread.join(300)
             listening.close()
 
 

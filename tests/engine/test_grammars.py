@@ -354,7 +354,7 @@ def test_threads_share_an_engine_and_its_grammars() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(300)
     assert texts == {seed: shared.generate("Once upon a time", params[seed]).text for seed in range(8)}
 
 

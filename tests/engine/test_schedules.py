@@ -40,7 +40,7 @@ from recurrent import DELTA
 from test_sampling_law import TableLM
 
 PROMPTS = ([5], [9, 4], [3, 14, 15], [(7 * i + 3) % 61 for i in range(17)])
-SECONDS = 60.0
+SECONDS = 300.0
 """Whatever a test waits for takes less."""
 
 
@@ -427,7 +427,9 @@ def test_what_does_not_go_with_it_is_refused_by_name(name: str) -> None:
 
 def test_a_request_may_choose_rule_and_length_and_not_a_tree() -> None:
     made = engine()
-    result = made.generate(PROMPTS[2], max_new_tokens=12, temperature=1.0, rule="token", num_speculative_tokens=2)
+    result = made.generate(
+        PROMPTS[2], max_new_tokens=12, temperature=1.0, seed=1, rule="token", num_speculative_tokens=2
+    )
     assert result.stats.rule == "token"
     assert max(len(record.onward) for record in result.rounds) == 2
     assert made.generate(PROMPTS[2], max_new_tokens=12, budget=0).stats.num_drafter_passes == 0

@@ -35,7 +35,7 @@ def together(*actions: Callable[[], Any]) -> list[Any]:
 
     def run(number: int) -> None:
         try:
-            start.wait(timeout=60)
+            start.wait(timeout=300)
             results[number] = actions[number]()
         except BaseException as error:
             errors.append(error)
@@ -44,7 +44,7 @@ def together(*actions: Callable[[], Any]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=120)
+        thread.join(timeout=300)
     assert not any(thread.is_alive() for thread in threads)
     for error in errors:
         raise error
@@ -81,10 +81,10 @@ def test_a_short_request_does_not_wait_for_a_long_one() -> None:
     def run_long() -> None:
         for _ in long:
             begun.set()
-            after.append(ended.wait(60) if len(after) == 10 else ended.is_set())
+            after.append(ended.wait(300) if len(after) == 10 else ended.is_set())
 
     def run_short() -> list[int]:
-        begun.wait(timeout=60)
+        begun.wait(timeout=300)
         tokens = engine.generate([7, 3], dg.SamplingParams(max_new_tokens=4)).token_ids
         ended.set()
         return tokens
@@ -102,7 +102,7 @@ def test_streams_of_two_threads_take_turns() -> None:
         for event in engine.stream(PROMPTS[number], dg.SamplingParams(max_new_tokens=100)):
             tokens += event.token_ids
             if len(tokens) in (1, 50, 51):
-                meeting.wait(60)
+                meeting.wait(300)
         return tokens
 
     texts = together(lambda: run(0), lambda: run(1))

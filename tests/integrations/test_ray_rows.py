@@ -162,7 +162,7 @@ def test_options_that_are_not_possible_are_refused_before_a_file_is_made(
     assert not list(tmp_path.iterdir())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.lists(st.text(), max_size=3), max_size=3), st.integers(0, 400))
 def test_a_journal_survives_a_kill_at_any_byte(tmp_path: Path, batches: list[list[str]], cut: int) -> None:
     file = tmp_path / "rows"

@@ -184,7 +184,7 @@ def test_curl_streams_lines_that_end_with_done(server: Served):
     body = json.dumps({"prompt": PROMPT, "max_tokens": 8, "temperature": 0, "stream": True})
     done = subprocess.run(
         ["curl", "-sN", f"{server.url}/v1/completions", "-H", "Content-Type: application/json", "-d", body],
-        capture_output=True, check=True, timeout=240,
+        capture_output=True, check=True, timeout=600,
     )  # fmt: skip
     lines = done.stdout.decode().split("\n\n")
     assert lines[-2:] == ["data: [DONE]", ""]

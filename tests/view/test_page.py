@@ -76,7 +76,7 @@ def browse(tmp_path: Path) -> Browse:
         )
         file.write_text(page.html(trace, start).replace("</body>", driver), encoding="utf-8")
         command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", *flags, "--dump-dom", file.as_uri()]
-        done = subprocess.run(command, capture_output=True, timeout=180, check=True)
+        done = subprocess.run(command, capture_output=True, timeout=600, check=True)
         root = _Root()
         root.feed(done.stdout.decode())
         assert root.found.get("data-errors") == "0", done.stderr.decode()

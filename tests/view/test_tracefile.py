@@ -165,7 +165,7 @@ def test_what_is_no_trace_is_refused(tmp_path, text):
     refused(file, "cannot be drawn", "--trace")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(content=spoiled(random_trace(2, 4).to_dict() | {"words": {str(i): word for i, word in enumerate(NASTY)}}))
 def test_a_spoiled_trace_is_refused_or_drawn(tmp_path, content):
     """What is not refused is drawn, in the terminal and as a page whose data is JSON."""

@@ -27,8 +27,10 @@ from draftgraph.errors import ModelError, first_line
 
 PATIENCE_SECONDS = 5.0
 """How long the hub may take to answer."""
-BELIEVED_SECONDS = 60
+BELIEVED_SECONDS = 60.0
 """How long an answer is not asked for again: a model is read in several steps."""
+_ASKED: dict[str, float] = {}
+"""When a name was asked for last."""
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _ASKED_FOR = "config.json"
 
@@ -89,7 +91,7 @@ def locate(source: str | Path) -> Place:
     except HFValidationError:
         raise ModelError(f"{here}, and it cannot be a hub name; {instead}") from None
     off = _switched_off()
-    answer = _Answer(unreachable=off) if off else _ask(name, int(time.monotonic()) // BELIEVED_SECONDS)
+    answer = _Answer(unreachable=off) if off else _ask(name, _asked(name))
     if answer.refusal:
         raise ModelError(f"{here}, and {answer.refusal}; {instead}, or a hub name")
     if not answer.unreachable:
@@ -132,9 +134,18 @@ def _switched_off() -> str:
     return ""
 
 
+def _asked(name: str) -> float:
+    """When the name was asked for: now, unless it was not long ago."""
+    now = time.monotonic()
+    before = _ASKED.get(name)
+    if before is None or now - before > BELIEVED_SECONDS:
+        before = _ASKED[name] = now
+    return before
+
+
 @lru_cache(maxsize=32)
-def _ask(name: str, minute: int) -> _Answer:
-    """One question to the hub. minute  makes an answer be asked for again later."""
+def _ask(name: str, asked: float) -> _Answer:
+    """One question to the hub. asked  makes an answer be asked for again later."""
     try:
         get_hf_file_metadata(hf_hub_url(name, _ASKED_FOR), timeout=PATIENCE_SECONDS)
     except GatedRepoError:

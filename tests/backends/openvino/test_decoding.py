@@ -99,7 +99,7 @@ def test_threads_and_streams_that_are_dropped() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=120)
+        thread.join(timeout=300)
     assert found == dict.fromkeys(range(4), True)
     assert not converted().pool.used()
 

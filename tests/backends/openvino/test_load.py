@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -285,24 +284,6 @@ def test_a_cache_that_cannot_be_written_is_said_once(
     assert not (tmp_path / "cache").is_dir() or all(
         not list(place.iterdir()) for place in (tmp_path / "cache").iterdir()
     )
-
-
-def test_two_that_convert_at_once_leave_one_whole_entry(folder: Path, tmp_path: Path) -> None:
-    from draftgraph.backends.openvino import store
-
-    text_of(folder)
-    [place] = entries(tmp_path / "cache")
-    entry = store.read_entry(place, json.loads((place / ENTRY).read_text())["made_with"])
-    import openvino as ov
-
-    graph = ov.Core().read_model(place / GRAPH)
-    threads = [threading.Thread(target=store.write_entry, args=(place, entry, graph.clone())) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert entries(tmp_path / "cache") == [place]
-    assert store.read_entry(place, entry.made_with).weights == entry.weights
 
 
 def test_a_refusal_is_kept_as_well(

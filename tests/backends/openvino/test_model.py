@@ -212,7 +212,7 @@ def test_two_threads_share_a_model() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=120)
+        thread.join(timeout=300)
     assert max(found.values()) < CLOSE
     assert len(found) == 2
 

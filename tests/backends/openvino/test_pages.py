@@ -5,10 +5,13 @@ from __future__ import annotations
 import mmap
 import sys
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import pytest
 
-from draftgraph.backends.openvino.pages import given_back, let_go
+from draftgraph.backends.openvino import load, pages
+from draftgraph.backends.openvino.pages import given_back, let_go, mappings
+from models import tiny_lm
 
 LENGTH = 1 << 22
 
@@ -31,12 +34,15 @@ def test_what_is_given_back_is_read_again_as_it_was(tmp_path: Path) -> None:
     content = bytes(range(256)) * (LENGTH // 256)
     path.write_bytes(content)
     with path.open("rb") as file, mmap.mmap(file.fileno(), LENGTH, mmap.MAP_PRIVATE, mmap.PROT_READ) as mapped:
-        with given_back(path):
+        spans = mappings(path)
+        assert [end - begin for begin, end in spans] == [LENGTH]
+        with given_back(spans):
             assert mapped[:] == content
         assert resident(path) == 0
         assert mapped[:] == content
         assert resident(path) > 0
-        assert let_go(path) == LENGTH
+        let_go(spans)
+        assert resident(path) == 0
         assert mapped[LENGTH - 3 :] == content[-3:]
 
 
@@ -47,10 +53,34 @@ def test_what_was_written_to_a_mapping_stays(tmp_path: Path) -> None:
     writable = mmap.PROT_READ | mmap.PROT_WRITE
     with path.open("rb") as file, mmap.mmap(file.fileno(), LENGTH, mmap.MAP_PRIVATE, writable) as mapped:
         mapped[5] = 7
-        assert let_go(path) == 0
+        assert mappings(path) == frozenset()
         assert mapped[5] == 7
 
 
 def test_a_file_that_nobody_maps(tmp_path: Path) -> None:
-    with given_back(tmp_path / "absent.bin"):
-        assert let_go(tmp_path / "absent.bin") == 0
+    with given_back(mappings(tmp_path / "absent.bin")):
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is given back")
+def test_a_start_touches_no_mapping_of_another_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one may go at any moment, and something else be where it was; its own is there all the time."""
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("DRAFTGRAPH_CACHE", str(tmp_path / "cache"))
+    tiny_lm(vocab=256).save_pretrained(tmp_path / "model")
+    other = load.from_folder(tmp_path / "model", None, None)
+    [weights] = (tmp_path / "cache").rglob("*.bin")
+    theirs = pages.mappings(weights)
+    assert len(theirs) == 1
+    touched: list[frozenset[pages.Span]] = []
+
+    def watched(spans: frozenset[pages.Span]) -> None:
+        assert spans <= pages.mappings(weights)
+        touched.append(spans)
+
+    monkeypatch.setattr(pages, "let_go", watched)
+    monkeypatch.setattr(load, "_RUNNING", WeakValueDictionary())
+    assert load.from_folder(tmp_path / "model", None, None) is not other
+    assert touched
+    assert not any(spans & theirs for spans in touched)
+    assert all(len(spans) == 1 for spans in touched)

@@ -94,7 +94,7 @@ def test_a_broken_table_is_refused_by_name(name: str, table: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(place=st.integers(0, 10_000), bit=st.integers(0, 7))
 def test_no_flipped_bit_goes_unseen(table: Path, place: int, bit: int) -> None:
     content = bytearray(table.read_bytes())

@@ -144,7 +144,7 @@ def test_files_without_prompts_are_refused(tmp_path):
 ROWS = [{"question_id": 1, "category": "qa", "turns": ["a", "b"]}, {"prompt": "c", "task_id": "T/1"}, {"text": "d"}]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(content=spoiled(ROWS), name=st.sampled_from(["own.json", "own.jsonl", "own.txt"]))
 def test_a_spoiled_file_is_read_in_part_or_refused(tmp_path, content, name):
     (tmp_path / name).write_bytes(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
 import threading
 
@@ -56,7 +57,7 @@ def test_a_busy_server_is_asked_again_and_retry_after_is_honoured(monkeypatch):
         (500, {"Retry-After": "soon"}, b""),
     ]
     with table_server(faults=busy) as (url, _):
-        client = Client(url, None, 10.0)
+        client = Client(url, None, 60.0)
         monkeypatch.setattr(client.stopped, "wait", lambda seconds: waits.append(seconds))
         assert client.ask("/completions", BODY)["choices"]
         client.close()
@@ -65,7 +66,7 @@ def test_a_busy_server_is_asked_again_and_retry_after_is_honoured(monkeypatch):
 
 def test_a_server_that_stays_busy_is_given_up():
     with table_server(faults=[(503, {}, b'{"detail": "full"}')] * 99) as (url, behaviour):
-        client = Client(url, None, 10.0)
+        client = Client(url, None, 60.0)
         with pytest.raises(ServerError, match="answers 503: full"):
             client.ask("/completions", BODY)
         client.close()
@@ -86,7 +87,7 @@ def test_a_server_that_stays_busy_is_given_up():
 )
 def test_what_is_no_answer_is_told_at_once(fault, message):
     with table_server(faults=[fault]) as (url, behaviour):
-        client = Client(url, None, 10.0)
+        client = Client(url, None, 60.0)
         with pytest.raises(ServerError, match=message):
             client.ask("/completions", BODY)
         assert not behaviour.asked
@@ -97,7 +98,7 @@ def test_what_is_no_answer_is_told_at_once(fault, message):
 def test_an_answer_that_has_no_end_is_cut(monkeypatch):
     monkeypatch.setattr(module, "LARGEST_ANSWER", 100)
     with table_server(faults=[(200, {}, b"x" * 101)]) as (url, _):
-        client = Client(url, None, 10.0)
+        client = Client(url, None, 60.0)
         with pytest.raises(ServerError, match="more than 100 bytes"):
             client.ask("/completions", BODY)
         client.close()
@@ -106,10 +107,10 @@ def test_an_answer_that_has_no_end_is_cut(monkeypatch):
 def test_nobody_at_home_is_told():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    client = Client(f"http://127.0.0.1:{port}", None, 2.0)
-    with pytest.raises(ServerError, match=f"no server answers at http://127.0.0.1:{port}.*; start it"):
-        client.ask("/completions", BODY)
+        port = free.getsockname()[1]  # it is held, so that nobody else listens there meanwhile
+        client = Client(f"http://127.0.0.1:{port}", None, 60.0)
+        with pytest.raises(ServerError, match=f"no server answers at http://127.0.0.1:{port}.*; start it"):
+            client.ask("/completions", BODY)
 
 
 def test_a_silent_server_has_so_many_seconds_and_closing_ends_the_wait():
@@ -121,7 +122,8 @@ def test_a_silent_server_has_so_many_seconds_and_closing_ends_the_wait():
         with pytest.raises(ServerError, match=r"did not answer within 0.1 seconds.*--timeout"):
             client.ask("/completions", BODY)
         silent.settimeout(60)
-        silent.accept()[0].close()
+        for _ in range(module.TRIES):
+            silent.accept()[0].close()
         slow, errors = Client(url, None, 100.0), []
         thread = threading.Thread(target=lambda: errors.append(_error(slow)), daemon=True)
         thread.start()
@@ -130,6 +132,29 @@ def test_a_silent_server_has_so_many_seconds_and_closing_ends_the_wait():
             slow.close()
             thread.join(60)
         assert isinstance(errors[0], ServerError)
+
+
+@pytest.mark.parametrize("moment", ["connect", "getresponse"])
+def test_closing_ends_a_request_that_is_just_being_made(moment, monkeypatch):
+    class Closing(http.client.HTTPConnection):
+        def connect(self):
+            if moment == "connect":
+                client.close()
+            super().connect()
+
+        def getresponse(self):
+            if moment == "getresponse":
+                client.close()
+            return super().getresponse()
+
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(1)
+        port = silent.getsockname()[1]
+        monkeypatch.setattr(Address, "connect", lambda self, seconds: Closing("127.0.0.1", port, timeout=seconds))
+        client = Client(f"http://127.0.0.1:{port}", None, 5.0)
+        with pytest.raises(ServerError, match="was ended" if moment == "connect" else "no server answers"):
+            client.ask("/completions", BODY)
 
 
 def _error(client: Client) -> BaseException | None:

@@ -21,15 +21,14 @@ from draftgraph.backends.fingerprint import fingerprint
 from draftgraph.backends.gguf import is_gguf
 from draftgraph.backends.hub import kept, locate
 from draftgraph.backends.load import as_device, load_model, read_config
-from draftgraph.backends.openvino import refusals
+from draftgraph.backends.openvino import pages, refusals, store
 from draftgraph.backends.openvino.graphs import graph_of, probed
 from draftgraph.backends.openvino.model import About, OpenVinoModel
-from draftgraph.backends.openvino.pages import given_back
 from draftgraph.backends.openvino.precision import Precision
 from draftgraph.backends.openvino.quantise import made_with as quantised_with
 from draftgraph.backends.openvino.refusals import UnfitError
 from draftgraph.backends.openvino.runtime import runtime
-from draftgraph.backends.openvino.store import GRAPH, WEIGHTS, Entry, place_of, read_entry, update_entry, write_entry
+from draftgraph.backends.openvino.store import GRAPH, WEIGHTS, Entry, read_entry, update_entry, write_entry
 from draftgraph.backends.openvino.trial import alike, trial
 from draftgraph.backends.openvino.weights import digest, stamps, weight_files
 from draftgraph.backends.openvino.weights import fingerprint as fingerprint_of_files
@@ -58,6 +57,7 @@ class _Source:
 
     name         of the folder or the GGUF file, or on the hub. files  that hold its weights.
     fingerprint  of weights and configuration. made_with  what else a graph of them depends on.
+    place        in the user's cache; None if there is none. useless  what is `there`, should it turn out to be of no use.
     """
 
     name: str
@@ -66,10 +66,8 @@ class _Source:
     made_with: dict[str, str]
     precision: Precision
     taps: tuple[str, ...]
-
-    @property
-    def place(self) -> Path | None:
-        return place_of(folder(), self.fingerprint, self.made_with)
+    place: Path | None
+    useless: int | None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -168,7 +166,8 @@ def _look(name: str, version: str, precision: Precision, taps: tuple[str, ...] =
     made_with |= {"precision": str(precision), "taps": " ".join(taps)} | quantised_with(precision)
     if is_gguf(name):
         made_with["gguf"] = importlib.metadata.version("gguf")  # which knows how its blocks are dequantised
-    return _Source(name, files, known, made_with, precision, taps)
+    place = store.place_of(folder(), known, made_with)
+    return _Source(name, files, known, made_with, precision, taps, place, store.there(place))
 
 
 def _kept(source: _Source) -> OpenVinoModel | None:
@@ -210,9 +209,13 @@ def _started(place: Path, entry: Entry, source: _Source) -> OpenVinoModel:
         source.made_with["openvino"],
         entry.checked,
     )
-    with given_back(place / WEIGHTS):  # the graph has no name here, for what is read is let go once it is compiled
-        model = OpenVinoModel(ov.Core().read_model(place / GRAPH), about, source.precision, torch.get_num_threads())
+    others = pages.mappings(place / WEIGHTS)  # of models that may go at any moment
+    held = ov.Core().read_model(place / GRAPH)  # which keeps the file mapped for as long as pages are given back
+    with pages.given_back(pages.mappings(place / WEIGHTS) - others):
+        # The graph has no name here, for what is made of it is let go once it is compiled.
+        model = OpenVinoModel(held.clone(), about, source.precision, torch.get_num_threads())
         seen = trial(model)  # the first passes pack what is left
+    del held
     if not alike(seen, torch.tensor(entry.sample), source.precision.tolerance):
         raise BrokenFileError("its logits are not those that it had")
     return model
@@ -225,7 +228,7 @@ def _converted(source: _Source) -> OpenVinoModel:
     """
     place, begun = source.place, time.perf_counter()
     logging.getLogger(NOTES).warning("converting %s for OpenVINO", source.name)
-    entry, model = _made(source, place)
+    entry, model = _made(source)
     where = ""
     if model is None:
         assert place is not None
@@ -236,7 +239,7 @@ def _converted(source: _Source) -> OpenVinoModel:
     return model
 
 
-def _made(source: _Source, place: Path | None) -> tuple[Entry, OpenVinoModel | None]:
+def _made(source: _Source) -> tuple[Entry, OpenVinoModel | None]:
     """What is kept of a model, and the model itself where its graph is not kept.
 
     A graph that was just traced holds all weights that torch has read, and what is compiled of it holds the graph. A graph that
@@ -251,21 +254,21 @@ def _made(source: _Source, place: Path | None) -> tuple[Entry, OpenVinoModel | N
     try:
         model, graph = probed(graph_of(reference.model, source.taps), reference, about, source.precision)
     except UnfitError as error:
-        _write(place, replace(entry, refused=str(error)), None)
+        _write(source, replace(entry, refused=str(error)), None)
         raise
     entry = replace(entry, checked=model.about.checked, sample=trial(model).tolist())
-    return entry, None if _write(place, entry, graph) else model
+    return entry, None if _write(source, entry, graph) else model
 
 
-def _write(place: Path | None, entry: Entry, graph: Any | None) -> bool:
+def _write(source: _Source, entry: Entry, graph: Any | None) -> bool:
     """Keep a model, or say once why that is not possible. Whether it is kept."""
     why = f"there is no home folder; set {FOLDER} to a folder"
-    if place is not None:
+    if source.place is not None:
         try:
-            write_entry(place, entry, graph)
+            write_entry(source.place, entry, graph, source.useless)
             return True
         except OSError as error:
-            why = f"{str(place.parent)!r} cannot be written ({error.strerror})"
+            why = f"{str(source.place.parent)!r} cannot be written ({error.strerror})"
     if why not in _TOLD:
         _TOLD.add(why)
         logging.getLogger(NOTES).warning("converted models cannot be kept: %s; every process converts them again", why)

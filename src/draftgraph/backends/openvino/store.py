@@ -1,8 +1,8 @@
 """Converted graphs, kept in the user's cache folder: one folder per model, precision and versions.
 
-A folder is written beside its place and then moved there, so that nobody sees half of it, and two processes that convert the
-same model do not disturb each other. What is broken or of somebody else is converted again. A cache that cannot be written is
-no error: the model is then converted in every process.
+A folder is written beside its place and then moved there, so that nobody sees half of it. Of two processes that convert the
+same model, the first one puts its folder there, and the other one leaves it: somebody may be reading it. What is broken or of
+somebody else is converted again. A cache that cannot be written is no error: the model is then converted in every process.
 """
 
 from __future__ import annotations
@@ -67,6 +67,14 @@ def place_of(folder: Path | None, fingerprint: str, made_with: dict[str, str]) -
     return folder / "openvino" / hashlib.sha256(known.encode()).hexdigest()[:24]
 
 
+def there(place: Path | None) -> int | None:
+    """What is at a place now, as a number that differs from that of any other folder; None if nothing is."""
+    try:
+        return None if place is None else place.stat().st_ino
+    except OSError:
+        return None
+
+
 def read_entry(place: Path, made_with: dict[str, str]) -> Entry:
     """What is kept there, with its files looked through.
 
@@ -85,8 +93,10 @@ def read_entry(place: Path, made_with: dict[str, str]) -> Entry:
     return entry
 
 
-def write_entry(place: Path, entry: Entry, graph: Any | None) -> Entry:
+def write_entry(place: Path, entry: Entry, graph: Any | None, useless: int | None) -> Entry:
     """Keep a model whose `graph` (an `openvino.Model`) can run, or the reason why it cannot; the entry as it is kept.
+
+    useless  what was `there` when nothing of use was found; anything else is the work of another process, and stays.
 
     Raises OSError if it cannot be written; what was there before is then still there.
     """
@@ -97,7 +107,7 @@ def write_entry(place: Path, entry: Entry, graph: Any | None) -> Entry:
             _save(graph, half)
             entry = replace(entry, files={name: _checked(half / name) for name in (GRAPH, WEIGHTS)})
         write_whole(half / ENTRY, _text(entry))
-        _put(half, place)
+        _put(half, place, entry, useless)
     finally:
         shutil.rmtree(half, ignore_errors=True)
     return entry
@@ -126,14 +136,18 @@ def _save(graph: Any, folder: Path) -> None:
         raise OSError(5, str(error)) from error
 
 
-def _put(half: Path, place: Path) -> None:
+def _put(half: Path, place: Path, entry: Entry, useless: int | None) -> None:
     """Move a whole folder to its place. Others may do so at the same moment; then the folder of one of them is there.
+
+    What is there already is moved away, unless it is new and holds the same model.
 
     Raises OSError if what is at the place cannot be moved away.
     """
     for attempt in range(_ATTEMPTS):
         with contextlib.suppress(OSError):
             half.rename(place)
+            return
+        if there(place) not in (None, useless) and _is_kept(place, entry):
             return
         aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".old", dir=place.parent))
         try:
@@ -144,6 +158,14 @@ def _put(half: Path, place: Path) -> None:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     half.rename(place)
+
+
+def _is_kept(place: Path, entry: Entry) -> bool:
+    """Whether a whole entry of the same model is there."""
+    try:
+        return read_entry(place, entry.made_with).weights == entry.weights
+    except (OSError, BrokenFileError):
+        return False
 
 
 def _checked(file: Path) -> tuple[int, int]:

@@ -17,6 +17,8 @@ PACKAGES = ("draftgraph", "transformers", "torch", "openvino")
 Context = ForkServerContext | SpawnContext
 PATIENCE_SECONDS = 300.0
 """Of one model type on one backend. After that it counts as crashed."""
+LEAVE_SECONDS = 60.0
+"""What a process that has closed its pipe gets to end: its exit code comes by way of the process that started it."""
 _TRIAL = "draftgraph.lab.coverage.trial"
 
 
@@ -64,7 +66,7 @@ def _apart(context: Context, name: str, backends: list[str], patience: float) ->
             found: Row = ours.recv()
             return found
     except EOFError:
-        worker.join(1.0)
+        worker.join(LEAVE_SECONDS)
         why = f"its process ended with code {worker.exitcode} after {time.monotonic() - begun:.0f} s"
     finally:
         worker.kill()

@@ -11,8 +11,8 @@ import json
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -92,6 +92,7 @@ class Client:
         self.stopped = threading.Event()
         self._local = threading.local()
         self._open: set[http.client.HTTPConnection] = set()
+        self._busy: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
 
     def get(self, path: str) -> Any:
@@ -109,7 +110,8 @@ class Client:
                 with suppress(OSError):
                     if connection.sock is not None:
                         connection.sock.shutdown(socket.SHUT_RDWR)  # closing alone wakes nobody
-                connection.close()
+                if connection not in self._busy:  # else its thread closes it, which may be about to read from it
+                    connection.close()
             self._open.clear()
 
     def _answer(self, method: str, path: str, body: bytes | None) -> Any:
@@ -132,26 +134,38 @@ class Client:
         raise AssertionError("every try returns or raises")
 
     def _once(self, method: str, path: str, body: bytes | None) -> Reply:
-        connection = self._connection()
-        connection.request(method, path, body, self._headers)
-        with connection.getresponse() as response:
-            content = response.read(LARGEST_ANSWER + 1)
-            if len(content) > LARGEST_ANSWER:
-                raise ServerError(f"{self.address} answers with more than {LARGEST_ANSWER} bytes", response.status)
-            if response.will_close:
-                self._drop()
-            return response.status, {name.lower(): value for name, value in response.getheaders()}, content
+        with self._connection() as connection:
+            connection.request(method, path, body, self._headers)
+            self._refuse_ended()  # `close` may have come before there was a socket
+            with connection.getresponse() as response:
+                content = response.read(LARGEST_ANSWER + 1)
+                if len(content) > LARGEST_ANSWER:
+                    raise ServerError(f"{self.address} answers with more than {LARGEST_ANSWER} bytes", response.status)
+                if response.will_close:
+                    self._drop()
+                return response.status, {name.lower(): value for name, value in response.getheaders()}, content
 
-    def _connection(self) -> http.client.HTTPConnection:
-        """This thread's."""
-        if self.stopped.is_set():
-            raise ServerError("the audit was ended")
+    @contextmanager
+    def _connection(self) -> Iterator[http.client.HTTPConnection]:
+        """This thread's, which nobody else closes meanwhile."""
         connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = self.address.connect(self._seconds)
+        with self._lock:
+            self._refuse_ended()
+            self._open.add(connection)
+            self._busy.add(connection)
+        try:
+            yield connection
+        finally:
             with self._lock:
-                self._open.add(connection)
-        return connection
+                self._busy.discard(connection)
+                if self.stopped.is_set():
+                    connection.close()
+
+    def _refuse_ended(self) -> None:
+        if self.stopped.is_set():
+            raise ServerError("the audit was ended")
 
     def _drop(self) -> None:
         connection = getattr(self._local, "connection", None)
