@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -30,8 +30,7 @@ Expected = Callable[[Sequence[float]], list[float]]
 """What the target will choose, estimated from the probabilities of a row, best first."""
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):  # several are made in every round, and a frozen dataclass takes three times as long
     """Likely continuations of a prefix, best first, with their estimated probabilities."""
 
     tokens: Sequence[int]
@@ -176,11 +175,25 @@ class DraftGraph:
 
     def remember(self, nodes: Sequence[int], q: torch.Tensor, width: int, expected: Expected = list) -> list[Row]:
         """Keep the `width` best continuations of freshly evaluated nodes, from their rows f[n, V]."""
-        tokens, promised = _best(q, min(width, q.shape[1]))
-        rows = [Row(t, expected(w)) for t, w in zip(tokens, promised, strict=True)]
+        best = q.topk(min(width, q.shape[1]), dim=1)
+        promised = best.values.tolist()
+        rows = [Row(t, expected(w)) for t, w in zip(best.indices.tolist(), promised, strict=True)]
         self.rows.update(zip(nodes, rows, strict=True))
         self.promised.update(zip(nodes, promised, strict=True))
         return rows
+
+    def remember_best(self, node: int, q: torch.Tensor, expected: Expected = list) -> Row:
+        """`remember` for one node, of which the best continuation is kept. q  f[1, V], its row."""
+        if q.is_cpu:  # a fifth of what `topk` takes
+            held = q.numpy()
+            token = int(held.argmax())
+            prob = held.item(token)
+        else:
+            prob, token = (best.item() for best in q[0].max(dim=0))
+        promised = [prob]
+        row = self.rows[node] = Row([token], expected(promised))
+        self.promised[node] = promised
+        return row
 
     def score(self, node: int) -> float:
         return 1.0 if node == ROOT else self.scores[node]
@@ -226,12 +239,3 @@ class DraftGraph:
     def num_merged(self) -> int:
         return sum(origin != DRAFTED for origin in self.origins)
 
-
-def _best(q: torch.Tensor, width: int) -> tuple[list[list[int]], list[list[float]]]:
-    """The `width` best tokens of every row f[n, V] with their probabilities, best first."""
-    if width == 1 and q.is_cpu:  # a fifth of what `topk` takes
-        held = q.numpy()
-        best = held.argmax(axis=1).tolist()
-        return [[token] for token in best], [[held.item(row, token)] for row, token in enumerate(best)]
-    probs, tokens = q.topk(width, dim=1)
-    return tokens.tolist(), probs.tolist()

@@ -31,6 +31,8 @@ FIRST_ROWS = 8
 FEW, CLOSE = 8, 0.75
 """A draft of copies is compared with the drafter's when it has FEW nodes, and grows on only if it comes so close to it: what is
 thrown away takes time too."""
+LIKELY_DRAWS = 2
+"""Nodes of a level that draw in most rounds, where a level may have any number."""
 SHARPNESS = 2.0
 """Under `agree`, a candidate's chance to be the target's own draw is estimated as (q / e)^SHARPNESS, normalised."""
 
@@ -114,7 +116,7 @@ class ModelDrafter(Drafter):
         growth = Growth(
             limits,
             reader,
-            _drawer(request) if sampled else None,
+            _drawer(request, limits) if sampled else None,
             state.calibration,
             reader.has_read,
             partial(state.sources.for_draft, context=request.tokens[-TAIL:]) if state.edges else None,
@@ -248,11 +250,19 @@ def _law(request: Request) -> Shape:
     return lambda scores, depths: request.warper.shape(scores)
 
 
-def _drawer(request: Request) -> Draw:
-    """Fresh noise per round and node (never per position: a later round would meet it again)."""
+def _drawer(request: Request, limits: Limits) -> Draw:
+    """Fresh noise per round and node (never per position: a later round would meet it again).
 
-    def draw(laws: torch.Tensor, depth: int, addresses: Sequence[int]) -> list[int]:
-        length = len(request.tokens)
-        return sample_rows(laws, [request.noise.uniform(length, Role.DRAFT, depth, address) for address in addresses])
+    The numbers that the whole draft is likely to ask for are worked out at its first draw.
+    """
+    length, noise = len(request.tokens), request.noise
+    width = 1 if limits.narrow else request.choice.structure.nodes_per_level or LIKELY_DRAWS
+    places = [(depth, address) for depth in range(1, min(limits.depth, limits.reach) + 1) for address in range(width)]
+    numbers: dict[tuple[int, int], float] = {}
 
-    return draw
+    def number(place: tuple[int, int]) -> float:
+        if not numbers:
+            numbers.update(zip(places, noise.uniforms(length, Role.DRAFT, places), strict=True))
+        return numbers[place] if place in numbers else noise.uniform(length, Role.DRAFT, *place)
+
+    return lambda laws, depth, addresses: sample_rows(laws, [number((depth, address)) for address in addresses])

@@ -170,21 +170,33 @@ def place_of(masses: Sequence[float], quantile: float) -> int:
 
 def sample(law: torch.Tensor, quantile: float) -> int:
     """The token at a quantile of `law` (f[V], need not be normalised). Never a token of mass zero."""
-    return sample_rows(law[None], [quantile])[0]
+    cumulative = law.cumsum(dim=0, dtype=torch.float64)
+    if cumulative.is_cpu:
+        place = _place(memoryview(cumulative.numpy()), quantile)
+    else:
+        (place,) = places_of(cumulative[None], [quantile])
+    return place if place < len(law) else _last(law)
 
 
 def sample_rows(laws: torch.Tensor, quantiles: Sequence[float]) -> list[int]:
     """One token from each row of laws f[k, V], at the row's quantile in [0, 1). Never a token of mass zero."""
     cumulative = laws.cumsum(dim=1, dtype=torch.float64)
     if cumulative.is_cpu:
-        rows: list[Sequence[float]] = [
-            memoryview(row) for row in cumulative.numpy()
-        ]  # entries without calls of NumPy's
-        places = [bisect_right(row, u * row[-1]) for row, u in zip(rows, quantiles, strict=True)]
+        places = [_place(memoryview(row), u) for row, u in zip(cumulative.numpy(), quantiles, strict=True)]
     else:
         places = places_of(cumulative, quantiles)
-    vocab = laws.shape[1]
-    return [t if t < vocab else int(laws[i].nonzero()[-1]) for i, t in enumerate(places)]
+    vocab = cumulative.shape[1]
+    return [place if place < vocab else _last(laws[i]) for i, place in enumerate(places)]
+
+
+def _place(cumulative: Sequence[float], quantile: float) -> int:
+    """The place of a quantile in running sums, which are memory: NumPy and torch would take a call for every entry."""
+    return bisect_right(cumulative, quantile * cumulative[-1])
+
+
+def _last(law: torch.Tensor) -> int:
+    """The last token of law f[V] that has mass."""
+    return int(law.nonzero()[-1])
 
 
 def places_of(cumulative: torch.Tensor, quantiles: Sequence[float]) -> list[int]:

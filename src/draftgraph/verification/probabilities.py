@@ -9,9 +9,7 @@ import torch
 
 from draftgraph.sampling.laws import TargetLaws
 from draftgraph.types import FIXED, TokenTree
-
-_NUMPY = (torch.float32, torch.float64)
-"""Kinds of numbers that NumPy reads, without an operation for each."""
+from draftgraph.verification.rows import readable
 
 
 def target_probabilities(tree: TokenTree, p: torch.Tensor) -> list[float]:
@@ -39,9 +37,9 @@ def draft_probabilities(tree: TokenTree) -> list[float | None]:
 
 def _entries(rows: torch.Tensor, numbers: Sequence[int], tokens: Sequence[int]) -> list[float]:
     """rows[numbers[i], tokens[i]] for every i. Read together where every reading would wait for the device."""
-    if rows.is_cpu and rows.dtype in _NUMPY:
-        held = rows.numpy(force=True)
-        return [held.item(number, token) for number, token in zip(numbers, tokens, strict=True)]
+    if readable(rows):  # without an operation for each
+        entry = rows.numpy(force=True).item
+        return [entry(number, token) for number, token in zip(numbers, tokens, strict=True)]
     if rows.is_cpu:
         return [rows[number, token].item() for number, token in zip(numbers, tokens, strict=True)]
     index = torch.from_numpy(np.array((numbers, tokens), dtype=np.int64)).to(rows.device)

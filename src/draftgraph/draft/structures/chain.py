@@ -64,8 +64,8 @@ def grow_chain(growth: Growth, length: int) -> DraftGraph:
     before the token is drawn.
     """
     graph, limits, draw = DraftGraph(across=False), growth.limits, growth.draw
-    node, passes = ROOT, 0
-    while len(graph) < min(length, limits.budget, limits.reach):
+    node, passes, most = ROOT, 0, min(length, limits.budget, limits.reach)
+    while len(graph) < most:
         score = graph.score(node)
         if not growth.known(graph, node):
             if passes == limits.depth or score < limits.price_pass(passes):
@@ -73,10 +73,10 @@ def grow_chain(growth: Growth, length: int) -> DraftGraph:
             passes += 1
         law = growth.evaluate(graph, [node])
         if draw is None:
-            (row,) = graph.remember([node], law, 1, growth.calibration.expected)
+            row = graph.remember_best(node, law, growth.calibration.expected)
             score *= row.probs[0]
         else:
-            (row,) = graph.remember([node], law, 1)
+            row = graph.remember_best(node, law)
             score *= growth.calibration.kept(row.probs[0], 1.0 / max(score, LEAST_MASS))
         if score < limits.floor:
             break
