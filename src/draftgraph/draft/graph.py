@@ -237,5 +237,5 @@ class DraftGraph:
 
     @property
     def num_merged(self) -> int:
-        return sum(origin != DRAFTED for origin in self.origins)
+        return len(self.origins) - self.origins.count(DRAFTED)
 

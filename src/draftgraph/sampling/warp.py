@@ -136,6 +136,11 @@ class Warper:
                 scores[row] = logits[row] if state.stuck else ending[0]
         return scores
 
+    @property
+    def confirms(self) -> bool:
+        """Whether there are processors that `confirm` asks."""
+        return bool(self._unknown)
+
     def confirm(
         self, logits: torch.Tensor, scores: torch.Tensor, committed: Sequence[int], tree: TokenTree, path: Sequence[int]
     ) -> None:
@@ -145,8 +150,6 @@ class Warper:
 
         Raises OptionError if an answer was not that of plain decoding, before anything of the round is emitted.
         """
-        if not self._unknown:
-            return
         self._text.read(committed)
         tokens = [tree.tokens[node] for node in path]
         for depth, row in enumerate((0, *(node + 1 for node in path))):

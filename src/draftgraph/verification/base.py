@@ -142,7 +142,7 @@ def draw(tree: TokenTree, outcome: Outcome, noise: Noise, length: int) -> Verdic
     """Draw the end of the accepted path, then the bonus token, by inversion of two fresh uniforms."""
     end = place_of(outcome.stop, noise.uniform(length, Role.ACCEPT))
     token = sample(outcome.bonus(end), noise.uniform(length, Role.BONUS))
-    return Verdict(tuple(tree.path(end - 1)), token, outcome.masses(tree))
+    return Verdict(tuple(tree.path(end - 1)), token, outcome.masses(tree), outcome.p, outcome.q)
 
 
 def longest_match(tree: TokenTree, choices: Sequence[int]) -> Verdict:

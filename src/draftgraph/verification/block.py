@@ -59,7 +59,7 @@ def chain_outcome(tree: TokenTree, p: torch.Tensor) -> Outcome:
         residual = _residuals(tree, rows, laws, row, [b[row]])[0]
         return as_tensor(residual) if bool(residual.any()) else p[row]
 
-    return Outcome(stop, bonus)
+    return Outcome(stop, bonus, p_of, q_of)
 
 
 def _residuals(tree: TokenTree, p: Rows, laws: Rows | None, first: int, b: Sequence[float]) -> Rows:

@@ -34,7 +34,8 @@ class LayerRule(Rule):
 
 def tree_outcome(tree: TokenTree, p: torch.Tensor) -> Outcome:
     """The law of the verdict about any tree. About a chain `chain_outcome` says the same, in fewer steps."""
-    layers = place(tree, p)
+    known = _Known(*held(p, tree.laws), target_probabilities(tree, p), draft_probabilities(tree))
+    layers = place(tree, p, known)
     stop = [0.0] * (len(tree) + 1)
     carry = 1.0  # probability that no deeper layer has stopped
     for layer in reversed(layers):
@@ -51,7 +52,7 @@ def tree_outcome(tree: TokenTree, p: torch.Tensor) -> Outcome:
         residual = as_tensor(residuals[row]) if row in residuals else _without(p[row], tree, row)
         return residual if bool(residual.any()) else p[row]
 
-    return Outcome(stop, bonus)
+    return Outcome(stop, bonus, known.p_of, known.q_of)
 
 
 def _without(law: torch.Tensor, tree: TokenTree, row: int) -> torch.Tensor:
@@ -79,10 +80,9 @@ class _Layer:
     weights: dict[int, float] = field(default_factory=dict)
 
 
-def place(tree: TokenTree, p: torch.Tensor) -> list[_Layer]:
+def place(tree: TokenTree, p: torch.Tensor, known: _Known) -> list[_Layer]:
     """Top-down pass: how much target mass every node may carry (w), and what stays above it (R)."""
     layers: list[_Layer] = []
-    known = _Known(*held(p, tree.laws), target_probabilities(tree, p), draft_probabilities(tree))
     rows, shares, missing = [0], [1.0], 0.0
     while rows:
         layer = _Layer(rows, shares, missing, list(shares))

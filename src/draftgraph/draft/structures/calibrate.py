@@ -80,7 +80,7 @@ class Calibration:
     @property
     def temperature(self) -> float:
         """τ for the next draft."""
-        return TEMPERATURES[max(range(len(TEMPERATURES)), key=lambda i: self._overlap[i])]
+        return TEMPERATURES[self._overlap.index(max(self._overlap))]
 
     def observe(self, q: torch.Tensor, p: torch.Tensor) -> None:
         """Learn from a verified position: q (before sharpening) and p are f[V] laws at the same prefix."""
