@@ -57,7 +57,7 @@ class TokenTree:
                 f"a draft of {n} tokens needs {n} parents and {n} laws; got {len(self.parents)} parents and "
                 f"{len(self.law_row)} laws. Give every slot a law: FIXED (-1) or the row of `laws` it was drawn from."
             )
-        rows = 0 if self.laws is None else len(self.laws)
+        rows = 0 if self.laws is None else self.laws.shape[0]
         for i, (parent, row) in enumerate(zip(self.parents, self.law_row, strict=True)):
             if not ROOT <= parent < i:
                 raise DraftError(

@@ -169,7 +169,7 @@ class DraftGraph:
 
     def add_laws(self, laws: torch.Tensor) -> int:
         """Store rows f[k, V] that tokens were drawn from; returns the index of the first."""
-        first, self._num_laws = self._num_laws, self._num_laws + len(laws)
+        first, self._num_laws = self._num_laws, self._num_laws + laws.shape[0]
         self.laws.append(laws)
         return first
 
@@ -189,7 +189,8 @@ class DraftGraph:
             token = int(held.argmax())
             prob = held.item(token)
         else:
-            prob, token = (best.item() for best in q[0].max(dim=0))
+            best = q[0].max(dim=0)
+            prob, token = float(best.values), int(best.indices)
         promised = [prob]
         row = self.rows[node] = Row([token], expected(promised))
         self.promised[node] = promised
@@ -238,4 +239,3 @@ class DraftGraph:
     @property
     def num_merged(self) -> int:
         return len(self.origins) - self.origins.count(DRAFTED)
-

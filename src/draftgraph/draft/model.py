@@ -16,7 +16,7 @@ from draftgraph.draft.edges.table import TokenTable
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.lookup import Copies
 from draftgraph.draft.passes import Ahead, DrafterPasses, Path, Shape, readable
-from draftgraph.draft.structures.base import Growth, Structure
+from draftgraph.draft.structures.base import Growth, Structure, nothing
 from draftgraph.draft.structures.calibrate import Calibration
 from draftgraph.draft.terms import Draft, Draw, Limits, Overlap
 from draftgraph.draft.whole_sizes import cut, cut_to_pay
@@ -31,6 +31,7 @@ FIRST_ROWS = 8
 FEW, CLOSE = 8, 0.75
 """A draft of copies is compared with the drafter's when it has FEW nodes, and grows on only if it comes so close to it: what is
 thrown away takes time too."""
+DRAFT, ACCEPT, BONUS = Role.DRAFT, Role.ACCEPT, Role.BONUS
 LIKELY_DRAWS = 2
 """Nodes of a level that draw in most rounds, where a level may have any number."""
 SHARPNESS = 2.0
@@ -118,7 +119,7 @@ class ModelDrafter(Drafter):
             reader,
             _drawer(request, limits) if sampled else None,
             state.calibration,
-            reader.has_read,
+            nothing if reader.ahead is None else reader.has_read,
             partial(state.sources.for_draft, context=request.tokens[-TAIL:]) if state.edges else None,
             request.tokens[-TAIL:],
             request.warper.refuses,
@@ -251,18 +252,13 @@ def _law(request: Request) -> Shape:
 
 
 def _drawer(request: Request, limits: Limits) -> Draw:
-    """Fresh noise per round and node (never per position: a later round would meet it again).
-
-    The numbers that the whole draft is likely to ask for are worked out at its first draw.
-    """
-    length, noise = len(request.tokens), request.noise
+    """Fresh noise per round and node (never per position: a later round would meet it again)."""
+    length, noise, depth = len(request.tokens), request.noise, min(limits.depth, limits.reach)
     width = 1 if limits.narrow else request.choice.structure.nodes_per_level or LIKELY_DRAWS
-    places = [(depth, address) for depth in range(1, min(limits.depth, limits.reach) + 1) for address in range(width)]
-    numbers: dict[tuple[int, int], float] = {}
+    likely = [(length, DRAFT, level, address) for level in range(1, depth + 1) for address in range(width)]
+    noise.ahead([*likely, (length, ACCEPT, 0, 0), (length, BONUS, 0, 0)])
 
-    def number(place: tuple[int, int]) -> float:
-        if not numbers:
-            numbers.update(zip(places, noise.uniforms(length, Role.DRAFT, places), strict=True))
-        return numbers[place] if place in numbers else noise.uniform(length, Role.DRAFT, *place)
+    def draw(laws: torch.Tensor, depth: int, addresses: Sequence[int]) -> list[int]:
+        return sample_rows(laws, [noise.uniform(length, DRAFT, depth, address) for address in addresses])
 
-    return lambda laws, depth, addresses: sample_rows(laws, [number((depth, address)) for address in addresses])
+    return draw

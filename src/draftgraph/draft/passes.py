@@ -76,12 +76,14 @@ class DrafterPasses:
         """The row f[1, V] behind a node."""
         path = tuple(graph.path_tokens(node))
         if path not in self._rows:
-            further = self.ahead(graph, [node]) if self.ahead is not None else []
-            self._read([path, *(other for other in dict.fromkeys(further) if other != path)])
+            paths = [path]
+            if self.ahead is not None:
+                paths += [other for other in dict.fromkeys(self.ahead(graph, [node])) if other != path]
+            self._read(paths)
         if node != ROOT:
             graph.fed[node] = self._fed[path]
         block, row = self._rows[path]
-        return block if len(block) == 1 else block[row : row + 1]
+        return block if block.shape[0] == 1 else block[row : row + 1]
 
     def has_read(self, graph: DraftGraph, node: int) -> bool:
         """Whether the row behind a node is at hand, so that asking for it costs no pass."""
@@ -100,29 +102,38 @@ class DrafterPasses:
 
     def _read(self, paths: Sequence[Path]) -> None:
         """One drafter pass."""
-        drafted = [path for path in paths if path]
-        for number, path in enumerate(drafted, len(self.text.nodes)):
-            self._fed[path] = number
-        vocab = self.model.vocab_size
-        feed = Feed(
-            self.text,
-            readable(self.request.tokens[len(self.text) :], vocab) if len(drafted) < len(paths) else (),
-            readable([path[-1] for path in drafted], vocab),
-            [self._fed[path[:-1]] for path in drafted],
-        )
+        fed, first = self._fed, len(self.text.nodes)
+        committed: Sequence[int] = ()
+        tokens: list[int] = []
+        parents: list[int] = []
+        for path in paths:
+            if path:
+                fed[path] = first + len(tokens)
+                tokens.append(path[-1])
+                parents.append(fed[path[:-1]])
+            else:
+                committed = self.request.tokens[len(self.text) :]
         self.passes += 1
         self.evaluations += len(paths)
-        logits = drafter_pass(self.model, self.request.clock, feed).logits
-        prefixes = Prefixes(self.request.tokens, lambda row: list(paths[row]), partial(_above, paths))
-        laws = self.shape(
-            self.request.warper.scores(aligned(logits, self.vocab_size), prefixes), [len(path) for path in paths]
-        )
-        if len(drafted) < len(paths):
+        logits = drafter_pass(self.model, self.request.clock, self._feed(committed, tokens, parents)).logits
+        laws = self.shape(self._scores(logits, paths), [len(path) for path in paths])
+        if () in paths:
             self.root_law = laws[paths.index(())]
         if self.temperature != 1.0:
             laws = sharpen(laws, 1.0 / self.temperature)
         for row, path in enumerate(paths):
             self._rows[path] = (laws, row)
+
+    def _feed(self, committed: Sequence[int], tokens: Sequence[int], parents: Sequence[int]) -> Feed:
+        vocab = self.model.vocab_size
+        if vocab < self.vocab_size:
+            committed, tokens = readable(committed, vocab), readable(tokens, vocab)
+        return Feed(self.text, committed, tokens, parents)
+
+    def _scores(self, logits: torch.Tensor, paths: Sequence[Path]) -> torch.Tensor:
+        """The drafter's logits behind paths, after everything that depends on the prefix."""
+        prefixes = Prefixes(self.request.tokens, lambda row: list(paths[row]), partial(_above, paths))
+        return self.request.warper.scores(aligned(logits, self.vocab_size), prefixes)
 
 
 def aligned(logits: torch.Tensor, vocab_size: int) -> torch.Tensor:

@@ -53,7 +53,8 @@ class Warper:
         self._unknown = unknown(params.logits_processors) if drafts else []
         self._in_order = list(map(copied, params.logits_processors)) if self._unknown else []
         self._filters = Filters(params.top_k, params.top_p, params.min_p)
-        self._buffer = torch.empty(0)
+        self._filtered = bool(self._filters)
+        self._buffer = self._out = torch.empty(0, 0)
 
     @property
     def heeds_prefixes(self) -> bool:
@@ -192,10 +193,12 @@ class Warper:
         return TargetLaws(lambda: laws)
 
     def _buffer_for(self, scores: torch.Tensor) -> torch.Tensor:
-        buffer = self._buffer
-        if buffer.shape[1:] != scores.shape[1:] or len(buffer) < len(scores) or buffer.dtype != scores.dtype:
-            self._buffer = torch.empty_like(scores)
-        return self._buffer[: len(scores)]
+        if self._out.shape != scores.shape or self._out.dtype != scores.dtype:
+            buffer = self._buffer
+            if buffer.shape[1:] != scores.shape[1:] or len(buffer) < len(scores) or buffer.dtype != scores.dtype:
+                self._buffer = torch.empty_like(scores)
+            self._out = self._buffer[: len(scores)]
+        return self._out
 
     def _shape(self, scores: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         if self.temperature == 0:
@@ -205,8 +208,9 @@ class Warper:
             scores = (behind / self.temperature).to(scores)
         elif self.temperature != 1.0:  # a float32 of 1e300 would be infinite, and -inf / inf no number
             scores = torch.div(scores, min(self.temperature, torch.finfo(scores.dtype).max), out=out)
-        laws = self._filters.laws(scores) if self._filters else torch.softmax(scores, dim=1, out=out)
-        self.refuse_impossible(laws)
+        laws = self._filters.laws(scores) if self._filtered else torch.softmax(scores, dim=1, out=out)
+        if self._prefixed:
+            self.refuse_impossible(laws)
         return laws
 
     @staticmethod

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import ClassVar, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from draftgraph.errors import DraftError
@@ -55,6 +57,7 @@ class Head(Protocol):
         ...
 
 
+ACCEPT, BONUS = Role.ACCEPT, Role.BONUS
 EVERY_LAW, EVERY_STRUCTURE = frozenset(LAWS), frozenset(STRUCTURES)
 
 
@@ -140,8 +143,8 @@ _SHAPES = {
 
 def draw(tree: TokenTree, outcome: Outcome, noise: Noise, length: int) -> Verdict:
     """Draw the end of the accepted path, then the bonus token, by inversion of two fresh uniforms."""
-    end = place_of(outcome.stop, noise.uniform(length, Role.ACCEPT))
-    token = sample(outcome.bonus(end), noise.uniform(length, Role.BONUS))
+    end = place_of(outcome.stop, noise.uniform(length, ACCEPT))
+    token = sample(outcome.bonus(end), noise.uniform(length, BONUS))
     return Verdict(tuple(tree.path(end - 1)), token, outcome.masses(tree), outcome.p, outcome.q)
 
 
@@ -172,26 +175,27 @@ def sample(law: torch.Tensor, quantile: float) -> int:
     """The token at a quantile of `law` (f[V], need not be normalised). Never a token of mass zero."""
     cumulative = law.cumsum(dim=0, dtype=torch.float64)
     if cumulative.is_cpu:
-        place = _place(memoryview(cumulative.numpy()), quantile)
+        place = _place(cumulative.numpy(), quantile)
     else:
         (place,) = places_of(cumulative[None], [quantile])
-    return place if place < len(law) else _last(law)
+    return place if place < law.shape[0] else _last(law)
 
 
 def sample_rows(laws: torch.Tensor, quantiles: Sequence[float]) -> list[int]:
     """One token from each row of laws f[k, V], at the row's quantile in [0, 1). Never a token of mass zero."""
     cumulative = laws.cumsum(dim=1, dtype=torch.float64)
     if cumulative.is_cpu:
-        places = [_place(memoryview(row), u) for row, u in zip(cumulative.numpy(), quantiles, strict=True)]
+        places = [_place(row, u) for row, u in zip(cumulative.numpy(), quantiles, strict=True)]
     else:
         places = places_of(cumulative, quantiles)
     vocab = cumulative.shape[1]
     return [place if place < vocab else _last(laws[i]) for i, place in enumerate(places)]
 
 
-def _place(cumulative: Sequence[float], quantile: float) -> int:
-    """The place of a quantile in running sums, which are memory: NumPy and torch would take a call for every entry."""
-    return bisect_right(cumulative, quantile * cumulative[-1])
+def _place(cumulative: npt.NDArray[np.float64], quantile: float) -> int:
+    """The place of a quantile in running sums f64[V]."""
+    entries: Sequence[float] = memoryview(cumulative)  # type: ignore[arg-type]  # which it can be, and reading is faster
+    return bisect_right(entries, quantile * entries[-1])
 
 
 def _last(law: torch.Tensor) -> int:

@@ -10,8 +10,8 @@ import torch
 from draftgraph.types import FIXED, Outcome, TokenTree
 from draftgraph.verification.base import Accepts, Rule
 from draftgraph.verification.chain import ratio
-from draftgraph.verification.probabilities import draft_probabilities, target_probabilities
-from draftgraph.verification.rows import Rows, as_tensor, held, positive, scaled, sums
+from draftgraph.verification.probabilities import read
+from draftgraph.verification.rows import Rows, as_tensor, positive, scaled, sums
 
 
 class BlockRule(Rule):
@@ -22,7 +22,8 @@ class BlockRule(Rule):
     longest_match: ClassVar[bool] = True
 
     def outcome(self, tree: TokenTree, p: torch.Tensor) -> Outcome:
-        self.check(tree)
+        if tree.draws is not None or not tree.is_chain:
+            self.check(tree)
         return chain_outcome(tree, p)
 
 
@@ -32,12 +33,11 @@ def chain_outcome(tree: TokenTree, p: torch.Tensor) -> Outcome:
     A position with b = 1 stops whatever has not stopped below it, and one with b = 0 stops nothing. So whole rows are looked at
     only below the deepest position with b = 1, and where the bonus token comes from.
     """
-    p_of, q_of = target_probabilities(tree, p), draft_probabilities(tree)
+    rows, laws, p_of, q_of = read(tree, p)
     b, last = [1.0], 0  # b_i = min(1, b_{i-1} p(X_i) / q(X_i)); the paper's p_i
     for i, (p_x, q_x) in enumerate(zip(p_of, q_of, strict=True), 1):
         b.append(min(1.0, b[-1] * ratio(p_x, 1.0 if q_x is None else q_x)))
         last = i if b[i] == 1.0 else last
-    rows, laws = held(p, tree.laws)
     first = last + 1
     looked_at = b[first : len(tree)] if 0.0 not in b else b[first : min(len(tree), b.index(0.0))]  # what is 0 stays 0
     residuals = _residuals(tree, rows, laws, first, looked_at) if looked_at else rows[:0]

@@ -17,8 +17,8 @@ import torch
 from draftgraph.types import FIXED, Outcome, TokenTree
 from draftgraph.verification.base import EVERY_LAW, EVERY_STRUCTURE, Accepts, Rule
 from draftgraph.verification.block import chain_outcome
-from draftgraph.verification.probabilities import draft_probabilities, target_probabilities
-from draftgraph.verification.rows import Rows, as_tensor, held, positive, scaled, sums, together
+from draftgraph.verification.probabilities import Read, read
+from draftgraph.verification.rows import Rows, as_tensor, positive, scaled, sums, together
 
 
 class LayerRule(Rule):
@@ -34,7 +34,7 @@ class LayerRule(Rule):
 
 def tree_outcome(tree: TokenTree, p: torch.Tensor) -> Outcome:
     """The law of the verdict about any tree. About a chain `chain_outcome` says the same, in fewer steps."""
-    known = _Known(*held(p, tree.laws), target_probabilities(tree, p), draft_probabilities(tree))
+    known = _Known(read(tree, p))
     layers = place(tree, p, known)
     stop = [0.0] * (len(tree) + 1)
     carry = 1.0  # probability that no deeper layer has stopped
@@ -46,11 +46,12 @@ def tree_outcome(tree: TokenTree, p: torch.Tensor) -> Outcome:
             carry *= layer.missing / total
     if not any(stop):  # p = q up to rounding left no residual anywhere; the root is where such a round stops
         stop[0] = 1.0
-    residuals = {row: residual for layer in layers for row, residual in layer.residuals.items()}
 
     def bonus(row: int) -> torch.Tensor:
-        residual = as_tensor(residuals[row]) if row in residuals else _without(p[row], tree, row)
-        return residual if bool(residual.any()) else p[row]
+        layer = next((layer for layer in layers if row in layer.residuals), None)
+        residual = _without(p[row], tree, row) if layer is None else as_tensor(layer.residuals[row])
+        has_mass = layer is not None and layer.masses[layer.rows.index(row)] > 0.0
+        return residual if has_mass or bool(residual.any()) else p[row]
 
     return Outcome(stop, bonus, known.p_of, known.q_of)
 
@@ -111,20 +112,15 @@ class _Slot(NamedTuple):
     capacity: float
 
 
-@dataclass
 class _Known:
     """What is known of all rows and nodes.
 
-    p, laws   rows of target and draft.
-    p_of, q_of  p(x) and λ(x) of every node.
     unsettled  slots whose residuals nothing has needed so far: they are worked out together.
     """
 
-    p: Rows
-    laws: Rows | None
-    p_of: Sequence[float]
-    q_of: Sequence[float | None]
-    unsettled: list[_Slot] = field(default_factory=list)
+    def __init__(self, found: Read) -> None:
+        self.p, self.laws, self.p_of, self.q_of = found
+        self.unsettled: list[_Slot] = []
 
     def settle(self) -> None:
         """Work out R = (w p - c λ)_+ and its mass, for all slots that wait for it."""

@@ -3,13 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from draftgraph.sampling.laws import TargetLaws
 from draftgraph.types import FIXED, TokenTree
-from draftgraph.verification.rows import readable
+from draftgraph.verification.rows import Rows, held, readable
+
+
+class Read(NamedTuple):
+    """What a rule reads of a round.
+
+    p, laws    rows of target and draft, as what computes with them faster.
+    p_of, q_of  what the target and the law that it was drawn from say of every node's token; q is None for FIXED slots.
+    """
+
+    p: Rows
+    laws: Rows | None
+    p_of: list[float]
+    q_of: list[float | None]
+
+
+def read(tree: TokenTree, p: torch.Tensor) -> Read:
+    """What there is to read of a draft and its target rows p f[N + 1, V]."""
+    rows, laws = held(p, tree.laws)
+    if not isinstance(rows, np.ndarray) or isinstance(laws, torch.Tensor):
+        return Read(rows, laws, target_probabilities(tree, p), draft_probabilities(tree))
+    chance, drawn = rows.item, None if laws is None else laws.item
+    return Read(
+        rows,
+        laws,
+        [chance(parent + 1, token) for parent, token in zip(tree.parents, tree.tokens, strict=True)],
+        [
+            None if row == FIXED or drawn is None else drawn(row, token)
+            for row, token in zip(tree.law_row, tree.tokens, strict=True)
+        ],
+    )
 
 
 def target_probabilities(tree: TokenTree, p: torch.Tensor) -> list[float]:
