@@ -164,7 +164,7 @@ class DraftGraph:
         self.origins.append(origin)
         self.drafted_at.append(parent if origin == DRAFTED else drafted_at)
         self.matched.append(matched)
-        self.depths.append(self.depth(parent) + 1)
+        self.depths.append(1 if parent == ROOT else self.depths[parent] + 1)
         return len(self.tokens) - 1
 
     def add_laws(self, laws: torch.Tensor) -> int:

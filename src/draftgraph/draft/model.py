@@ -176,21 +176,25 @@ class ModelDrafter(Drafter):
         Where all slots are FIXED, the target came to the nodes of the path by its own choices: their rows tell as well.
         """
         state: _State = request.drafting
-        law = None if state.reader is None else state.reader.root_law
-        if law is None:
+        choice, calibration, reader = request.choice, state.calibration, state.reader
+        if reader is None or reader.root is None:
             return
-        choice = request.choice
+        if choice.sampled and choice.settled and not calibration.due:
+            calibration.pass_over()
+            return
+        rows, number = reader.root
+        law = rows[number]
         if not choice.settled and laws.choices is None and not choice.rule.position_noise:
             state.overlap += float(torch.minimum(law, laws.p[0]).sum())
             state.rounds += 1
         if choice.sampled:
-            state.calibration.observe(law, laws.p[0])
+            calibration.observe(law, laws.p[0])
             return
         graph, tokens = draft.graph, [*(draft.tree.tokens[node] for node in verdict.path), verdict.token]
         for node, token in zip((ROOT, *verdict.path), tokens, strict=True):
             if node in graph.promised:
                 chosen = [float(other == token) for other in graph.rows[node].tokens]
-                state.calibration.observe_fixed(graph.promised[node], chosen)
+                calibration.observe_fixed(graph.promised[node], chosen)
 
     def overlap(self, request: Request) -> Overlap | None:
         state: _State = request.drafting

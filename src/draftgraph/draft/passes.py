@@ -35,7 +35,7 @@ class DrafterPasses:
 
     shape  turns the drafter's scores into rows; temperature  of the draft: rows are raised to 1 / temperature.
     passes, evaluations  forward passes made, and rows they computed, those ahead included.
-    root_law  f[V] the row behind the committed text, before the draft temperature; None before it is read.
+    root  rows f[n, V] before the draft temperature, and the number of the one behind the committed text; None before it is read.
     """
 
     def __init__(
@@ -51,7 +51,8 @@ class DrafterPasses:
         self.model, self.request, self.text, self.vocab_size = model, request, text, vocab_size
         self.shape, self.temperature, self.ahead = shape, temperature, ahead
         self.passes = self.evaluations = 0
-        self.root_law: torch.Tensor | None = None
+        self._heeds_prefixes = request.warper.heeds_prefixes
+        self.root: tuple[torch.Tensor, int] | None = None
         self._rows: dict[Path, tuple[torch.Tensor, int]] = {}
         self._fed: dict[Path, int] = {(): ROOT}
 
@@ -102,7 +103,7 @@ class DrafterPasses:
 
     def _read(self, paths: Sequence[Path]) -> None:
         """One drafter pass."""
-        fed, first = self._fed, len(self.text.nodes)
+        fed, first, vocab = self._fed, len(self.text.nodes), self.model.vocab_size
         committed: Sequence[int] = ()
         tokens: list[int] = []
         parents: list[int] = []
@@ -113,27 +114,26 @@ class DrafterPasses:
                 parents.append(fed[path[:-1]])
             else:
                 committed = self.request.tokens[len(self.text) :]
+        if vocab < self.vocab_size:
+            committed, tokens = readable(committed, vocab), readable(tokens, vocab)
         self.passes += 1
         self.evaluations += len(paths)
-        logits = drafter_pass(self.model, self.request.clock, self._feed(committed, tokens, parents)).logits
-        laws = self.shape(self._scores(logits, paths), [len(path) for path in paths])
+        logits = drafter_pass(self.model, self.request.clock, Feed(self.text, committed, tokens, parents)).logits
+        if vocab != self.vocab_size:
+            logits = aligned(logits, self.vocab_size)
+        laws = self.shape(self.request.warper.scores(logits, self._prefixes(paths)), [len(path) for path in paths])
         if () in paths:
-            self.root_law = laws[paths.index(())]
+            self.root = laws, paths.index(())
         if self.temperature != 1.0:
             laws = sharpen(laws, 1.0 / self.temperature)
         for row, path in enumerate(paths):
-            self._rows[path] = (laws, row)
+            self._rows[path] = laws, row
 
-    def _feed(self, committed: Sequence[int], tokens: Sequence[int], parents: Sequence[int]) -> Feed:
-        vocab = self.model.vocab_size
-        if vocab < self.vocab_size:
-            committed, tokens = readable(committed, vocab), readable(tokens, vocab)
-        return Feed(self.text, committed, tokens, parents)
-
-    def _scores(self, logits: torch.Tensor, paths: Sequence[Path]) -> torch.Tensor:
-        """The drafter's logits behind paths, after everything that depends on the prefix."""
-        prefixes = Prefixes(self.request.tokens, lambda row: list(paths[row]), partial(_above, paths))
-        return self.request.warper.scores(aligned(logits, self.vocab_size), prefixes)
+    def _prefixes(self, paths: Sequence[Path]) -> Prefixes | None:
+        """What stands before rows; None where their scores do not depend on it."""
+        if not self._heeds_prefixes:
+            return None
+        return Prefixes(self.request.tokens, lambda row: list(paths[row]), partial(_above, paths))
 
 
 def aligned(logits: torch.Tensor, vocab_size: int) -> torch.Tensor:

@@ -65,14 +65,16 @@ class Warper:
         """f32[rows, V] laws (f64 for f64 logits) from raw logits f[rows, V]; one-hot at temperature 0."""
         return self.shape(self.scores(logits, prefixes))
 
-    def scores(self, logits: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
+    def scores(self, logits: torch.Tensor, prefixes: Prefixes | None) -> torch.Tensor:
         """Logits after everything that depends on the prefix (penalties, bias, grammar, processors), before the temperature.
+
+        prefixes  may be None where `heeds_prefixes` says that nothing looks at them.
 
         Processors are not asked about nodes below a token that is ruled out: they may know no such state. Rows behind such a
         token, or behind the end of the text, cannot be reached; a grammar leaves them as they are.
         """
         logits = logits if logits.dtype in _KINDS else logits.float()
-        if not self.heeds_prefixes:
+        if prefixes is None or not self.heeds_prefixes:
             return logits
         states = self._states(prefixes, len(logits))
         if states is not None and not self._prefixed:
@@ -177,10 +179,6 @@ class Warper:
         """
         return self.grammar is not None and self.grammar.accept(token)
 
-    def shape(self, scores: torch.Tensor) -> torch.Tensor:
-        """Temperature, top-k, top-p, min-p and softmax: rows of scores f[rows, V] to laws of the same shape."""
-        return self._shape(scores)
-
     def shape_round(self, scores: torch.Tensor) -> TargetLaws:
         """`shape` for the rows of one round: the result is overwritten by the next call.
 
@@ -189,7 +187,7 @@ class Warper:
         if self.temperature == 0:
             chosen = self._choices(scores)
             return TargetLaws(lambda: self._masses(chosen, self._buffer_for(scores)), chosen[:, 0].tolist())
-        laws = self._shape(scores, self._buffer_for(scores))
+        laws = self.shape(scores, self._buffer_for(scores))
         return TargetLaws(lambda: laws)
 
     def _buffer_for(self, scores: torch.Tensor) -> torch.Tensor:
@@ -200,7 +198,11 @@ class Warper:
             self._out = self._buffer[: len(scores)]
         return self._out
 
-    def _shape(self, scores: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    def shape(self, scores: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Temperature, top-k, top-p, min-p and softmax: rows of scores f[rows, V] to laws of the same shape.
+
+        out  memory that may be written to, of the same shape and kind.
+        """
         if self.temperature == 0:
             return self._masses(self._choices(scores), torch.empty_like(scores))
         if self.temperature < COLD:  # in float32 dividing would overflow, and 1e-46 would be 0

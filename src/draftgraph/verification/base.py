@@ -17,6 +17,7 @@ from draftgraph.errors import DraftError
 from draftgraph.sampling.laws import TargetLaws
 from draftgraph.sampling.rng import Noise, Role
 from draftgraph.types import LAWS, ROOT, STRUCTURES, Outcome, TokenTree, Verdict
+from draftgraph.verification.rows import running_sums
 
 
 @dataclass(frozen=True)
@@ -173,11 +174,10 @@ def place_of(masses: Sequence[float], quantile: float) -> int:
 
 def sample(law: torch.Tensor, quantile: float) -> int:
     """The token at a quantile of `law` (f[V], need not be normalised). Never a token of mass zero."""
-    cumulative = law.cumsum(dim=0, dtype=torch.float64)
-    if cumulative.is_cpu:
-        place = _place(cumulative.numpy(), quantile)
+    if law.is_cpu:
+        place = _place(running_sums(law), quantile)
     else:
-        (place,) = places_of(cumulative[None], [quantile])
+        (place,) = places_of(law.cumsum(dim=0, dtype=torch.float64)[None], [quantile])
     return place if place < law.shape[0] else _last(law)
 
 
@@ -185,11 +185,16 @@ def sample_rows(laws: torch.Tensor, quantiles: Sequence[float]) -> list[int]:
     """One token from each row of laws f[k, V], at the row's quantile in [0, 1). Never a token of mass zero."""
     cumulative = laws.cumsum(dim=1, dtype=torch.float64)
     if cumulative.is_cpu:
-        places = [_place(row, u) for row, u in zip(cumulative.numpy(), quantiles, strict=True)]
+        places = []
+        for row, quantile in zip(cumulative.numpy(), quantiles, strict=True):
+            places.append(_place(row, quantile))
     else:
         places = places_of(cumulative, quantiles)
     vocab = cumulative.shape[1]
-    return [place if place < vocab else _last(laws[i]) for i, place in enumerate(places)]
+    for i, place in enumerate(places):
+        if place == vocab:
+            places[i] = _last(laws[i])
+    return places
 
 
 def _place(cumulative: npt.NDArray[np.float64], quantile: float) -> int:

@@ -18,7 +18,7 @@ from draftgraph.types import FIXED, Outcome, TokenTree
 from draftgraph.verification.base import EVERY_LAW, EVERY_STRUCTURE, Accepts, Rule
 from draftgraph.verification.block import chain_outcome
 from draftgraph.verification.probabilities import Read, read
-from draftgraph.verification.rows import Rows, as_tensor, positive, scaled, sums, together
+from draftgraph.verification.rows import Rows, as_tensor, copied, positive, scaled, sums, together
 
 
 class LayerRule(Rule):
@@ -49,16 +49,22 @@ def tree_outcome(tree: TokenTree, p: torch.Tensor) -> Outcome:
 
     def bonus(row: int) -> torch.Tensor:
         layer = next((layer for layer in layers if row in layer.residuals), None)
-        residual = _without(p[row], tree, row) if layer is None else as_tensor(layer.residuals[row])
-        has_mass = layer is not None and layer.masses[layer.rows.index(row)] > 0.0
-        return residual if has_mass or bool(residual.any()) else p[row]
+        if layer is None:
+            return _or_all(_without(known.p[row], tree, row), p[row]) if tree.children[row] else p[row]
+        has_mass = layer.masses[layer.rows.index(row)] > 0.0
+        return as_tensor(layer.residuals[row]) if has_mass else _or_all(layer.residuals[row], p[row])
 
     return Outcome(stop, bonus, known.p_of, known.q_of)
 
 
-def _without(law: torch.Tensor, tree: TokenTree, row: int) -> torch.Tensor:
+def _or_all(residual: Rows, law: torch.Tensor) -> torch.Tensor:
+    """A residual f[V], or the whole law where nothing is left of it."""
+    return as_tensor(residual) if bool(residual.any()) else law
+
+
+def _without(law: Rows, tree: TokenTree, row: int) -> Rows:
     """law f[V] without the tokens of the (FIXED) slots below `row`."""
-    law = law.clone()
+    law = copied(law)
     law[[tree.tokens[node] for node in tree.children[row]]] = 0.0
     return law
 

@@ -17,6 +17,8 @@ Rows = torch.Tensor | npt.NDArray[np.floating]
 """Rows f[n, V], or one of them."""
 NARROW = 1 << 16
 """Entries of a row up to which NumPy is the faster one."""
+NARROW_SUM = 1 << 12
+"""The same for running sums, in which every entry waits for the one before it."""
 _NUMPY = (torch.float32, torch.float64)
 """Kinds of numbers that NumPy reads."""
 
@@ -30,12 +32,22 @@ def held(p: torch.Tensor, laws: torch.Tensor | None) -> tuple[Rows, Rows | None]
     """Rows f[n, V] of target and draft as what computes with both of them faster. Nothing is copied."""
     if not readable(p) or p.shape[1] > NARROW or not (laws is None or readable(laws)):
         return p, laws
-    return p.numpy(force=True), None if laws is None else laws.numpy(force=True)
+    return as_array(p), None if laws is None else as_array(laws)
+
+
+def as_array(rows: torch.Tensor) -> npt.NDArray[np.floating]:
+    """The same rows for NumPy, which has to be able to read them. Nothing is copied."""
+    return rows.detach().numpy() if rows.requires_grad else rows.numpy()
 
 
 def as_tensor(rows: Rows) -> torch.Tensor:
     """The same rows as a tensor. Nothing is copied."""
     return torch.from_numpy(rows) if isinstance(rows, np.ndarray) else rows
+
+
+def copied(row: Rows) -> Rows:
+    """A copy of one row f[V]."""
+    return row.copy() if isinstance(row, np.ndarray) else row.clone()
 
 
 def scaled(rows: Rows, shares: Sequence[float]) -> Rows:
@@ -48,6 +60,15 @@ def scaled(rows: Rows, shares: Sequence[float]) -> Rows:
 def positive(rows: Rows) -> Rows:
     """Rows whose negative entries are made 0, in place."""
     return np.maximum(rows, 0.0, out=rows) if isinstance(rows, np.ndarray) else rows.clamp_(min=0.0)
+
+
+def running_sums(row: torch.Tensor) -> npt.NDArray[np.float64]:
+    """Of one row f[V] on the CPU, in f64, entry by entry: both ways give the same bits."""
+    if row.shape[0] <= NARROW_SUM and readable(row):
+        found: npt.NDArray[np.float64] = np.add.accumulate(as_array(row), dtype=np.float64)
+        return found
+    found = row.detach().cumsum(dim=0, dtype=torch.float64).numpy()
+    return found
 
 
 def sums(rows: Rows) -> list[float]:

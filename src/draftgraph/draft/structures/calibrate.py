@@ -59,7 +59,7 @@ class Calibration:
 
     def kept(self, head: float, slack: float) -> float:
         """B(h, s) for slack s > 0."""
-        b = _bin(HEADS, head)
+        b = bisect_left(HEADS, head)  # no probability is beyond the last one
         if slack <= 1.0:
             return self.beta[b] * slack
         return 1.0 - (1.0 - self.beta[b]) * math.exp(-self.gamma[b] * math.log(slack))
@@ -82,10 +82,19 @@ class Calibration:
         """τ for the next draft."""
         return TEMPERATURES[self._overlap.index(max(self._overlap))]
 
-    def observe(self, q: torch.Tensor, p: torch.Tensor) -> None:
-        """Learn from a verified position: q (before sharpening) and p are f[V] laws at the same prefix."""
+    @property
+    def due(self) -> bool:
+        """Whether anything is learnt from the next position; if not, tell `pass_over` of it."""
+        return self._seen < ALWAYS or (self._seen + 1) % EVERY == 0
+
+    def pass_over(self) -> None:
         self._seen += 1
-        if self._seen > ALWAYS and self._seen % EVERY:
+
+    def observe(self, q: torch.Tensor, p: torch.Tensor) -> None:
+        """Learn from a verified position, if it is due: q (before sharpening) and p are f[V] laws at the same prefix."""
+        due = self.due
+        self.pass_over()
+        if not due:
             return
         best = q.topk(min(MAX_FIXED, len(q)))
         q_top, p_top = best.values.tolist(), p[best.indices].tolist()

@@ -64,9 +64,8 @@ def grow_chain(growth: Growth, length: int) -> DraftGraph:
     before the token is drawn.
     """
     graph, limits, draw = DraftGraph(across=False), growth.limits, growth.draw
-    node, passes, most = ROOT, 0, min(length, limits.budget, limits.reach)
-    while len(graph) < most:
-        score = graph.score(node)
+    node, score, passes = ROOT, 1.0, 0
+    for depth in range(1, min(length, limits.budget, limits.reach) + 1):
         if not growth.known(graph, node):
             if passes == limits.depth or score < limits.price_pass(passes):
                 break
@@ -83,6 +82,6 @@ def grow_chain(growth: Growth, length: int) -> DraftGraph:
         if draw is None:
             node = graph.add(node, row.tokens[0], score)
         else:
-            (token,) = draw(law, len(graph) + 1, (0,))
+            (token,) = draw(law, depth, (0,))
             node = graph.add(node, token, score, graph.add_laws(law))
     return graph

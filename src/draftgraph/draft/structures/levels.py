@@ -91,10 +91,13 @@ def _allot(menus: Sequence[_Menu], calibration: Calibration, room: int, floor: f
     Two sweeps: a node's slack depends on the capacity that SAMPLED slots of heavier nodes leave, which is first taken as 1.
     That of the heaviest node is 1.
     """
+    heaviest = menus[0].gains(1.0, calibration)
+    if len(menus) == 1:
+        count = sum(gain >= floor for gain in heaviest[1:room])  # its gains do not increase
+        return [_Slots(count, menus[0].sampled(count, 1.0, calibration))]
     capacity = [1.0] * len(menus)
     plan: list[_Slots] = []
-    heaviest = menus[0].gains(1.0, calibration)
-    for _ in range(2 if len(menus) > 1 else 1):
+    for _ in range(2):
         offers = [heaviest, *(menu.gains(c, calibration) for menu, c in zip(menus[1:], capacity[1:], strict=True))]
         gains = [
             (gain, -v)
