@@ -111,13 +111,15 @@ class ModelDrafter(Drafter):
         if instead is not None:
             return instead
         sampled = request.choice.sampled
+        if sampled:
+            _numbers_ahead(request, limits)
         reader = state.reader = self._reader(request, limits)
         copies = request.choice.structure.filled and not limits.narrow
         state.alone = not copies and reader.ahead is None and state.sources.table is None
         growth = Growth(
             limits,
             reader,
-            _drawer(request, limits) if sampled else None,
+            _drawer(request) if sampled else None,
             state.calibration,
             nothing if reader.ahead is None else reader.has_read,
             partial(state.sources.for_draft, context=request.tokens[-TAIL:]) if state.edges else None,
@@ -255,12 +257,17 @@ def _law(request: Request) -> Shape:
     return lambda scores, depths: request.warper.shape(scores)
 
 
-def _drawer(request: Request, limits: Limits) -> Draw:
-    """Fresh noise per round and node (never per position: a later round would meet it again)."""
-    length, noise, depth = len(request.tokens), request.noise, min(limits.depth, limits.reach)
+def _numbers_ahead(request: Request, limits: Limits) -> None:
+    """Work out the numbers that this round is likely to ask for."""
+    length, depth = len(request.tokens), min(limits.depth, limits.reach)
     width = 1 if limits.narrow else request.choice.structure.nodes_per_level or LIKELY_DRAWS
-    likely = [(length, DRAFT, level, address) for level in range(1, depth + 1) for address in range(width)]
-    noise.ahead([*likely, (length, ACCEPT, 0, 0), (length, BONUS, 0, 0)])
+    drawn = [(length, DRAFT, level, address) for level in range(1, depth + 1) for address in range(width)]
+    request.noise.ahead([*drawn, (length, ACCEPT, 0, 0), (length, BONUS, 0, 0)])
+
+
+def _drawer(request: Request) -> Draw:
+    """Fresh noise per round and node (never per position: a later round would meet it again)."""
+    length, noise = len(request.tokens), request.noise
 
     def draw(laws: torch.Tensor, depth: int, addresses: Sequence[int]) -> list[int]:
         return sample_rows(laws, [noise.uniform(length, DRAFT, depth, address) for address in addresses])

@@ -66,8 +66,8 @@ def running_sums(row: torch.Tensor) -> npt.NDArray[np.float64]:
     """Of one row f[V] on the CPU, in f64, entry by entry: both ways give the same bits."""
     if row.shape[0] <= NARROW_SUM and readable(row):
         found: npt.NDArray[np.float64] = np.add.accumulate(as_array(row), dtype=np.float64)
-        return found
-    found = row.detach().cumsum(dim=0, dtype=torch.float64).numpy()
+    else:
+        found = row.detach().cumsum(dim=0, dtype=torch.float64).numpy()
     return found
 
 
