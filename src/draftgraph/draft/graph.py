@@ -175,9 +175,9 @@ class DraftGraph:
 
     def remember(self, nodes: Sequence[int], q: torch.Tensor, width: int, expected: Expected = list) -> list[Row]:
         """Keep the `width` best continuations of freshly evaluated nodes, from their rows f[n, V]."""
-        best = q.topk(min(width, q.shape[1]), dim=1)
-        promised = best.values.tolist()
-        rows = [Row(t, expected(w)) for t, w in zip(best.indices.tolist(), promised, strict=True)]
+        probs, tokens = q.topk(min(width, q.shape[1]), dim=1)
+        promised = probs.tolist()
+        rows = [Row(t, expected(w)) for t, w in zip(tokens.tolist(), promised, strict=True)]
         self.rows.update(zip(nodes, rows, strict=True))
         self.promised.update(zip(nodes, promised, strict=True))
         return rows

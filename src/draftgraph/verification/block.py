@@ -11,7 +11,7 @@ from draftgraph.types import FIXED, Outcome, TokenTree
 from draftgraph.verification.base import Accepts, Rule
 from draftgraph.verification.chain import ratio
 from draftgraph.verification.probabilities import read
-from draftgraph.verification.rows import Rows, as_tensor, positive, scaled, sums
+from draftgraph.verification.rows import Rows, as_tensor, picked, positive, scaled, sums
 
 
 class BlockRule(Rule):
@@ -65,10 +65,10 @@ def chain_outcome(tree: TokenTree, p: torch.Tensor) -> Outcome:
 def _residuals(tree: TokenTree, p: Rows, laws: Rows | None, first: int, b: Sequence[float]) -> Rows:
     """(b_i p - q)_+ at the positions from `first` on, f[len(b), V]. p, laws  rows of target and draft."""
     end = first + len(b)
-    drawn = list(tree.law_row[first:end])
+    drawn = tree.law_row[first:end]
     left = scaled(p[first:end], b)
-    if laws is not None and FIXED not in drawn and drawn == [*range(drawn[0], drawn[0] + len(b))]:
-        left -= laws[drawn[0] : drawn[0] + len(b)]
+    if laws is not None and FIXED not in drawn:
+        left -= picked(laws, drawn)
         return positive(left)
     for i, row in enumerate(drawn):
         if row == FIXED or laws is None:  # q is one at its token: of b p nothing is left there, and all of it elsewhere

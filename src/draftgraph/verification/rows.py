@@ -45,6 +45,13 @@ def as_tensor(rows: Rows) -> torch.Tensor:
     return torch.from_numpy(rows) if isinstance(rows, np.ndarray) else rows
 
 
+def picked(rows: Rows, numbers: Sequence[int]) -> Rows:
+    """Rows f[n, V] of some numbers; of numbers in a row without a copy."""
+    first, count = numbers[0], len(numbers)
+    in_order = count == 1 or list(numbers) == [*range(first, first + count)]
+    return rows[first : first + count] if in_order else rows[list(numbers)]
+
+
 def copied(row: Rows) -> Rows:
     """A copy of one row f[V]."""
     return row.copy() if isinstance(row, np.ndarray) else row.clone()
