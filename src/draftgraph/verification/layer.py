@@ -48,18 +48,14 @@ def tree_outcome(tree: TokenTree, p: torch.Tensor) -> Outcome:
         stop[0] = 1.0
 
     def bonus(row: int) -> torch.Tensor:
-        layer = next((layer for layer in layers if row in layer.residuals), None)
-        if layer is None:
-            return _or_all(_without(known.p[row], tree, row), p[row]) if tree.children[row] else p[row]
-        has_mass = layer.masses[layer.rows.index(row)] > 0.0
-        return as_tensor(layer.residuals[row]) if has_mass else _or_all(layer.residuals[row], p[row])
+        if not tree.children[row]:
+            return p[row]
+        residual = next((layer.residuals[row] for layer in layers if row in layer.residuals), None)
+        if residual is None:
+            residual = _without(known.p[row], tree, row)
+        return as_tensor(residual) if bool(residual.any()) else p[row]
 
     return Outcome(stop, bonus, known.p_of, known.q_of)
-
-
-def _or_all(residual: Rows, law: torch.Tensor) -> torch.Tensor:
-    """A residual f[V], or the whole law where nothing is left of it."""
-    return as_tensor(residual) if bool(residual.any()) else law
 
 
 def _without(law: Rows, tree: TokenTree, row: int) -> Rows:
