@@ -18,7 +18,7 @@ from draftgraph.types import FIXED, Outcome, TokenTree
 from draftgraph.verification.base import EVERY_LAW, EVERY_STRUCTURE, Accepts, Rule
 from draftgraph.verification.block import chain_outcome
 from draftgraph.verification.probabilities import Read, read
-from draftgraph.verification.rows import Rows, as_tensor, copied, picked, positive, scaled, sums, together
+from draftgraph.verification.rows import Rows, as_tensor, copied, less, picked, positive, scaled, sums, together
 
 
 class LayerRule(Rule):
@@ -130,7 +130,7 @@ class _Known:
         if not slots or self.laws is None:
             return
         residuals = scaled(picked(self.p, [slot.row for slot in slots]), [slot.share for slot in slots])
-        residuals -= scaled(picked(self.laws, [slot.law for slot in slots]), [slot.capacity for slot in slots])
+        less(residuals, picked(self.laws, [slot.law for slot in slots]), [slot.capacity for slot in slots])
         for slot, residual, mass in zip(slots, positive(residuals), sums(residuals), strict=True):
             slot.layer.residuals[slot.row] = residual
             slot.layer.masses[slot.layer.rows.index(slot.row)] = mass

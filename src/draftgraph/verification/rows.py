@@ -64,6 +64,15 @@ def scaled(rows: Rows, shares: Sequence[float]) -> Rows:
     return rows * torch.tensor(shares, dtype=rows.dtype, device=rows.device)[:, None]
 
 
+def less(rows: Rows, others: Rows, shares: Sequence[float]) -> Rows:
+    """Rows f[n, V] less other rows, each times its share, in place."""
+    if isinstance(rows, torch.Tensor) and isinstance(others, torch.Tensor):
+        column = torch.tensor(shares, dtype=rows.dtype, device=rows.device)[:, None]
+        return rows.addcmul_(others.to(rows.dtype), column, value=-1.0)  # without a copy of the other rows
+    rows -= scaled(others, shares)
+    return rows
+
+
 def positive(rows: Rows) -> Rows:
     """Rows whose negative entries are made 0, in place."""
     return np.maximum(rows, 0.0, out=rows) if isinstance(rows, np.ndarray) else rows.clamp_(min=0.0)
