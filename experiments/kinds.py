@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from draftgraph.backends.eos import eos_ids
 from draftgraph.backends.feature_files import read_features
 from draftgraph.backends.features import part_of_head
-from draftgraph.backends.load import eos_ids
 from draftgraph.lab.predict.estimate import Estimate, ratio
 from draftgraph.lab.texts import laid_out
 from draftgraph.lab.train.features.answering import answering

@@ -5,7 +5,7 @@
 Every start is a process of its own, by the code of this file with --child. The first one has an empty cache and converts the
 model; the later ones read what it has kept. Parts: importing (torch and transformers included), loading, reading or measuring
 costs, the first token. The bars: a second start within 2 s, by the clock, from `Engine.from_pretrained` to the first token; peak
-memory at most 1.4 times the weights that are kept plus caches. Writes start.json and start.md into --out.
+memory at most 1.4 times the packed weights plus caches. Writes start.json and start.md into --out.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ MODES: dict[str, dict[str, Any]] = {
     "f32": {},
     "bf16": {"dtype": "bfloat16"},
     "int8": {"weights": "int8"},
+    "int4": {"weights": "int4"},
 }
 PARTS = ("importing", "loading", "costs", "first token")
 PROMPT = [1, 2, 3, 4]
@@ -41,7 +42,7 @@ class Start:
 
     peak    bytes that the process held at once, at most. before  that it held once everything was imported.
     anonymous  those of `peak` at the end that are no pages of files, which the system takes back when it needs them.
-    packed  bytes of the weights that are kept. caches  of keys and values.
+    packed  bytes of the weights as they are multiplied. caches  of keys and values.
     """
 
     clock: Mapping[str, float]
@@ -91,12 +92,13 @@ def child(model: str, threads: int, mode: str) -> Start:
     pairs = list(zip(PARTS, seconds, seconds[1:], strict=False))
     clock, work = ({part: end[i] - begin[i] for part, begin, end in pairs} for i in (0, 1))
     at_end = held()
-    return Start(clock, work, at_end["VmHWM"], before["VmRSS"], at_end["RssAnon"], kept(), cached(engine.target))
+    return Start(clock, work, at_end["VmHWM"], before["VmRSS"], at_end["RssAnon"], packed(mode), cached(engine.target))
 
 
-def kept() -> int:
-    """Bytes of the weights in the cache folder, which holds one model."""
-    return sum(file.stat().st_size for file in Path(os.environ["DRAFTGRAPH_CACHE"]).rglob("*.bin"))
+def packed(mode: str) -> int:
+    """Bytes of the weights in memory. In the cache folder, which holds one model, those for bfloat16 lie in float32."""
+    kept = sum(file.stat().st_size for file in Path(os.environ["DRAFTGRAPH_CACHE"]).rglob("*.bin"))
+    return kept // 2 if mode == "bf16" else kept
 
 
 def cached(target: Any) -> int:

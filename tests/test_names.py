@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import subprocess
 import sys
@@ -24,6 +25,22 @@ def test_a_star_brings_all_of_them_and_nothing_else():
     names: dict[str, object] = {}
     exec("from draftgraph import *", names)
     assert set(names) - {"__builtins__"} == set(dg.__all__)
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_nothing_is_collected_while_they_are_imported_and_afterwards_as_before(collecting, monkeypatch):
+    monkeypatch.setitem(dg._HOMES, "Absent", "nowhere")
+    during = []
+    monkeypatch.setattr(dg, "import_module", lambda name: during.append(gc.isenabled()) or import_module(name))
+    before = gc.isenabled()
+    try:
+        (gc.enable if collecting else gc.disable)()
+        dg.__getattr__("Outcome")
+        with pytest.raises(ModuleNotFoundError):
+            dg.__getattr__("Absent")
+        assert (during, gc.isenabled()) == ([False, False], collecting)
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def test_they_survive_pickling():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,8 +193,11 @@ def busy(share: float = 0.5, slower: float = 1.0) -> Costs:
     )
 
 
-def in_a_new_process() -> None:
+def in_a_new_process(later: float = cost_cache.PATIENCE_SECONDS + 1) -> None:
+    """later  seconds after the costs were written."""
     cost_cache._MEASURED.clear()
+    for file in Path(os.environ["DRAFTGRAPH_CACHE"]).glob("costs-*.json"):
+        os.utime(file, (time.time() - later,) * 2)
 
 
 @pytest.mark.parametrize(("nodes", "widest"), [((), 1), ((0.5,), 1), ((1.2, 2.5, 0.1), 3)])
@@ -213,6 +218,26 @@ def test_costs_of_a_busy_machine_are_kept_and_measured_again_by_the_next_process
     in_a_new_process()
     assert costs_of(["a pair"], CPU, measured).note.startswith("read")
     assert measured.times == 1
+
+
+@pytest.mark.parametrize("later", [0.0, cost_cache.PATIENCE_SECONDS - 20])
+def test_costs_of_a_busy_machine_are_good_enough_for_a_while(later: float, measured: Measured):
+    """Where others use the machine for hours, each start would wait for a measurement that is no better."""
+    costs_of(["a pair"], CPU, busy)
+    in_a_new_process(later)
+    assert costs_of(["a pair"], CPU, measured).note.startswith("read")
+    assert measured.times == 0
+    in_a_new_process()
+    assert costs_of(["a pair"], CPU, lambda: busy(slower=2.0)).note.startswith("read"), "the new ones are no better"
+    cost_cache._MEASURED.clear()
+    assert costs_of(["a pair"], CPU, measured).note.startswith("read"), "that was tried a moment ago"
+    assert measured.times == 0
+
+
+def test_costs_of_a_busy_machine_from_the_future_are_measured_again(measured: Measured):
+    costs_of(["a pair"], CPU, busy)
+    in_a_new_process(-1000.0)
+    assert not costs_of(["a pair"], CPU, measured).busy
 
 
 @pytest.mark.parametrize(("slower", "kept"), [(2.0, 1.0), (0.5, 0.5)])

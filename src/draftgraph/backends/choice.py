@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,17 +71,23 @@ class Loading:
 class Loaded:
     """A model on its backend, and what its files say beside the weights.
 
-    reason  why it runs on this backend, in words.
-    inside  the transformers model, where that is what runs.
-    ends    embeddings and head, where they were asked for.
+    configured  gives its configuration, which most starts can do without: importing its class takes time.
+    reason      why it runs on this backend, in words.
+    inside      the transformers model, where that is what runs.
+    ends        embeddings and head, where they were asked for.
     """
 
     model: CausalLM
-    config: PretrainedConfig
+    configured: Callable[[], PretrainedConfig]
     generation_config: GenerationConfig
     reason: str
     inside: PreTrainedModel | None = None
     ends: Ends | None = None
+
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        """Raises ModelError if it is missing or corrupt."""
+        return self.configured()
 
 
 def load_backend(
@@ -162,11 +170,11 @@ def _quantised(source: Source, loading: Loading, reason: str) -> Loaded:
 def _on_openvino(source: Source, loading: Loading, reason: str) -> Loaded:
     if isinstance(source, torch.nn.Module):
         model, said = openvino.from_loaded(source, loading.dtype, loading.device, loading.taps, loading.weights)
-        return Loaded(model, said.config, said.generation_config, reason, ends=_ends(source, loading))
+        return Loaded(model, lambda: said.config, said.generation_config, reason, ends=_ends(source, loading))
     model = openvino.from_folder(source, loading.dtype, loading.device, loading.taps, loading.weights)
-    config = read_config(source)
-    own = _generation_config(locate(source).name, config)
-    return Loaded(model, config, own, reason, ends=_ends(source, loading))
+    configured = partial(read_config, source)
+    own = _generation_config(locate(source).name, configured)
+    return Loaded(model, configured, own, reason, ends=_ends(source, loading))
 
 
 def _ends(source: Source, loading: Loading) -> Ends | None:
@@ -179,7 +187,7 @@ def _on_torch(source: Source, loading: Loading, reason: str, probed: torch.nn.Mo
     if model.model is not probed:
         probe(model)
     inside = model.model
-    return Loaded(model, inside.config, inside.generation_config, reason, inside, inside)
+    return Loaded(model, lambda: inside.config, inside.generation_config, reason, inside, inside)
 
 
 def _shared_out(source: Source, loading: Loading) -> Loaded:
@@ -189,16 +197,16 @@ def _shared_out(source: Source, loading: Loading) -> Loaded:
     model = sharded_model(loaded or load_shard(source, loading.dtype, loading.trusted, AUTO))
     probe(model)
     inside, reason = model.model, f"its weights are shared out over {model.ranks.count} ranks"
-    return Loaded(model, inside.config, inside.generation_config, reason, inside)
+    return Loaded(model, lambda: inside.config, inside.generation_config, reason, inside)
 
 
-def _generation_config(name: str, config: PretrainedConfig) -> GenerationConfig:
+def _generation_config(name: str, configured: Callable[[], PretrainedConfig]) -> GenerationConfig:
     """What transformers takes for the generation config of a model from this folder. Raises ModelError if it is corrupt."""
     refuse_broken_generation_config(name)
     file = kept(name, "generation_config.json")
     with told(f"cannot read the generation config of {name!r}"):
         if file is None:
-            return GenerationConfig.from_model_config(config)
+            return GenerationConfig.from_model_config(configured())
         return GenerationConfig.from_pretrained(Path(file).parent, local_files_only=True)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, LlamaConfig, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from draftgraph.backends.checkpoint import (
     CONFIG,
@@ -162,6 +162,8 @@ def block_config(file: Path, said: Mapping[str, Any], flat: bool) -> PretrainedC
         raise ModelError(f"{file}: blocks of model_type={kind!r} are not read; only those of 'llama' and 'qwen3' are")
     with told(f"cannot read {file}"):
         if flat:
+            from transformers import LlamaConfig  # which takes most of a second to import, and not every start needs it
+
             return LlamaConfig(**{name: value for name, value in kept.items() if name != "num_hidden_layers"})
         return AutoConfig.for_model(**{**kept, "model_type": kind})
 

@@ -8,10 +8,10 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from draftgraph.backends.adapters import ADAPTER, refuse_without_peft, with_adapter
 from draftgraph.backends.auto_classes import auto_class
@@ -19,10 +19,10 @@ from draftgraph.backends.check import Check
 from draftgraph.backends.hub import Place, kept, locate
 from draftgraph.backends.load_report import unreported
 from draftgraph.backends.support import COMPUTED
+from draftgraph.backends.tokenizer_choice import chosen_by
 from draftgraph.backends.untrusted import refuse_broken_generation_config, refuse_kernels, refuse_sizes, told
 from draftgraph.backends.wrapped import is_compiled, opened
 from draftgraph.errors import ModelError, OptionError, PairError, brief, first_line, require
-from draftgraph.values import as_integer, as_list
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -222,7 +222,8 @@ def read_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
     if place.base is not None and not _has_tokenizer(place):
         return read_tokenizer(place.base, trust_remote_code)
     with _reading(place, "read a tokenizer"):  # its class depends on the configuration
-        tokenizer = AutoTokenizer.from_pretrained(place.name, trust_remote_code=trust_remote_code, **place.arguments)
+        options = {"trust_remote_code": trust_remote_code, **place.arguments, **chosen_by(place)}
+        tokenizer = AutoTokenizer.from_pretrained(place.name, **options)
         tokenizer.decode(tokenizer("a b")["input_ids"])  # some faults show when it is used only
         return tokenizer
 
@@ -298,31 +299,3 @@ def _compare(rule: str, ours: dict[str, int], theirs: dict[str, int], padded: st
 
 def _is_padding(difference: int, size: int) -> bool:
     return difference <= max(PADDING, PADDING_SHARE * size)
-
-
-class Said(Protocol):
-    """Who says what ends a text: a transformers model, or the files of one."""
-
-    @property
-    def config(self) -> PretrainedConfig: ...
-    @property
-    def generation_config(self) -> GenerationConfig: ...
-
-
-def eos_ids(model: Said, tokenizer: Any | None, config: GenerationConfig | None = None) -> frozenset[int]:
-    """Ids that end a text: those of `config`, else the model's generation config's, its config's, or the tokenizer's.
-
-    Negative ids are what some configurations write for none. Raises ModelError for anything that is no token id.
-    """
-    for source in (config, model.generation_config, model.config.get_text_config(decoder=True), tokenizer):
-        given = getattr(source, "eos_token_id", None)
-        if given is not None:
-            single = as_integer(given)
-            ids = [single] if single is not None else [as_integer(each) for each in as_list(given) or [None]]
-            if given != [] and None in ids:
-                raise ModelError(
-                    f"eos_token_id={brief(given)} of the {type(source).__name__} is no token id; write a whole number, or "
-                    "a list of them, into the model's generation_config.json"
-                )
-            return frozenset(each for each in ids if each is not None and each >= 0)
-    return frozenset()

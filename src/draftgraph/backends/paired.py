@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import nn
-from transformers import LlamaConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
 from draftgraph.backends.features import FeatureNetwork, FeatureShape, build_core, part_of_head
 from draftgraph.backends.taps import decoder_layers
@@ -139,6 +139,8 @@ class PairedNet(FeatureNetwork):
 
 def block_of(target: PretrainedConfig) -> PretrainedConfig:
     """The configuration of one block of the size of a target's, as every engine reads it. Raises ModelError without one."""
+    from transformers import LlamaConfig  # which takes most of a second to import, and not every start needs it
+
     config = target.get_text_config(decoder=True)
     try:
         heads = config.num_attention_heads

@@ -3,7 +3,8 @@
 A file of another machine or version, or a broken one, is measured again, and the note of the costs says so. A folder that
 cannot be written, or no folder at all, is no error: it is logged once, and the costs are then measured once per process.
 What is kept decides how much is drafted, and with that which text a seed gives under rules that read the drafter's laws: the
-same one as long as the file stays. A file that was written while others used the machine is replaced by a better one.
+same one as long as the file stays. A file that was written while others used the machine is replaced by a better one, once the
+others have had a while to finish: else every start on a busy machine would wait for a measurement that is no better.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import hashlib
 import json
 import logging
 import platform
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,8 @@ from draftgraph.user_cache import FOLDER, folder
 
 VERSION = 9
 """To be raised when something else is measured, or the engine's own work per round has changed."""
+PATIENCE_SECONDS = 120
+"""How long costs of a busy machine are good enough."""
 MOST_BYTES = 1 << 20
 """A larger file is no table of costs."""
 _UNSAVED: dict[str, Costs] = {}
@@ -62,7 +67,8 @@ def costs_of(
 ) -> Costs:
     """The costs of a `subject` (fingerprints and options that they depend on), from the cache or measured now.
 
-    A table that was measured while others used the machine is measured again, once per process, and the better one is kept.
+    A table that was measured while others used the machine is measured again, once per process and PATIENCE_SECONDS, and the
+    better one is kept.
 
     refresh  whether to measure whatever the cache holds.
     """
@@ -78,15 +84,25 @@ def costs_of(
     if not refresh and name in _UNSAVED:
         return _UNSAVED[name]
     if held is not None:
-        if not held.busy or name in _MEASURED:
+        if not held.busy or name in _MEASURED or _is_young(path):
             return held
         note = "measured again: others used the machine when it was measured"
     announce(path, note)
     _MEASURED.add(name)
     costs = replace(measure(), note=note)
-    if held is not None and _worth(held) <= _worth(costs):
+    if held is not None and path is not None and _worth(held) <= _worth(costs):
+        with suppress(OSError):
+            path.touch()  # nobody tries again so soon
         return held
     return _kept(costs, name, path, machine(device))
+
+
+def _is_young(path: Path | None) -> bool:
+    """Whether a file was written a short while ago; one from the future was not."""
+    try:
+        return path is not None and 0 <= time.time() - path.stat().st_mtime < PATIENCE_SECONDS
+    except OSError:
+        return False
 
 
 def announce(path: Path | None, note: str) -> None:

@@ -65,19 +65,26 @@ class LookupDrafter(Drafter):
 
 
 class Copies:
-    """A draft of copies alone while it grows, the likeliest ones first."""
+    """A draft of copies alone, the likeliest ones, and what it promises before it is made."""
 
     def __init__(self, request: Request, sources: Sources, limits: Limits) -> None:
         self.graph, context = DraftGraph(), request.tokens[-TAIL:]
-        copies, width = sources.for_draft(self.graph, context), request.choice.structure.width
-        self._unroller = Unroller(self.graph, copies, context, limits.floor, width, request.warper.refuses)
-        self._depth, self._first = min(limits.depth or limits.reach, limits.reach), _first_edge(request, sources)
-        self._open = [ROOT]
+        copies, self._width = sources.for_draft(self.graph, context), request.choice.structure.width
+        self._floor, self._depth = limits.floor, min(limits.depth or limits.reach, limits.reach)
+        self._unroller = Unroller(self.graph, copies, context, limits.floor, self._width, request.warper.refuses)
+        self._first = _first_edge(request, sources)
+
+    def promise(self, most: int) -> list[float]:
+        """The scores of at most `most` levels, if the run that begins behind the text goes on. It takes one look, no draft."""
+        edge = self._first = self._first or self._unroller.beginning()
+        if edge is None or edge.discount * edge.row.probs[0] < self._floor:
+            return []
+        score = edge.discount * sum(edge.row.probs[: self._width])
+        return [score * edge.following**level for level in range(min(most, self._depth))]
 
     def grow(self, budget: int) -> DraftGraph:
-        """The draft, of so many nodes at most; it may be asked for more of them later."""
-        self._unroller.grow(self._open, budget, self._depth, self._first)
-        self._open = []
+        """The draft, of so many nodes at most."""
+        self._unroller.grow([ROOT], budget, self._depth, self._first)
         return self.graph
 
 

@@ -19,7 +19,7 @@ from draftgraph.draft.passes import Ahead, DrafterPasses, Path, Shape, readable
 from draftgraph.draft.structures.base import Growth, Structure, nothing
 from draftgraph.draft.structures.calibrate import Calibration
 from draftgraph.draft.terms import Draft, Draw, Limits, Overlap
-from draftgraph.draft.whole_sizes import cut, cut_to_pay
+from draftgraph.draft.whole_sizes import cut, cut_to_pay, paying
 from draftgraph.request.state import Request
 from draftgraph.sampling.laws import TargetLaws
 from draftgraph.sampling.rng import Role
@@ -29,8 +29,8 @@ from draftgraph.verification.base import sample_rows
 FIRST_ROWS = 8
 """Rows that a first draft reads, about."""
 FEW, CLOSE = 8, 0.75
-"""A draft of copies is compared with the drafter's when it has FEW nodes, and grows on only if it comes so close to it: what is
-thrown away takes time too."""
+"""A draft of copies is made only if FEW levels of it promise nearly what the drafter's would give: what is thrown away takes time
+too."""
 DRAFT, ACCEPT, BONUS = Role.DRAFT, Role.ACCEPT, Role.BONUS
 LIKELY_DRAWS = 2
 """Nodes of a level that draw in most rounds, where a level may have any number."""
@@ -134,7 +134,7 @@ class ModelDrafter(Drafter):
     def _copied(self, request: Request, limits: Limits) -> tuple[Draft | None, float]:
         """A draft of copies alone, where nothing else was asked for, or where it is expected to give more; else None.
 
-        And the tokens that it was expected to give. It is decided by the committed text and earlier rounds, before anything is
+        And the tokens that it promises. It is decided by the committed text and earlier rounds, before anything is
         drawn.
         """
         state: _State = request.drafting
@@ -146,16 +146,14 @@ class ModelDrafter(Drafter):
         if limits.depth == 0:
             graph = cut(copies.grow(alone.budget), alone.seconds, alone.worth)
         else:
-            graph, (_, tokens, rate) = cut_to_pay(copies.grow(FEW), alone.seconds, alone.worth)
+            _, tokens, rate = paying([alone.worth(score) for score in copies.promise(FEW)], alone.seconds)
             drafted = limits.rate(tokens)
-            if rate > CLOSE * drafted and len(copies.graph) == FEW:
-                graph, (_, tokens, rate) = cut_to_pay(copies.grow(alone.budget), alone.seconds, alone.worth)
-                drafted = limits.rate(tokens)
+            if rate <= CLOSE * drafted:
+                return None, tokens
+            graph, (_, expected, rate) = cut_to_pay(copies.grow(alone.budget), alone.seconds, alone.worth)
             if rate <= drafted:
                 return None, tokens
-            reason = (
-                f"{reason}: {tokens:.2f} tokens per round expected, {rate:.0f} tokens/s; from the drafter {drafted:.0f}"
-            )
+            reason = f"{reason}: {expected:.2f} tokens per round expected, {rate:.0f} tokens/s; from the drafter {drafted:.0f}"
         if request.choice.rule.reads_confidence:
             graph.confidence = [0.0] * len(graph)
         return Draft(graph, reason=reason), tokens
@@ -197,6 +195,7 @@ class ModelDrafter(Drafter):
             if node in graph.promised:
                 chosen = [float(other == token) for other in graph.rows[node].tokens]
                 calibration.observe_fixed(graph.promised[node], chosen)
+                calibration.observe_best(graph.promised[node][0], chosen[0])
 
     def overlap(self, request: Request) -> Overlap | None:
         state: _State = request.drafting
@@ -209,13 +208,17 @@ class ModelDrafter(Drafter):
     def _reader(self, request: Request, limits: Limits) -> DrafterPasses:
         """The drafter for one round, which reads copies ahead where that pays."""
         state: _State = request.drafting
-        sampled = request.choice.sampled
+        choice = request.choice
+        sampled = choice.sampled
+        weighs = (
+            choice.structure.narrows and not choice.rule.reads_confidence
+        )  # others read rows as the drafter says them
         return DrafterPasses(
             self.model,
             request,
             state.text,
             self.vocab_size,
-            shape_of(request, self.vocab_size),
+            shape_of(request, self.vocab_size, state.calibration.sharpness if weighs else 1.0),
             state.calibration.temperature if sampled else 1.0,
             self._ahead(request, limits) if state.edges else None,
         )
@@ -237,10 +240,13 @@ class ModelDrafter(Drafter):
         return ahead
 
 
-def shape_of(request: Request, vocab_size: int) -> Shape:
-    """What becomes of a drafter's scores: laws to draw from, or how likely each FIXED candidate is to be the target's choice."""
+def shape_of(request: Request, vocab_size: int, sharpness: float = 1.0) -> Shape:
+    """What becomes of a drafter's scores: laws to draw from, or how likely each FIXED candidate is to be the target's choice.
+
+    sharpness  of rows at temperature 0 (`Calibration.sharpness`).
+    """
     if request.params.temperature == 0 and not request.choice.sampled:
-        return lambda scores, depths: torch.softmax(scores, dim=1)
+        return lambda scores, depths: torch.softmax(scores * sharpness, dim=1)
     if request.choice.sampled or not request.choice.rule.position_noise:
         return _law(request)
 

@@ -74,6 +74,10 @@ class Unroller:
             if graph.depth(node) < max_depth:
                 self._open(node, (edge, token), best.passed)
 
+    def beginning(self) -> Edge | None:
+        """The edge behind the text, the one of the longest match."""
+        return self._look_up(ROOT, frozenset())
+
     def _open(
         self, node: int, came_by: tuple[Edge, int] | None, passed: frozenset[RowKey], edge: Edge | None = None
     ) -> None:

@@ -6,7 +6,8 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from draftgraph.backends.choice import Loading, load_backend
-from draftgraph.backends.load import eos_ids, find_tokenizer
+from draftgraph.backends.eos import eos_ids
+from draftgraph.backends.load import find_tokenizer
 from draftgraph.engine.assemble import for_drafter, make_drafter, readable_drafts, with_drafter
 from draftgraph.engine.bitwise import as_asked
 from draftgraph.engine.config import Config

@@ -6,8 +6,11 @@ import copy
 import gc
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,9 @@ from transformers import PreTrainedModel
 
 import draftgraph as dg
 from draftgraph.backends.base import Feed
+from draftgraph.backends.hub import locate
 from draftgraph.backends.openvino import load
+from draftgraph.backends.openvino.graphs import EXACT
 from draftgraph.backends.openvino.load import NOTES, from_folder, from_loaded
 from draftgraph.backends.openvino.store import ENTRY, GRAPH, WEIGHTS
 from draftgraph.errors import LogitsError, ModelError
@@ -81,6 +86,54 @@ def test_a_second_start_loads_no_torch_weights(
     assert (engine.eos, engine.tokenizer is not None) == ({7}, True)
     assert text_of(folder) == expected
     assert len(said(caplog)) == 2
+
+
+STARTED = """
+import sys
+import draftgraph as dg
+engine = dg.Engine.from_pretrained(sys.argv[1], backend="openvino", budget=4)
+assert engine.generate([5, 9, 3, 40], max_new_tokens=3).text is not None
+heavy = {"sympy", "torch.distributed.tensor", "transformers.modeling_utils"} & set(sys.modules)
+heavy |= {name for name in sys.modules if ".configuration_llama" in name}
+assert not heavy, heavy
+"""
+
+
+def test_a_second_start_imports_no_configuration_class(kept: tuple[Path, Path]) -> None:
+    folder, cache = kept
+    byte_tokenizer().save_pretrained(folder)
+    command = [sys.executable, "-c", STARTED, str(folder)]
+    environment = os.environ | {"DRAFTGRAPH_CACHE": str(cache)}
+    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("dtype", "local", "cached"),
+    [
+        pytest.param("auto", True, True, id="its type is asked for"),
+        pytest.param(None, False, True, id="it may be newer on the hub"),
+        pytest.param(None, True, False, id="nothing is kept"),
+    ],
+)
+def test_a_configuration_is_read_where_it_matters(
+    dtype: str | None,
+    local: bool,
+    cached: bool,
+    kept: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    folder, cache = kept
+    gc.collect()  # a model that nobody uses any more is not started again from memory
+    monkeypatch.setenv("DRAFTGRAPH_CACHE", str(cache))
+    monkeypatch.setattr(load, "read_config", lambda name: (_ for _ in ()).throw(_AgainError()))
+    assert from_folder(folder, None, None).vocab_size == 256
+    gc.collect()
+    monkeypatch.setenv("DRAFTGRAPH_CACHE", str(cache if cached else tmp_path))
+    monkeypatch.setattr(load, "locate", lambda source: replace(locate(source), local=local))
+    with pytest.raises(_AgainError):
+        from_folder(folder, dtype, None)
 
 
 def test_engines_of_one_process_share_a_model(kept: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +224,7 @@ def test_what_replaces_a_broken_entry_is_whole(folder: Path, lm: PreTrainedModel
     _cut(place)
     assert text_of(folder) == expected
     assert entries(tmp_path / "cache") == [place]
-    assert load._kept(load._look(str(folder), load.refusals.version(), load.EXACT)) is not None
+    assert load._kept(load._look(str(folder), load.refusals.version(), EXACT)) is not None
 
 
 def test_files_that_were_copied_or_touched_are_the_same_model(
@@ -190,14 +243,14 @@ def test_one_changed_number_that_no_sample_sees_is_another_model(
     path = folder / "model.safetensors"
     whole = bytearray(path.read_bytes())
     begin = 8 + int.from_bytes(whole[:8], "little")
-    known = load._look(str(folder), load.refusals.version(), load.EXACT).fingerprint
+    known = load._look(str(folder), load.refusals.version(), EXACT).fingerprint
     for at in range(begin + 20, len(whole), 4):  # somewhere between the places that are looked at
         whole[at] ^= 1
         path.write_bytes(whole)
-        if load._look(str(folder), load.refusals.version(), load.EXACT).fingerprint == known:
+        if load._look(str(folder), load.refusals.version(), EXACT).fingerprint == known:
             break
         whole[at] ^= 1
-    assert load._kept(load._look(str(folder), load.refusals.version(), load.EXACT)) is None
+    assert load._kept(load._look(str(folder), load.refusals.version(), EXACT)) is None
 
 
 def test_other_weights_of_the_same_shape_are_another_model(
@@ -205,7 +258,7 @@ def test_other_weights_of_the_same_shape_are_another_model(
 ) -> None:
     monkeypatch.setenv("DRAFTGRAPH_CACHE", str(kept[1]))
     perturbed(lm, 0.3).save_pretrained(folder)
-    assert load._kept(load._look(str(folder), load.refusals.version(), load.EXACT)) is None
+    assert load._kept(load._look(str(folder), load.refusals.version(), EXACT)) is None
 
 
 @pytest.mark.parametrize("cause", ["a file in its place", "no home", "full"])

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from draftgraph.draft.structures.calibrate import HEADS, SLACK, TEMPERATURES, Calibration, sharpen
+from draftgraph.draft.structures.calibrate import FLATTEST, HEADS, SHARPEST, SLACK, TEMPERATURES, Calibration, sharpen
 
 
 def law(*weights: float) -> torch.Tensor:
@@ -72,6 +72,29 @@ def test_a_flat_drafter_is_sharpened_and_a_good_one_is_not() -> None:
         for _ in range(40):
             calibration.observe(sharpen(p[None], power)[0], p)
         assert calibration.temperature == temperature
+
+
+@pytest.mark.parametrize("power", [0.6, 1.0, 2.5])
+def test_the_sharpness_is_learnt_that_makes_best_tokens_as_likely_as_rows_say(power: float) -> None:
+    """Choices are drawn from rows to the power of something: that power is found, up to what hundreds of choices tell."""
+    generator = torch.Generator().manual_seed(5)
+    calibration, last = Calibration(), []
+    for number in range(1500):
+        row = torch.softmax(torch.randn(6, generator=generator), dim=0)
+        choice = int(torch.multinomial(sharpen(row[None], power)[0], 1, generator=generator))
+        sharp = sharpen(row[None], calibration.sharpness)[0]
+        best = int(sharp.argmax())
+        calibration.observe_best(float(sharp[best]), float(choice == best))
+        last += [calibration.sharpness] if number >= 500 else []
+    assert sum(last) / len(last) == pytest.approx(power, rel=0.15)
+
+
+def test_the_sharpness_has_bounds() -> None:
+    always, never = Calibration(), Calibration()
+    for _ in range(300):
+        always.observe_best(0.2, 1.0)
+        never.observe_best(0.9, 0.0)
+    assert (always.sharpness, never.sharpness) == (SHARPEST, FLATTEST)
 
 
 def test_sharpening() -> None:

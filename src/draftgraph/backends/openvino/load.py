@@ -22,33 +22,28 @@ from draftgraph.backends.gguf import is_gguf
 from draftgraph.backends.hub import kept, locate
 from draftgraph.backends.load import as_device, load_model, read_config
 from draftgraph.backends.openvino import refusals
-from draftgraph.backends.openvino.convert import convert
+from draftgraph.backends.openvino.graphs import graph_of, probed
 from draftgraph.backends.openvino.model import About, OpenVinoModel
 from draftgraph.backends.openvino.pages import given_back
 from draftgraph.backends.openvino.precision import Precision
 from draftgraph.backends.openvino.quantise import made_with as quantised_with
-from draftgraph.backends.openvino.quantise import quantise
 from draftgraph.backends.openvino.refusals import UnfitError
 from draftgraph.backends.openvino.runtime import runtime
 from draftgraph.backends.openvino.store import GRAPH, WEIGHTS, Entry, place_of, read_entry, update_entry, write_entry
 from draftgraph.backends.openvino.trial import alike, trial
 from draftgraph.backends.openvino.weights import digest, stamps, weight_files
 from draftgraph.backends.openvino.weights import fingerprint as fingerprint_of_files
-from draftgraph.backends.probe import honours_masks
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.backends.wrapped import opened
-from draftgraph.errors import DraftgraphError, LogitsError, ModelError, first_line
+from draftgraph.errors import LogitsError, ModelError, first_line
 from draftgraph.files import BrokenFileError, read_text
 from draftgraph.user_cache import FOLDER, folder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 NOTES = "draftgraph.converting"
 """The logger that says when someone waits for a conversion."""
-POSITIONS = 1 << 17
-"""Positions that rotary tables hold at most, for models that do not say how much they can read."""
-EXACT = Precision()
 _ONE = threading.RLock()
 """Models are converted and started one at a time: a second thread that wants the same one finds it running."""
 _RUNNING: WeakValueDictionary[tuple[str, int], OpenVinoModel] = WeakValueDictionary()
@@ -100,17 +95,27 @@ def from_folder(
     refusals.refuse_device(as_device(device))
     place = locate(source)
     name = place.title
-    config = read_config(name)
     if place.gguf is None:
         refusals.refuse_folder(name)
-    refusals.refuse_config(config)
+    # Whoever keeps a graph has read the configuration, which takes most of a second. On the hub it may be a newer one.
+    config = None if place.local and dtype != "auto" and weight_files(name) else _read_config(name)
     precision = refusals.precision_of(dtype, config, weights)
     with _ONE:
         found = _look(name, version, precision, tuple(taps))
-        running = _RUNNING.get(found.key)
+        running = _RUNNING.get(found.key) or _kept(found)
         if running is None:
-            running = _RUNNING[found.key] = _kept(found) or _converted(found)
+            if config is None:
+                _read_config(name)
+            running = _converted(found)
+        _RUNNING[found.key] = running
         return running
+
+
+def _read_config(name: str) -> PretrainedConfig:
+    """Raises ModelError if it is broken, or of a model that paged attention computes otherwise."""
+    config = read_config(name)
+    refusals.refuse_config(config)
+    return config
 
 
 def from_loaded(
@@ -139,7 +144,7 @@ def from_loaded(
     model = cast("PreTrainedModel", copy.deepcopy(model).float())
     with _ONE:
         about = _about(TorchModel(model), fingerprint(model), version)
-        return _probed(_graph(model, taps), TorchModel(model), about, precision)[0], inside.model
+        return probed(graph_of(model, taps), TorchModel(model), about, precision)[0], inside.model
 
 
 def _look(name: str, version: str, precision: Precision, taps: tuple[str, ...] = ()) -> _Source:
@@ -205,9 +210,8 @@ def _started(place: Path, entry: Entry, source: _Source) -> OpenVinoModel:
         source.made_with["openvino"],
         entry.checked,
     )
-    graph = ov.Core().read_model(place / GRAPH)
-    with given_back(place / WEIGHTS):
-        model = OpenVinoModel(graph, about, source.precision, torch.get_num_threads())
+    with given_back(place / WEIGHTS):  # the graph has no name here, for what is read is let go once it is compiled
+        model = OpenVinoModel(ov.Core().read_model(place / GRAPH), about, source.precision, torch.get_num_threads())
         seen = trial(model)  # the first passes pack what is left
     if not alike(seen, torch.tensor(entry.sample), source.precision.tolerance):
         raise BrokenFileError("its logits are not those that it had")
@@ -245,7 +249,7 @@ def _made(source: _Source, place: Path | None) -> tuple[Entry, OpenVinoModel | N
         source.made_with, digest(source.files), [before], about.class_name, about.vocab_size, window=about.window
     )
     try:
-        model, graph = _probed(_graph(reference.model, source.taps), reference, about, source.precision)
+        model, graph = probed(graph_of(reference.model, source.taps), reference, about, source.precision)
     except UnfitError as error:
         _write(place, replace(entry, refused=str(error)), None)
         raise
@@ -270,61 +274,3 @@ def _write(place: Path | None, entry: Entry, graph: Any | None) -> bool:
 
 def _about(model: TorchModel, weights: str, version: str) -> About:
     return About(model.model_name, model.class_name, model.vocab_size, model.context_window, weights, version)
-
-
-def _graph(model: PreTrainedModel, taps: Sequence[str]) -> Any:
-    """Raises ModelError for a model that cannot be traced, OptionError for taps that it does not have."""
-    window = TorchModel(model).context_window
-    try:
-        return convert(model, min(window or POSITIONS, POSITIONS), taps)
-    except (DraftgraphError, MemoryError, OSError):
-        raise
-    except Exception as error:
-        if isinstance(error.__cause__, DraftgraphError):  # the tracer wraps what is raised inside
-            raise error.__cause__ from None
-        raise _unfit(type(model).__name__, f"it cannot be converted ({_cause(error)})") from error
-
-
-def _probed(graph: Any, reference: TorchModel, about: About, precision: Precision) -> tuple[OpenVinoModel, Any]:
-    """Compile a graph in float32 and compare it with the model that it was made from; then in the precision that was asked for.
-
-    Rounding hides mistakes, so that the comparison is strict where nothing is rounded. Returns what runs, and the graph of it.
-
-    Raises ModelError if it is another model.
-    """
-    exact = _compiled(graph.clone(), about, EXACT)
-    check = honours_masks(reference, exact)
-    if check.failed:
-        raise _unfit(about.class_name, f"passes give other logits than transformers does ({check.found})")
-    about = exact.about = replace(about, checked=check.found)
-    if precision == EXACT:
-        return exact, graph
-    expected = trial(exact)
-    try:
-        quantise(graph, precision)
-    except UnfitError as error:
-        raise _unfit(about.class_name, str(error)) from error
-    model = _compiled(graph.clone(), about, precision)
-    if not alike(trial(model), expected, precision.rounding):
-        raise _unfit(about.class_name, f"{precision} is too coarse for it")
-    return model, graph
-
-
-def _compiled(graph: Any, about: About, precision: Precision) -> OpenVinoModel:
-    try:
-        return OpenVinoModel(graph, about, precision, torch.get_num_threads())
-    except (ModelError, MemoryError, OSError):
-        raise
-    except Exception as error:
-        raise _unfit(about.class_name, f"it does not run on paged attention ({_cause(error)})") from error
-
-
-def _unfit(class_name: str, why: str) -> UnfitError:
-    return UnfitError(f"{class_name} cannot run on OpenVINO exactly: {why}; {refusals.INSTEAD}")
-
-
-def _cause(error: Exception) -> str:
-    """The line of an error of OpenVINO that tells most."""
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if "No " in line]
-    return (told or lines or [type(error).__name__])[0][:160]

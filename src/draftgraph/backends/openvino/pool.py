@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import numpy.typing as npt
 
+from draftgraph.backends.openvino.cell_memory import cell_memory
 from draftgraph.backends.openvino.text import BlockHandle
 
 CELLS = 32
@@ -21,7 +22,6 @@ KEPT_BLOCKS, KEPT_BYTES = 32, 128 << 20
 to be zeroed by the system again: that was a fifth of the time of 16 short requests of the bundled pair."""
 SCRATCH = 0
 """The block that rows are written to which are there only to fill a pass."""
-_CACHE_LINE = 64
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,10 @@ Attach = Callable[[str, npt.NDArray[np.generic]], None]
 
 
 class BlockPool:
-    """The lowest free blocks are used first: memory that is never written is never really there.
+    """The lowest free blocks are used first: memory that is never written is never really there (`cell_memory.py`).
 
     capacity  blocks that there is room for. kept  those whose memory stays when no request is open.
+    huge      whether their memory is in huge pages.
     """
 
     def __init__(self, shapes: Sequence[Shape], kind: np.dtype[np.generic], attach: Attach) -> None:
@@ -48,9 +49,9 @@ class BlockPool:
         self._sizes = list(dict.fromkeys((shape.heads, shape.width) for shape in shapes))
         self._memory: list[npt.NDArray[np.generic]] = []
         self._handles: WeakValueDictionary[int, BlockHandle] = WeakValueDictionary()
-        self.capacity = 0
+        self.capacity, self.huge = 0, False
         self.kept = max(KEPT_BLOCKS, KEPT_BYTES // (CELLS * self.cell_bytes))
-        self._resize(self.kept, 0)
+        self._resize(self.kept, 0, huge=False)
 
     @property
     def handles(self) -> list[BlockHandle]:
@@ -71,7 +72,10 @@ class BlockPool:
         self._handles[id(handle)] = handle
 
     def allot(self, needs: Sequence[tuple[BlockHandle, int]]) -> None:
-        """Give every handle blocks for so many cells. A block is in use as soon as a handle names it."""
+        """Give every handle blocks for so many cells. A block is in use as soon as a handle names it.
+
+        Raises MemoryError; every handle has then the blocks that it had.
+        """
         lacking = [(handle, blocks_for(cells) - len(handle.blocks)) for handle, cells in needs]
         if all(count <= 0 for _, count in lacking):
             return
@@ -80,9 +84,15 @@ class BlockPool:
         taken = self.used() | {SCRATCH}
         total = sum(max(0, count) for _, count in lacking)
         free = iter([block for block in range(max(taken) + 1 + total) if block not in taken])
+        before = [handle.blocks for handle, _ in lacking]
         for handle, count in lacking:
             handle.blocks = handle.blocks + [next(free) for _ in range(max(0, count))]
-        self._fit()
+        try:
+            self._fit()
+        except MemoryError:
+            for (handle, _), blocks in zip(lacking, before, strict=True):
+                handle.blocks = blocks
+            raise
 
     def share(self, handle: BlockHandle, other: BlockHandle, count: int) -> int:
         """Let a handle without blocks begin with the first `count` cells of another one. Returns how many it got."""
@@ -100,29 +110,37 @@ class BlockPool:
     def _fit(self) -> None:
         """Twice what is needed, so that growing stays rare; halve what is mostly empty, down to `kept` blocks.
 
-        It grows as soon as room is asked for: what is written by then is copied, and later that would be more.
+        It grows as soon as room is asked for: what is written by then is copied, and later that would be more. Memory of which at
+        least half will be written is in huge pages.
         """
         handles = self.handles
         high = max((max(handle.blocks, default=SCRATCH) for handle in handles), default=SCRATCH) + 1
         wanted = sum(max(0, blocks_for(handle.room) - len(handle.blocks)) for handle in handles)
         needed = max(high, 1 + len(self.used()) + wanted)
         if needed > self.capacity:
-            self._resize(2 * needed, high)
+            self._resize(2 * needed, high, huge=True)
         elif self.capacity > max(self.kept, 4 * needed):
-            self._resize(max(self.kept, 2 * needed), high)
+            self._resize(max(self.kept, 2 * needed), high, huge=2 * needed >= self.kept)
+        elif 2 * needed >= self.capacity and not self.huge:
+            self._resize(self.capacity, high, huge=True)
 
-    def _resize(self, blocks: int, used: int) -> None:
-        """New memory, with what the first `used` blocks hold, as far as they had memory."""
+    def _resize(self, blocks: int, used: int, huge: bool) -> None:
+        """New memory, with what the first `used` blocks hold, as far as they had memory.
+
+        Raises MemoryError; nothing has changed then.
+        """
         used = min(used, self.capacity)
-        old, self._memory, self.capacity = self._memory, [], blocks
-        for number, (heads, width) in enumerate(self._sizes):
-            names = [shape.name for shape in self.shapes if (shape.heads, shape.width) == (heads, width)]
-            new = _zeros((len(names), blocks, heads, CELLS, width), self.kind)
-            if old:
-                new[:, :used] = old[number][:, :used]
-            self._memory.append(new)
-            for name, memory in zip(names, new, strict=True):
-                self.attach(name, memory)
+        names = [[each.name for each in self.shapes if (each.heads, each.width) == size] for size in self._sizes]
+        made = [
+            cell_memory((len(of_size), blocks, heads, CELLS, width), self.kind, huge)
+            for of_size, (heads, width) in zip(names, self._sizes, strict=True)
+        ]
+        for new, old in zip(made, self._memory, strict=False):  # at first there is no old one
+            new[:, :used] = old[:, :used]
+        self._memory, self.capacity, self.huge = made, blocks, huge
+        for of_size, memory in zip(names, made, strict=True):
+            for name, part in zip(of_size, memory, strict=True):
+                self.attach(name, part)
 
     def move(self, handle: BlockHandle, cells: Sequence[int], begin: int) -> None:
         """Copy cells of a request to those from `begin` on, in all layers."""
@@ -149,16 +167,8 @@ class BlockPool:
     def drop_unused(self) -> None:
         """Give memory back if no request holds a block or will soon, and it is more than `kept` blocks."""
         if self.capacity > self.kept and not any(handle.blocks or handle.room for handle in self.handles):
-            self._resize(self.kept, 0)
+            self._resize(self.kept, 0, huge=False)
 
 
 def blocks_for(cells: int) -> int:
     return -(-cells // CELLS)
-
-
-def _zeros(shape: tuple[int, ...], kind: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
-    """Zeros that begin at a cache line. The system gives their memory once it is written."""
-    size = int(np.prod(shape)) * kind.itemsize
-    room = np.zeros(size + _CACHE_LINE, dtype=np.uint8)
-    start = -room.ctypes.data % _CACHE_LINE
-    return room[start : start + size].view(kind).reshape(shape)

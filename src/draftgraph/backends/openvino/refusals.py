@@ -38,8 +38,10 @@ def version() -> str:
     return importlib.metadata.version(PACKAGE)
 
 
-def precision_of(dtype: str | torch.dtype | None, config: PretrainedConfig, weights: str | None = None) -> Precision:
-    """The precision that is asked for; dtype None is float32, "auto" is the checkpoint's own. weights  as in `Loading`.
+def precision_of(
+    dtype: str | torch.dtype | None, config: PretrainedConfig | None, weights: str | None = None
+) -> Precision:
+    """The precision that is asked for; dtype None is float32, "auto" is what the config says. weights  as in `Loading`.
 
     Raises UnfitError for what OpenVINO does not compute in here.
     """

@@ -24,9 +24,10 @@ from draftgraph.files import BrokenFileError, read_text, write_whole
 from draftgraph.strictjson import build, parse, seen
 
 VERSION = 2
-"""To be raised when models are converted otherwise, or something else is kept."""
+"""To be raised when models are converted otherwise, when something else is kept, or when more configurations are refused: those
+of kept models are not looked at again."""
 ENTRY, GRAPH, WEIGHTS = "entry.json", "graph.xml", "graph.bin"
-_CHUNK = 1 << 24
+_CHUNK = 1 << 20
 _MOST_BYTES = 1 << 24
 """A larger description is none."""
 _ATTEMPTS = 8

@@ -11,7 +11,8 @@ from typing import Any
 import typer
 from transformers import PreTrainedModel
 
-from draftgraph.backends.load import eos_ids, load_model, load_tokenizer, read_config
+from draftgraph.backends.eos import eos_ids
+from draftgraph.backends.load import load_model, load_tokenizer, read_config
 from draftgraph.cli.options import Chosen
 from draftgraph.cli.program import tell
 from draftgraph.cli.work.engines import place

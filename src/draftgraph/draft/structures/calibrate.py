@@ -1,13 +1,16 @@
 """What a slot is worth, estimated from q alone and from earlier rounds: the tables of the level policy.
 
-Three things are learnt per request, at the root of a round, where both laws are known once it is verified:
+Four things are learnt per request, at positions where the target's row is known once a round is verified:
 
 * cal, how much of the drafter's probability of a FIXED token the target confirms, apart for its best token and others;
 * B(h, s) = Σ_x min(s q'(x), p'(x)), the share of a node's remaining mass that one SAMPLED child keeps when the layer has
   slack s; q' and p' are the laws without the FIXED siblings, renormalised, and h is the largest entry of q'. Measured on
   three pairs, B depends on how many siblings were removed only through h, rises with s towards 1 and is described by two
   numbers per bin of h: B = 1 − (1 − β) s^−γ;
-* the draft temperature: SAMPLED slots are drawn from q^(1/τ), with the τ that has overlapped most with the target.
+* the draft temperature: SAMPLED slots are drawn from q^(1/τ), with the τ that has overlapped most with the target;
+* the sharpness of rows at temperature 0. A drafter that is half sure of its best token is right more often than every second
+  time there, because the target's choice is its best token, too. Rows are q^s, normalised, and s rises as long as best tokens
+  are chosen more often than their rows say (temperature scaling: Guo et al. 2017).
 
 Only earlier rounds may be used: a draft whose shape looked at this round's p would be biased.
 """
@@ -33,6 +36,10 @@ MASSES = (0.02, 0.1, 0.4, 0.8, 1.01)
 TEMPERATURES = (1.0, 0.9, 0.8)
 """Draft temperatures tried, relative to the target's; sharper ones help drafters that are flatter than their target."""
 TYPICAL_SLACK = 2.0
+FIRST_SHARPNESS, FLATTEST, SHARPEST = 1.5, 0.5, 4.0
+"""The sharpness of rows before anything was seen, and its bounds."""
+FIRST_STEP, LEAST_STEP, STEPS = 0.2, 0.03, 10.0
+"""How far one position moves the sharpness: the first ones far, later ones little; half as far after so many positions."""
 PRIOR_ROUNDS, MEMORY = 8.0, 64.0
 """Weight of the prior, and how many rounds a running mean remembers."""
 ALWAYS, EVERY = 4, 6
@@ -54,12 +61,13 @@ class Calibration:
             [PRIOR_ROUNDS * bound for bound in MASSES] for _ in range(2)
         ]  # Σ q(x), of best tokens and others
         self._confirmed = [list(row) for row in self._promised]  # Σ p(x); the prior says that they agree
+        self.sharpness, self._positions = FIRST_SHARPNESS, 0
         self._overlap = [0.0, -0.01 * PRIOR_ROUNDS, -0.02 * PRIOR_ROUNDS]
         self._seen = 0
 
     def kept(self, head: float, slack: float) -> float:
         """B(h, s) for slack s > 0."""
-        b = bisect_left(HEADS, head)  # no probability is beyond the last one
+        b = _bin(HEADS, head)
         if slack <= 1.0:
             return self.beta[b] * slack
         return 1.0 - (1.0 - self.beta[b]) * math.exp(-self.gamma[b] * math.log(slack))
@@ -108,6 +116,12 @@ class Calibration:
             b, other = _bin(MASSES, q), min(rank, 1)
             self._promised[other][b] += q
             self._confirmed[other][b] += p
+
+    def observe_best(self, promised: float, chosen: float) -> None:
+        """Learn the sharpness: what a sharpened row gave its best token, and whether the target chose it (1 or 0)."""
+        step = max(LEAST_STEP, FIRST_STEP / (1.0 + self._positions / STEPS))
+        self._positions += 1
+        self.sharpness = min(SHARPEST, max(FLATTEST, self.sharpness * math.exp(step * (chosen - promised))))
 
     def _observe_sampled(
         self, q: torch.Tensor, p: torch.Tensor, q_top: Sequence[float], p_top: Sequence[float]

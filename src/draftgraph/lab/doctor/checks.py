@@ -17,7 +17,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 from draftgraph.backends.base import CausalLM
 from draftgraph.backends.check import Check
 from draftgraph.backends.choice import Loading, load_backend
-from draftgraph.backends.load import eos_ids, load_model, read_config, read_tokenizer, same_tokens
+from draftgraph.backends.eos import eos_ids
+from draftgraph.backends.load import load_model, read_config, read_tokenizer, same_tokens
 from draftgraph.backends.probe import honours_masks
 from draftgraph.backends.support import decoder_only, support
 from draftgraph.backends.trained import Trained

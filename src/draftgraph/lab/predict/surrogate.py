@@ -199,8 +199,10 @@ def _tables(rows: PairRows, plan: TreePlan, seed: int) -> Calibration:
     if plan.learns:
         for row in random.Random(seed).sample(range(len(rows)), min(LEARNT_FROM, len(rows))):
             if rows.greedy:
-                best = rows.q[row].topk(min(8, rows.q.shape[1]))
-                calibration.observe_fixed(best.values.tolist(), rows.p[row][best.indices].tolist())
+                best = sharpen(rows.q[row][None], calibration.sharpness)[0].topk(min(8, rows.q.shape[1]))
+                promised, chosen = best.values.tolist(), rows.p[row][best.indices].tolist()
+                calibration.observe_fixed(promised, chosen)
+                calibration.observe_best(promised[0], chosen[0])
             else:
                 calibration.observe(rows.q[row], rows.p[row])
     return calibration
@@ -211,7 +213,7 @@ def _one_round(surrogate: Surrogate, plan: TreePlan, calibration: Calibration, s
     left = surrogate.rows.spans[int(surrogate.rows.text_of[start])].limit - start
     limits = replace(plan.limits, reach=min(plan.limits.depth, left - 1))  # the bonus token is the last one
     level_rows: list[int] = []
-    evaluate = _evaluator(surrogate, calibration, start, level_rows)
+    evaluate = _evaluator(surrogate, plan, calibration, start, level_rows)
 
     def draw(laws: torch.Tensor, depth: int, addresses: Sequence[int]) -> list[int]:
         return sample_rows(laws, [noise.random() for _ in addresses])
@@ -224,9 +226,13 @@ def _one_round(surrogate: Surrogate, plan: TreePlan, calibration: Calibration, s
     return _Round(length, len(tree), level_rows, sum(not own for _, own in found), len(found))
 
 
-def _evaluator(surrogate: Surrogate, calibration: Calibration, start: int, level_rows: list[int]) -> Evaluate:
-    """The drafter's passes on surrogate rows, its draft temperature included; `level_rows` counts the rows of every pass."""
-    sharpness = 1.0 if surrogate.rows.greedy else 1.0 / calibration.temperature
+def _evaluator(
+    surrogate: Surrogate, plan: TreePlan, calibration: Calibration, start: int, level_rows: list[int]
+) -> Evaluate:
+    """The drafter's passes on surrogate rows, as sharp as the engine makes them; `level_rows` counts the rows of every pass."""
+    sharpness = 1.0 / calibration.temperature
+    if surrogate.rows.greedy:
+        sharpness = calibration.sharpness if plan.structure.narrows else 1.0
 
     def evaluate(graph: DraftGraph, nodes: Sequence[int]) -> torch.Tensor:
         level_rows.append(len(nodes))
