@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -57,7 +57,7 @@ class TokenTree:
                 f"a draft of {n} tokens needs {n} parents and {n} laws; got {len(self.parents)} parents and "
                 f"{len(self.law_row)} laws. Give every slot a law: FIXED (-1) or the row of `laws` it was drawn from."
             )
-        rows = 0 if self.laws is None else len(self.laws)
+        rows = 0 if self.laws is None else self.laws.shape[0]
         for i, (parent, row) in enumerate(zip(self.parents, self.law_row, strict=True)):
             if not ROOT <= parent < i:
                 raise DraftError(
@@ -145,6 +145,7 @@ class Outcome:
 
     stop   N + 1 probabilities (they sum to one): the accepted path ends at the root (entry 0) or at node i (entry i + 1).
     bonus  bonus(i) -> f[V], the law of the bonus token given that the path ends at entry i, up to a constant factor.
+    p, q   as in `Verdict`.
 
     A rule states this law; sampling from it (`verification.base.draw`) and proving it (`lab.prove.exact`) both read it, so what
     is proven is what runs.
@@ -152,6 +153,8 @@ class Outcome:
 
     stop: Sequence[float]
     bonus: Callable[[int], torch.Tensor]
+    p: Sequence[float] = field(default=(), compare=False)
+    q: Sequence[float | None] = field(default=(), compare=False)
 
     def masses(self, tree: TokenTree) -> list[float]:
         """Per node, the probability that the accepted path passes through it: it stops there or below."""
@@ -167,8 +170,12 @@ class Verdict:
     """What a rule decided: the accepted nodes from the root down, and the bonus token that follows them.
 
     masses  per node, the probability with which the rule let the accepted path pass through it, given the draft.
+    p, q    per node, what the target and the law that its token was drawn from say of the token, None for a FIXED slot; () where
+            the rule has not read them.
     """
 
     path: tuple[int, ...]
     token: int
     masses: Sequence[float] = ()
+    p: Sequence[float] = field(default=(), compare=False, repr=False)
+    q: Sequence[float | None] = field(default=(), compare=False, repr=False)

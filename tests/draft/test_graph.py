@@ -137,3 +137,14 @@ def test_copies_at_positive_temperature(seed: int, budget: int, depth: int, reac
         assert graph.parents[node] not in graph.rows
     if size == budget:
         assert len(graph) == size
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64], ids=str)
+def test_the_best_continuation_alone_is_the_first_of_many(kind: torch.dtype) -> None:
+    q = torch.rand(1, 30, generator=torch.Generator().manual_seed(2), dtype=kind)
+    alone, many = DraftGraph(), DraftGraph()
+    row = alone.remember_best(ROOT, q, lambda probs: [0.5 * prob for prob in probs])
+    (best,) = many.remember([ROOT], q, 4)
+    assert (row.tokens, row.probs) == (best.tokens[:1], [0.5 * best.probs[0]])
+    assert alone.rows == {ROOT: row}
+    assert alone.promised[ROOT] == many.promised[ROOT][:1]

@@ -261,3 +261,23 @@ def test_events_tell_what_was_drafted() -> None:
         assert event.round is not None
         assert event.round.emitted == len(event.token_ids)
     assert [event.finish_reason for event in events] == [None] * (len(events) - 1) + ["length"]
+
+
+@pytest.mark.parametrize("rule", ["layer", "block", "token", "agree"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_record_says_what_target_and_law_gave_every_token_whoever_read_it(rule: str, temperature: float) -> None:
+    """The layer rule and block verification say what they have read; of the others the engine reads it."""
+    engine = dg.Engine.from_pretrained(
+        target(), draft_model=perturbed(target(), 0.3), structure="chain", budget=3, rule=rule
+    )
+    result = engine.generate([65, 66, 67], max_new_tokens=24, temperature=temperature, seed=5)
+    tokens = [65, 66, 67, *result.token_ids]
+    for record in result.rounds:
+        assert len(record.p) == len(record.q) == len(record.masses) == len(record.tokens)
+        assert [q is not None for q in record.q] == record.sampled
+        rows = target()(torch.tensor([[*tokens[: record.length], *record.tokens]])).logits[0, record.length - 1 : -1]
+        if temperature == 0.0:
+            expected = [float(row.argmax() == token) for row, token in zip(rows, record.tokens, strict=True)]
+        else:
+            expected = rows.softmax(dim=1)[range(len(rows)), list(record.tokens)].tolist()
+        assert list(record.p) == pytest.approx(expected, abs=1e-4)

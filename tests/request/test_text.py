@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AddedToken, PreTrainedTokenizerFast
 
-from draftgraph.request.text import LONGEST_CONTEXT, Detokenizer, special_names, whole_text
+from draftgraph.request.text import LONGEST_CONTEXT, Detokenizer, decoding, special_names, whole_text
 from models import byte_tokenizer
 
 
@@ -155,3 +155,28 @@ def test_rubbish_is_the_same_where_the_text_is_deferred(rounds: list[list[int]])
     text = "".join(told.push(tokens) for tokens in rounds) + told.finish()
     assert "".join(deferred.push(tokens) for tokens in rounds) == ""
     assert deferred.finish() == text
+
+
+class Shouting(PreTrainedTokenizerFast):
+    """A tokenizer whose text is not that of the class which it inherits from."""
+
+    def _decode(self, *args: Any, **options: Any) -> str:
+        return str(super()._decode(*args, **options)).upper()
+
+
+def test_a_tokenizer_that_adds_nothing_is_asked_directly_and_every_other_one_as_it_is() -> None:
+    plain, cleaning, patched = (speaking("<end>") for _ in range(3))
+    shouting = Shouting(tokenizer_object=byte_tokenizer().backend_tokenizer)
+    cleaning.clean_up_tokenization_spaces = True
+    patched.decode = lambda ids, **options: "patched"
+    ids = [*plain("so it is .")["input_ids"], plain.convert_tokens_to_ids("<end>")]
+    asked: list[Any] = []
+    for tokenizer in (plain, cleaning, patched, shouting):
+        decode = decoding(tokenizer)
+        asked.append(decode.func)  # type: ignore[attr-defined]
+        assert decode(ids[:-1]) == tokenizer.decode(ids[:-1], skip_special_tokens=True)
+    assert asked[0] == plain.backend_tokenizer.decode
+    assert asked[1:] == [cleaning.decode, patched.decode, shouting.decode]
+    assert decoding(plain)(ids) == "so it is ."  # without the special token
+    assert decoding(shouting)(ids[:-1]) == "SO IT IS ."
+    assert decoding(None)(ids) == ""

@@ -112,3 +112,16 @@ def test_seeds_of_64_bits_keep_the_numbers_that_they_had():
         0.6490623733135025,
     ]
     assert len({Noise(seed).uniform(5, Role.DRAFT) for seed in (-1, 2**64 - 1, -(2**64), 0, 2**64, 1 - 2**64)}) == 6
+
+
+@given(st.integers(-(2**80), 2**80), small, st.lists(st.tuples(small, small), max_size=4), small)
+def test_numbers_that_were_worked_out_ahead_are_those_of_their_addresses(seed, length, places, other):
+    noise, plain = Noise(seed), Noise(seed)
+    noise.ahead([*((length, Role.DRAFT, depth, node) for depth, node in places), (length, Role.BONUS, 0, 0)])
+    for depth, node in [*places, (other, other)]:
+        assert noise.uniform(length, Role.DRAFT, depth, node) == plain.uniform(length, Role.DRAFT, depth, node)
+        assert noise.uniform(length + 1, Role.DRAFT, depth, node) == plain.uniform(length + 1, Role.DRAFT, depth, node)
+    assert noise.uniform(length, Role.BONUS) == plain.uniform(length, Role.BONUS)
+    assert noise.uniform(length, Role.ACCEPT) == plain.uniform(length, Role.ACCEPT)
+    noise.ahead([])
+    assert not noise._ahead  # one round's numbers, however long the text becomes

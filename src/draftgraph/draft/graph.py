@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -30,8 +30,7 @@ Expected = Callable[[Sequence[float]], list[float]]
 """What the target will choose, estimated from the probabilities of a row, best first."""
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):  # several are made in every round, and a frozen dataclass takes three times as long
     """Likely continuations of a prefix, best first, with their estimated probabilities."""
 
     tokens: Sequence[int]
@@ -165,22 +164,37 @@ class DraftGraph:
         self.origins.append(origin)
         self.drafted_at.append(parent if origin == DRAFTED else drafted_at)
         self.matched.append(matched)
-        self.depths.append(self.depth(parent) + 1)
+        self.depths.append(1 if parent == ROOT else self.depths[parent] + 1)
         return len(self.tokens) - 1
 
     def add_laws(self, laws: torch.Tensor) -> int:
         """Store rows f[k, V] that tokens were drawn from; returns the index of the first."""
-        first, self._num_laws = self._num_laws, self._num_laws + len(laws)
+        first, self._num_laws = self._num_laws, self._num_laws + laws.shape[0]
         self.laws.append(laws)
         return first
 
     def remember(self, nodes: Sequence[int], q: torch.Tensor, width: int, expected: Expected = list) -> list[Row]:
         """Keep the `width` best continuations of freshly evaluated nodes, from their rows f[n, V]."""
-        tokens, promised = _best(q, min(width, q.shape[1]))
-        rows = [Row(t, expected(w)) for t, w in zip(tokens, promised, strict=True)]
+        probs, tokens = q.topk(min(width, q.shape[1]), dim=1)
+        promised = probs.tolist()
+        rows = [Row(t, expected(w)) for t, w in zip(tokens.tolist(), promised, strict=True)]
         self.rows.update(zip(nodes, rows, strict=True))
         self.promised.update(zip(nodes, promised, strict=True))
         return rows
+
+    def remember_best(self, node: int, q: torch.Tensor, expected: Expected = list) -> Row:
+        """`remember` for one node, of which the best continuation is kept. q  f[1, V], its row."""
+        if q.is_cpu:  # a fifth of what `topk` takes
+            held = q.numpy()
+            token = int(held.argmax())
+            prob = held.item(token)
+        else:
+            best = q[0].max(dim=0)
+            prob, token = float(best.values), int(best.indices)
+        promised = [prob]
+        row = self.rows[node] = Row([token], expected(promised))
+        self.promised[node] = promised
+        return row
 
     def score(self, node: int) -> float:
         return 1.0 if node == ROOT else self.scores[node]
@@ -224,14 +238,4 @@ class DraftGraph:
 
     @property
     def num_merged(self) -> int:
-        return sum(origin != DRAFTED for origin in self.origins)
-
-
-def _best(q: torch.Tensor, width: int) -> tuple[list[list[int]], list[list[float]]]:
-    """The `width` best tokens of every row f[n, V] with their probabilities, best first."""
-    if width == 1 and q.is_cpu:  # a fifth of what `topk` takes
-        held = q.numpy()
-        best = held.argmax(axis=1).tolist()
-        return [[token] for token in best], [[held.item(row, token)] for row, token in enumerate(best)]
-    probs, tokens = q.topk(width, dim=1)
-    return tokens.tolist(), probs.tolist()
+        return len(self.origins) - self.origins.count(DRAFTED)

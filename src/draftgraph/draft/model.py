@@ -16,7 +16,7 @@ from draftgraph.draft.edges.table import TokenTable
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.lookup import Copies
 from draftgraph.draft.passes import Ahead, DrafterPasses, Path, Shape, readable
-from draftgraph.draft.structures.base import Growth, Structure
+from draftgraph.draft.structures.base import Growth, Structure, nothing
 from draftgraph.draft.structures.calibrate import Calibration
 from draftgraph.draft.terms import Draft, Draw, Limits, Overlap
 from draftgraph.draft.whole_sizes import cut, cut_to_pay, paying
@@ -31,6 +31,9 @@ FIRST_ROWS = 8
 FEW, CLOSE = 8, 0.75
 """A draft of copies is made only if FEW levels of it promise nearly what the drafter's would give: what is thrown away takes time
 too."""
+DRAFT, ACCEPT, BONUS = Role.DRAFT, Role.ACCEPT, Role.BONUS
+LIKELY_DRAWS = 2
+"""Nodes of a level that draw in most rounds, where a level may have any number."""
 SHARPNESS = 2.0
 """Under `agree`, a candidate's chance to be the target's own draw is estimated as (q / e)^SHARPNESS, normalised."""
 
@@ -108,6 +111,8 @@ class ModelDrafter(Drafter):
         if instead is not None:
             return instead
         sampled = request.choice.sampled
+        if sampled:
+            _numbers_ahead(request, limits)
         reader = state.reader = self._reader(request, limits)
         copies = request.choice.structure.filled and not limits.narrow
         state.alone = not copies and reader.ahead is None and state.sources.table is None
@@ -116,7 +121,7 @@ class ModelDrafter(Drafter):
             reader,
             _drawer(request) if sampled else None,
             state.calibration,
-            reader.has_read,
+            nothing if reader.ahead is None else reader.has_read,
             partial(state.sources.for_draft, context=request.tokens[-TAIL:]) if state.edges else None,
             request.tokens[-TAIL:],
             request.warper.refuses,
@@ -148,9 +153,7 @@ class ModelDrafter(Drafter):
             graph, (_, expected, rate) = cut_to_pay(copies.grow(alone.budget), alone.seconds, alone.worth)
             if rate <= drafted:
                 return None, tokens
-            reason = (
-                f"{reason}: {expected:.2f} tokens per round expected, {rate:.0f} tokens/s; from the drafter {drafted:.0f}"
-            )
+            reason = f"{reason}: {expected:.2f} tokens per round expected, {rate:.0f} tokens/s; from the drafter {drafted:.0f}"
         if request.choice.rule.reads_confidence:
             graph.confidence = [0.0] * len(graph)
         return Draft(graph, reason=reason), tokens
@@ -173,22 +176,26 @@ class ModelDrafter(Drafter):
         Where all slots are FIXED, the target came to the nodes of the path by its own choices: their rows tell as well.
         """
         state: _State = request.drafting
-        law = None if state.reader is None else state.reader.root_law
-        if law is None:
+        choice, calibration, reader = request.choice, state.calibration, state.reader
+        if reader is None or reader.root is None:
             return
-        choice = request.choice
+        if choice.sampled and choice.settled and not calibration.due:
+            calibration.pass_over()
+            return
+        rows, number = reader.root
+        law = rows[number]
         if not choice.settled and laws.choices is None and not choice.rule.position_noise:
             state.overlap += float(torch.minimum(law, laws.p[0]).sum())
             state.rounds += 1
         if choice.sampled:
-            state.calibration.observe(law, laws.p[0])
+            calibration.observe(law, laws.p[0])
             return
         graph, tokens = draft.graph, [*(draft.tree.tokens[node] for node in verdict.path), verdict.token]
         for node, token in zip((ROOT, *verdict.path), tokens, strict=True):
             if node in graph.promised:
                 chosen = [float(other == token) for other in graph.rows[node].tokens]
-                state.calibration.observe_fixed(graph.promised[node], chosen)
-                state.calibration.observe_best(graph.promised[node][0], chosen[0])
+                calibration.observe_fixed(graph.promised[node], chosen)
+                calibration.observe_best(graph.promised[node][0], chosen[0])
 
     def overlap(self, request: Request) -> Overlap | None:
         state: _State = request.drafting
@@ -256,11 +263,19 @@ def _law(request: Request) -> Shape:
     return lambda scores, depths: request.warper.shape(scores)
 
 
+def _numbers_ahead(request: Request, limits: Limits) -> None:
+    """Work out the numbers that this round is likely to ask for."""
+    length, depth = len(request.tokens), min(limits.depth, limits.reach)
+    width = 1 if limits.narrow else request.choice.structure.nodes_per_level or LIKELY_DRAWS
+    drawn = [(length, DRAFT, level, address) for level in range(1, depth + 1) for address in range(width)]
+    request.noise.ahead([*drawn, (length, ACCEPT, 0, 0), (length, BONUS, 0, 0)])
+
+
 def _drawer(request: Request) -> Draw:
     """Fresh noise per round and node (never per position: a later round would meet it again)."""
+    length, noise = len(request.tokens), request.noise
 
     def draw(laws: torch.Tensor, depth: int, addresses: Sequence[int]) -> list[int]:
-        length = len(request.tokens)
-        return sample_rows(laws, [request.noise.uniform(length, Role.DRAFT, depth, address) for address in addresses])
+        return sample_rows(laws, [noise.uniform(length, DRAFT, depth, address) for address in addresses])
 
     return draw

@@ -35,7 +35,7 @@ class DrafterPasses:
 
     shape  turns the drafter's scores into rows; temperature  of the draft: rows are raised to 1 / temperature.
     passes, evaluations  forward passes made, and rows they computed, those ahead included.
-    root_law  f[V] the row behind the committed text, before the draft temperature; None before it is read.
+    root  rows f[n, V] before the draft temperature, and the number of the one behind the committed text; None before it is read.
     """
 
     def __init__(
@@ -51,7 +51,8 @@ class DrafterPasses:
         self.model, self.request, self.text, self.vocab_size = model, request, text, vocab_size
         self.shape, self.temperature, self.ahead = shape, temperature, ahead
         self.passes = self.evaluations = 0
-        self.root_law: torch.Tensor | None = None
+        self._heeds_prefixes = request.warper.heeds_prefixes
+        self.root: tuple[torch.Tensor, int] | None = None
         self._rows: dict[Path, tuple[torch.Tensor, int]] = {}
         self._fed: dict[Path, int] = {(): ROOT}
 
@@ -76,12 +77,14 @@ class DrafterPasses:
         """The row f[1, V] behind a node."""
         path = tuple(graph.path_tokens(node))
         if path not in self._rows:
-            further = self.ahead(graph, [node]) if self.ahead is not None else []
-            self._read([path, *(other for other in dict.fromkeys(further) if other != path)])
+            paths = [path]
+            if self.ahead is not None:
+                paths += [other for other in dict.fromkeys(self.ahead(graph, [node])) if other != path]
+            self._read(paths)
         if node != ROOT:
             graph.fed[node] = self._fed[path]
         block, row = self._rows[path]
-        return block if len(block) == 1 else block[row : row + 1]
+        return block if block.shape[0] == 1 else block[row : row + 1]
 
     def has_read(self, graph: DraftGraph, node: int) -> bool:
         """Whether the row behind a node is at hand, so that asking for it costs no pass."""
@@ -100,29 +103,37 @@ class DrafterPasses:
 
     def _read(self, paths: Sequence[Path]) -> None:
         """One drafter pass."""
-        drafted = [path for path in paths if path]
-        for number, path in enumerate(drafted, len(self.text.nodes)):
-            self._fed[path] = number
-        vocab = self.model.vocab_size
-        feed = Feed(
-            self.text,
-            readable(self.request.tokens[len(self.text) :], vocab) if len(drafted) < len(paths) else (),
-            readable([path[-1] for path in drafted], vocab),
-            [self._fed[path[:-1]] for path in drafted],
-        )
+        fed, first, vocab = self._fed, len(self.text.nodes), self.model.vocab_size
+        committed: Sequence[int] = ()
+        tokens: list[int] = []
+        parents: list[int] = []
+        for path in paths:
+            if path:
+                fed[path] = first + len(tokens)
+                tokens.append(path[-1])
+                parents.append(fed[path[:-1]])
+            else:
+                committed = self.request.tokens[len(self.text) :]
+        if vocab < self.vocab_size:
+            committed, tokens = readable(committed, vocab), readable(tokens, vocab)
         self.passes += 1
         self.evaluations += len(paths)
-        logits = drafter_pass(self.model, self.request.clock, feed).logits
-        prefixes = Prefixes(self.request.tokens, lambda row: list(paths[row]), partial(_above, paths))
-        laws = self.shape(
-            self.request.warper.scores(aligned(logits, self.vocab_size), prefixes), [len(path) for path in paths]
-        )
-        if len(drafted) < len(paths):
-            self.root_law = laws[paths.index(())]
+        logits = drafter_pass(self.model, self.request.clock, Feed(self.text, committed, tokens, parents)).logits
+        if vocab != self.vocab_size:
+            logits = aligned(logits, self.vocab_size)
+        laws = self.shape(self.request.warper.scores(logits, self._prefixes(paths)), [len(path) for path in paths])
+        if () in paths:
+            self.root = laws, paths.index(())
         if self.temperature != 1.0:
             laws = sharpen(laws, 1.0 / self.temperature)
         for row, path in enumerate(paths):
-            self._rows[path] = (laws, row)
+            self._rows[path] = laws, row
+
+    def _prefixes(self, paths: Sequence[Path]) -> Prefixes | None:
+        """What stands before rows; None where their scores do not depend on it."""
+        if not self._heeds_prefixes:
+            return None
+        return Prefixes(self.request.tokens, lambda row: list(paths[row]), partial(_above, paths))
 
 
 def aligned(logits: torch.Tensor, vocab_size: int) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -29,7 +30,8 @@ def commit(
     length = len(request.tokens)
     known = _known(request, tokens, verdict, logits)
     try:
-        text, reason = _emit(request, tokens, known, lambda i: _told_to_stop(request, verdict, i, logits, scores))
+        told_to_stop = request.params.stop_when and partial(_told_to_stop, request, verdict, logits, scores)
+        text, reason = _emit(request, tokens, known, told_to_stop)
     finally:  # `stop_when` may fail; what came before it has been emitted all the same
         emitted = len(request.tokens) - length
         record = _record(request, draft, verdict, laws, length, emitted)
@@ -50,16 +52,15 @@ def _known(request: Request, tokens: list[int], verdict: Verdict, logits: torch.
     return log_probabilities(logits[rows], tokens, request.params.top_logprobs)
 
 
-def _told_to_stop(request: Request, verdict: Verdict, i: int, logits: torch.Tensor, scores: torch.Tensor) -> bool:
-    """Ask the user's `stop_when`, if there is one, about the round's token i, which has just been appended."""
-    if request.params.stop_when is None:
-        return False
+def _told_to_stop(request: Request, verdict: Verdict, logits: torch.Tensor, scores: torch.Tensor, i: int) -> bool:
+    """Ask the user's `stop_when` about the round's token i, which has just been appended."""
+    assert request.params.stop_when is not None
     row = verdict.path[i - 1] + 1 if i else 0
     return bool(request.params.stop_when(request.tokens[-1], logits[row], scores[row]))
 
 
 def _emit(
-    request: Request, tokens: list[int], known: LogProbabilities, told_to_stop: Callable[[int], bool]
+    request: Request, tokens: list[int], known: LogProbabilities, told_to_stop: Callable[[int], bool] | None
 ) -> tuple[str, str | None]:
     """Append tokens until an end-of-sequence id, a stop string, the grammar, `told_to_stop(i)` or the limit ends the text.
 
@@ -70,14 +71,15 @@ def _emit(
     pending: list[int] = []
     for i, token in enumerate(tokens):
         complete = request.warper.grammar is not None and _completes(request, token)
-        request.logprobs += known.values[i : i + 1]
-        request.top_logprobs += known.best[i : i + 1]
+        if known.values:
+            request.logprobs += known.values[i : i + 1]
+            request.top_logprobs += known.best[i : i + 1]
         request.tokens.append(token)
         pending.append(token)
         if one_by_one:
             text += request.detokenizer.push(pending)
             pending = []
-        told = told_to_stop(i)  # always asked: it is also told of every token
+        told = told_to_stop is not None and told_to_stop(i)  # always asked: it is also told of every token
         if complete or token in request.eos or request.detokenizer.stopped:
             reason = "stop"
         elif request.remaining <= 0:
@@ -118,8 +120,8 @@ def _record(
         draft.num_evaluations,
         request.clock.seconds,  # which goes on, until the round takes it
         draft.reason,
-        confirmed(tree, laws),
-        draft_probabilities(tree),
+        verdict.p or confirmed(tree, laws),
+        verdict.q or draft_probabilities(tree),
         verdict.masses,
         draft.onward,
         draft.overlapped,
@@ -140,7 +142,7 @@ def _count(request: Request, draft: Draft, verdict: Verdict, accepted: int) -> N
     tally.passes += draft.num_passes
     tally.merged += draft.graph.num_merged
     graph = draft.graph
-    for origin in graph.origins:  # Counter.update would take several times as long
-        tally.by_source[origin] += 1
+    for origin in set(graph.origins):  # Counter.update would take several times as long
+        tally.by_source[origin] += graph.origins.count(origin)
     for node in verdict.path[:accepted]:
         tally.by_match[graph.origins[node], graph.matched[node]] += 1

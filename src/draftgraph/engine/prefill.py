@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from draftgraph.backends.base import CausalLM, Feed, Scored
-from draftgraph.backends.prefill import piece_of, read_piece
+from draftgraph.backends.prefill import piece_of
 from draftgraph.backends.together import forward_each
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.proposal import failing
@@ -23,17 +23,24 @@ def prefill(request: Request, drafter: Drafter, target: CausalLM, limits: Limits
 
     limits  those of the next round, which tell whether the drafter will have to read.
     """
-    with request.clock("target"):
-        target.expect(request.text, len(request.tokens))
-        piece = read_piece(target, request.text, request.tokens[len(request.text) :], drafter.taps)
+    target.expect(request.text, len(request.tokens))
+    piece = piece_of(target, request.text, request.tokens[len(request.text) :])
+    if piece is not None:
+        _read(piece, request, drafter, target)
+        return True
     with request.clock("drafting"), failing(drafter, "reading"):
-        if piece is None and drafter.trusted:  # it reads in `read_piece` too
+        if drafter.trusted:  # it reads in `read_piece`, which sees to that itself
             return drafter.prefill(request, limits)
         with torch.inference_mode():
-            if piece is None:
-                return drafter.prefill(request, limits)
-            drafter.read(request, piece.taps, ())
-            return True
+            return drafter.prefill(request, limits)
+
+
+@torch.inference_mode()
+def _read(piece: Feed, request: Request, drafter: Drafter, target: CausalLM) -> None:
+    with request.clock("target"):
+        (rows,) = target.forward([piece], drafter.taps)
+    with request.clock("drafting"), failing(drafter, "reading"):
+        drafter.read(request, rows.taps, ())
 
 
 @dataclass

@@ -65,8 +65,9 @@ def verify(
     with clock("rule"):
         rule = judge.seeing(scores, {name: states[-len(scores) :] for name, states in rows.taps.items()})
         verdict = rule.decide(tree, laws, request.noise, len(request.tokens))
-    with clock("warping"):
-        request.warper.confirm(logits, scores, request.tokens, tree, verdict.path)
+    if request.warper.confirms:
+        with clock("warping"):
+            request.warper.confirm(logits, scores, request.tokens, tree, verdict.path)
     with clock("drafting"), failing(drafter, "observing"):
         drafter.read(request, rows.taps, verdict.path)
         drafter.verified(request, draft, verdict, scores, laws)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, Protocol
 
@@ -19,6 +21,8 @@ CONTEXT = 6
 """Tokens decoded again before new ones at least, so that spaces and byte sequences come out as in the whole text."""
 LONGEST_CONTEXT = 24
 """Beyond so many the window moves, which takes a second decode."""
+TRANSFORMERS_OWN = ("transformers.tokenization_utils_base", "transformers.tokenization_utils_tokenizers")
+"""Modules of the class that fast tokenizers inherit from."""
 UNFINISHED = 3
 """Bytes that an unfinished character can have, hence tokens held back for it; more of them are rubbish."""
 
@@ -33,6 +37,7 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Tokenizer | None, prompt: Sequence[int], stop: Sequence[str]) -> None:
         self.tokenizer = tokenizer
+        self._shown = decoding(tokenizer)
         self._ids = self._whole_end(prompt)
         self._starts = [0]  # where the window may begin: shown up to there, the oldest first
         self._read = len(self._ids)
@@ -84,9 +89,8 @@ class Detokenizer:
 
     def _together(self, rounds: list[Sequence[int]]) -> list[Sequence[int]]:
         """All tokens at once; round by round where not all are whole characters, of which a stream shows what it knows."""
-        assert self.tokenizer is not None
         tokens = list(chain.from_iterable(rounds))
-        return rounds if "\ufffd" in self.tokenizer.decode(tokens, skip_special_tokens=True) else [tokens]
+        return rounds if "\ufffd" in self._shown(tokens) else [tokens]
 
     def _runs(self, tokens: Sequence[int]) -> list[Sequence[int]]:
         """Tokens in order, those that stop strings name by themselves."""
@@ -129,12 +133,34 @@ class Detokenizer:
         if self.tokenizer is None:
             return []
         ends = [list(prompt[-length:]) for length in range(CONTEXT, CONTEXT - UNFINISHED - 1, -1)]
-        decoded = (self.tokenizer.decode(end, skip_special_tokens=True) for end in ends)
+        decoded = map(self._shown, ends)
         return next((end for end, text in zip(ends, decoded, strict=True) if not text.startswith("\ufffd")), ends[0])
 
     def _decode(self, start: int, end: int) -> str:
-        assert self.tokenizer is not None
-        return self.tokenizer.decode(self._ids[start:end], skip_special_tokens=True)
+        return self._shown(self._ids[start:end])
+
+
+def decoding(tokenizer: Any | None) -> Callable[[Sequence[int]], str]:
+    """decode(ids) -> their text without special tokens, as `tokenizer.decode` gives it.
+
+    Transformers' own `decode` looks at the class of every id before it hands them on, which takes longer than the decoding. So
+    a tokenizer that adds nothing to it is asked directly.
+    """
+    if tokenizer is None:
+        return lambda ids: ""
+    adds_nothing = (
+        all(_is_transformers_own(tokenizer, name) for name in ("decode", "_decode", "backend_tokenizer"))
+        and not tokenizer.clean_up_tokenization_spaces
+    )
+    decode = tokenizer.backend_tokenizer.decode if adds_nothing else tokenizer.decode
+    return partial(decode, skip_special_tokens=True)
+
+
+def _is_transformers_own(tokenizer: Any, name: str) -> bool:
+    """Whether a method or property of a tokenizer is that of the class which fast tokenizers of transformers inherit from."""
+    found = inspect.getattr_static(tokenizer, name, None)
+    found = found.fget if isinstance(found, property) else found
+    return getattr(found, "__module__", "") in TRANSFORMERS_OWN
 
 
 def whole_text(tokenizer: Tokenizer | None, tokens: Sequence[int], prompt_length: int, stop: Sequence[str]) -> str:

@@ -53,7 +53,8 @@ class Warper:
         self._unknown = unknown(params.logits_processors) if drafts else []
         self._in_order = list(map(copied, params.logits_processors)) if self._unknown else []
         self._filters = Filters(params.top_k, params.top_p, params.min_p)
-        self._buffer = torch.empty(0)
+        self._filtered = bool(self._filters)
+        self._buffer = self._out = torch.empty(0, 0)
 
     @property
     def heeds_prefixes(self) -> bool:
@@ -64,14 +65,16 @@ class Warper:
         """f32[rows, V] laws (f64 for f64 logits) from raw logits f[rows, V]; one-hot at temperature 0."""
         return self.shape(self.scores(logits, prefixes))
 
-    def scores(self, logits: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
+    def scores(self, logits: torch.Tensor, prefixes: Prefixes | None) -> torch.Tensor:
         """Logits after everything that depends on the prefix (penalties, bias, grammar, processors), before the temperature.
+
+        prefixes  may be None where `heeds_prefixes` says that nothing looks at them.
 
         Processors are not asked about nodes below a token that is ruled out: they may know no such state. Rows behind such a
         token, or behind the end of the text, cannot be reached; a grammar leaves them as they are.
         """
         logits = logits if logits.dtype in _KINDS else logits.float()
-        if not self.heeds_prefixes:
+        if prefixes is None or not self.heeds_prefixes:
             return logits
         states = self._states(prefixes, len(logits))
         if states is not None and not self._prefixed:
@@ -136,6 +139,11 @@ class Warper:
                 scores[row] = logits[row] if state.stuck else ending[0]
         return scores
 
+    @property
+    def confirms(self) -> bool:
+        """Whether there are processors that `confirm` asks."""
+        return bool(self._unknown)
+
     def confirm(
         self, logits: torch.Tensor, scores: torch.Tensor, committed: Sequence[int], tree: TokenTree, path: Sequence[int]
     ) -> None:
@@ -145,8 +153,6 @@ class Warper:
 
         Raises OptionError if an answer was not that of plain decoding, before anything of the round is emitted.
         """
-        if not self._unknown:
-            return
         self._text.read(committed)
         tokens = [tree.tokens[node] for node in path]
         for depth, row in enumerate((0, *(node + 1 for node in path))):
@@ -173,10 +179,6 @@ class Warper:
         """
         return self.grammar is not None and self.grammar.accept(token)
 
-    def shape(self, scores: torch.Tensor) -> torch.Tensor:
-        """Temperature, top-k, top-p, min-p and softmax: rows of scores f[rows, V] to laws of the same shape."""
-        return self._shape(scores)
-
     def shape_round(self, scores: torch.Tensor) -> TargetLaws:
         """`shape` for the rows of one round: the result is overwritten by the next call.
 
@@ -185,16 +187,22 @@ class Warper:
         if self.temperature == 0:
             chosen = self._choices(scores)
             return TargetLaws(lambda: self._masses(chosen, self._buffer_for(scores)), chosen[:, 0].tolist())
-        laws = self._shape(scores, self._buffer_for(scores))
+        laws = self.shape(scores, self._buffer_for(scores))
         return TargetLaws(lambda: laws)
 
     def _buffer_for(self, scores: torch.Tensor) -> torch.Tensor:
-        buffer = self._buffer
-        if buffer.shape[1:] != scores.shape[1:] or len(buffer) < len(scores) or buffer.dtype != scores.dtype:
-            self._buffer = torch.empty_like(scores)
-        return self._buffer[: len(scores)]
+        if self._out.shape != scores.shape or self._out.dtype != scores.dtype:
+            buffer = self._buffer
+            if buffer.shape[1:] != scores.shape[1:] or len(buffer) < len(scores) or buffer.dtype != scores.dtype:
+                self._buffer = torch.empty_like(scores)
+            self._out = self._buffer[: len(scores)]
+        return self._out
 
-    def _shape(self, scores: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    def shape(self, scores: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Temperature, top-k, top-p, min-p and softmax: rows of scores f[rows, V] to laws of the same shape.
+
+        out  memory that may be written to, of the same shape and kind.
+        """
         if self.temperature == 0:
             return self._masses(self._choices(scores), torch.empty_like(scores))
         if self.temperature < COLD:  # in float32 dividing would overflow, and 1e-46 would be 0
@@ -202,8 +210,9 @@ class Warper:
             scores = (behind / self.temperature).to(scores)
         elif self.temperature != 1.0:  # a float32 of 1e300 would be infinite, and -inf / inf no number
             scores = torch.div(scores, min(self.temperature, torch.finfo(scores.dtype).max), out=out)
-        laws = self._filters.laws(scores) if self._filters else torch.softmax(scores, dim=1, out=out)
-        self.refuse_impossible(laws)
+        laws = self._filters.laws(scores) if self._filtered else torch.softmax(scores, dim=1, out=out)
+        if self._prefixed:
+            self.refuse_impossible(laws)
         return laws
 
     @staticmethod

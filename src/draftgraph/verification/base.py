@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import ClassVar, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from draftgraph.errors import DraftError
 from draftgraph.sampling.laws import TargetLaws
 from draftgraph.sampling.rng import Noise, Role
 from draftgraph.types import LAWS, ROOT, STRUCTURES, Outcome, TokenTree, Verdict
+from draftgraph.verification.rows import running_sums
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Head(Protocol):
         ...
 
 
+ACCEPT, BONUS = Role.ACCEPT, Role.BONUS
 EVERY_LAW, EVERY_STRUCTURE = frozenset(LAWS), frozenset(STRUCTURES)
 
 
@@ -140,9 +144,9 @@ _SHAPES = {
 
 def draw(tree: TokenTree, outcome: Outcome, noise: Noise, length: int) -> Verdict:
     """Draw the end of the accepted path, then the bonus token, by inversion of two fresh uniforms."""
-    end = place_of(outcome.stop, noise.uniform(length, Role.ACCEPT))
-    token = sample(outcome.bonus(end), noise.uniform(length, Role.BONUS))
-    return Verdict(tuple(tree.path(end - 1)), token, outcome.masses(tree))
+    end = place_of(outcome.stop, noise.uniform(length, ACCEPT))
+    token = sample(outcome.bonus(end), noise.uniform(length, BONUS))
+    return Verdict(tuple(tree.path(end - 1)), token, outcome.masses(tree), outcome.p, outcome.q)
 
 
 def longest_match(tree: TokenTree, choices: Sequence[int]) -> Verdict:
@@ -170,21 +174,38 @@ def place_of(masses: Sequence[float], quantile: float) -> int:
 
 def sample(law: torch.Tensor, quantile: float) -> int:
     """The token at a quantile of `law` (f[V], need not be normalised). Never a token of mass zero."""
-    return sample_rows(law[None], [quantile])[0]
+    if law.is_cpu:
+        place = _place(running_sums(law), quantile)
+    else:
+        (place,) = places_of(law.cumsum(dim=0, dtype=torch.float64)[None], [quantile])
+    return place if place < law.shape[0] else _last(law)
 
 
 def sample_rows(laws: torch.Tensor, quantiles: Sequence[float]) -> list[int]:
     """One token from each row of laws f[k, V], at the row's quantile in [0, 1). Never a token of mass zero."""
     cumulative = laws.cumsum(dim=1, dtype=torch.float64)
     if cumulative.is_cpu:
-        rows: list[Sequence[float]] = [
-            memoryview(row) for row in cumulative.numpy()
-        ]  # entries without calls of NumPy's
-        places = [bisect_right(row, u * row[-1]) for row, u in zip(rows, quantiles, strict=True)]
+        places = []
+        for row, quantile in zip(cumulative.numpy(), quantiles, strict=True):
+            places.append(_place(row, quantile))
     else:
         places = places_of(cumulative, quantiles)
-    vocab = laws.shape[1]
-    return [t if t < vocab else int(laws[i].nonzero()[-1]) for i, t in enumerate(places)]
+    vocab = cumulative.shape[1]
+    for i, place in enumerate(places):
+        if place == vocab:
+            places[i] = _last(laws[i])
+    return places
+
+
+def _place(cumulative: npt.NDArray[np.float64], quantile: float) -> int:
+    """The place of a quantile in running sums f64[V]."""
+    entries: Sequence[float] = memoryview(cumulative)  # type: ignore[arg-type]  # which it can be, and reading is faster
+    return bisect_right(entries, quantile * entries[-1])
+
+
+def _last(law: torch.Tensor) -> int:
+    """The last token of law f[V] that has mass."""
+    return int(law.nonzero()[-1])
 
 
 def places_of(cumulative: torch.Tensor, quantiles: Sequence[float]) -> list[int]:

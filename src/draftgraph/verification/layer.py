@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 
 from draftgraph.types import FIXED, Outcome, TokenTree
 from draftgraph.verification.base import EVERY_LAW, EVERY_STRUCTURE, Accepts, Rule
 from draftgraph.verification.block import chain_outcome
-from draftgraph.verification.probabilities import draft_probabilities, target_probabilities
+from draftgraph.verification.probabilities import Read, read
+from draftgraph.verification.rows import Rows, as_tensor, copied, less, picked, positive, scaled, sums, together
 
 
 class LayerRule(Rule):
@@ -33,7 +34,8 @@ class LayerRule(Rule):
 
 def tree_outcome(tree: TokenTree, p: torch.Tensor) -> Outcome:
     """The law of the verdict about any tree. About a chain `chain_outcome` says the same, in fewer steps."""
-    layers = place(tree, p)
+    known = _Known(read(tree, p))
+    layers = place(tree, p, known)
     stop = [0.0] * (len(tree) + 1)
     carry = 1.0  # probability that no deeper layer has stopped
     for layer in reversed(layers):
@@ -44,18 +46,21 @@ def tree_outcome(tree: TokenTree, p: torch.Tensor) -> Outcome:
             carry *= layer.missing / total
     if not any(stop):  # p = q up to rounding left no residual anywhere; the root is where such a round stops
         stop[0] = 1.0
-    residuals = {row: residual for layer in layers for row, residual in layer.residuals.items()}
 
     def bonus(row: int) -> torch.Tensor:
-        residual = residuals[row] if row in residuals else _without(p[row], tree, row)
-        return residual if bool(residual.any()) else p[row]
+        if not tree.children[row]:
+            return p[row]
+        residual = next((layer.residuals[row] for layer in layers if row in layer.residuals), None)
+        if residual is None:
+            residual = _without(known.p[row], tree, row)
+        return as_tensor(residual) if bool(residual.any()) else p[row]
 
-    return Outcome(stop, bonus)
+    return Outcome(stop, bonus, known.p_of, known.q_of)
 
 
-def _without(law: torch.Tensor, tree: TokenTree, row: int) -> torch.Tensor:
+def _without(law: Rows, tree: TokenTree, row: int) -> Rows:
     """law f[V] without the tokens of the (FIXED) slots below `row`."""
-    law = law.clone()
+    law = copied(law)
     law[[tree.tokens[node] for node in tree.children[row]]] = 0.0
     return law
 
@@ -74,24 +79,23 @@ class _Layer:
     shares: list[float]
     missing: float
     masses: list[float]
-    residuals: dict[int, torch.Tensor] = field(default_factory=dict)
+    residuals: dict[int, Rows] = field(default_factory=dict)
     weights: dict[int, float] = field(default_factory=dict)
 
 
-def place(tree: TokenTree, p: torch.Tensor) -> list[_Layer]:
+def place(tree: TokenTree, p: torch.Tensor, known: _Known) -> list[_Layer]:
     """Top-down pass: how much target mass every node may carry (w), and what stays above it (R)."""
     layers: list[_Layer] = []
-    known = _Known(target_probabilities(tree, p), draft_probabilities(tree))
     rows, shares, missing = [0], [1.0], 0.0
     while rows:
         layer = _Layer(rows, shares, missing, list(shares))
         draws = _draws(tree, rows)
         single = {tree.parents[nodes[0]] for nodes in draws if len(nodes) == 1}
         if len(single) == len(draws):  # every draw at a row of its own
-            keep = _place_single(tree, p, layer, [node for (node,) in draws], known)
+            keep = _place_single(tree, layer, [node for (node,) in draws], known)
         else:
             keep = _place_draws(tree, p, layer, draws)
-        _place_fixed(tree, layer, known.p, keep)
+        _place_fixed(tree, layer, known.p_of, keep)
         layers.append(layer)
         live = sorted((child for child in layer.weights.items() if child[1] > 0.0), key=lambda child: -child[1])
         rows, shares = [row for row, _ in live], [share for _, share in live]
@@ -100,22 +104,39 @@ def place(tree: TokenTree, p: torch.Tensor) -> list[_Layer]:
     return layers
 
 
-@dataclass
-class _Known:
-    """p(x) and λ(x) of every node; `unread` are masses |R| that nothing further down needs, which are read together."""
+class _Slot(NamedTuple):
+    """A SAMPLED slot that is placed below a row: of R = w p it takes c λ. share, capacity  w and c."""
 
-    p: Sequence[float]
-    q: Sequence[float | None]
-    unread: list[tuple[_Layer, int, torch.Tensor]] = field(default_factory=list)
+    layer: _Layer
+    row: int
+    law: int
+    share: float
+    capacity: float
+
+
+class _Known:
+    """What is known of all rows and nodes.
+
+    unsettled  slots whose residuals nothing has needed so far: they are worked out together.
+    """
+
+    def __init__(self, found: Read) -> None:
+        self.p, self.laws, self.p_of, self.q_of = found
+        self.unsettled: list[_Slot] = []
 
     def settle(self) -> None:
-        if self.unread:
-            masses = torch.stack([mass for _, _, mass in self.unread]).tolist()
-            for (layer, place, _), mass in zip(self.unread, masses, strict=True):
-                layer.masses[place] = mass
+        """Work out R = (w p - c λ)_+ and its mass, for all slots that wait for it."""
+        slots, self.unsettled = self.unsettled, []
+        if not slots or self.laws is None:
+            return
+        residuals = scaled(picked(self.p, [slot.row for slot in slots]), [slot.share for slot in slots])
+        less(residuals, picked(self.laws, [slot.law for slot in slots]), [slot.capacity for slot in slots])
+        for slot, residual, mass in zip(slots, positive(residuals), sums(residuals), strict=True):
+            slot.layer.residuals[slot.row] = residual
+            slot.layer.masses[slot.layer.rows.index(slot.row)] = mass
 
 
-def _place_single(tree: TokenTree, p: torch.Tensor, layer: _Layer, nodes: Sequence[int], known: _Known) -> float:
+def _place_single(tree: TokenTree, layer: _Layer, nodes: Sequence[int], known: _Known) -> float:
     """SAMPLED slots, one per row at most, those of the heaviest row first. Returns m.
 
     R is w p before the slot is placed, so that w of the child needs two numbers: min(1, w p(x) / c λ(x)).
@@ -123,20 +144,16 @@ def _place_single(tree: TokenTree, p: torch.Tensor, layer: _Layer, nodes: Sequen
     keep = 1.0
     followed = any(tree.law_row[node] == FIXED for row in layer.rows for node in tree.children[row])
     for node in nodes:
-        row, law = tree.parents[node] + 1, tree.laws[tree.law_row[node]]  # type: ignore[index]  # checked when built
-        place = layer.rows.index(row)
+        row = tree.parents[node] + 1
         # c is recomputed from its parts, never by subtraction: small masses would drown in rounding
-        capacity, share = layer.missing + sum(layer.masses), layer.shares[place]
-        offer = capacity * (known.q[node] or 0.0)
-        accept = min(1.0, share * known.p[node] / offer) if offer > 0.0 else 0.0
+        capacity, share = layer.missing + sum(layer.masses), layer.shares[layer.rows.index(row)]
+        offer = capacity * (known.q_of[node] or 0.0)
+        accept = min(1.0, share * known.p_of[node] / offer) if offer > 0.0 else 0.0
         layer.weights[node + 1] = keep * accept
         keep *= 1.0 - accept
-        residual = layer.residuals[row] = (p[row] * share).sub_(law, alpha=capacity).clamp_(min=0.0)
-        mass = residual.sum(dtype=torch.float64)
+        known.unsettled.append(_Slot(layer, row, tree.law_row[node], share, capacity))
         if followed or node != nodes[-1]:
-            layer.masses[place] = float(mass)
-        else:
-            known.unread.append((layer, place, mass))
+            known.settle()
     return keep
 
 
@@ -148,6 +165,7 @@ def _place_draws(tree: TokenTree, p: torch.Tensor, layer: _Layer, draws: Sequenc
     masses = torch.tensor([*layer.shares, layer.missing], dtype=torch.float64, device=p.device)
     place_of = {row: i for i, row in enumerate(layer.rows)}
     readings: list[torch.Tensor] = []  # κ(x) and R(x) of every slot, before it is placed
+    residuals: dict[int, torch.Tensor] = {}
     for nodes in draws:
         token, row_of_law = tree.tokens[nodes[0]], tree.law_row[nodes[0]]
         law = tree.laws[row_of_law]  # type: ignore[index]  # checked when the tree was built
@@ -156,9 +174,9 @@ def _place_draws(tree: TokenTree, p: torch.Tensor, layer: _Layer, draws: Sequenc
         offered = law * capacity if len(nodes) > 1 else None  # κ, as a vector only where parents share it
         for node in nodes:
             row = tree.parents[node] + 1
-            if row not in layer.residuals:
-                layer.residuals[row] = p[row] * layer.shares[place_of[row]]
-            residual = layer.residuals[row]
+            if row not in residuals:
+                residuals[row] = p[row] * layer.shares[place_of[row]]
+            residual = residuals[row]
             if offered is None:
                 readings.append(torch.stack((law[token] * capacity, residual[token])))
                 residual.addcmul_(law, capacity, value=-1.0).clamp_(min=0.0)
@@ -168,6 +186,7 @@ def _place_draws(tree: TokenTree, p: torch.Tensor, layer: _Layer, draws: Sequenc
                 residual.sub_(offered).clamp_(min=0.0)
                 offered = left
             torch.sum(residual, 0, dtype=torch.float64, out=masses[place_of[row]])
+    layer.residuals.update(residuals)
     *layer.masses, _ = masses.tolist()
     return _accept(draws, torch.stack(readings).tolist(), layer.weights)
 
@@ -221,7 +240,7 @@ def _take_out(slots: Sequence[tuple[int, int]], layer: _Layer) -> dict[tuple[int
     """R(x) of (row, token) slots, which is taken out of R, read together."""
     if not slots:
         return {}
-    values = torch.stack([layer.residuals[row][token] for row, token in slots]).tolist()
+    values = together([layer.residuals[row][token] for row, token in slots])
     for row, token in slots:
         layer.residuals[row][token] = 0.0
     return dict(zip(slots, values, strict=True))

@@ -40,10 +40,11 @@ class OnwardRule:
         choices = None if laws.choices is None else [*laws.choices, laws.choices[-1]]
         standing_in = TargetLaws(lambda: torch.cat([laws.p, laws.p[-1:]]), choices)
         verdict = self.rule.decide(self.whole, standing_in, noise, length)
-        last, masses = len(tree), verdict.masses[: len(tree)]
+        last = len(tree)
+        said = verdict.masses[:last], verdict.p[:last], verdict.q[:last]
         if last in verdict.path:
-            return Verdict(verdict.path[:-1], self.whole.tokens[last], masses)
-        return Verdict(verdict.path, verdict.token, masses)
+            return Verdict(verdict.path[:-1], self.whole.tokens[last], *said)
+        return Verdict(verdict.path, verdict.token, *said)
 
 
 def beginning(chain: TokenTree, count: int) -> TokenTree:

@@ -88,12 +88,21 @@ class Calibration:
     @property
     def temperature(self) -> float:
         """τ for the next draft."""
-        return TEMPERATURES[max(range(len(TEMPERATURES)), key=lambda i: self._overlap[i])]
+        return TEMPERATURES[self._overlap.index(max(self._overlap))]
+
+    @property
+    def due(self) -> bool:
+        """Whether anything is learnt from the next position; if not, tell `pass_over` of it."""
+        return self._seen < ALWAYS or (self._seen + 1) % EVERY == 0
+
+    def pass_over(self) -> None:
+        self._seen += 1
 
     def observe(self, q: torch.Tensor, p: torch.Tensor) -> None:
-        """Learn from a verified position: q (before sharpening) and p are f[V] laws at the same prefix."""
-        self._seen += 1
-        if self._seen > ALWAYS and self._seen % EVERY:
+        """Learn from a verified position, if it is due: q (before sharpening) and p are f[V] laws at the same prefix."""
+        due = self.due
+        self.pass_over()
+        if not due:
             return
         best = q.topk(min(MAX_FIXED, len(q)))
         q_top, p_top = best.values.tolist(), p[best.indices].tolist()

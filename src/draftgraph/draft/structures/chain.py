@@ -64,25 +64,24 @@ def grow_chain(growth: Growth, length: int) -> DraftGraph:
     before the token is drawn.
     """
     graph, limits, draw = DraftGraph(across=False), growth.limits, growth.draw
-    node, passes = ROOT, 0
-    while len(graph) < min(length, limits.budget, limits.reach):
-        score = graph.score(node)
+    node, score, passes = ROOT, 1.0, 0
+    for depth in range(1, min(length, limits.budget, limits.reach) + 1):
         if not growth.known(graph, node):
             if passes == limits.depth or score < limits.price_pass(passes):
                 break
             passes += 1
         law = growth.evaluate(graph, [node])
         if draw is None:
-            (row,) = graph.remember([node], law, 1, growth.calibration.expected)
+            row = graph.remember_best(node, law, growth.calibration.expected)
             score *= row.probs[0]
         else:
-            (row,) = graph.remember([node], law, 1)
+            row = graph.remember_best(node, law)
             score *= growth.calibration.kept(row.probs[0], 1.0 / max(score, LEAST_MASS))
         if score < limits.floor:
             break
         if draw is None:
             node = graph.add(node, row.tokens[0], score)
         else:
-            (token,) = draw(law, len(graph) + 1, (0,))
+            (token,) = draw(law, depth, (0,))
             node = graph.add(node, token, score, graph.add_laws(law))
     return graph

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
@@ -27,20 +28,22 @@ LEAST_CAPACITY = 1e-3
 def grow_levels(evaluate: Evaluate, draw: Draw, limits: Limits, calibration: Calibration) -> tuple[DraftGraph, int]:
     """Grow a draft; returns the graph and the number of drafter passes."""
     graph = DraftGraph(across=True)
-    frontier = [ROOT]
+    frontier, floor = [(ROOT, 1.0)], limits.floor
     for level in range(min(limits.depth, limits.reach)):
         left = limits.budget - len(graph)
-        live = [node for node in frontier if graph.score(node) >= limits.floor]
-        if left <= 0 or not live or sum(graph.score(node) for node in live) < limits.price_pass(level):
+        live = [(node, mass) for node, mass in frontier if mass >= floor]
+        if left <= 0 or not live or sum(mass for _, mass in live) < limits.price_pass(level):
             return graph, level
         later = limits.depth - 1 - level
         room = max(1, math.ceil(left / (later + 1)) if limits.spread else left - later)
-        live.sort(key=lambda node: -graph.score(node))
-        del live[room:]
-        q = evaluate(graph, live)
-        rows = graph.remember(live, q, SHARED_ROW)
-        menus = [_Menu.of(graph.score(node), row, calibration) for node, row in zip(live, rows, strict=True)]
-        frontier = _place(graph, live, q, rows, _allot(menus, calibration, room, limits.floor), draw, calibration)
+        live.sort(key=itemgetter(1), reverse=True)
+        nodes = [node for node, _ in live[:room]]
+        q = evaluate(graph, nodes)
+        rows = graph.remember(nodes, q, SHARED_ROW)
+        menus = [_Menu.of(mass, row, calibration) for (_, mass), row in zip(live, rows, strict=False)]
+        first = len(graph)
+        _place(graph, nodes, q, rows, _allot(menus, calibration, room, floor), draw, calibration)
+        frontier = [*enumerate(graph.scores[first:], first)]
     return graph, min(limits.depth, limits.reach)
 
 
@@ -91,10 +94,13 @@ def _allot(menus: Sequence[_Menu], calibration: Calibration, room: int, floor: f
     Two sweeps: a node's slack depends on the capacity that SAMPLED slots of heavier nodes leave, which is first taken as 1.
     That of the heaviest node is 1.
     """
+    heaviest = menus[0].gains(1.0, calibration)
+    if len(menus) == 1:
+        count = sum(gain >= floor for gain in heaviest[1:room])  # its gains do not increase
+        return [_Slots(count, menus[0].sampled(count, 1.0, calibration))]
     capacity = [1.0] * len(menus)
     plan: list[_Slots] = []
-    heaviest = menus[0].gains(1.0, calibration)
-    for _ in range(2 if len(menus) > 1 else 1):
+    for _ in range(2):
         offers = [heaviest, *(menu.gains(c, calibration) for menu, c in zip(menus[1:], capacity[1:], strict=True))]
         gains = [
             (gain, -v)
@@ -123,19 +129,17 @@ def _place(
     plan: Sequence[_Slots],
     draw: Draw,
     calibration: Calibration,
-) -> list[int]:
+) -> None:
     """Append the planned slots: FIXED tokens, and one fresh draw per node from the row that is stored as its law."""
     chosen = [i for i, slots in enumerate(plan) if slots.kept is not None]
     drawn_from = q if len(chosen) == len(plan) else q[chosen]
     laws = without(drawn_from, [rows[i].tokens[: plan[i].fixed] for i in chosen])
     drawn = iter(draw(laws, graph.depth(nodes[0]) + 1, chosen) if chosen else ())
     law = graph.add_laws(laws) if chosen else 0
-    children: list[int] = []
     for node, slots, row in zip(nodes, plan, rows, strict=True):
         for rank, (token, prob) in enumerate(zip(row.tokens[: slots.fixed], row.probs, strict=False)):
             if prob > 0.0:
-                children.append(graph.add(node, token, graph.score(node) * calibration.mass(prob, rank)))
+                graph.add(node, token, graph.score(node) * calibration.mass(prob, rank))
         if slots.kept is not None:
-            children.append(graph.add(node, next(drawn), slots.kept, law=law))
+            graph.add(node, next(drawn), slots.kept, law=law)
             law += 1
-    return children
