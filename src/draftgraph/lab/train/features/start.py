@@ -41,7 +41,9 @@ def go_on_from(folder: str | Path, net: TrainedNetwork, target: PreTrainedModel)
             "--network own"
         )
     if not Path(folder).exists():
-        raise ModelError(f"--start {folder}: there is no such folder; write one that `draftgraph train` wrote, or smollm2")
+        raise ModelError(
+            f"--start {folder}: there is no such folder; write one that `draftgraph train` wrote, or smollm2"
+        )
     trained = find_trained(folder)
     if trained is None or trained.layout.name != OwnLayout.name:
         held = "no drafter" if trained is None else f"a drafter of the layout {trained.layout.name}"
