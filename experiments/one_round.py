@@ -87,7 +87,7 @@ def expected_length(rule: dg.Rule, drafted: Drafted) -> float:
     if rule.position_noise:
         return 1.0 + len(drafted.verdict.path)
     if rule.name in ("layer", "block"):
-        return 1.0 + sum(1.0 - layer.missing for layer in place(tree, p)[1:])
+        return 1.0 + sum(1.0 - layer.missing for layer in place(tree, p)[0][1:])
     rule.check(tree)
     stop = rule.outcome(tree, p).stop
     return 1.0 + sum(float(prob) * depth for prob, depth in zip(stop[1:], tree.depths, strict=True))

@@ -34,8 +34,7 @@ class LayerRule(Rule):
 
 def tree_outcome(tree: TokenTree, p: torch.Tensor) -> Outcome:
     """The law of the verdict about any tree. About a chain `chain_outcome` says the same, in fewer steps."""
-    known = _Known(read(tree, p))
-    layers = place(tree, p, known)
+    layers, known = place(tree, p)
     stop = [0.0] * (len(tree) + 1)
     carry = 1.0  # probability that no deeper layer has stopped
     for layer in reversed(layers):
@@ -83,9 +82,10 @@ class _Layer:
     weights: dict[int, float] = field(default_factory=dict)
 
 
-def place(tree: TokenTree, p: torch.Tensor, known: _Known) -> list[_Layer]:
+def place(tree: TokenTree, p: torch.Tensor) -> tuple[list[_Layer], _Known]:
     """Top-down pass: how much target mass every node may carry (w), and what stays above it (R)."""
     layers: list[_Layer] = []
+    known = _Known(read(tree, p))
     rows, shares, missing = [0], [1.0], 0.0
     while rows:
         layer = _Layer(rows, shares, missing, list(shares))
@@ -101,7 +101,7 @@ def place(tree: TokenTree, p: torch.Tensor, known: _Known) -> list[_Layer]:
         rows, shares = [row for row, _ in live], [share for _, share in live]
         missing = max(0.0, 1.0 - sum(shares))
     known.settle()
-    return layers
+    return layers, known
 
 
 class _Slot(NamedTuple):
