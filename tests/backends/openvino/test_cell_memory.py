@@ -139,3 +139,32 @@ def test_a_pool_that_gets_no_memory_stays_as_it_was(monkeypatch: pytest.MonkeyPa
     assert (held._memory[0][:, handle.blocks] == 5).all()
     held.allot([(other, CELLS)])
     assert other.blocks == [3]
+
+
+@pytest.mark.parametrize("number", [0, 1, len(SHAPES) - 1, len(SHAPES), 2 * len(SHAPES) - 1])
+def test_an_interrupt_while_memory_is_replaced_leaves_one_that_is_there(number: int) -> None:
+    """The graph may have some layers in the new memory and some in the old one: both stay until the next pass has settled it."""
+    attached: dict[str, npt.NDArray[np.generic]] = {}
+    calls: list[str] = []
+
+    def attach(name: str, memory: npt.NDArray[np.generic]) -> None:
+        calls.append(name)
+        if len(calls) == len(SHAPES) + 1 + number:
+            raise KeyboardInterrupt
+        attached[name] = memory
+
+    def alive(memories: list[npt.NDArray[np.generic]]) -> bool:
+        return all(any(np.shares_memory(part, memory) for memory in memories) for part in attached.values())
+
+    held, handle, other = BlockPool(SHAPES, KIND, attach), BlockHandle(0), BlockHandle(0)
+    held.allot([(handle, CELLS)])
+    before = handle.blocks
+    with pytest.raises(KeyboardInterrupt):
+        for blocks in (2, 5):
+            held.allot([(other, blocks * held.capacity * CELLS)])
+    assert alive([*held._memory, *held._replaced])
+    assert max([*handle.blocks, *other.blocks]) < held.capacity
+    assert handle.blocks == before
+    held.allot([(handle, CELLS)])  # what every pass begins with
+    assert alive(held._memory)
+    assert not held._replaced

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
 import sys
+import threading
+import weakref
+from collections.abc import Collection
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -11,6 +15,7 @@ import pytest
 
 from draftgraph.backends.openvino import load, pages
 from draftgraph.backends.openvino.pages import given_back, let_go, mappings
+from held import until
 from models import tiny_lm
 
 LENGTH = 1 << 22
@@ -36,7 +41,7 @@ def test_what_is_given_back_is_read_again_as_it_was(tmp_path: Path) -> None:
     with path.open("rb") as file, mmap.mmap(file.fileno(), LENGTH, mmap.MAP_PRIVATE, mmap.PROT_READ) as mapped:
         spans = mappings(path)
         assert [end - begin for begin, end in spans] == [LENGTH]
-        with given_back(spans):
+        with given_back(spans, mapped):
             assert mapped[:] == content
         assert resident(path) == 0
         assert mapped[:] == content
@@ -58,8 +63,50 @@ def test_what_was_written_to_a_mapping_stays(tmp_path: Path) -> None:
 
 
 def test_a_file_that_nobody_maps(tmp_path: Path) -> None:
-    with given_back(mappings(tmp_path / "absent.bin")):
+    with given_back(mappings(tmp_path / "absent.bin"), None):
         pass
+
+
+class Holder:
+    """What keeps a mapping."""
+
+
+def test_after_an_interrupt_nobody_watches_for_ever_and_until_then_the_mapping_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It strikes in `start`, which waits for the new thread, while that one gives pages back."""
+    start, inside, go_on = threading.Thread.start, threading.Event(), threading.Event()
+
+    def struck(self: threading.Thread) -> None:
+        start(self)
+        assert inside.wait(60)
+        raise KeyboardInterrupt
+
+    def slow(spans: Collection[pages.Span]) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            inside.set()
+            assert go_on.wait(60)
+
+    def interrupted() -> weakref.ref[Holder]:
+        holder = Holder()
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", struck)
+            patch.setattr(threading.Thread, "join", interrupt)
+            with pytest.raises(KeyboardInterrupt), given_back(frozenset(), holder):
+                pass
+        return weakref.ref(holder)
+
+    def interrupt(self: threading.Thread, timeout: float | None = None) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pages, "let_go", slow)
+    held = interrupted()
+    gc.collect()
+    assert held() is not None
+    go_on.set()
+    until(lambda: all(thread.name != "draftgraph pages" for thread in threading.enumerate()))
+    gc.collect()
+    assert held() is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is given back")

@@ -211,7 +211,7 @@ def _started(place: Path, entry: Entry, source: _Source) -> OpenVinoModel:
     )
     others = pages.mappings(place / WEIGHTS)  # of models that may go at any moment
     held = ov.Core().read_model(place / GRAPH)  # which keeps the file mapped for as long as pages are given back
-    with pages.given_back(pages.mappings(place / WEIGHTS) - others):
+    with pages.given_back(pages.mappings(place / WEIGHTS) - others, held):
         # The graph has no name here, for what is made of it is let go once it is compiled.
         model = OpenVinoModel(held.clone(), about, source.precision, torch.get_num_threads())
         seen = trial(model)  # the first passes pack what is left

@@ -21,24 +21,26 @@ Span = tuple[int, int]
 
 
 @contextmanager
-def given_back(spans: Collection[Span]) -> Iterator[None]:
+def given_back(spans: Collection[Span], holder: object) -> Iterator[None]:
     """For as long as files are read through memory, let go of their pages again and again.
 
-    spans  mappings that stay for so long. Where one went, its addresses would soon be other memory, which would be zeroed.
+    holder  keeps the mappings `spans`. Where one went, its addresses would soon be other memory, which would be zeroed. So whoever
+            gives pages back keeps it as well, for as long as that may be after an interrupt.
     """
     done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(_PAUSE_SECONDS):
-            let_go(spans)
-
-    watcher = threading.Thread(target=watch, name="draftgraph pages", daemon=True)
-    watcher.start()
+    watcher = threading.Thread(target=_watch, args=(spans, holder, done), name="draftgraph pages", daemon=True)
     try:
+        watcher.start()
         yield
     finally:
         done.set()
-        watcher.join()
+        if watcher.is_alive():
+            watcher.join()
+        let_go(spans)
+
+
+def _watch(spans: Collection[Span], holder: object, done: threading.Event) -> None:
+    while not done.wait(_PAUSE_SECONDS):
         let_go(spans)
 
 

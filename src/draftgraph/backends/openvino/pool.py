@@ -48,10 +48,15 @@ class BlockPool:
         self.shapes, self.kind, self.attach = shapes, kind, attach
         self._sizes = list(dict.fromkeys((shape.heads, shape.width) for shape in shapes))
         self._memory: list[npt.NDArray[np.generic]] = []
+        self._replaced: list[npt.NDArray[np.generic]] = []
         self._handles: WeakValueDictionary[int, BlockHandle] = WeakValueDictionary()
-        self.capacity, self.huge = 0, False
+        self.huge = False
         self.kept = max(KEPT_BLOCKS, KEPT_BYTES // (CELLS * self.cell_bytes))
         self._resize(self.kept, 0, huge=False)
+
+    @property
+    def capacity(self) -> int:
+        return int(self._memory[0].shape[1]) if self._memory else 0
 
     @property
     def handles(self) -> list[BlockHandle]:
@@ -74,8 +79,9 @@ class BlockPool:
     def allot(self, needs: Sequence[tuple[BlockHandle, int]]) -> None:
         """Give every handle blocks for so many cells. A block is in use as soon as a handle names it.
 
-        Raises MemoryError; every handle has then the blocks that it had.
+        Raises MemoryError. After that, as after an interrupt, every handle has the blocks that it had.
         """
+        self._settle()
         lacking = [(handle, blocks_for(cells) - len(handle.blocks)) for handle, cells in needs]
         if all(count <= 0 for _, count in lacking):
             return
@@ -85,11 +91,11 @@ class BlockPool:
         total = sum(max(0, count) for _, count in lacking)
         free = iter([block for block in range(max(taken) + 1 + total) if block not in taken])
         before = [handle.blocks for handle, _ in lacking]
-        for handle, count in lacking:
-            handle.blocks = handle.blocks + [next(free) for _ in range(max(0, count))]
         try:
+            for handle, count in lacking:
+                handle.blocks = handle.blocks + [next(free) for _ in range(max(0, count))]
             self._fit()
-        except MemoryError:
+        except BaseException:
             for (handle, _), blocks in zip(lacking, before, strict=True):
                 handle.blocks = blocks
             raise
@@ -129,18 +135,36 @@ class BlockPool:
 
         Raises MemoryError; nothing has changed then.
         """
-        used = min(used, self.capacity)
-        names = [[each.name for each in self.shapes if (each.heads, each.width) == size] for size in self._sizes]
+        self._settle()
+        used, names = min(used, self.capacity), self._names
         made = [
             cell_memory((len(of_size), blocks, heads, CELLS, width), self.kind, huge)
             for of_size, (heads, width) in zip(names, self._sizes, strict=True)
         ]
         for new, old in zip(made, self._memory, strict=False):  # at first there is no old one
             new[:, :used] = old[:, :used]
-        self._memory, self.capacity, self.huge = made, blocks, huge
-        for of_size, memory in zip(names, made, strict=True):
-            for name, part in zip(of_size, memory, strict=True):
+        self._replaced = (
+            self._memory
+        )  # which the graph reads until all of the new one is attached, whatever strikes meanwhile
+        self._memory = made
+        self.huge = huge
+        self._attach()
+
+    @property
+    def _names(self) -> list[list[str]]:
+        """The inputs that have memory of each size."""
+        return [[each.name for each in self.shapes if (each.heads, each.width) == size] for size in self._sizes]
+
+    def _attach(self) -> None:
+        for names, memory in zip(self._names, self._memory, strict=True):
+            for name, part in zip(names, memory, strict=True):
                 self.attach(name, part)
+        self._replaced = []
+
+    def _settle(self) -> None:
+        """Attach what an interrupt left: the graph would read memory of which a part is the old one."""
+        if self._replaced:
+            self._attach()
 
     def move(self, handle: BlockHandle, cells: Sequence[int], begin: int) -> None:
         """Copy cells of a request to those from `begin` on, in all layers."""
