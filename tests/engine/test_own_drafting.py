@@ -157,6 +157,12 @@ def test_what_this_engine_cannot_draft_is_refused(kind: str, asked: dict[str, An
         engine(kind).astream(PROMPT, asked)
 
 
+def test_text_that_is_expected_needs_edges() -> None:
+    made = dg.Engine.from_pretrained(tiny_lm(), draft_model=tiny_lm(), edges=())
+    with pytest.raises(OptionError, match=r"edges=\(\) allow none"):
+        made.generate(PROMPT, prediction=[1])
+
+
 def test_an_engine_of_chains_takes_other_structures_without_copies() -> None:
     result = engine("block").generate(PROMPT, max_new_tokens=TOKENS, rule="layer", budget=6)
     assert result.token_ids == right()

@@ -46,6 +46,8 @@ def _refuse_prediction(own: Config, drafter: Drafter) -> None:
     if own.budget == 0:
         raise OptionError("prediction is copied into drafts, and budget=0 drafts nothing; leave one of them out")
     structure = own.resolved_structure
+    if structure.filled and not drafter.copies(structure):
+        raise OptionError("prediction is copied along edges, and edges=() allow none; leave one of them out")
     if not drafter.copies(structure) or (drafter.model is not None and not structure.filled):
         raise OptionError(
             f"prediction is copied into the spare slots of drafts, and structure={own.resolved_structure} has none here; write "

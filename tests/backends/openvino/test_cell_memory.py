@@ -159,9 +159,13 @@ def test_an_interrupt_while_memory_is_replaced_leaves_one_that_is_there(number: 
     held, handle, other = BlockPool(SHAPES, KIND, attach), BlockHandle(0), BlockHandle(0)
     held.allot([(handle, CELLS)])
     before = handle.blocks
-    with pytest.raises(KeyboardInterrupt):
+
+    def grow_twice() -> None:
         for blocks in (2, 5):
             held.allot([(other, blocks * held.capacity * CELLS)])
+
+    with pytest.raises(KeyboardInterrupt):
+        grow_twice()
     assert alive([*held._memory, *held._replaced])
     assert max([*handle.blocks, *other.blocks]) < held.capacity
     assert handle.blocks == before

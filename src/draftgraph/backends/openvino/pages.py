@@ -24,8 +24,8 @@ Span = tuple[int, int]
 def given_back(spans: Collection[Span], holder: object) -> Iterator[None]:
     """For as long as files are read through memory, let go of their pages again and again.
 
-    holder  keeps the mappings `spans`. Where one went, its addresses would soon be other memory, which would be zeroed. So whoever
-            gives pages back keeps it as well, for as long as that may be after an interrupt.
+    holder  keeps the mappings `spans`. Where one went, its addresses would soon be other memory, which would be zeroed. So
+            whoever gives pages back keeps it as well, for as long as that may be after an interrupt.
     """
     done = threading.Event()
     watcher = threading.Thread(target=_watch, args=(spans, holder, done), name="draftgraph pages", daemon=True)
