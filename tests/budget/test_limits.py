@@ -199,13 +199,15 @@ def test_every_level_of_a_chain_tells_of_the_others():
     assert shares[0][4] > 0.6 > shares[1][4] == pytest.approx(0.5)
 
 
-def test_where_passes_are_padded_a_short_chain_is_priced_as_the_longest():
+def test_where_passes_are_padded_a_chain_is_drafted_whole():
+    """An early end would save no rows of the target, and the next longer draft would pay for a change of size."""
     sizes = tuple(range(1, 66))
     padded = with_chains(replace(costs(), target=replace(costs().target, sizes=sizes)), 0.6)
-    plans = [AutoBudget(table, width=1).plan(20, [], 99) for table in (padded, with_chains(costs(), 0.6))]
-    assert all(less < more for less, more in zip(plans[0].price_passes[1:], plans[1].price_passes[1:], strict=False)), (
-        "its rows have been paid for"
-    )
+    whole, priced = (AutoBudget(table, width=1).plan(20, [], 99) for table in (padded, with_chains(costs(), 0.6)))
+    assert whole.depth > 1
+    assert (whole.budget, whole.floor, whole.price_passes) == (whole.depth, 0.0, ())
+    assert max(priced.price_passes) > 0.0
+    assert whole.depth < priced.depth, "what pays best, not a little more that prices would cut"
 
 
 def test_draws_say_nothing_of_their_tokens_so_a_chain_of_draws_is_no_longer_than_pays_best():

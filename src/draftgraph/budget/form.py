@@ -14,7 +14,7 @@ from draftgraph.request.record import RoundRecord
 
 NEAR, SAME = 0.95, 0.98
 """Of depths whose rates are NEAR the best one a fixed shape without draws gets the largest: prices end its drafts early. With
-draws it keeps the last one while that has about the SAME rate, for another number of rows costs time."""
+draws, and where passes are padded, it keeps the last one while that has about the SAME rate: a change costs time."""
 HOPE = 0.75
 """A pass is made if it is expected to earn this share of its price: a little too deep costs little and is noticed, a little too
 shallow is not."""
@@ -104,7 +104,7 @@ class Form:
         """How deep to draft, where a draft so many levels deep has these rates."""
         if self.width is None:
             return self.deepest
-        if not self.draws:
+        if not self.draws and not self._padded:
             return max(depth for depth, rate in enumerate(rates, 1) if rate >= NEAR * best)
         last = None if self._known is None else self._known.depth
         return last if last is not None and rates[last - 1] >= SAME * best else 1 + rates.index(best)
@@ -115,10 +115,15 @@ class Form:
         return self._target[low] + (nodes - low) * (self._target[low + 1] - self._target[low])
 
     def limits(self, reach: int, reason: str) -> Limits:
-        """The limits of a round with a draft of this form, as prices want it."""
+        """The limits of a round with a draft of this form, as prices want it.
+
+        Where passes are padded a shape is drafted whole: one that ends early saves passes of the drafter, and no rows, and the
+        next longer one pays for a change of size.
+        """
         depth, rate, _ = self.expected()
-        row = 0.0 if self._padded else rate * self._slope()
-        return self.priced(depth, reach, row, [rate * self.costs.drafter_pass(1.0)] * depth, reason)
+        if self._padded:
+            return self._whole(depth, reach, reason)
+        return self.priced(depth, reach, rate * self._slope(), [rate * self.costs.drafter_pass(1.0)] * depth, reason)
 
     def priced(self, depth: int, reach: int, row: float, made: Sequence[float], reason: str) -> Limits:
         """The limits of a draft at most `depth` deep. row, made  what a row and every drafter pass cost, in tokens."""
@@ -152,7 +157,11 @@ class Form:
         """
         if self.width is None:
             return self.priced(depth, reach, prices.row, prices.passes, reason)
-        nodes = min(MOST_DRAFTED, self.width * depth)
+        return self._whole(depth, reach, reason)
+
+    def _whole(self, depth: int, reach: int, reason: str) -> Limits:
+        """The limits of a shape that is drafted `depth` deep."""
+        nodes = min(MOST_DRAFTED, (self.width or 1) * depth)
         return Limits(nodes, depth, reach, spread=False, narrow=self.narrow, reason=reason)
 
     def _slope(self) -> float:
