@@ -133,10 +133,11 @@ class CausalLM(Protocol):
 
     name: ClassVar[str]
     most_rows: int
-    sizes: ClassVar[Sequence[int]]
     joins: ClassVar[bool]
     forks: ClassVar[bool]
 
+    @property
+    def sizes(self) -> Sequence[int]: ...
     @property
     def branches(self) -> bool: ...
 

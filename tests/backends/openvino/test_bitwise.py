@@ -62,8 +62,16 @@ def test_any_rounds(lengths: list[int], seed: int) -> None:
 def test_passes_of_any_width_and_paths_beside_others_are_steady(precision: str) -> None:
     model = rounded(precision)
     assert model.numerics == NEAR_TIES
-    assert steady(BitwiseModel(model))
+    assert steady(model.bitwise())
     assert not steady(model)  # which decodes plainly in passes of one row
+
+
+def test_the_narrowest_passes_are_as_wide_as_this_processor_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("draftgraph.backends.openvino.model.steady", lambda model: model.sizes[0] > 2)
+    base = load.from_loaded(lm(), "bfloat16", None)[0]
+    model = base.bitwise()
+    assert base.bitwise().sizes == model.sizes == (6, 8, 12, 16, 24, 32, 48, 64)
+    assert decode(model, lm(), [40, 9], random.Random(3).randrange, rounds=2) < 0.05
 
 
 @torch.inference_mode()

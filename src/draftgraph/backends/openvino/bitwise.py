@@ -22,6 +22,9 @@ TOGETHER = 64
 """Rows of a pass over drafts, unless one path has more. Wider passes cost as much per row."""
 SIZES = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 """Numbers of rows that passes are padded to. Rows cost less here beside a change than in float32, so there are fewer sizes."""
+NARROWEST = (2, 6, 12)
+"""Sizes that a model's narrowest passes may have: narrower ones may take kernels that round otherwise. On processors with AMX,
+quantised weights beside bfloat16 do so up to 4 rows."""
 Placed = tuple[Rows, Sequence[int]]
 """A sequence with its blocks."""
 
@@ -30,12 +33,13 @@ class BitwiseModel(OpenVinoModel):
     """The same graph and memory as another model of this process, in other passes."""
 
     forks: ClassVar[bool] = False
-    sizes: ClassVar[Sequence[int]] = SIZES
 
-    def __init__(self, model: OpenVinoModel) -> None:
+    def __init__(self, model: OpenVinoModel, narrowest: int = NARROWEST[0]) -> None:
+        """narrowest  rows of its narrowest passes, one of SIZES."""
         self.base = model  # others of this process that want it find it running
         self.about, self.precision, self.pool = model.about, model.precision, model.pool
         self._compiled, self._turn = model._compiled, model._turn
+        self.sizes, self._least_asked = SIZES[SIZES.index(narrowest) :], narrowest
         self._buckets = Buckets(self.sizes, model._buckets.waste)
 
     @property

@@ -13,19 +13,21 @@ from draftgraph.backends.openvino.pool import SCRATCH, blocks_for
 from draftgraph.backends.openvino.text import Rows
 
 LEAST_ASKED = 2
-"""Rows that the head gets at least, where the pass has so many: it too computes one row by itself with other roundings."""
+"""Rows that the head gets at least, where the pass has so many: it computes one row by itself with other roundings, as passes do."""
 Inputs = Mapping[str, Sequence[int] | npt.NDArray[np.uint8]]
 """Whole numbers by the name of an input; which are sequences of integers, whatever the input wants, and masks as they are."""
 
 
-def lay_out(batch: Sequence[tuple[Rows, Sequence[int]]], size: int) -> Inputs:
+def lay_out(batch: Sequence[tuple[Rows, Sequence[int]]], size: int, least: int = LEAST_ASKED) -> Inputs:
     """Inputs by name. batch  rows of requests with their blocks. size  rows of the pass, with those that only fill it.
+
+    least  rows that the head gets at least, where the pass has so many.
 
     Rows that fill a pass continue the last request and repeat its last row, so that they bring no number that is not there
     already; nobody reads them. They are written behind its cells, or into the scratch block.
     """
     if len(batch) == 1 and batch[0][0].visible is None:
-        return _in_order(*batch[0], size)
+        return _in_order(*batch[0], size, least)
     counts = [len(rows.tokens) for rows, _ in batch]
     spare = size - sum(counts)
     counts[-1] += spare
@@ -39,7 +41,7 @@ def lay_out(batch: Sequence[tuple[Rows, Sequence[int]]], size: int) -> Inputs:
     return {
         "input_ids": tokens + tokens[-1:] * spare,
         "position_ids": positions + positions[-1:] * spare,
-        ROWS: _filled(asked, size),
+        ROWS: _filled(asked, size, least),
         "past_lens": [rows.past for rows, _ in batch],
         "subsequence_begins": starts,
         "block_indices": list(chain.from_iterable(blocks)),
@@ -50,14 +52,14 @@ def lay_out(batch: Sequence[tuple[Rows, Sequence[int]]], size: int) -> Inputs:
     }
 
 
-def _in_order(rows: Rows, blocks: Sequence[int], size: int) -> Inputs:
+def _in_order(rows: Rows, blocks: Sequence[int], size: int, least: int) -> Inputs:
     """The same for one request whose rows each read all before them, which is what most passes are."""
     spare, end = size - len(rows.tokens), rows.past + size
     held = _padded(blocks, blocks_for(end))
     return {
         "input_ids": rows.tokens + rows.tokens[-1:] * spare if spare else rows.tokens,
         "position_ids": rows.positions + rows.positions[-1:] * spare if spare else rows.positions,
-        ROWS: _filled(rows.asked, size),
+        ROWS: _filled(rows.asked, size, least),
         "past_lens": [rows.past],
         "subsequence_begins": [0, size],
         "block_indices": held,
@@ -68,10 +70,10 @@ def _in_order(rows: Rows, blocks: Sequence[int], size: int) -> Inputs:
     }
 
 
-def _filled(asked: Sequence[int], size: int) -> list[int]:
+def _filled(asked: Sequence[int], size: int, least: int) -> list[int]:
     """The rows of which logits are computed in a pass of `size` rows: those that are asked for, and the last one again."""
     count = len(asked)
-    logits = size if size <= 2 * count else max(count, min(size, LEAST_ASKED))
+    logits = size if size <= 2 * count else max(count, min(size, least))
     return [*asked, *list(asked[-1:]) * (logits - count)]
 
 

@@ -16,7 +16,7 @@ import torch
 from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, Feed, Scored
 from draftgraph.backends.buckets import Buckets
 from draftgraph.backends.openvino.compiled import Compiled
-from draftgraph.backends.openvino.layout import lay_out
+from draftgraph.backends.openvino.layout import LEAST_ASKED, lay_out
 from draftgraph.backends.openvino.pool import BlockPool
 from draftgraph.backends.openvino.precision import Precision
 from draftgraph.backends.openvino.text import BlockHandle, PagedText, Rows, enter
@@ -64,7 +64,8 @@ class OpenVinoModel:
     most_rows = MOST_ROWS
     joins: ClassVar[bool] = True
     forks: ClassVar[bool] = True
-    sizes: ClassVar[Sequence[int]] = SIZES
+    sizes: Sequence[int] = SIZES
+    _least_asked = LEAST_ASKED
 
     def __init__(self, graph: Any, about: About, precision: Precision, threads: int) -> None:
         """Compiles the graph, which is used up. Raises whatever OpenVINO raises where it cannot."""
@@ -72,7 +73,7 @@ class OpenVinoModel:
         self._compiled = Compiled(graph, precision, threads)
         self.pool = BlockPool(self._compiled.shapes, self._compiled.kind, self._compiled.attach)
         self._buckets, self._turn = Buckets(self.sizes, WASTE if precision.exact else WASTE_ROUNDED), threading.Lock()
-        self._steady: bool | None = None  # not looked at yet
+        self._narrowest: int | None = None  # rows from which on passes agree bit for bit; not looked for yet
 
     @property
     def model_name(self) -> str:
@@ -122,17 +123,17 @@ class OpenVinoModel:
         return self.pool.cell_bytes
 
     def bitwise(self) -> OpenVinoModel:
-        from draftgraph.backends.openvino.bitwise import BitwiseModel  # which is a model like this one, in other passes
+        # which is a model like this one, in other passes
+        from draftgraph.backends.openvino.bitwise import NARROWEST, BitwiseModel
 
-        model = BitwiseModel(self)
-        if self._steady is None:
-            self._steady = steady(model)
-        if not self._steady:
+        if self._narrowest is None:
+            self._narrowest = next((rows for rows in NARROWEST if steady(BitwiseModel(self, rows))), 0)
+        if not self._narrowest:
             raise OptionError(
                 f"bitwise=True is not possible for {self.about.class_name} on this CPU: passes of different width round "
                 "differently here; write bitwise=False"
             )
-        return model
+        return BitwiseModel(self, self._narrowest)
 
     def refuse_training(self) -> None:
         """Nothing: a graph has no training mode."""
@@ -196,7 +197,8 @@ class OpenVinoModel:
 
     def _score(self, batch: Sequence[tuple[Rows, Sequence[int]]], taps: Sequence[str]) -> list[Scored]:
         """One pass. batch  rows, each with its blocks."""
-        self._compiled.run(lay_out(batch, self._buckets.size(sum([len(rows.tokens) for rows, _ in batch]))))
+        size = self._buckets.size(sum([len(rows.tokens) for rows, _ in batch]))
+        self._compiled.run(lay_out(batch, size, self._least_asked))
         counts = [len(rows.asked) for rows, _ in batch]
         given = self._compiled.output()[: sum(counts)].copy()  # the next pass overwrites what it gave
         if not _finite(given):
