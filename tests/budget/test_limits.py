@@ -15,6 +15,7 @@ import draftgraph as dg
 from cost_tables import cost, costs, with_chains
 from draftgraph.budget.automatic import COMPARED_EVERY, LEARNING, MOST_COPIES, PROBE_DEPTH, PROBE_SHARE, AutoBudget
 from draftgraph.budget.costs import Costs
+from draftgraph.budget.form import BRANCHES, MEASURED, Form
 from draftgraph.budget.ledger import LEAST_GAIN, Ledger
 from draftgraph.draft.terms import Limits
 from draftgraph.draft.whole_sizes import paying
@@ -68,7 +69,7 @@ def test_a_hostile_drafter_is_dropped_and_seldom_asked_again(reached: float, nar
     assert kinds.get("draft", 0) <= 20
     assert 1 <= kinds["probe"] <= 10
     assert records[-1].decision in ("plain", "probe")
-    assert 400 * table.plain / seconds >= 0.97
+    assert 400 * table.plain / seconds >= 0.96  # where the table was wrong, each form is tried for some rounds
 
 
 def test_probes_take_no_more_than_their_share_if_none_finds_anything():
@@ -145,7 +146,7 @@ def forms(table: Costs, narrows: bool = True, **options) -> tuple[AutoBudget, st
 
 def test_the_form_that_gives_more_tokens_per_second_is_drafted():
     graphs = costs(drafter=0.1, reached=0.85)
-    assert [forms(with_chains(graphs, 0.75, less=ms))[1] for ms in (0.0, 2.0, 3.0)] == ["graph", "chain", "chain"]
+    assert [forms(with_chains(graphs, 0.65, less=ms))[1] for ms in (0.0, 2.0, 3.0)] == ["graph", "chain", "chain"]
     assert forms(with_chains(graphs, 0.75, less=2.0), narrows=False)[1] == "graph", "where a structure was asked for"
     assert forms(graphs)[1] == "graph", "where chains were not measured"
     assert "draft: a chain, " in forms(with_chains(graphs, 0.75, less=2.0))[0].plan(20, [], 99).reason
@@ -175,10 +176,22 @@ def test_a_form_that_misses_less_is_taken_to_miss_less_of_what_the_other_one_met
         for _ in range(60):
             one = replace(record(20, 1, 0), masses=[share])
             chain.learn(one, 1)
-            graph.hear(one, 1, chain)
-        odds = share / (1.0 - share) * (0.85 / 0.15) / (0.7 / 0.3)
+            graph.hear(one, 1)
+        odds = share / (1.0 - share) * graph.ledger.odds
         assert chain.ledger.survival()[0] == pytest.approx(share, abs=0.02)
         assert graph.ledger.survival()[0] == pytest.approx(odds / (1.0 + odds), abs=0.03)
+
+
+def test_what_was_measured_of_two_forms_is_pooled():
+    chain, graph = forms(with_chains(costs(drafter=0.1, reached=0.85), 0.7))[0].forms
+    told = (0.85 / 0.15) / (0.7 / 0.3)
+    assert graph.ledger.odds == pytest.approx(BRANCHES * (told / BRANCHES) ** MEASURED)
+    assert chain.ledger.odds == pytest.approx(1.0 / graph.ledger.odds)
+    (first, *_), (wide, *_) = chain.ledger.survival(), graph.ledger.survival()
+    assert 0.7 < first < wide < 0.85
+    alone = Form(costs(drafter=0.1, reached=0.85), 8)
+    seen = [each.above + each.above_heard for each in (graph.ledger.depths[0], alone.ledger.depths[0])]
+    assert seen[0] == seen[1], "it is not believed any longer"
 
 
 def test_chances_teach_what_outcomes_do():

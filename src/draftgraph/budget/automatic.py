@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from draftgraph.budget.costs import Costs
-from draftgraph.budget.form import Form
+from draftgraph.budget.form import Form, compare
 from draftgraph.budget.offers import Offer, Prices
 from draftgraph.budget.pass_sizes import PassSizes
 from draftgraph.budget.rivals import Rivals
@@ -94,6 +94,7 @@ class AutoBudget:
         chains = self.costs.of_chains if self.narrows else None
         if chains is not None:
             self.forms.insert(0, Form(chains, self.deepest, 1, narrow=True, draws=self.draws))
+            compare(*self.forms)
         self._form = self.forms[0]
         self._plain = 1.0 / self.costs.plain
         self._sizes = PassSizes(self.costs, MOST_COPIES)
@@ -239,7 +240,7 @@ class AutoBudget:
             self._form.weigh(record, asked)
             for other in self.forms:
                 if other is not self._form:
-                    other.hear(record, asked, self._form)
+                    other.hear(record, asked)
         self._owed = []
 
     def _draft(self, reach: int) -> Limits:

@@ -110,7 +110,7 @@ def announce(path: Path | None, note: str) -> None:
     where = "" if path is None else f"; the table goes to {path}"
     again = f" ({note})" if note.startswith("measured again") else ""
     logging.getLogger(NOTES).warning(
-        "timing these models on this machine, once, for about a second or a dozen passes%s%s", where, again
+        "timing these models on this machine, once, for some seconds or a dozen passes%s%s", where, again
     )
 
 

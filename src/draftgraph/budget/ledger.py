@@ -206,6 +206,18 @@ class Ledger:
         return chances
 
 
+def pool(fewer: Ledger, more: Ledger, odds: float) -> None:
+    """Let what was measured of each form be half its own and half heard of the other.
+
+    odds  by which paths of the second one go on, as a multiple of those of the first one.
+    """
+    fewer.odds, more.odds = 1.0 / odds, odds
+    for one, other in zip(fewer.depths, more.depths, strict=True):
+        mine, theirs = ((0.5 * counts.above, 0.5 * counts.reached) for counts in (one, other))
+        one.above, one.reached, one.above_heard, one.reached_heard = *mine, *theirs
+        other.above, other.reached, other.above_heard, other.reached_heard = *theirs, *mine
+
+
 @dataclass(frozen=True)
 class _Levels:
     """A draft by depth, from the root (0) on: chances that the path came there, scores, nodes."""

@@ -34,23 +34,26 @@ FAR, FAR_ROWS, FAR_REPEATS = 512, (2, 8), 3
 """Tokens behind which a few passes of a fast target are timed as well, their rows, and how often: the first one is a change."""
 REPEATS = 21
 """Passes with one number of rows, at most."""
-PASSES_SECONDS, ROUNDS_SECONDS = 0.8, 0.6
+WIDE, WIDE_TURNS = 24, 2
+"""Passes of more rows are timed so often only: narrow passes behind them are slower for a while, and hardly any draft is so large."""
+PASSES_SECONDS, ROUNDS_SECONDS = 0.8, 1.5
 """Time for passes and, about, for rounds."""
 LONGEST_SECONDS = 20.0
 """Two numbers of rows are enough once passes have taken so long."""
-SETTLED_SECONDS = 0.06
-"""Beside a pass that takes longer, what a change of size costs hardly matters."""
+SETTLED_SECONDS, SETTLING = 0.06, 2
+"""Beside a pass that takes longer, what a change of size costs hardly matters. Passes after a change, before they are timed."""
 FORWARDS = ("drafter", "target")
 FEW, FULL, FULL_CHAIN = 2, 16, 8
 """Nodes of the drafts that tell what passes and nodes cost outside the forwards; full ones also what drafts are accepted."""
-COUNTED, LEAST_COUNTED = 32, 6
-"""Tokens of every text after which drafts are counted, and of the text before them. Fewer than the least count for nothing."""
+TEXTS, COUNTED, LEAST_COUNTED = 3, 32, 6
+"""Texts after which drafts are counted, and the tokens of every one, as of what is before it. Fewer than the least count for
+nothing."""
 BRIEF_PLAIN, BRIEF_FIRST, BRIEF_DRAFTED = 2, 3, 8
 """Tokens of texts that tell only what rounds cost outside the forwards: plain, drafted for the first time, and at most drafted
 then. The last token is never drafted."""
 BRIEF_SECONDS = 0.3
 """Time for the passes of one row that the last of these texts would take."""
-PASSES_PER_TOKEN = 10
+PASSES_PER_TOKEN = 15
 """Passes of one row that take as long as all counted drafts do, per token of their texts."""
 SLOW_SECONDS = 0.1
 """Beside a pass that takes longer, what the engine does around it is not worth a measurement."""
@@ -88,7 +91,7 @@ def measure(
     table = Costs(times, theirs, (0.0,) * 3, 0.0, torch.get_num_threads(), context, waited=waited)
     if times(1) > SLOW_SECONDS:
         return table
-    room = (window - context) // 2
+    room = (window - context) // (1 + TEXTS)
     tokens = min(COUNTED, int(ROUNDS_SECONDS / times(1) / PASSES_PER_TOKEN), room)
     if tokens < LEAST_COUNTED:
         return _with_brief_rounds(table, run, prompt[:1], room)
@@ -98,9 +101,9 @@ def measure(
 def _with_rounds(table: Costs, run: Run, run_chains: Run | None, start: Sequence[int], tokens: int) -> Costs:
     """The table, with what rounds take outside the forwards and what drafts did, in texts of `tokens` tokens."""
     run(FULL, start, 4, 1.0)  # what is built at a first use is no part of any round
-    plain = run(0, start, 2 * tokens, 1.0)
+    plain = run(0, start, TEXTS * tokens, 1.0)
     own = [*start, *(record.bonus for record in plain)]
-    texts = [own[: 1 + tokens], own]
+    texts = [own[: 1 + count * tokens] for count in range(1, 1 + TEXTS)]
     drafts = _drafts(run, texts, tokens, 1.0, FULL)
     return replace(
         table,
@@ -213,25 +216,29 @@ class _Timed:
         for size in self.sizes:
             now = time.perf_counter()
             needed = first and size in self.needed and (len(self.times) < 2 or now < deadline + LONGEST_SECONDS)
-            if now > deadline and not needed:
+            if (now > deadline and not needed) or (size > WIDE and self.turns > WIDE_TURNS):
                 continue  # a larger size may be needed
             if first or size in self.times:
-                rows = self._rows(size)
-                seconds = _one_pass(self.model, rows)
-                if self.model.sizes and seconds < SETTLED_SECONDS:  # a pass costs more if the last one had another size
-                    seconds = _one_pass(self.model, rows)
-                self.times.setdefault(size, []).append(seconds)
-        self._change()
+                self.times.setdefault(size, []).append(self._seconds(size, first))
+        least = min(self.times)
+        if first and self._settles(self.times[least][-1]):  # there may be no second turn
+            self.changes.append(_one_pass(self.model, self._rows(least)) - self.times[least][-1])
         self.seconds += time.perf_counter() - begun
 
-    def _change(self) -> None:
-        """Time a change between the two smallest sizes, which both have been in use before."""
-        if not self.model.sizes or len(self.times) < 2:
-            return
-        least, more = sorted(self.times)[:2]
-        if self.times[more][-1] < SETTLED_SECONDS:
-            _one_pass(self.model, self._rows(least))
-            self.changes.append(_one_pass(self.model, self._rows(more)) - self.times[more][-1])
+    def _seconds(self, size: int, first: bool) -> float:
+        """Of a pass, once passes of this size have settled. What the change of size took is kept, unless it was a first use."""
+        rows = self._rows(size)
+        changed = settled = _one_pass(self.model, rows)
+        if self._settles(changed):
+            for _ in range(SETTLING):
+                settled = _one_pass(self.model, rows)
+            if not first:
+                self.changes.append(changed - settled)
+        return settled
+
+    def _settles(self, seconds: float) -> bool:
+        """Whether a pass that takes so long costs noticeably more if the last one had another size."""
+        return bool(self.model.sizes) and seconds < SETTLED_SECONDS
 
     def _rows(self, size: int) -> Feed:
         """A draft of this size."""

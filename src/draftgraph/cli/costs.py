@@ -28,7 +28,7 @@ def costs(
     refresh: Annotated[bool, typer.Option("--refresh", help="Time the models again, whatever is kept.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Print what passes and rounds cost here, and time them first if that was not done yet; about a second.
+    """Print what passes and rounds cost here, and time them first if that was not done yet; a few seconds.
 
     The first request with the automatic budget reads the same table, and need not wait then.
     """
