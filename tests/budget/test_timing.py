@@ -131,7 +131,7 @@ def test_a_slow_model_runs_a_dozen_passes_or_for_about_a_second(
     clock: Clock, seconds: float, drafter: float | None
 ) -> None:
     costs, model, _ = measured(clock, seconds, None if drafter is None else drafter * seconds)
-    assert len(model.rows) <= DOZEN + 1 or clock.now < 2.0
+    assert len(model.rows) <= DOZEN + 1 or clock.now < 2.5
     assert clock.now < 60.0
     assert set(costs.target.rows) >= (set(timing.NEEDED) if seconds <= 1.0 else {1, 2, 4})
     assert costs.target(4) == pytest.approx(1.3 * seconds)

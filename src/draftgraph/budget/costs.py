@@ -38,7 +38,7 @@ TABLE_ROWS = 512
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of a forward pass by its rows: medians, and the 10th and 90th percentile over `repeats` passes each.
+    """Seconds of a forward pass by its rows: lower quartiles, and the 10th and 90th percentile over `repeats` passes each.
 
     sizes  numbers of rows that passes are padded to (`CausalLM.sizes`): costs are a staircase then.
     change  seconds more of a pass whose size is not that of the last one.
@@ -56,7 +56,7 @@ class Cost:
 
     @cached_property
     def rising(self) -> list[float]:
-        """The medians, neighbours pooled until no more rows cost less."""
+        """The seconds, neighbours pooled until no more rows cost less."""
         return [-seconds for seconds in pooled([-seconds for seconds in self.seconds])]
 
     def __call__(self, rows: float) -> float:
@@ -84,7 +84,7 @@ class Cost:
         return rows if place == len(self.sizes) else self.sizes[place]
 
     def _between(self, rows: float) -> float:
-        """Interpolated between the medians, as measured: more rows may take less, for kernels change with their number.
+        """Interpolated between what was measured: more rows may take less, for kernels change with their number.
 
         Beyond them every row costs what it did between the last two, or what it did on average if that is more.
         """
@@ -101,7 +101,7 @@ class Cost:
 
     @property
     def busy(self) -> bool:
-        """Whether the passes took so different times that their medians say little."""
+        """Whether the passes took so different times that they say little."""
         return statistics.median(b / a for a, b in zip(self.low, self.high, strict=True)) > BUSY
 
 

@@ -1,7 +1,8 @@
 """Measuring costs on this machine: pass times by rows, and what the engine adds around the passes.
 
 A user waits for it, so that it is bounded: about PASSES_SECONDS and ROUNDS_SECONDS, and with a slow model a dozen passes.
-Models and numbers of rows take turns, so that a slow moment hits all of them; models get the same time. Medians are kept.
+Models and numbers of rows take turns, so that a slow moment hits all of them; models get the same time. Lower quartiles are kept,
+for whatever else the machine does only adds.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ REPEATS = 21
 """Passes with one number of rows, at most."""
 WIDE, WIDE_TURNS = 24, 2
 """Passes of more rows are timed so often only: narrow passes behind them are slower for a while, and hardly any draft is so large."""
-PASSES_SECONDS, ROUNDS_SECONDS = 0.8, 1.5
+PASSES_SECONDS, ROUNDS_SECONDS = 1.2, 1.5
 """Time for passes and, about, for rounds."""
 LONGEST_SECONDS = 20.0
 """Two numbers of rows are enough once passes have taken so long."""
-SETTLED_SECONDS, SETTLING = 0.06, 2
-"""Beside a pass that takes longer, what a change of size costs hardly matters. Passes after a change, before they are timed."""
+SETTLED_SECONDS, SETTLED_PASSES = 0.06, 2
+"""Beside a pass that takes longer, what a change of size costs hardly matters. Passes behind a change that are timed."""
 FORWARDS = ("drafter", "target")
 FEW, FULL, FULL_CHAIN = 2, 16, 8
 """Nodes of the drafts that tell what passes and nodes cost outside the forwards; full ones also what drafts are accepted."""
@@ -153,7 +154,7 @@ def pass_costs(
     wanted: Mapping[str, Sequence[int]],
     chained: Collection[str] = (),
 ) -> dict[str, Cost]:
-    """Median seconds of passes over n rows that follow `prompt`.
+    """Seconds of passes over n rows that follow `prompt`.
 
     needed  by model, numbers of rows that are timed once at least.
     wanted  numbers that are timed as well, again and again, until PASSES_SECONDS are over.
@@ -219,21 +220,21 @@ class _Timed:
             if (now > deadline and not needed) or (size > WIDE and self.turns > WIDE_TURNS):
                 continue  # a larger size may be needed
             if first or size in self.times:
-                self.times.setdefault(size, []).append(self._seconds(size, first))
+                self.times.setdefault(size, []).extend(self._seconds(size, first))
         least = min(self.times)
         if first and self._settles(self.times[least][-1]):  # there may be no second turn
             self.changes.append(_one_pass(self.model, self._rows(least)) - self.times[least][-1])
         self.seconds += time.perf_counter() - begun
 
-    def _seconds(self, size: int, first: bool) -> float:
-        """Of a pass, once passes of this size have settled. What the change of size took is kept, unless it was a first use."""
+    def _seconds(self, size: int, first: bool) -> list[float]:
+        """Of passes of this size, once they have settled. What the change of size took is kept, unless it was a first use."""
         rows = self._rows(size)
-        changed = settled = _one_pass(self.model, rows)
-        if self._settles(changed):
-            for _ in range(SETTLING):
-                settled = _one_pass(self.model, rows)
-            if not first:
-                self.changes.append(changed - settled)
+        changed = _one_pass(self.model, rows)
+        if not self._settles(changed):
+            return [changed]
+        settled = [_one_pass(self.model, rows) for _ in range(SETTLED_PASSES)]
+        if not first:
+            self.changes.append(changed - settled[-1])
         return settled
 
     def _settles(self, seconds: float) -> bool:
@@ -248,7 +249,7 @@ class _Timed:
     def cost(self) -> Cost:
         rows = sorted(self.times)
         low, middle, high = (
-            [float(np.percentile(self.times[size], share)) for size in rows] for share in (10.0, 50.0, 90.0)
+            [float(np.percentile(self.times[size], share)) for size in rows] for share in (10.0, 25.0, 90.0)
         )
         change = max(0.0, statistics.median(self.changes)) if self.changes else 0.0
         return Cost(rows, middle, low, high, [len(self.times[size]) for size in rows], self.model.sizes, change)

@@ -304,7 +304,7 @@ class Engine:
     def warm_up(self, refresh: bool = False) -> Costs:
         """Time this pair now, which else the first request with budget="auto" would wait for. Returns the table, in seconds.
 
-        It takes two or three seconds, or a dozen passes of a slow model, and is kept in the user's cache: later processes read it.
+        It takes a few seconds, or a dozen passes of a slow model, and is kept in the user's cache: later processes read it.
 
         refresh  whether to time it even if a table is kept.
         """
