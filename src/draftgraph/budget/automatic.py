@@ -21,7 +21,7 @@ the time even if every one fails, and each failure doubles the wait for the next
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.form import Form, compare
@@ -280,7 +280,7 @@ class AutoBudget:
         def where(promised: float) -> float:
             return rate * (1.0 + rivals.more(promised) / tokens)
 
-        return replace(drafted, rate=where, instead=self._copied(drafted.reach, seconds, "first"))
+        return drafted.but(rate=where, instead=self._copied(drafted.reach, seconds, "first"))
 
     def _probe(self, reach: int, why: str) -> Limits:
         """A short draft of the form that costs least."""

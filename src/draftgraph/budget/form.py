@@ -66,9 +66,10 @@ class Form:
         self._stale = True
 
     def weigh(self, record: RoundRecord, asked: int) -> None:
-        """Learn how much the scores of a round that was counted are worth."""
-        self.ledger.weigh(record, asked)
-        self._stale = True
+        """Learn how much the scores of a round that was counted are worth, where prices look at scores."""
+        if not self._padded:
+            self.ledger.weigh(record, asked)
+            self._stale = True
 
     def hear(self, record: RoundRecord, asked: int) -> None:
         """Learn from a round whose draft had another form."""
