@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from draftgraph.backends.base import CacheHandle, Feed
-from draftgraph.budget import timing
+from draftgraph.budget import pass_times, timing
 from draftgraph.budget.costs import Costs
 from draftgraph.request.record import RoundRecord
 
@@ -107,13 +107,11 @@ class Rounds:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(
-        timing,
-        "time",
-        SimpleNamespace(
-            perf_counter=clock.perf_counter, thread_time=clock.thread_time, process_time=clock.process_time
-        ),
+    told = SimpleNamespace(
+        perf_counter=clock.perf_counter, thread_time=clock.thread_time, process_time=clock.process_time
     )
+    for module in (timing, pass_times):
+        monkeypatch.setattr(module, "time", told)
     return clock
 
 
@@ -148,7 +146,7 @@ def test_a_fast_model_is_timed_again_and_again(clock: Clock) -> None:
     costs, _, rounds = measured(clock, 0.004, 0.0005)
     assert set(costs.target.rows) == {*timing.NEEDED, *timing.WANTED}
     often = [count >= 3 for count in costs.target.repeats]
-    assert often == [rows <= timing.WIDE for rows in costs.target.rows], "wide passes disturb those behind them"
+    assert often == [rows <= pass_times.WIDE for rows in costs.target.rows], "wide passes disturb those behind them"
     assert costs.drafter is not None
     assert costs.drafter.repeats[0] >= 3
     assert clock.now < 3.0
@@ -159,7 +157,7 @@ def test_a_fast_model_is_timed_again_and_again(clock: Clock) -> None:
 
 def test_no_model_is_timed_for_more_than_its_passes_at_most(clock: Clock) -> None:
     costs, _, _ = measured(clock, 1e-6)
-    assert max(costs.target.repeats) <= 2 * timing.REPEATS, "one row is timed twice a turn"
+    assert max(costs.target.repeats) <= 2 * pass_times.REPEATS, "one row is timed twice a turn"
 
 
 @pytest.mark.parametrize("seconds", [0.004, 0.05])

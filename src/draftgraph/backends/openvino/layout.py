@@ -13,7 +13,7 @@ from draftgraph.backends.openvino.pool import SCRATCH, blocks_for
 from draftgraph.backends.openvino.text import Rows
 
 LEAST_ASKED = 2
-"""Rows that the head gets at least, where the pass has so many: it computes one row by itself with other roundings, as passes do."""
+"""Rows that the head gets at least, where the pass has so many: it too computes one row by itself with other roundings."""
 Inputs = Mapping[str, Sequence[int] | npt.NDArray[np.uint8]]
 """Whole numbers by the name of an input; which are sequences of integers, whatever the input wants, and masks as they are."""
 
