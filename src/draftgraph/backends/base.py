@@ -75,12 +75,14 @@ class Feed:
     committed  tokens that continue the cached text for good (the prompt, or what the last round emitted).
     tokens     drafted tokens behind them; they become nodes of this round.
     parents    per drafted token the node (numbered over the whole round) that it follows, or ROOT.
+    greedy     how many best tokens are likely to be fed next, each behind the one before. A model that can reads them now.
     """
 
     text: CacheHandle
     committed: Sequence[int] = ()
     tokens: Sequence[int] = ()
     parents: Sequence[int] = ()
+    greedy: int = 0
 
     @property
     def num_rows(self) -> int:
@@ -103,10 +105,12 @@ class Scored:
 
     logits  f[num_logits, V] behind the last committed token, if any was fed, and behind every drafted token.
     taps    f[num_rows, width] by name: hidden states of all rows that were fed, in the order of the feed.
+    greedy  tokens that were read behind the last row, as `Feed.greedy` asks: nodes of this round, whose logits come last.
     """
 
     logits: torch.Tensor
     taps: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    greedy: Sequence[int] = ()
 
 
 class CausalLM(Protocol):

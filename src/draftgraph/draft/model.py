@@ -221,7 +221,15 @@ class ModelDrafter(Drafter):
             shape_of(request, self.vocab_size, state.calibration.sharpness if weighs else 1.0),
             state.calibration.temperature if sampled else 1.0,
             self._ahead(request, limits) if state.edges else None,
+            self._chain(request, limits),
         )
+
+    def _chain(self, request: Request, limits: Limits) -> int:
+        """The length of a draft that is a chain of the drafter's best tokens; 0 for others."""
+        choice = request.choice
+        if choice.sampled or request.params.temperature > 0 or request.warper.heeds_prefixes:
+            return 0
+        return min(limits.depth, limits.budget, limits.reach) if limits.narrow or choice.structure.one_path else 0
 
     def _ahead(self, request: Request, limits: Limits) -> Ahead | None:
         sampled, sources = request.choice.sampled, request.drafting.sources

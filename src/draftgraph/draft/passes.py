@@ -34,7 +34,8 @@ class DrafterPasses:
     """The `Evaluate` of a draft model for one round of one request.
 
     shape  turns the drafter's scores into rows; temperature  of the draft: rows are raised to 1 / temperature.
-    passes, evaluations  forward passes made, and rows they computed, those ahead included.
+    passes, evaluations  rows that were waited for one behind the other, and all that were computed, those ahead included.
+    chain  length of the draft, if it is a chain of best tokens; 0: it may be anything.
     root  rows f[n, V] before the draft temperature, and the number of the one behind the committed text; None before it is read.
     """
 
@@ -47,9 +48,10 @@ class DrafterPasses:
         shape: Shape,
         temperature: float = 1.0,
         ahead: Ahead | None = None,
+        chain: int = 0,
     ) -> None:
         self.model, self.request, self.text, self.vocab_size = model, request, text, vocab_size
-        self.shape, self.temperature, self.ahead = shape, temperature, ahead
+        self.shape, self.temperature, self.ahead, self.chain = shape, temperature, ahead, chain
         self.passes = self.evaluations = 0
         self._heeds_prefixes = request.warper.heeds_prefixes
         self.root: tuple[torch.Tensor, int] | None = None
@@ -116,9 +118,11 @@ class DrafterPasses:
                 committed = self.request.tokens[len(self.text) :]
         if vocab < self.vocab_size:
             committed, tokens = readable(committed, vocab), readable(tokens, vocab)
-        self.passes += 1
+        greedy = max(0, self.chain - 1 - len(paths[-1]))  # the last token is drafted, and not read
+        scored = drafter_pass(self.model, self.request.clock, Feed(self.text, committed, tokens, parents, greedy))
+        paths, logits = [*paths, *self._read_on(paths[-1], first + len(tokens), scored.greedy)], scored.logits
+        self.passes += 1 + len(scored.greedy)
         self.evaluations += len(paths)
-        logits = drafter_pass(self.model, self.request.clock, Feed(self.text, committed, tokens, parents)).logits
         if vocab != self.vocab_size:
             logits = aligned(logits, self.vocab_size)
         laws = self.shape(self.request.warper.scores(logits, self._prefixes(paths)), [len(path) for path in paths])
@@ -128,6 +132,12 @@ class DrafterPasses:
             laws = sharpen(laws, 1.0 / self.temperature)
         for row, path in enumerate(paths):
             self._rows[path] = laws, row
+
+    def _read_on(self, path: Path, first: int, tokens: Sequence[int]) -> list[Path]:
+        """Paths that the model has read by itself behind the last one. first  number of the first of these nodes."""
+        found = [(*path, *tokens[: count + 1]) for count in range(len(tokens))]
+        self._fed.update(zip(found, range(first, first + len(found)), strict=True))
+        return found
 
     def _prefixes(self, paths: Sequence[Path]) -> Prefixes | None:
         """What stands before rows; None where their scores do not depend on it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,8 +31,13 @@ class Compiled:
     shapes  of its keys and values. kind  of their elements.
     """
 
-    def __init__(self, graph: Any, precision: Precision, threads: int) -> None:
-        """Raises whatever OpenVINO raises where it cannot run the graph on paged attention. The graph is used up."""
+    def __init__(
+        self, graph: Any, precision: Precision, threads: int, change: Callable[[Any], Any] | None = None
+    ) -> None:
+        """change(graph) -> what is compiled in the place of a graph after the paged step.
+
+        Raises whatever OpenVINO raises where it cannot run the graph on paged attention. The graph is used up.
+        """
         ov = runtime()
         from openvino._offline_transformations import paged_attention_transformation
 
@@ -40,6 +45,8 @@ class Compiled:
             keep_apart(graph)
         with_bias = (False, False, False, False, False, False, True)
         paged_attention_transformation(graph, *with_bias)
+        if change is not None:
+            graph = change(graph)
         compiled = ov.Core().compile_model(graph, "CPU", precision.hints(threads))
         self._request = compiled.create_infer_request()
         self._held: dict[str, npt.NDArray[np.generic]] = {}

@@ -16,6 +16,7 @@ import torch
 from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, Feed, Scored
 from draftgraph.backends.buckets import Buckets
 from draftgraph.backends.openvino.compiled import Compiled
+from draftgraph.backends.openvino.greedy import FIRST_ROWS, MOST_STEPS, TOKENS, Chains, is_small, lay_out_chain
 from draftgraph.backends.openvino.layout import LEAST_ASKED, lay_out
 from draftgraph.backends.openvino.pool import BlockPool
 from draftgraph.backends.openvino.precision import Precision
@@ -70,8 +71,10 @@ class OpenVinoModel:
     def __init__(self, graph: Any, about: About, precision: Precision, threads: int) -> None:
         """Compiles the graph, which is used up. Raises whatever OpenVINO raises where it cannot."""
         self.about, self.precision = about, precision
+        small = graph.clone() if is_small(graph) else None
         self._compiled = Compiled(graph, precision, threads)
         self.pool = BlockPool(self._compiled.shapes, self._compiled.kind, self._compiled.attach)
+        self._chains = None if small is None else Chains(small, precision, threads, self.pool)
         self._buckets, self._turn = Buckets(self.sizes, WASTE if precision.exact else WASTE_ROUNDED), threading.Lock()
         self._narrowest: int | None = None  # rows from which on passes agree bit for bit; not looked for yet
 
@@ -176,7 +179,10 @@ class OpenVinoModel:
             texts = [cast(PagedText, feed.text) for feed in feeds]
             self._settle(texts)
             with self._entering(texts):
-                return self._score(self._enter(feeds, texts), taps)
+                entered = self._enter(feeds, texts)
+                if self._chains is not None and len(feeds) == 1 and feeds[0].greedy and not taps:
+                    return [self._read_on(feeds[0], texts[0], entered[0][0], self._chains)]
+                return self._score(entered, taps)
 
     def _refuse_taps(self, taps: Sequence[str]) -> None:
         if taps and not self._compiled.has(taps):
@@ -195,17 +201,40 @@ class OpenVinoModel:
         """Passes that enter rows into these texts. If they fail, nothing of them stays: not in the texts, not in their cells."""
         return _Entering(texts, self.pool)
 
+    def _read_on(self, feed: Feed, text: PagedText, rows: Rows, chains: Chains) -> Scored:
+        """A pass that goes on with the best tokens, where the rows of the feed and the window allow it."""
+        wanted = min(1 + feed.greedy, MOST_STEPS)
+        cells = rows.past + len(rows.tokens)
+        if (
+            len(rows.tokens) > FIRST_ROWS
+            or len(rows.asked) > 1
+            or cells + MOST_STEPS > (self.context_window or math.inf)
+        ):
+            return self._score([(rows, text.blocks)], ())[0]
+        steps, compiled = chains.of(wanted)
+        self.pool.allot([(text, cells + steps)])
+        compiled.run(lay_out_chain(rows, text.blocks, steps))
+        logits = self._logits(compiled, wanted)
+        tokens: list[int] = compiled.output(TOKENS)[0, : wanted - 1].tolist()
+        last = len(text.nodes) - 1 if feed.tokens else ROOT
+        enter(Feed(text, (), tokens, [last, *range(len(text.nodes), len(text.nodes) + len(tokens) - 1)]), text)
+        return Scored(logits, greedy=tokens)
+
+    def _logits(self, compiled: Compiled, count: int) -> torch.Tensor:
+        """The first rows that the last pass gave."""
+        given = compiled.output()[:count].copy()  # the next pass overwrites what it gave
+        if not _finite(given):
+            raise LogitsError(
+                f"{self.about.class_name} returned NaN or infinite logits; the request was stopped, the engine is usable"
+            )
+        return torch.from_numpy(given)
+
     def _score(self, batch: Sequence[tuple[Rows, Sequence[int]]], taps: Sequence[str]) -> list[Scored]:
         """One pass. batch  rows, each with its blocks."""
         size = self._buckets.size(sum([len(rows.tokens) for rows, _ in batch]))
         self._compiled.run(lay_out(batch, size, self._least_asked))
         counts = [len(rows.asked) for rows, _ in batch]
-        given = self._compiled.output()[: sum(counts)].copy()  # the next pass overwrites what it gave
-        if not _finite(given):
-            raise LogitsError(
-                f"{self.about.class_name} returned NaN or infinite logits; the request was stopped, the engine is usable"
-            )
-        logits = torch.from_numpy(given)
+        logits = self._logits(self._compiled, sum(counts))
         parts = [logits] if len(batch) == 1 else torch.split(logits, counts)
         if not taps:
             return [Scored(part) for part in parts]

@@ -45,7 +45,7 @@ class BlockPool:
     """
 
     def __init__(self, shapes: Sequence[Shape], kind: np.dtype[np.generic], attach: Attach) -> None:
-        self.shapes, self.kind, self.attach = shapes, kind, attach
+        self.shapes, self.kind, self._graphs = shapes, kind, [attach]
         self._sizes = list(dict.fromkeys((shape.heads, shape.width) for shape in shapes))
         self._memory: list[npt.NDArray[np.generic]] = []
         self._replaced: list[npt.NDArray[np.generic]] = []
@@ -155,10 +155,16 @@ class BlockPool:
         """The inputs that have memory of each size."""
         return [[each.name for each in self.shapes if (each.heads, each.width) == size] for size in self._sizes]
 
+    def reach(self, attach: Attach) -> None:
+        """Let another graph read and write the same memory."""
+        self._graphs.append(attach)
+        self._attach()
+
     def _attach(self) -> None:
         for names, memory in zip(self._names, self._memory, strict=True):
             for name, part in zip(names, memory, strict=True):
-                self.attach(name, part)
+                for attach in self._graphs:
+                    attach(name, part)
         self._replaced = []
 
     def _settle(self) -> None:

@@ -118,6 +118,11 @@ class Structure(ABC):
         return False
 
     @property
+    def one_path(self) -> bool:
+        """Whether all its drafts are one path."""
+        return False
+
+    @property
     def shape(self) -> tuple[int, ...] | None:
         """Children per node for every depth, where the structure itself says how many; None: the budget decides."""
         return None

@@ -42,6 +42,10 @@ class Chain(Structure):
         return True
 
     @property
+    def one_path(self) -> bool:
+        return True
+
+    @property
     def shape(self) -> tuple[int, ...] | None:
         return None if self.length is None else (1,) * self.length
 
