@@ -34,7 +34,8 @@ class DrafterPasses:
     """The `Evaluate` of a draft model for one round of one request.
 
     shape  turns the drafter's scores into rows; temperature  of the draft: rows are raised to 1 / temperature.
-    passes, evaluations  rows that were waited for one behind the other, and all that were computed, those ahead included.
+    passes, evaluations  forward passes made, and rows they computed, those ahead included. A row that a pass has read on its
+                         own counts as a pass where it is asked for.
     chain  length of the draft, if it is a chain of best tokens; 0: it may be anything.
     root  rows f[n, V] before the draft temperature, and the number of the one behind the committed text; None before it is read.
     """
@@ -56,6 +57,7 @@ class DrafterPasses:
         self._heeds_prefixes = request.warper.heeds_prefixes
         self.root: tuple[torch.Tensor, int] | None = None
         self._rows: dict[Path, tuple[torch.Tensor, int]] = {}
+        self._unasked: set[Path] = set()
         self._fed: dict[Path, int] = {(): ROOT}
 
     def __call__(self, graph: DraftGraph, nodes: Sequence[int]) -> torch.Tensor:
@@ -83,6 +85,9 @@ class DrafterPasses:
             if self.ahead is not None:
                 paths += [other for other in dict.fromkeys(self.ahead(graph, [node])) if other != path]
             self._read(paths)
+        elif path in self._unasked:
+            self._unasked.remove(path)
+            self.passes += 1
         if node != ROOT:
             graph.fed[node] = self._fed[path]
         block, row = self._rows[path]
@@ -121,7 +126,7 @@ class DrafterPasses:
         greedy = max(0, self.chain - 1 - len(paths[-1]))  # the last token is drafted, and not read
         scored = drafter_pass(self.model, self.request.clock, Feed(self.text, committed, tokens, parents, greedy))
         paths, logits = [*paths, *self._read_on(paths[-1], first + len(tokens), scored.greedy)], scored.logits
-        self.passes += 1 + len(scored.greedy)
+        self.passes += 1
         self.evaluations += len(paths)
         if vocab != self.vocab_size:
             logits = aligned(logits, self.vocab_size)
@@ -137,6 +142,7 @@ class DrafterPasses:
         """Paths that the model has read by itself behind the last one. first  number of the first of these nodes."""
         found = [(*path, *tokens[: count + 1]) for count in range(len(tokens))]
         self._fed.update(zip(found, range(first, first + len(found)), strict=True))
+        self._unasked.update(found)
         return found
 
     def _prefixes(self, paths: Sequence[Path]) -> Prefixes | None:

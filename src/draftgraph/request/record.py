@@ -25,7 +25,7 @@ class RoundRecord:
               from a node that was not sent to the target.
     path      accepted nodes from the root down. bonus  the token that follows them.
     emitted   how many of (path + bonus) were emitted before a stop or the length limit.
-    num_passes, num_evaluations   drafter passes, and rows they computed.
+    num_passes, num_evaluations   drafter passes, and rows they computed. A pass that reads a chain counts once per token.
     seconds   wall seconds of this request by part (`stats.PARTS`); of what requests share, its share by rows. The first round
               has the prompt's as well.
     reason    why so much was drafted: "draft", "copies", "plain", "probe" or "fixed", a colon, and the figures.

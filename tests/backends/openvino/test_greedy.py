@@ -167,4 +167,5 @@ def test_drafts_are_those_of_single_passes(
     if dtype == "float32":
         assert [record.tokens for record in together.rounds] == [record.tokens for record in alone.rounds]
         assert together.stats.num_drafter_evaluations == alone.stats.num_drafter_evaluations
+        assert [record.num_passes for record in together.rounds] == [record.num_passes for record in alone.rounds]
         assert np.allclose(together.rounds[0].scores, alone.rounds[0].scores, atol=1e-5)
