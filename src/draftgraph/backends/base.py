@@ -69,20 +69,34 @@ class CacheHandle:
 
 
 @dataclass(frozen=True)
+class Likely:
+    """How tokens are likely to be chosen behind the last row of a feed, each behind the one before. A guess: nobody relies on it.
+
+    count      how many.
+    quantiles  in [0, 1), at which they are drawn, one each; (): they are the best ones.
+    exponent   of the laws that are drawn from: softmax(exponent * logits).
+    """
+
+    count: int
+    quantiles: Sequence[float] = ()
+    exponent: float = 1.0
+
+
+@dataclass(frozen=True)
 class Feed:
     """What one request feeds to one forward pass.
 
     committed  tokens that continue the cached text for good (the prompt, or what the last round emitted).
     tokens     drafted tokens behind them; they become nodes of this round.
     parents    per drafted token the node (numbered over the whole round) that it follows, or ROOT.
-    greedy     how many best tokens are likely to be fed next, each behind the one before. A model that can reads them now.
+    likely     how the tokens that are fed next are likely to be chosen. A model that can chooses and reads them now.
     """
 
     text: CacheHandle
     committed: Sequence[int] = ()
     tokens: Sequence[int] = ()
     parents: Sequence[int] = ()
-    greedy: int = 0
+    likely: Likely | None = None
 
     @property
     def num_rows(self) -> int:
@@ -105,12 +119,12 @@ class Scored:
 
     logits  f[num_logits, V] behind the last committed token, if any was fed, and behind every drafted token.
     taps    f[num_rows, width] by name: hidden states of all rows that were fed, in the order of the feed.
-    greedy  tokens that were read behind the last row, as `Feed.greedy` asks: nodes of this round, whose logits come last.
+    likely  tokens that were read behind the last row, as `Feed.likely` says: nodes of this round, whose logits come last.
     """
 
     logits: torch.Tensor
     taps: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    greedy: Sequence[int] = ()
+    likely: Sequence[int] = ()
 
 
 class CausalLM(Protocol):

@@ -8,14 +8,14 @@ from functools import partial
 
 import torch
 
-from draftgraph.backends.base import CacheHandle, CausalLM
+from draftgraph.backends.base import CacheHandle, CausalLM, Likely
 from draftgraph.backends.prefill import read_piece
 from draftgraph.draft.base import Drafter
 from draftgraph.draft.edges.sources import TAIL, Sources, kept
 from draftgraph.draft.edges.table import TokenTable
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.lookup import Copies
-from draftgraph.draft.passes import Ahead, DrafterPasses, Path, Shape, readable
+from draftgraph.draft.passes import Ahead, DrafterPasses, Likeliest, Path, Shape, nothing_likely, readable
 from draftgraph.draft.structures.base import Growth, Structure, nothing
 from draftgraph.draft.structures.calibrate import Calibration
 from draftgraph.draft.terms import Draft, Draw, Limits, Overlap
@@ -221,15 +221,23 @@ class ModelDrafter(Drafter):
             shape_of(request, self.vocab_size, state.calibration.sharpness if weighs else 1.0),
             state.calibration.temperature if sampled else 1.0,
             self._ahead(request, limits) if state.edges else None,
-            self._chain(request, limits),
+            self._likely(request, limits),
         )
 
-    def _chain(self, request: Request, limits: Limits) -> int:
-        """The length of a draft that is a chain of the drafter's best tokens; 0 for others."""
-        choice = request.choice
-        if choice.sampled or request.params.temperature > 0 or request.warper.heeds_prefixes:
-            return 0
-        return min(limits.depth, limits.budget, limits.reach) if limits.narrow or choice.structure.one_path else 0
+    def _likely(self, request: Request, limits: Limits) -> Likeliest:
+        """How the tokens of a chain are chosen: the drafter's best ones, or draws from laws that no option cuts."""
+        choice, warper = request.choice, request.warper
+        if not (limits.narrow or choice.structure.one_path) or not (
+            warper.scales if choice.sampled else warper.picks_best
+        ):
+            return nothing_likely
+        read = min(limits.depth, limits.budget, limits.reach) - 1  # the last token is drafted, and not read
+        if not choice.sampled:
+            return lambda length: Likely(read - length) if length < read else None
+        begin, uniform = len(request.tokens), request.noise.uniform
+        quantiles = [uniform(begin, DRAFT, depth) for depth in range(1, read + 1)]
+        exponent = 1.0 / (request.params.temperature * request.drafting.calibration.temperature)
+        return lambda length: Likely(read - length, quantiles[length:], exponent) if length < read else None
 
     def _ahead(self, request: Request, limits: Limits) -> Ahead | None:
         sampled, sources = request.choice.sampled, request.drafting.sources

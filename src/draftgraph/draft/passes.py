@@ -14,7 +14,7 @@ from functools import partial
 
 import torch
 
-from draftgraph.backends.base import CacheHandle, CausalLM, Feed
+from draftgraph.backends.base import CacheHandle, CausalLM, Feed, Likely
 from draftgraph.draft.graph import DRAFTED, DraftGraph
 from draftgraph.draft.joined import drafter_pass
 from draftgraph.draft.structures.calibrate import sharpen
@@ -28,6 +28,12 @@ Shape = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
 """shape(scores f[n, V], depths of the n nodes) -> rows f[n, V] that growth reads."""
 Ahead = Callable[[DraftGraph, Sequence[int]], list[Path]]
 """ahead(graph, nodes about to be read) -> paths below them that may be asked for later, parents first."""
+Likeliest = Callable[[int], Likely | None]
+"""likely(length of a path) -> how the tokens that are read behind it are likely to be chosen; None: nobody can say."""
+
+
+def nothing_likely(length: int) -> None:
+    """The `Likeliest` of drafts that may be anything."""
 
 
 class DrafterPasses:
@@ -36,7 +42,7 @@ class DrafterPasses:
     shape  turns the drafter's scores into rows; temperature  of the draft: rows are raised to 1 / temperature.
     passes, evaluations  forward passes made, and rows they computed, those ahead included. A row that a pass has read on its
                          own counts as a pass where it is asked for.
-    chain  length of the draft, if it is a chain of best tokens; 0: it may be anything.
+    likely  by the length of a path, how the tokens that are read behind it are likely to be chosen.
     root  rows f[n, V] before the draft temperature, and the number of the one behind the committed text; None before it is read.
     """
 
@@ -49,10 +55,10 @@ class DrafterPasses:
         shape: Shape,
         temperature: float = 1.0,
         ahead: Ahead | None = None,
-        chain: int = 0,
+        likely: Likeliest = nothing_likely,
     ) -> None:
         self.model, self.request, self.text, self.vocab_size = model, request, text, vocab_size
-        self.shape, self.temperature, self.ahead, self.chain = shape, temperature, ahead, chain
+        self.shape, self.temperature, self.ahead, self.likely = shape, temperature, ahead, likely
         self.passes = self.evaluations = 0
         self._heeds_prefixes = request.warper.heeds_prefixes
         self.root: tuple[torch.Tensor, int] | None = None
@@ -123,9 +129,9 @@ class DrafterPasses:
                 committed = self.request.tokens[len(self.text) :]
         if vocab < self.vocab_size:
             committed, tokens = readable(committed, vocab), readable(tokens, vocab)
-        greedy = max(0, self.chain - 1 - len(paths[-1]))  # the last token is drafted, and not read
-        scored = drafter_pass(self.model, self.request.clock, Feed(self.text, committed, tokens, parents, greedy))
-        paths, logits = [*paths, *self._read_on(paths[-1], first + len(tokens), scored.greedy)], scored.logits
+        feed = Feed(self.text, committed, tokens, parents, self.likely(len(paths[-1])))
+        scored = drafter_pass(self.model, self.request.clock, feed)
+        paths, logits = [*paths, *self._read_on(paths[-1], first + len(tokens), scored.likely)], scored.logits
         self.passes += 1
         self.evaluations += len(paths)
         if vocab != self.vocab_size:

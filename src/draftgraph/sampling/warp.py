@@ -61,6 +61,16 @@ class Warper:
         """Whether scores depend on what stands before them; where not, they are the logits."""
         return self._prefixed or self.grammar is not None
 
+    @property
+    def picks_best(self) -> bool:
+        """Whether a law has all mass on the best logit."""
+        return self.temperature == 0.0 and not self.heeds_prefixes
+
+    @property
+    def scales(self) -> bool:
+        """Whether a law is softmax(logits / temperature), which no option cuts or changes."""
+        return self.temperature >= COLD and not (self.heeds_prefixes or self._filtered)
+
     def probabilities(self, logits: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
         """f32[rows, V] laws (f64 for f64 logits) from raw logits f[rows, V]; one-hot at temperature 0."""
         return self.shape(self.scores(logits, prefixes))

@@ -51,7 +51,7 @@ class Compiled:
         self._request = compiled.create_infer_request()
         self._held: dict[str, npt.NDArray[np.generic]] = {}
         self._made: dict[tuple[str, int], tuple[npt.NDArray[np.generic], Any]] = {}
-        self._given: dict[str, Sequence[int] | npt.NDArray[np.uint8]] = {}
+        self._given: dict[str, Sequence[float] | npt.NDArray[np.uint8]] = {}
         self._gave: Sequence[npt.NDArray[np.float32]] = ()
         self.kind = _KINDS[precision.activations]
         self._element = ov.Type.f32 if precision.activations == "f32" else ov.Type.bf16
@@ -81,7 +81,7 @@ class Compiled:
                 self._hold(name, values)
         self._gave = self._request.infer(share_outputs=True).to_tuple()
 
-    def _hold(self, name: str, values: Sequence[int] | npt.NDArray[np.uint8]) -> None:
+    def _hold(self, name: str, values: Sequence[float] | npt.NDArray[np.uint8]) -> None:
         """Values in memory that the graph reads at every pass from now on. Small memory is kept for passes of the same size."""
         made = self._made.get((name, len(values)))
         if made is None:

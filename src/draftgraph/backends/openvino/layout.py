@@ -14,8 +14,8 @@ from draftgraph.backends.openvino.text import Rows
 
 LEAST_ASKED = 2
 """Rows that the head gets at least, where the pass has so many: it too computes one row by itself with other roundings."""
-Inputs = Mapping[str, Sequence[int] | npt.NDArray[np.uint8]]
-"""Whole numbers by the name of an input; which are sequences of integers, whatever the input wants, and masks as they are."""
+Inputs = Mapping[str, Sequence[float] | npt.NDArray[np.uint8]]
+"""Numbers by the name of an input; which are sequences, whatever the input wants, and masks as they are."""
 
 
 def lay_out(batch: Sequence[tuple[Rows, Sequence[int]]], size: int, least: int = LEAST_ASKED) -> Inputs:

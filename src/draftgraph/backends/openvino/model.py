@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, Feed, Scored
+from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, Feed, Likely, Scored
 from draftgraph.backends.buckets import Buckets
+from draftgraph.backends.openvino.chains import FIRST_ROWS, MOST_STEPS, TOKENS, Chains, is_small, lay_out_chain
 from draftgraph.backends.openvino.compiled import Compiled
-from draftgraph.backends.openvino.greedy import FIRST_ROWS, MOST_STEPS, TOKENS, Chains, is_small, lay_out_chain
 from draftgraph.backends.openvino.layout import LEAST_ASKED, lay_out
 from draftgraph.backends.openvino.pool import BlockPool
 from draftgraph.backends.openvino.precision import Precision
@@ -180,8 +180,9 @@ class OpenVinoModel:
             self._settle(texts)
             with self._entering(texts):
                 entered = self._enter(feeds, texts)
-                if self._chains is not None and len(feeds) == 1 and feeds[0].greedy and not taps:
-                    return [self._read_on(feeds[0], texts[0], entered[0][0], self._chains)]
+                likely = feeds[0].likely if len(feeds) == 1 and not taps else None
+                if self._chains is not None and likely is not None:
+                    return [self._read_on(likely, texts[0], entered[0][0], self._chains)]
                 return self._score(entered, taps)
 
     def _refuse_taps(self, taps: Sequence[str]) -> None:
@@ -201,9 +202,9 @@ class OpenVinoModel:
         """Passes that enter rows into these texts. If they fail, nothing of them stays: not in the texts, not in their cells."""
         return _Entering(texts, self.pool)
 
-    def _read_on(self, feed: Feed, text: PagedText, rows: Rows, chains: Chains) -> Scored:
-        """A pass that goes on with the best tokens, where the rows of the feed and the window allow it."""
-        wanted = min(1 + feed.greedy, MOST_STEPS)
+    def _read_on(self, likely: Likely, text: PagedText, rows: Rows, chains: Chains) -> Scored:
+        """A pass that goes on with likely tokens, where the rows of the feed and the window allow it."""
+        wanted = min(1 + likely.count, MOST_STEPS)
         cells = rows.past + len(rows.tokens)
         if (
             len(rows.tokens) > FIRST_ROWS
@@ -211,14 +212,14 @@ class OpenVinoModel:
             or cells + MOST_STEPS > (self.context_window or math.inf)
         ):
             return self._score([(rows, text.blocks)], ())[0]
-        steps, compiled = chains.of(wanted)
+        steps, compiled = chains.of(wanted, bool(likely.quantiles))
         self.pool.allot([(text, cells + steps)])
-        compiled.run(lay_out_chain(rows, text.blocks, steps))
+        compiled.run(lay_out_chain(rows, text.blocks, steps, likely))
         logits = self._logits(compiled, wanted)
         tokens: list[int] = compiled.output(TOKENS)[0, : wanted - 1].tolist()
-        last = len(text.nodes) - 1 if feed.tokens else ROOT
+        last = len(text.nodes) - 1 if text.laid else ROOT
         enter(Feed(text, (), tokens, [last, *range(len(text.nodes), len(text.nodes) + len(tokens) - 1)]), text)
-        return Scored(logits, greedy=tokens)
+        return Scored(logits, likely=tokens)
 
     def _logits(self, compiled: Compiled, count: int) -> torch.Tensor:
         """The first rows that the last pass gave."""
