@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from draftgraph.backends.openvino.convert import LOGITS
-from draftgraph.backends.openvino.gates import keep_apart
 from draftgraph.backends.openvino.layout import Inputs
 from draftgraph.backends.openvino.pool import CELLS, Shape
 from draftgraph.backends.openvino.precision import Precision
@@ -32,14 +31,8 @@ class Compiled:
     """
 
     def __init__(self, graph: Any, precision: Precision, threads: int) -> None:
-        """Raises whatever OpenVINO raises where it cannot run the graph on paged attention. The graph is used up."""
+        """graph  on paged attention. Raises whatever OpenVINO raises where it cannot run it."""
         ov = runtime()
-        from openvino._offline_transformations import paged_attention_transformation
-
-        if precision.exact:  # elsewhere products are rounded, and their order tells
-            keep_apart(graph)
-        with_bias = (False, False, False, False, False, False, True)
-        paged_attention_transformation(graph, *with_bias)
         compiled = ov.Core().compile_model(graph, "CPU", precision.hints(threads))
         self._request = compiled.create_infer_request()
         self._held: dict[str, npt.NDArray[np.generic]] = {}
