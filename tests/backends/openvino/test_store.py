@@ -16,7 +16,7 @@ from draftgraph.backends.openvino import store
 pytest.importorskip("openvino")
 
 from draftgraph.backends.openvino.load import from_folder
-from draftgraph.backends.openvino.runtime import runtime
+from draftgraph.backends.openvino.paged import read_paged
 from models import tiny_lm
 
 
@@ -46,7 +46,7 @@ def entry(place: Path) -> store.Entry:
 
 @pytest.fixture
 def graph(place: Path) -> Any:
-    return runtime().Core().read_model(place / store.GRAPH)
+    return read_paged(place / store.GRAPH)
 
 
 @pytest.mark.parametrize("found", ["nothing", "what is of no use"])

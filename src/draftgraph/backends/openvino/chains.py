@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,14 +40,14 @@ PATIENCE_STEPS = 1000
 
 
 def is_small(graph: Any) -> bool:
-    """Whether repeating a graph pays. graph  before the paged step."""
+    """Whether repeating a graph on paged attention pays."""
     kinds = Counter(node.get_type_name() for node in graph.get_ops())
     weights = sum(node.get_byte_size() for node in graph.get_ops() if node.get_type_name() == "Constant")
-    return kinds["ReadValue"] <= 2 * MOST_LAYERS and weights <= MOST_BYTES
+    return kinds["PagedAttentionExtension"] <= MOST_LAYERS and weights <= MOST_BYTES
 
 
 def repeated(graph: Any, steps: int, draws: bool) -> Any:
-    """A graph of `steps` > 1 copies. graph  after the paged step; it is used up. draws  or takes the best tokens.
+    """A graph of `steps` > 1 copies. graph  on paged attention; it is used up. draws  or takes the best tokens.
 
     The first copy reads FIRST_ROWS rows of a sequence and gives logits of one of them, the others read one row.
     """
@@ -144,7 +143,7 @@ def _feed(graph: Any, given: dict[str, Any], weights: dict[str, Any]) -> None:
 class Chains:
     """The repeated graphs of one model, each made when it is needed first, over the same keys and values.
 
-    graph  of the model, before the paged step.
+    graph  of the model, on paged attention.
     """
 
     def __init__(self, graph: Any, precision: Precision, threads: int, pool: BlockPool) -> None:
@@ -167,8 +166,7 @@ class Chains:
         return steps, self._made[draws, steps]
 
     def _make(self, steps: int, draws: bool) -> int:
-        change = partial(repeated, steps=steps, draws=draws)
-        compiled = Compiled(self._graph.clone(), self._precision, self._threads, change)
+        compiled = Compiled(repeated(self._graph.clone(), steps, draws), self._precision, self._threads)
         self._pool.reach(compiled.attach)
         self._made[draws, steps] = compiled
         return steps

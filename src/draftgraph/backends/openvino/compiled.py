@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from draftgraph.backends.openvino.convert import LOGITS
-from draftgraph.backends.openvino.gates import keep_apart
 from draftgraph.backends.openvino.layout import Inputs
 from draftgraph.backends.openvino.pool import CELLS, Shape
 from draftgraph.backends.openvino.precision import Precision
@@ -31,22 +30,9 @@ class Compiled:
     shapes  of its keys and values. kind  of their elements.
     """
 
-    def __init__(
-        self, graph: Any, precision: Precision, threads: int, change: Callable[[Any], Any] | None = None
-    ) -> None:
-        """change(graph) -> what is compiled in the place of a graph after the paged step.
-
-        Raises whatever OpenVINO raises where it cannot run the graph on paged attention. The graph is used up.
-        """
+    def __init__(self, graph: Any, precision: Precision, threads: int) -> None:
+        """graph  on paged attention. Raises whatever OpenVINO raises where it cannot run it."""
         ov = runtime()
-        from openvino._offline_transformations import paged_attention_transformation
-
-        if precision.exact:  # elsewhere products are rounded, and their order tells
-            keep_apart(graph)
-        with_bias = (False, False, False, False, False, False, True)
-        paged_attention_transformation(graph, *with_bias)
-        if change is not None:
-            graph = change(graph)
         compiled = ov.Core().compile_model(graph, "CPU", precision.hints(threads))
         self._request = compiled.create_infer_request()
         self._held: dict[str, npt.NDArray[np.generic]] = {}

@@ -11,6 +11,7 @@ import torch
 from draftgraph.backends.openvino import refusals
 from draftgraph.backends.openvino.convert import convert
 from draftgraph.backends.openvino.model import About, OpenVinoModel
+from draftgraph.backends.openvino.paged import to_paged
 from draftgraph.backends.openvino.precision import Precision
 from draftgraph.backends.openvino.quantise import quantise
 from draftgraph.backends.openvino.refusals import UnfitError
@@ -43,31 +44,35 @@ def graph_of(model: PreTrainedModel, taps: Sequence[str]) -> Any:
 def probed(graph: Any, reference: TorchModel, about: About, precision: Precision) -> tuple[OpenVinoModel, Any]:
     """Compile a graph in float32 and compare it with the model that it was made from; then in the precision that was asked for.
 
-    Rounding hides mistakes, so that the comparison is strict where nothing is rounded. Returns what runs, and the graph of it.
+    Rounding hides mistakes, so that the comparison is strict where nothing is rounded. Returns what runs, and the graph of it,
+    which is on paged attention.
 
     Raises ModelError if it is another model.
     """
-    exact = _compiled(graph.clone(), about, EXACT)
+    exact, paged = _compiled(graph.clone(), about, EXACT)
     check = honours_masks(reference, exact)
     if check.failed:
         raise _unfit(about.class_name, f"passes give other logits than transformers does ({check.found})")
     about = exact.about = replace(about, checked=check.found)
     if precision == EXACT:
-        return exact, graph
+        return exact, paged
+    del paged
     expected = trial(exact)
     try:
         quantise(graph, precision)
     except UnfitError as error:
         raise _unfit(about.class_name, str(error)) from error
-    model = _compiled(graph.clone(), about, precision)
+    model, paged = _compiled(graph, about, precision)
     if not alike(trial(model), expected, precision.rounding):
         raise _unfit(about.class_name, f"{precision} is too coarse for it")
-    return model, graph
+    return model, paged
 
 
-def _compiled(graph: Any, about: About, precision: Precision) -> OpenVinoModel:
+def _compiled(graph: Any, about: About, precision: Precision) -> tuple[OpenVinoModel, Any]:
+    """What runs, and the graph, rewritten in place."""
     try:
-        return OpenVinoModel(graph, about, precision, torch.get_num_threads())
+        to_paged(graph, precision)
+        return OpenVinoModel(graph, about, precision, torch.get_num_threads()), graph
     except (ModelError, MemoryError, OSError):
         raise
     except Exception as error:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
@@ -22,12 +23,13 @@ from draftgraph.backends.gguf import is_gguf
 from draftgraph.backends.hub import kept, locate
 from draftgraph.backends.load import as_device, load_model, read_config
 from draftgraph.backends.openvino import pages, refusals, store
+from draftgraph.backends.openvino.circumstances import circumstances, found_once
 from draftgraph.backends.openvino.graphs import graph_of, probed
 from draftgraph.backends.openvino.model import About, OpenVinoModel
+from draftgraph.backends.openvino.paged import constant_of, read_paged
 from draftgraph.backends.openvino.precision import Precision
 from draftgraph.backends.openvino.quantise import made_with as quantised_with
 from draftgraph.backends.openvino.refusals import UnfitError
-from draftgraph.backends.openvino.runtime import runtime
 from draftgraph.backends.openvino.store import GRAPH, WEIGHTS, Entry, read_entry, update_entry, write_entry
 from draftgraph.backends.openvino.trial import alike, trial
 from draftgraph.backends.openvino.weights import digest, stamps, weight_files
@@ -198,8 +200,6 @@ def _kept(source: _Source) -> OpenVinoModel | None:
 
 def _started(place: Path, entry: Entry, source: _Source) -> OpenVinoModel:
     """Raises RuntimeError, as OpenVINO does, or BrokenFileError if the graph does not compute what it did."""
-    ov = runtime()
-
     about = About(
         Path(source.name).name,
         entry.class_name,
@@ -210,14 +210,16 @@ def _started(place: Path, entry: Entry, source: _Source) -> OpenVinoModel:
         entry.checked,
     )
     others = pages.mappings(place / WEIGHTS)  # of models that may go at any moment
-    held = ov.Core().read_model(place / GRAPH)  # which keeps the file mapped for as long as pages are given back
-    with pages.given_back(pages.mappings(place / WEIGHTS) - others, held):
-        # The graph has no name here, for what is made of it is let go once it is compiled.
-        model = OpenVinoModel(held.clone(), about, source.precision, torch.get_num_threads())
+    graph = read_paged(place / GRAPH)
+    with pages.given_back(pages.mappings(place / WEIGHTS) - others, constant_of(graph)):
+        model = OpenVinoModel(graph, about, source.precision, torch.get_num_threads())
+        del graph  # before weights are packed
+        pages.trim()
         seen = trial(model)  # the first passes pack what is left
-    del held
+    pages.trim()
     if not alike(seen, torch.tensor(entry.sample), source.precision.tolerance):
         raise BrokenFileError("its logits are not those that it had")
+    model.found_once = partial(found_once, place, circumstances(seen))
     return model
 
 

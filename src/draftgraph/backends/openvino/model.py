@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -33,6 +33,9 @@ SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
 WASTE, WASTE_ROUNDED = 6, 16
 """Rows that cost about as much as a change of size: 2 to 6 were measured in float32, 10 to 24 in bfloat16 and with int8."""
 
+FoundOnce = Callable[[Sequence[int], Callable[[], int]], int]
+"""found_once(possible answers, look) -> one of them."""
+
 
 @dataclass(frozen=True)
 class About:
@@ -58,7 +61,8 @@ class About:
 class OpenVinoModel:
     """`CausalLM` on OpenVINO. Passes of threads that share it take turns; a cached text is touched by its own request only.
 
-    about  what there is to know beside the graph. precision  in which it computes.
+    about       what there is to know beside the graph. precision  in which it computes.
+    found_once  says from which rows on passes agree bit for bit: by looking, or by what an earlier process has kept.
     """
 
     name: ClassVar[str] = "openvino"
@@ -69,14 +73,14 @@ class OpenVinoModel:
     _least_asked = LEAST_ASKED
 
     def __init__(self, graph: Any, about: About, precision: Precision, threads: int) -> None:
-        """Compiles the graph, which is used up. Raises whatever OpenVINO raises where it cannot."""
+        """Compiles a graph on paged attention. Raises whatever OpenVINO raises where it cannot."""
         self.about, self.precision = about, precision
-        small = graph.clone() if is_small(graph) else None
         self._compiled = Compiled(graph, precision, threads)
         self.pool = BlockPool(self._compiled.shapes, self._compiled.kind, self._compiled.attach)
-        self._chains = None if small is None else Chains(small, precision, threads, self.pool)
+        self._chains = Chains(graph, precision, threads, self.pool) if is_small(graph) else None
         self._buckets, self._turn = Buckets(self.sizes, WASTE if precision.exact else WASTE_ROUNDED), threading.Lock()
         self._narrowest: int | None = None  # rows from which on passes agree bit for bit; not looked for yet
+        self.found_once: FoundOnce = _found_now
 
     @property
     def model_name(self) -> str:
@@ -130,7 +134,9 @@ class OpenVinoModel:
         from draftgraph.backends.openvino.bitwise import NARROWEST, BitwiseModel
 
         if self._narrowest is None:
-            self._narrowest = next((rows for rows in NARROWEST if steady(BitwiseModel(self, rows))), 0)
+            self._narrowest = self.found_once(
+                (*NARROWEST, 0), lambda: next((rows for rows in NARROWEST if steady(BitwiseModel(self, rows))), 0)
+            )
         if not self._narrowest:
             raise OptionError(
                 f"bitwise=True is not possible for {self.about.class_name} on this CPU: passes of different width round "
@@ -303,6 +309,11 @@ class _Entering:
             for text, mark in zip(self.texts, self.marks, strict=True):
                 text.back(mark)
                 self.pool.zero(text, text.read)
+
+
+def _found_now(answers: Sequence[int], look: Callable[[], int]) -> int:
+    """Of a graph that nothing is kept of."""
+    return look()
 
 
 def _finite(rows: npt.NDArray[np.float32]) -> bool:

@@ -1,4 +1,4 @@
-"""Memory of a graph's file, given back while the graph is compiled.
+"""Memory that a start needs for a while only: given back while a graph is compiled, and afterwards.
 
 OpenVINO maps the file and packs every weight into memory of its own. The pages that it has read stay, so that all weights are
 there twice. They are pages of a file that nobody writes to: whoever reads one again gets it from the system's cache of files.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import sys
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -51,6 +52,12 @@ def let_go(spans: Collection[Span]) -> None:
         advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
         for begin, end in spans:
             advise(begin, end - begin, mmap.MADV_DONTNEED)  # if it fails, the pages stay
+
+
+def trim() -> None:
+    """Give back what the allocator holds of memory that was freed: tens of MiB once a graph is compiled. With glibc only."""
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)
 
 
 def mappings(file: Path) -> frozenset[Span]:

@@ -23,7 +23,7 @@ from draftgraph.backends.openvino.runtime import runtime
 from draftgraph.files import BrokenFileError, read_text, write_whole
 from draftgraph.strictjson import build, parse, seen
 
-VERSION = 2
+VERSION = 3
 """To be raised when models are converted otherwise, when something else is kept, or when more configurations are refused: those
 of kept models are not looked at again."""
 ENTRY, GRAPH, WEIGHTS = "entry.json", "graph.xml", "graph.bin"
