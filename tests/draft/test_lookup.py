@@ -26,7 +26,7 @@ def test_predicted_text_is_accepted_at_once() -> None:
     expected = plain(target(), [9, 4], 40)
     found = result(drafter="text", prediction=expected, budget=8)
     assert found.token_ids == expected
-    assert found.stats.mean_acceptance_length > 5
+    assert found.stats.mean_acceptance_length > 7  # nothing but the budget bounds how deep copies go
     assert found.stats.accepted_by_source["text"] == found.stats.num_accepted_tokens
     assert found.stats.num_drafter_evaluations == found.stats.num_drafter_passes == 0
     assert found.stats.num_merged_nodes == found.stats.num_draft_tokens

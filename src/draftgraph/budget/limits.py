@@ -18,17 +18,20 @@ class Windows:
     switch   tokens of a text beyond which the target computes otherwise; no draft reaches over it. None: it never does.
     drafter  tokens of a text that the drafter can read at most; None: any number, or it reads none.
     copies   whether the drafter has edge sources, which go on without it.
+    computes  whether drafts take passes. False: all of them are copies, and a deep node costs no more than another.
     """
 
     target: int | None = None
     switch: int | None = None
     drafter: int | None = None
     copies: bool = False
+    computes: bool = True
 
     @classmethod
     def of(cls, target: CausalLM, drafter: Drafter) -> Windows:
         read = None if drafter.model is None else drafter.model.context_window
-        return cls(target.context_window, target.switch, read, bool(drafter.edges))
+        computes = drafter.model is not None or not drafter.edges
+        return cls(target.context_window, target.switch, read, bool(drafter.edges), computes)
 
     def unable(self, length: int) -> str:
         """Why the drafter cannot draft behind a text of `length` tokens; empty if it can."""
@@ -64,6 +67,8 @@ def limits(budget: int | str, depth: int | None, request: Request, windows: Wind
         planned: Limits = request.plan(length, request.rounds, reach, unable)
         return planned
     found = whole if budget == "auto" and whole is not None else structure.limits(int(budget), depth, reach)
+    if depth is None and structure.best_first and not windows.computes:
+        found = replace(found, depth=0)  # as deep as the likeliest copies are
     return _copied(found, depth, unable, windows.copies) if unable and found.budget else found
 
 
