@@ -54,6 +54,15 @@ def only_file() -> Path:
     return path
 
 
+def test_a_change_of_size_is_worth_some_rows() -> None:
+    padded = replace(costs().target, sizes=(1, 2, 4, 8, 32, 64), change=3e-4)
+    row = (padded(32) - padded(1)) / 16
+    assert padded.change_rows == pytest.approx(3e-4 / row)
+    assert replace(padded, change=1.0).change_rows == 32.0
+    assert replace(padded, sizes=()).change_rows == 0.0
+    assert replace(padded, change=0.0).change_rows == 0.0
+
+
 def test_costs_survive_being_written():
     for table in (costs(), costs(drafter=None)):
         again = Costs.from_dict(json.loads(json.dumps(table.to_dict())), "made up")

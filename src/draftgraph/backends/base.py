@@ -214,6 +214,10 @@ class CausalLM(Protocol):
         """
         ...
 
+    def price_change(self, rows: float) -> None:
+        """A change of the size of passes costs about as much as so many rows. It matters to models that pad their passes."""
+        ...
+
     def expect(self, text: CacheHandle, length: int) -> None:
         """Say how many committed tokens the text has now, cached or not; to be called before they are read.
 

@@ -175,6 +175,9 @@ class TorchModel(CellForks):
         kept = max(capacity if kind.span is None else kind.span for kind in self.kinds)
         return CacheHandle(min(capacity, kept + self.most_rows))
 
+    def price_change(self, rows: float) -> None:
+        """Nothing: sizes are not held longer than they are needed."""
+
     def expect(self, text: CacheHandle, length: int) -> None:
         if self._switch is not None and length > self._switch.length and not text.stretched:
             if self._switch.rereads:

@@ -32,6 +32,10 @@ IMPOSSIBLE_NODES = 1e6
 """No round drafts more."""
 MOST_DRAFTED = 64
 """Nodes of a round whose size prices decide."""
+SPAN = 16
+"""Rows over which the cost of a row is taken, to tell how many of them a change of size costs."""
+MOST_CHANGE_ROWS = 32.0
+"""No change is taken to cost as much as more rows."""
 TABLE_ROWS = 512
 """Passes of up to so many rows are looked up where many are asked for at once."""
 
@@ -98,6 +102,12 @@ class Cost:
         known = self.rising
         slopes = [(known[-1] - known[i]) / (self.rows[-1] - self.rows[i]) for i in (0, -2)]
         return known[-1] + max(slopes) * (rows - self.rows[-1])
+
+    @cached_property
+    def change_rows(self) -> float:
+        """Rows that cost about as much as a change of size; 0 where no change was measured, or rows cost nothing."""
+        row = (self(1 + SPAN) - self(1)) / SPAN
+        return min(MOST_CHANGE_ROWS, self.change / row) if self.sizes and row > 0.0 else 0.0
 
     @property
     def busy(self) -> bool:

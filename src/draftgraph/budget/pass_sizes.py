@@ -12,8 +12,6 @@ from draftgraph.budget.costs import Costs
 
 DWELL = 8
 """Rounds that are taken to go on with a smaller size, once it is taken: each pays its share of the change."""
-SPAN = 16
-"""Rows over which the cost of a row is taken, to tell how many of them a change of size costs."""
 
 
 class PassSizes:
@@ -25,9 +23,8 @@ class PassSizes:
     def __init__(self, costs: Costs, most: int) -> None:
         self._steady = (costs.plain, *costs.verifying_each[1 : most + 1])
         self._target, self._context = costs.target, costs.context
-        row = (self._target(1 + SPAN) - self._target(1)) / SPAN
-        sized = self._target.sizes and self._target.change > 0.0 and row > 0.0
-        self._buckets = Buckets(self._target.sizes, self._target.change / row) if sized else None
+        waste = self._target.change_rows
+        self._buckets = Buckets(self._target.sizes, waste) if waste else None
         self._known: dict[int, Sequence[float]] = {0: self._steady}
 
     def passed(self, rows: int) -> None:

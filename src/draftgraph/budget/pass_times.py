@@ -30,6 +30,8 @@ LONGEST_SECONDS = 20.0
 """Two numbers of rows are enough once passes have taken so long."""
 SETTLED_SECONDS, SETTLED_PASSES = 0.06, 2
 """Beside a pass that takes longer, what a change of size costs hardly matters. Passes behind a change that are timed."""
+CHANGED_ROWS, CHANGES = 16, 3
+"""In the first turn passes of one row and of more than so many rows change places so often."""
 
 
 @torch.inference_mode()
@@ -107,9 +109,8 @@ class _Timed:
                 continue  # a larger size may be needed
             if first or size in self.times:
                 self.times.setdefault(size, []).extend(self._seconds(size, first))
-        least = min(self.times)
-        if first and self._settles(self.times[least][-1]):  # there may be no second turn
-            self.changes.append(_one_pass(self.model, self._rows(least)) - self.times[least][-1])
+        if first and self._settles(min(self.times[min(self.times)])):
+            self._change()
         self.seconds += time.perf_counter() - begun
 
     def _seconds(self, size: int, first: bool) -> list[float]:
@@ -122,6 +123,14 @@ class _Timed:
         if not first:
             self.changes.append(changed - settled[-1])
         return settled
+
+    def _change(self) -> None:
+        """Time changes between two sizes that are far apart, for there may be no second turn: a size just below stays padded."""
+        few, many = min(self.times), min((size for size in self.times if size > CHANGED_ROWS), default=max(self.times))
+        for size in (few, many) * CHANGES:
+            seconds, settled = _one_pass(self.model, self._rows(size)), min(self.times[size])
+            if self._settles(settled):
+                self.changes.append(seconds - settled)
 
     def _settles(self, seconds: float) -> bool:
         """Whether a pass that takes so long costs noticeably more if the last one had another size."""
@@ -137,7 +146,7 @@ class _Timed:
         low, middle, high = (
             [float(np.percentile(self.times[size], share)) for size in rows] for share in (10.0, 25.0, 90.0)
         )
-        change = max(0.0, statistics.median(self.changes)) if self.changes else 0.0
+        change = max(0.0, float(np.percentile(self.changes, 25.0))) if self.changes else 0.0
         return Cost(rows, middle, low, high, [len(self.times[size]) for size in rows], self.model.sizes, change)
 
     def close(self) -> None:

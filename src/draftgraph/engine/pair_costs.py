@@ -30,6 +30,8 @@ Decode = Callable[[Drafter, Config, Sequence[int], SamplingParams], Sequence[Rou
 def pair_costs(target: CausalLM, drafter: Drafter, config: Config, decode: Decode, refresh: bool = False) -> Costs:
     """What rounds cost for the structure and rule of `config`. A drafter without an identity is measured every time.
 
+    The models learn what a change of the size of their passes costs.
+
     refresh  whether to measure even if costs are kept.
     """
 
@@ -52,8 +54,13 @@ def pair_costs(target: CausalLM, drafter: Drafter, config: Config, decode: Decod
     subject = _subject(target, drafter, config)
     if subject is None:
         announce(None, "")
-        return replace(measured(), note="measured now")
-    return costs_of(subject, target.device, measured, refresh)
+        costs = replace(measured(), note="measured now")
+    else:
+        costs = costs_of(subject, target.device, measured, refresh)
+    for model, cost in ((target, costs.target), (drafter.model, costs.drafter)):
+        if model is not None and cost is not None and cost.change_rows:
+            model.price_change(cost.change_rows)
+    return costs
 
 
 def _with_block(costs: Costs, seconds: float) -> Costs:

@@ -190,6 +190,22 @@ def test_large_logits_are_finite() -> None:
 
 
 @torch.inference_mode()
+def test_a_size_stays_as_long_as_a_change_is_worth(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sizes = converted(), []
+    run = model._compiled.run
+    monkeypatch.setattr(model._compiled, "run", lambda inputs: (sizes.append(len(inputs["input_ids"])), run(inputs))[1])
+    monkeypatch.setattr(model._buckets, "waste", 6)
+    text = model.open(40)
+    model.forward([Feed(text, [1, 2, 3, 4])])
+    for rows in (1.0, 20.0):
+        model.price_change(rows)
+        model.forward([Feed(text, [5, 6, 7, 8])])
+        model.forward([Feed(text, [9])])
+    assert sizes == [4, 4, 1, 4, 4]
+    model.close(text)
+
+
+@torch.inference_mode()
 def test_passes_of_changing_sizes_find_nothing_of_each_other() -> None:
     model = converted()
     trees = [([3, 4, 5], [ROOT, 0, ROOT]), ([6], [ROOT]), (list(range(9)), [ROOT, 0, 0, ROOT, 3, 3, ROOT, 6, 7])]

@@ -31,7 +31,7 @@ them wait for almost twice as long."""
 SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
 """Numbers of rows that passes are padded to."""
 WASTE, WASTE_ROUNDED = 6, 16
-"""Rows that cost about as much as a change of size: 2 to 6 were measured in float32, 10 to 24 in bfloat16 and with int8."""
+"""Rows that cost about as much as a change of size, until it is measured: 2 to 6 in float32, 10 to 24 elsewhere."""
 
 FoundOnce = Callable[[Sequence[int], Callable[[], int]], int]
 """found_once(possible answers, look) -> one of them."""
@@ -175,6 +175,9 @@ class OpenVinoModel:
             f"OpenVINO computes {self.about.name} with a copy of its weights, and would go on with the old ones; write "
             "backend='torch', or make a new engine"
         )
+
+    def price_change(self, rows: float) -> None:
+        self._buckets.waste = rows
 
     def expect(self, text: CacheHandle, length: int) -> None:
         """Nothing: a text of any length is read in one way."""
