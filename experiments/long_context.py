@@ -30,6 +30,7 @@ from draftgraph.request.result import Stream
 from draftgraph.request.state import Request
 from draftgraph.view.sheet import Sheet
 from experiments.experiment import Experiment, at_least, table
+from experiments.round_cost import Calls
 
 CONTEXTS = (1000, 4000, 16_000)
 SHORTER = (250, 900, 3000, 7500)
@@ -92,27 +93,8 @@ class Row:
         return sum(self.ms[part] for part in OWN)
 
 
-class Passes:
-    """The seconds that a model's graph takes."""
-
-    def __init__(self, model: Any) -> None:
-        self.seconds, self._run = 0.0, model._compiled.run
-        model._compiled.run = self._timed
-
-    def _timed(self, *given: Any, **named: Any) -> Any:
-        begun = now()
-        try:
-            return self._run(*given, **named)
-        finally:
-            self.seconds += now() - begun
-
-    def take(self) -> float:
-        seconds, self.seconds = self.seconds, 0.0
-        return seconds
-
-
 def rounds(
-    engine: dg.Engine, passes: Mapping[str, Passes], prompt: list[int], params: dg.SamplingParams, count: int
+    engine: dg.Engine, passes: Mapping[str, Calls], prompt: list[int], params: dg.SamplingParams, count: int
 ) -> tuple[list[dict[str, float]], float]:
     """Seconds by part of so many rounds behind the first ones, and the lines of a round."""
     begin = engine.drafter.begin
@@ -130,7 +112,7 @@ def rounds(
         engine.drafter.begin = begin  # type: ignore[method-assign]
 
 
-def _timed(stream: Stream, passes: Mapping[str, Passes]) -> dict[str, float]:
+def _timed(stream: Stream, passes: Mapping[str, Calls]) -> dict[str, float]:
     """Seconds by part of the next round."""
     begun = now()
     event = next(stream)
@@ -171,7 +153,7 @@ def measure(subject: Subject, contexts: Sequence[int], count: int) -> Iterator[R
         options = {"backend": "openvino", **case.options}
         engine = dg.Engine.from_pretrained(target, draft_model=drafter if case.drafted else None, **options)
         models = {"target": engine.target, "drafter": engine.drafter.model}
-        passes = {name: Passes(model) for name, model in models.items() if model is not None}
+        passes = {name: Calls.of(model) for name, model in models.items() if model is not None}
         window = engine.target.context_window or max(contexts)
         room = 10 * (count + WARM_ROUNDS + TRACED_ROUNDS)
         for context in contexts:

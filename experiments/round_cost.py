@@ -70,27 +70,52 @@ Round = dict[str, float]
 
 
 class Calls:
-    """The seconds that a model spends in its own calls: of a transformers model, or of OpenVINO's request."""
+    """The seconds that a model spends in its own calls: of a transformers model, or of OpenVINO's requests."""
 
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self.seconds, self._call = 0.0, call
+    def __init__(self) -> None:
+        self.seconds = 0.0
 
     @classmethod
     def of(cls, model: Any) -> Calls:
         """Those of a model, which engines may share."""
-        owner, name = (model, "call") if hasattr(model, "call") else (model._compiled._request, "infer")
-        call = getattr(owner, name)
-        if isinstance(call, cls):
-            return call
-        calls = cls(call)
-        setattr(owner, name, calls)
+        known: Calls | None = vars(model).get("timed_calls")
+        if known is not None:
+            return known
+        calls: Calls = cls()
+        model.timed_calls = calls
+        if hasattr(model, "call"):
+            model.call = calls._timed(model.call)
+        else:
+            calls._cover(model._compiled)
+            calls._cover_chains(getattr(model, "_chains", None))
         return calls
 
-    def __call__(self, **inputs: Any) -> Any:
-        begun = now()
-        found = self._call(**inputs)
-        self.seconds += now() - begun
-        return found
+    def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(**inputs: Any) -> Any:
+            begun = now()
+            found = call(**inputs)
+            self.seconds += now() - begun
+            return found
+
+        return timed
+
+    def _cover(self, compiled: Any) -> None:
+        compiled._request.infer = self._timed(compiled._request.infer)
+
+    def _cover_chains(self, chains: Any) -> None:
+        """Those of chains that are read in one pass, which are compiled when they are needed."""
+        if chains is None:
+            return
+        make = chains._make
+
+        def made(steps: int, draws: bool) -> int:
+            found: int = make(steps, draws)
+            self._cover(chains._made[draws, found])
+            return found
+
+        for compiled in chains._made.values():
+            self._cover(compiled)
+        chains._make = made
 
     def take(self) -> float:
         seconds, self.seconds = self.seconds, 0.0

@@ -38,6 +38,7 @@ from draftgraph.request.text import Detokenizer
 from draftgraph.sampling.params import SamplingParams
 from draftgraph.sampling.warp import Warper
 from draftgraph.structures import Tree
+from draftgraph.types import ROOT
 from draftgraph.verification.registry import RULES
 from enumerated import EnumeratedNoise, by_row, continued, enumerate_drafts, enumerated_rule
 from models import perturbed, tiny_lm
@@ -87,8 +88,15 @@ class Read:
     def forward(self, feeds: Sequence[Feed], taps: Sequence[str] = ()) -> list[Scored]:
         prefixes = [list(self._enter(feed)) for feed in feeds]
         scored = self.model.forward(feeds, taps)
+        for feed, found, given in zip(feeds, prefixes, scored, strict=True):
+            first = len(self.texts[feed.text][1])
+            above = [first - 1 if feed.tokens else ROOT, *range(first, first + len(given.likely) - 1)]
+            found += self._enter(Feed(feed.text, (), given.likely, above[: len(given.likely)]))
         return [
-            Scored(torch.stack([self._row(*row) for row in zip(found, given.logits.double(), strict=True)]))
+            Scored(
+                torch.stack([self._row(*row) for row in zip(found, given.logits.double(), strict=True)]),
+                likely=given.likely,
+            )
             for found, given in zip(prefixes, scored, strict=True)
         ]
 

@@ -191,7 +191,7 @@ def test_large_logits_are_finite() -> None:
 
 @torch.inference_mode()
 def test_a_size_stays_as_long_as_a_change_is_worth(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, sizes = converted(), []
+    model, sizes = load.from_loaded(lm(), None, None)[0], []
     run = model._compiled.run
     monkeypatch.setattr(model._compiled, "run", lambda inputs: (sizes.append(len(inputs["input_ids"])), run(inputs))[1])
     monkeypatch.setattr(model._buckets, "waste", 6)
