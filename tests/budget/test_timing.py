@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -171,6 +172,24 @@ def test_a_second_model_gets_its_turn_where_the_first_takes_all_the_time(clock: 
     costs, _, _ = measured(clock, 1.0, 0.5)
     assert costs.drafter is not None
     assert list(costs.drafter.rows) == sorted(timing.DRAFTER_NEEDED)
+
+
+def test_tokens_of_chains_may_take_less_of_a_drafter_than_passes_by_themselves(clock: Clock) -> None:
+    model = SlowModel(clock, 0.004)
+
+    class Together(Rounds):
+        def __call__(self, *asked: Any) -> list[RoundRecord]:
+            rounds = super().__call__(*asked)
+            return [replace(each, seconds={**each.seconds, "drafter": 1e-3 * each.num_passes}) for each in rounds]
+
+    table = timing.measure(model, SlowModel(clock, 0.002), Rounds(model), run_chains=Together(model))
+    assert table.chains is not None
+    assert table.chains.drafting == pytest.approx(0.5)
+    assert table.of_chains is not None
+    assert table.of_chains.drafter_pass(1) == pytest.approx(1e-3 + table.chains.overhead[1])
+    assert table.drafter_pass(1) == pytest.approx(2e-3 + table.overhead[1])
+    assert table.greedy_chains is not None
+    assert table.greedy_chains.drafting == pytest.approx(0.5)
 
 
 def test_sizes_that_passes_are_padded_to_are_timed_in_rising_order_once_they_have_settled(clock: Clock) -> None:

@@ -32,6 +32,8 @@ IMPOSSIBLE_NODES = 1e6
 """No round drafts more."""
 MOST_DRAFTED = 64
 """Nodes of a round whose size prices decide."""
+LEAST_DRAFTING = 0.1
+"""No drafter pass is taken to need less of the time of one by itself, whatever it is part of."""
 SPAN = 16
 """Rows over which the cost of a row is taken, to tell how many of them a change of size costs."""
 MOST_CHANGE_ROWS = 32.0
@@ -70,6 +72,13 @@ class Cost:
         fewer, share = int(rows), rows - int(rows)
         least = self._between(self.padded(fewer))
         return least if share == 0.0 else (1.0 - share) * least + share * self._between(self.padded(fewer + 1))
+
+    def times(self, share: float) -> Cost:
+        """Passes that take this share of the time."""
+        if share == 1.0:
+            return self
+        seconds, low, high = ([share * each for each in column] for column in (self.seconds, self.low, self.high))
+        return replace(self, seconds=seconds, low=low, high=high)
 
     def each(self, rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Seconds of passes over so many rows, each as a call of this object says."""
@@ -131,10 +140,14 @@ class Level:
 
 @dataclass(frozen=True)
 class Drafts:
-    """What is measured for every kind of drafts: `overhead` and `levels` of `Costs`."""
+    """What is measured for every kind of drafts: `overhead` and `levels` of `Costs`.
+
+    drafting  what a drafter pass takes within such drafts, as a share of one by itself: a chain may be read in one go.
+    """
 
     overhead: tuple[float, float, float]
     levels: tuple[Level, ...]
+    drafting: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -182,7 +195,8 @@ class Costs:
         return None if self.chains is None else self._of(self.chains)
 
     def _of(self, drafts: Drafts) -> Costs:
-        return replace(self, overhead=drafts.overhead, levels=drafts.levels)
+        drafter = None if self.drafter is None else self.drafter.times(drafts.drafting)
+        return replace(self, drafter=drafter, overhead=drafts.overhead, levels=drafts.levels)
 
     @property
     def widest(self) -> int:
@@ -241,6 +255,8 @@ def _refuse_impossible(costs: Costs) -> None:
             _refuse_pass_times(cost)
     measured = [Drafts(costs.overhead, costs.levels), costs.greedy, costs.chains, costs.greedy_chains]
     drafts = [each for each in measured if each is not None]
+    if not all(LEAST_DRAFTING <= each.drafting <= 1.0 for each in drafts):
+        raise BrokenFileError("the table has a share of drafter passes that cannot be")
     added = [costs.plain_overhead, *(seconds for each in drafts for seconds in each.overhead)]
     shares = [share for each in drafts for level in each.levels for share in vars(level).values()]
     held = {

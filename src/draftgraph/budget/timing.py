@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from draftgraph.backends.base import CausalLM
-from draftgraph.budget.costs import Costs, Drafts, Level
+from draftgraph.budget.costs import LEAST_DRAFTING, Costs, Drafts, Level
 from draftgraph.budget.pass_times import pass_costs, reading
 from draftgraph.draft.structures.base import DEEPEST
 from draftgraph.request.record import RoundRecord
@@ -100,9 +100,29 @@ def _with_rounds(table: Costs, run: Run, run_chains: Run | None, start: Sequence
         plain_overhead=_undisturbed(plain[1:]),
         levels=drafts.levels,
         greedy=_drafts(run, texts, tokens, 0.0, FULL),
-        chains=None if run_chains is None else _drafts(run_chains, texts, tokens, 1.0, FULL_CHAIN),
-        greedy_chains=None if run_chains is None else _drafts(run_chains, texts, tokens, 0.0, FULL_CHAIN),
+        chains=_chains(table, run_chains, texts, tokens, 1.0),
+        greedy_chains=_chains(table, run_chains, texts, tokens, 0.0),
     )
+
+
+def _chains(
+    table: Costs, run: Run | None, texts: Sequence[Sequence[int]], tokens: int, temperature: float
+) -> Drafts | None:
+    """The same of chains, with the share of a drafter pass that each of their tokens takes; None without `run`."""
+    if run is None:
+        return None
+    found: list[RoundRecord] = []
+
+    def told(budget: int, prompt: Sequence[int], count: int, temperature: float) -> Sequence[RoundRecord]:
+        rounds = run(budget, prompt, count, temperature)
+        found.extend(record for record in rounds[1:] if record.num_passes and budget == FULL_CHAIN)
+        return rounds
+
+    drafts = _drafts(told, texts, tokens, temperature, FULL_CHAIN)
+    if table.drafter is None or not found:
+        return drafts
+    one = float(np.percentile([record.seconds["drafter"] / record.num_passes for record in found], 25.0))
+    return replace(drafts, drafting=min(1.0, max(LEAST_DRAFTING, one / table.drafter(1))))
 
 
 def _with_brief_rounds(table: Costs, run: Run, start: Sequence[int], room: int) -> Costs:
