@@ -157,7 +157,10 @@ def test_all_graphs_go_on_in_memory_that_grew() -> None:
 def test_graphs_are_made_when_they_are_needed_and_smaller_ones_when_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     chains = Chains(None, None, 1, None)  # type: ignore[arg-type]
 
+    made: list[tuple[int, bool]] = []
+
     def make(steps: int, draws: bool) -> int:
+        made.append((steps, draws))
         chains._made[draws, steps] = f"graph of {steps}"  # type: ignore[assignment]
         return steps
 
@@ -169,7 +172,9 @@ def test_graphs_are_made_when_they_are_needed_and_smaller_ones_when_they_pay(mon
     assert chains.of(3, True) == (4, "graph of 4")
     for _ in range(PATIENCE_STEPS):
         chains.of(4, False)
-    assert chains.of(4, False) == (4, "graph of 4")
+    for _ in range(2 * PATIENCE_STEPS):
+        assert chains.of(4, False) == (4, "graph of 4")
+    assert made == [(5, False), (8, False), (4, True), (4, False)], "none is made twice"
 
 
 def test_large_models_are_read_pass_by_pass(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,7 +161,7 @@ class Chains:
         if steps == 0:
             steps = self._make(min(wanted + 1, MOST_STEPS), draws)
         self._wasted[draws, wanted] += steps - wanted
-        if self._wasted[draws, wanted] > PATIENCE_STEPS:
+        if steps > wanted and self._wasted[draws, wanted] > PATIENCE_STEPS:
             steps = self._make(wanted, draws)
         return steps, self._made[draws, steps]
 
