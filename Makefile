@@ -48,7 +48,7 @@ oldest: export OMP_NUM_THREADS ?= 1
 oldest:
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e '.[dev,view]'
-	$(OLDEST)/bin/python -m pytest -q -k "not test_families or llama or gpt2 or qwen3 or opt" $(OLDEST_TESTS)
+	$(OLDEST)/bin/python -m pytest -q -n auto --dist loadfile -k "not test_families or llama or gpt2 or qwen3 or opt" $(OLDEST_TESTS)
 
 # Ray has 600 MB and needs minutes on two cores. So it has an environment of its own.
 ray:
