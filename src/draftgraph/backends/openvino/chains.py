@@ -155,7 +155,7 @@ class Chains:
         """The steps of a graph with `wanted` steps at least, and what runs it. draws  or takes the best tokens.
 
         A first chain wants one step less than later ones, for its prompt is read before it. So a new graph has one more than is
-        wanted. One that fits is made once the steps for nothing have cost as much.
+        wanted. One that fits is made after PATIENCE_STEPS for nothing.
         """
         steps = min((steps for drawn, steps in self._made if drawn == draws and steps >= wanted), default=0)
         if steps == 0:
