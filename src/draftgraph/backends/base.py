@@ -218,6 +218,10 @@ class CausalLM(Protocol):
         """A change of the size of passes costs about as much as so many rows. It matters to models that pad their passes."""
         ...
 
+    def settle(self) -> None:
+        """Do now what passes would do by and by, so that their times are those to come."""
+        ...
+
     def expect(self, text: CacheHandle, length: int) -> None:
         """Say how many committed tokens the text has now, cached or not; to be called before they are read.
 

@@ -178,6 +178,9 @@ class TorchModel(CellForks):
     def price_change(self, rows: float) -> None:
         """Nothing: sizes are not held longer than they are needed."""
 
+    def settle(self) -> None:
+        """Nothing: all passes are alike."""
+
     def expect(self, text: CacheHandle, length: int) -> None:
         if self._switch is not None and length > self._switch.length and not text.stretched:
             if self._switch.rereads:

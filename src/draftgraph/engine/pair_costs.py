@@ -45,6 +45,9 @@ def pair_costs(target: CausalLM, drafter: Drafter, config: Config, decode: Decod
         return run
 
     def measured() -> Costs:
+        for model in (target, drafter.model):
+            if model is not None:
+                model.settle()
         chains = runs({"structure": "chain"}) if may_narrow(config, drafter) else None
         found = measure(target, drafter.model, runs({}), config.drafts_chains, chains)
         if drafter.model is None or drafter.depths is None:

@@ -71,7 +71,7 @@ class BitwiseModel(OpenVinoModel):
         self._refuse_taps(taps)
         with self._turn:
             texts = [cast(UnrolledText, feed.text) for feed in feeds]
-            with self._entering(texts):
+            with self.pool.entering(texts):
                 before = [self._before(feed, text, taps) for feed, text in zip(feeds, texts, strict=True)]
                 passed = [paths(feed, text) for feed, text in zip(feeds, texts, strict=True)]
                 scored = iter(self._by_groups(self._placed(texts, passed), taps))

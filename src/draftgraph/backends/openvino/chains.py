@@ -42,8 +42,11 @@ PATIENCE_STEPS = 100
 def is_small(graph: Any) -> bool:
     """Whether repeating a graph on paged attention pays."""
     kinds = Counter(node.get_type_name() for node in graph.get_ops())
-    weights = sum(node.get_byte_size() for node in graph.get_ops() if node.get_type_name() == "Constant")
-    return kinds["PagedAttentionExtension"] <= MOST_LAYERS and weights <= MOST_BYTES
+    return kinds["PagedAttentionExtension"] <= MOST_LAYERS and weight_bytes(graph) <= MOST_BYTES
+
+
+def weight_bytes(graph: Any) -> int:
+    return sum(node.get_byte_size() for node in graph.get_ops() if node.get_type_name() == "Constant")
 
 
 def repeated(graph: Any, steps: int, draws: bool) -> Any:

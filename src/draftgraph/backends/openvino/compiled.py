@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from draftgraph.backends.openvino.convert import LOGITS
+from draftgraph.backends.openvino.huge_pages import HugePages
 from draftgraph.backends.openvino.layout import Inputs
 from draftgraph.backends.openvino.pool import CELLS, Shape
 from draftgraph.backends.openvino.precision import Precision
@@ -30,8 +31,8 @@ class Compiled:
     shapes  of its keys and values. kind  of their elements.
     """
 
-    def __init__(self, graph: Any, precision: Precision, threads: int) -> None:
-        """graph  on paged attention. Raises whatever OpenVINO raises where it cannot run it."""
+    def __init__(self, graph: Any, precision: Precision, threads: int, pages: HugePages | None = None) -> None:
+        """graph  on paged attention. pages  that its weights move to. Raises whatever OpenVINO raises where it cannot run it."""
         ov = runtime()
         compiled = ov.Core().compile_model(graph, "CPU", precision.hints(threads))
         self._request = compiled.create_infer_request()
@@ -39,6 +40,7 @@ class Compiled:
         self._made: dict[tuple[str, int], tuple[npt.NDArray[np.generic], Any]] = {}
         self._given: dict[str, Sequence[float] | npt.NDArray[np.uint8]] = {}
         self._gave: Sequence[npt.NDArray[np.float32]] = ()
+        self._pages = pages
         self.kind = _KINDS[precision.activations]
         self._element = ov.Type.f32 if precision.activations == "f32" else ov.Type.bf16
         self._ports = {port.get_any_name(): port for port in compiled.inputs}
@@ -66,6 +68,13 @@ class Compiled:
             else:
                 self._hold(name, values)
         self._gave = self._request.infer(share_outputs=True).to_tuple()
+        if self._pages is not None:
+            self._pages.move()
+
+    def settle(self) -> None:
+        """Move what is left of the weights to huge pages."""
+        if self._pages is not None:
+            self._pages.move_all()
 
     def _hold(self, name: str, values: Sequence[float] | npt.NDArray[np.uint8]) -> None:
         """Values in memory that the graph reads at every pass from now on. Small memory is kept for passes of the same size."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -15,12 +14,21 @@ import torch
 
 from draftgraph.backends.base import EXACT, NEAR_TIES, CacheHandle, Feed, Likely, Scored
 from draftgraph.backends.buckets import Buckets
-from draftgraph.backends.openvino.chains import FIRST_ROWS, MOST_STEPS, TOKENS, Chains, is_small, lay_out_chain
+from draftgraph.backends.openvino.chains import (
+    FIRST_ROWS,
+    MOST_STEPS,
+    TOKENS,
+    Chains,
+    is_small,
+    lay_out_chain,
+    weight_bytes,
+)
 from draftgraph.backends.openvino.compiled import Compiled
+from draftgraph.backends.openvino.huge_pages import HugePages
 from draftgraph.backends.openvino.layout import LEAST_ASKED, lay_out
 from draftgraph.backends.openvino.pool import BlockPool
 from draftgraph.backends.openvino.precision import Precision
-from draftgraph.backends.openvino.text import BlockHandle, PagedText, Rows, enter
+from draftgraph.backends.openvino.text import PagedText, Rows, enter
 from draftgraph.backends.steadiness import steady
 from draftgraph.errors import LogitsError, ModelError, OptionError
 from draftgraph.types import ROOT
@@ -75,7 +83,7 @@ class OpenVinoModel:
     def __init__(self, graph: Any, about: About, precision: Precision, threads: int) -> None:
         """Compiles a graph on paged attention. Raises whatever OpenVINO raises where it cannot."""
         self.about, self.precision = about, precision
-        self._compiled = Compiled(graph, precision, threads)
+        self._compiled = Compiled(graph, precision, threads, HugePages(weight_bytes(graph)))
         self.pool = BlockPool(self._compiled.shapes, self._compiled.kind, self._compiled.attach)
         self._chains = Chains(graph, precision, threads, self.pool) if is_small(graph) else None
         self._buckets, self._turn = Buckets(self.sizes, WASTE if precision.exact else WASTE_ROUNDED), threading.Lock()
@@ -179,6 +187,10 @@ class OpenVinoModel:
     def price_change(self, rows: float) -> None:
         self._buckets.waste = rows
 
+    def settle(self) -> None:
+        with self._turn:
+            self._compiled.settle()
+
     def expect(self, text: CacheHandle, length: int) -> None:
         """Nothing: a text of any length is read in one way."""
 
@@ -187,7 +199,7 @@ class OpenVinoModel:
         with self._turn:
             texts = [cast(PagedText, feed.text) for feed in feeds]
             self._settle(texts)
-            with self._entering(texts):
+            with self.pool.entering(texts):
                 entered = self._enter(feeds, texts)
                 likely = feeds[0].likely if len(feeds) == 1 and not taps else None
                 if self._chains is not None and likely is not None:
@@ -206,10 +218,6 @@ class OpenVinoModel:
             if text.moved:
                 self.pool.move(text, text.moved, text.read - len(text.moved))
                 text.moved = []
-
-    def _entering(self, texts: Sequence[BlockHandle]) -> AbstractContextManager[None]:
-        """Passes that enter rows into these texts. If they fail, nothing of them stays: not in the texts, not in their cells."""
-        return _Entering(texts, self.pool)
 
     def _read_on(self, likely: Likely, text: PagedText, rows: Rows, chains: Chains) -> Scored:
         """A pass that goes on with likely tokens, where the rows of the feed and the window allow it."""
@@ -294,24 +302,6 @@ class OpenVinoModel:
 
     def hold_weakly(self) -> None:
         """Nothing: it holds no model of anybody's."""
-
-
-class _Entering:
-    """What `_entering` returns; a class, for a generator would take three times as long."""
-
-    __slots__ = ("marks", "pool", "texts")
-
-    def __init__(self, texts: Sequence[BlockHandle], pool: BlockPool) -> None:
-        self.texts, self.pool = texts, pool
-
-    def __enter__(self) -> None:
-        self.marks = [text.mark() for text in self.texts]
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if kind is not None:
-            for text, mark in zip(self.texts, self.marks, strict=True):
-                text.back(mark)
-                self.pool.zero(text, text.read)
 
 
 def _found_now(answers: Sequence[int], look: Callable[[], int]) -> int:

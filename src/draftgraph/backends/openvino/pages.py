@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_MAPS = Path("/proc/self/maps")
+MAPS = Path("/proc/self/maps")
 """The memory of this process, as Linux tells it. Elsewhere nothing is given back."""
 _PAUSE_SECONDS = 0.05
 Span = tuple[int, int]
@@ -62,10 +62,10 @@ def trim() -> None:
 
 def mappings(file: Path) -> frozenset[Span]:
     """All mappings of a file now. A page that was written to in a private mapping would lose what was written: none of those."""
-    if not _MAPS.exists():
+    if not MAPS.exists():
         return frozenset()
     path, spans = str(file.resolve()), set()
-    for line in _MAPS.read_text(errors="replace").splitlines():
+    for line in MAPS.read_text(errors="replace").splitlines():
         words = line.split(maxsplit=5)
         if len(words) == 6 and words[5] == path and "w" not in words[1]:
             begin, _, end = words[0].partition("-")

@@ -6,6 +6,7 @@ As in `backends.cells`, the requests' own handles say which blocks are in use, a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
@@ -185,6 +186,10 @@ class BlockPool:
         for memory in self._memory:
             memory[:, list(targets)] = memory[:, source, None]
 
+    def entering(self, texts: Sequence[BlockHandle]) -> AbstractContextManager[None]:
+        """Passes that enter rows into these texts. If they fail, nothing of them stays: not in the texts, not in their cells."""
+        return _Entering(texts, self)
+
     def zero(self, handle: BlockHandle, begin: int) -> None:
         """Forget what a request has in its cells from `begin` on, and rows that only fill passes: a masked NaN would still
         poison an attention sum."""
@@ -202,3 +207,21 @@ class BlockPool:
 
 def blocks_for(cells: int) -> int:
     return -(-cells // CELLS)
+
+
+class _Entering:
+    """What `entering` returns; a class, for a generator would take three times as long."""
+
+    __slots__ = ("marks", "pool", "texts")
+
+    def __init__(self, texts: Sequence[BlockHandle], pool: BlockPool) -> None:
+        self.texts, self.pool = texts, pool
+
+    def __enter__(self) -> None:
+        self.marks = [text.mark() for text in self.texts]
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is not None:
+            for text, mark in zip(self.texts, self.marks, strict=True):
+                text.back(mark)
+                self.pool.zero(text, text.read)
