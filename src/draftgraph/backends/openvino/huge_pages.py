@@ -23,8 +23,8 @@ import numpy as np
 from draftgraph.backends.openvino.pages import MAPS, Span
 
 _PACKING, _MOVED = 2, 8
-"""First passes, which still pack weights; a start runs more, so that it looks before other models are loaded. Huge pages that are moved after each later pass, which takes 4 ms, or 20 ms where the
-memory of a virtual machine is new to its host."""
+"""First passes, which still pack weights; a start runs more, so that it looks before other models are loaded. Huge pages that are
+moved after each later pass, which takes 4 ms, or 20 ms where the memory of a virtual machine is new to its host."""
 _SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
 _PAGES = Path("/proc/self/pagemap")
 """Eight bytes for every page of this process; the highest bit says whether the page is in memory."""
