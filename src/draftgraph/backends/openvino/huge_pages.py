@@ -40,8 +40,10 @@ class HugePages:
 
     def __init__(self, weights: int) -> None:
         """weights  bytes."""
-        waiting = repeat(None, _PACKING * _MOVED)
-        self._left: Iterator[None] = chain(waiting, _moving(_in_memory(_huge_size()), weights))
+        size, waiting = _huge_size(), repeat(None, _PACKING * _MOVED)
+        self._left: Iterator[None] = (
+            chain(waiting, _moving(_in_memory(size), weights, size)) if 0 < size <= weights else iter(())
+        )
 
     def move(self) -> None:
         """To be called after every pass."""
@@ -52,14 +54,11 @@ class HugePages:
         deque(self._left, maxlen=0)
 
 
-def _moving(before: dict[int, float], weights: int) -> Iterator[None]:
-    """Every step makes one huge page. The first step looks where they can be.
+def _moving(before: dict[int, float], weights: int, size: int) -> Iterator[None]:
+    """Every step makes one huge page, of `size` bytes. The first step looks where they can be.
 
     before  what was in memory before the weights were packed.
     """
-    size = _huge_size()
-    if not size:
-        return
     advise = ctypes.CDLL(None, use_errno=True).madvise
     advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     came = {start: share - before.get(start, 0.0) for start, share in _in_memory(size).items() if share >= _FULL}
@@ -82,7 +81,7 @@ def _in_memory(size: int) -> dict[int, float]:
     """By the address of every possible huge page: the part of it that is in memory. Empty where the system does not tell."""
     try:
         with _PAGES.open("rb", buffering=0) as file:
-            return {start: share for span in _private() for start, share in _shares(file, span, size)} if size else {}
+            return {start: share for span in _private() for start, share in _shares(file, span, size)}
     except (OSError, ValueError):
         return {}
 
