@@ -64,7 +64,7 @@ from test_sampling_law import TableLM
 EXACT, VISIBLE = 1e-12, 1e-3
 DEPTH = 3
 """Tokens of the deepest path."""
-MOST_DRAFTS = 600
+MOST_DRAFTS = 400
 """Drafts enumerated per case, about."""
 PAIRS = (*KINDS, "one-hot q", "one-hot p", "steep q", "even q", "flat q")
 """Kinds of tables: the prover's, and drafters that are too sure, that know nothing, or that are unsure of what is true."""
