@@ -272,9 +272,14 @@ def test_vocabularies_too_different_for_padding(vocab: int) -> None:
         dg.Engine.from_pretrained(TARGET(), draft_model=tiny_lm(vocab=vocab))
 
 
-@pytest.mark.parametrize("vocab", [40, 63, 65, 90])
-@pytest.mark.parametrize("structure", ["chain", "tree", "graph", "gsd"])
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("vocab", "structure", "temperature"),
+    [
+        (vocab, structure, float((i + j) % 2))
+        for i, vocab in enumerate((40, 63, 65, 90))
+        for j, structure in enumerate(("chain", "tree", "graph", "gsd"))
+    ],
+)
 def test_vocabularies_padded_differently(vocab: int, structure: str, temperature: float) -> None:
     engine = dg.Engine.from_pretrained(TARGET(), draft_model=tiny_lm(vocab=vocab), structure=structure, budget=6)
     result = engine.generate([63, 60, 5], dg.SamplingParams(max_new_tokens=15, temperature=temperature, seed=1))
@@ -286,9 +291,15 @@ def test_vocabularies_padded_differently(vocab: int, structure: str, temperature
 SHAPED = (dg.structures.Chain(4), dg.structures.Tree((3, 2, 1)), dg.structures.Paths(3, 4))
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-@pytest.mark.parametrize("structure", ["graph", "tree", "chain", "comb", "paths", "gsd", *SHAPED], ids=str)
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("family", "structure", "temperature"),
+    [
+        (family, structure, float((i + j) % 2))
+        for i, family in enumerate(("llama", "gpt2"))
+        for j, structure in enumerate(("graph", "tree", "chain", "comb", "paths", "gsd", *SHAPED))
+    ],
+    ids=str,
+)
 def test_beyond_the_drafters_window_drafts_are_copies_or_none(family: str, structure: Any, temperature: float) -> None:
     drafter = tiny_lm(window=32) if family == "llama" else tiny_lm(family, window=32)
     budget = "auto" if structure in SHAPED else 6
