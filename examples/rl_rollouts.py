@@ -10,7 +10,7 @@ import draftgraph as dg
 from draftgraph.data import bundled_pair
 
 TARGET, DRAFTER = bundled_pair()
-PROMPTS, SAMPLES, TOKENS, ROUNDS = ["def add(", "import "], 8, 12, 3
+PROMPTS, SAMPLES, TOKENS, ROUNDS = ["def add(", "import "], 4, 12, 3
 
 
 def reward(text: str) -> float:

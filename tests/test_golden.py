@@ -44,7 +44,7 @@ def test_story(
         load("stories260K"), draft_model=drafter and load(drafter), tokenizer=stories, budget=16,
         structure=STRUCTURES[structure],
     )  # fmt: skip
-    result = engine.generate([1], dg.SamplingParams(max_new_tokens=400, stop_token_ids=(1,)))
+    result = engine.generate([1], dg.SamplingParams(max_new_tokens=240, stop_token_ids=(1,)))
     text = result.text.strip()
     compared = min(len(text), len(golden))
     assert text[:compared] == golden[:compared]

@@ -35,7 +35,7 @@ from own_drafters import Beside
 VOCAB = 7
 PROMPT = [1, 2]
 LENGTH = 3
-SAMPLES = 2000
+SAMPLES = 600
 WARPINGS: dict[str, dict[str, Any]] = {
     "plain": {"temperature": 1.0},
     "warped": {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "repetition_penalty": 1.3},

@@ -85,6 +85,8 @@ def _build_list(kind: Any, value: list[Any], where: str) -> Any:
     fixed = origin is tuple and parts[-1] is not Ellipsis
     if fixed and len(value) != len(parts):
         raise BrokenFileError(f"{where} has {len(value)} entries, not {len(parts)}")
+    if not fixed and parts[0] is float and all(type(each) is float and math.isfinite(each) for each in value):
+        return tuple(value) if origin is tuple else list(value)  # thousands of numbers, as a kept graph has
     kinds = parts if fixed else parts[:1] * len(value)
     built = [build(part, each, f"{where}, number {i}") for i, (part, each) in enumerate(zip(kinds, value, strict=True))]
     return tuple(built) if origin is tuple else built

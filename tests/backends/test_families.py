@@ -73,12 +73,12 @@ def model(family: str, span: int = 8) -> PreTrainedModel:
 def test_a_text_beyond_the_window_is_that_of_transformers(family: str, span: int) -> None:
     lm = model(family, span)
     engine = dg.Engine.from_pretrained(lm, draft_model=perturbed(lm, 0.05), budget=12)
-    expected = plain(lm, PROMPT, 24)
-    result = engine.generate(PROMPT, max_new_tokens=24)
+    expected = plain(lm, PROMPT, 16)
+    result = engine.generate(PROMPT, max_new_tokens=16)
     assert result.token_ids == expected
     assert result.stats.num_accepted_tokens > 0
     engine.target.kinds = [LayerKind(kind.name) for kind in engine.target.kinds]  # the control: windows are left out
-    assert engine.generate(PROMPT, max_new_tokens=24).token_ids != expected
+    assert engine.generate(PROMPT, max_new_tokens=16).token_ids != expected
 
 
 @pytest.mark.parametrize("family", ["mistral", "llama4_text", "gemma3_text"])
@@ -86,12 +86,12 @@ def test_a_text_beyond_the_window_is_that_of_transformers(family: str, span: int
 def test_a_text_that_grows_over_the_window_is_that_of_transformers(family: str, length: int) -> None:
     """With every structure, with and without a drafter, read in pieces that are cut by the window."""
     lm = model(family)
-    expected = plain(lm, PROMPT[:length], 32)
+    expected = plain(lm, PROMPT[:length], 20)
     for drafter in (perturbed(lm, 0.05), None):
         for structure in ("graph", "chain"):
             engine = dg.Engine.from_pretrained(lm, draft_model=drafter, budget=12, structure=structure)
             engine.target.most_rows = 5
-            assert engine.generate(PROMPT[:length], max_new_tokens=32).token_ids == expected
+            assert engine.generate(PROMPT[:length], max_new_tokens=20).token_ids == expected
 
 
 def test_cells_that_no_layer_reads_any_more_are_free() -> None:

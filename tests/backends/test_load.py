@@ -124,7 +124,7 @@ SAFE = [snippet for snippet in SNIPPETS if not snippet.isdecimal() or len(snippe
 """Without whole numbers for which transformers would try to find the memory."""
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=25)
 @given(data=st.data())
 @pytest.mark.parametrize("file", ["config.json", "generation_config.json", "tokenizer_config.json"])
 def test_a_spoiled_file_is_refused_or_harmless(folder: Path, file: str, data: st.DataObject):

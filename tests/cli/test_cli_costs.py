@@ -22,7 +22,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture
 def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How often something was measured, into a folder of this test."""
+    """How often something was measured, into a folder of this test; models stay converted in the one of all tests."""
     times: list[int] = []
 
     def measure(target: object, drafter: object, run: object, chains: bool, *more: object) -> object:
@@ -32,7 +32,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(pairs, "measure", measure)
     monkeypatch.setattr("draftgraph.engine.engine.pair_costs", pairs.pair_costs)
     monkeypatch.setattr(cost_cache, "_MEASURED", set())
-    monkeypatch.setenv(cost_cache.FOLDER, str(tmp_path / "cache"))
+    monkeypatch.setattr(cost_cache, "folder", lambda: tmp_path / "cache")
     return times
 
 

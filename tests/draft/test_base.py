@@ -44,7 +44,7 @@ def engine_of(drafter: dg.Drafter, **options: Any) -> dg.Engine:
 def test_an_own_drafter_under_every_rule(name: str, rule: str, temperature: float) -> None:
     """Greedy text is that of plain decoding; what the rule does not verify is refused by name before any token."""
     possible = VERIFIED[name] - ({"kseq", "multipath"} if temperature == 0.0 else set())
-    params = dg.SamplingParams(max_new_tokens=30, temperature=temperature, seed=4)
+    params = dg.SamplingParams(max_new_tokens=18, temperature=temperature, seed=4)
     if rule not in possible:
         with pytest.raises(OptionError, match=f"rule '{rule}'") as refused:
             engine_of(DRAFTERS[name](), rule=rule, budget=8).generate(PROMPT, params)
@@ -56,7 +56,7 @@ def test_an_own_drafter_under_every_rule(name: str, rule: str, temperature: floa
     assert first.stats.num_draft_tokens > 0
     assert not engine.target.cache._used
     if temperature == 0.0:
-        assert first.token_ids == plain(target(), PROMPT, 30)
+        assert first.token_ids == plain(target(), PROMPT, 18)
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,16 @@ def engine(**options: Any) -> dg.Engine:
     return made
 
 
+PROMPTS = (TEXT, TEXT[3:], TEXT * 3, [1, 2])
+GREEDY: dict[str, Any] = {"max_new_tokens": 40, "temperature": 0.0}
+
+
+@cache
+def plain() -> list[list[int]]:
+    """The texts without drafts."""
+    return [result.token_ids for result in engine(budget=0).generate(list(PROMPTS), **GREEDY)]
+
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "auto": {}, "chain": {"structure": "chain"}, "block": {"rule": "block"}, "graph": {"structure": "graph"},
     "comb": {"structure": "comb"}, "short": {"num_speculative_tokens": 2}, "agree": {"rule": "agree"},
@@ -165,15 +175,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_greedy_texts_are_exact_alone_and_in_batches(name: str, folder: Path) -> None:
-    prompts = [TEXT, TEXT[3:], TEXT * 3, [1, 2]]
-    asked: dict[str, Any] = {"max_new_tokens": 40, "temperature": 0.0}
-    plain = [result.token_ids for result in engine(budget=0).generate(prompts, **asked)]
     drafting = engine(draft_model=folder, **OPTIONS[name])
-    alone = [drafting.generate(prompt, **asked) for prompt in prompts]
+    alone = [drafting.generate(prompt, **GREEDY) for prompt in PROMPTS]
     rounds = [record for result in alone for record in result.rounds]
-    assert [result.token_ids for result in alone] == plain
-    together = drafting.generate(prompts, **asked)
-    assert [result.token_ids for result in together] == plain
+    assert [result.token_ids for result in alone] == plain()
+    together = drafting.generate(list(PROMPTS), **GREEDY)
+    assert [result.token_ids for result in together] == plain()
     assert {"copies", "draft"} <= {record.decision for record in rounds}
     assert {result.rounds[0].decision for result in alone} == {"copies"}  # nothing is known of the prompt's end
     assert any(record.decision == "copies" and "from the drafter" in record.reason for record in rounds)

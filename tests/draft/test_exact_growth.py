@@ -38,12 +38,14 @@ from draftgraph.engine.config import Config
 from draftgraph.engine.round import decode_round
 from draftgraph.lab.prove.law import (
     KINDS,
+    Drafted,
     Draw,
     Laws,
     Program,
     Tables,
+    drafted,
+    emitted_law,
     enumerate_draws,
-    output_law,
     random_tables,
     total_variation,
 )
@@ -62,7 +64,7 @@ from test_sampling_law import TableLM
 EXACT, VISIBLE = 1e-12, 1e-3
 DEPTH = 3
 """Tokens of the deepest path."""
-MOST_DRAFTS = 600
+MOST_DRAFTS = 400
 """Drafts enumerated per case, about."""
 PAIRS = (*KINDS, "one-hot q", "one-hot p", "steep q", "even q", "flat q")
 """Kinds of tables: the prover's, and drafters that are too sure, that know nothing, or that are unsure of what is true."""
@@ -194,7 +196,7 @@ def no_passes(growing: Growing) -> Growing:
 
 
 levels, filled = sampled(Tree()), sampled(Graph())
-SEEDS = {"levels": 32, "levels, filled": 32}
+SEEDS = {"levels": 16, "levels, filled": 16}
 """How many settings, of each kind of table; these shapes depend on more than the others."""
 TREES = ("layer", "agree", "recursive", "traversal")
 CHAINS = (*TREES, "block", "token")
@@ -228,8 +230,8 @@ def program(growth: Growing, setting: Setting, sampled: bool = True) -> Program:
     return lambda q, draw: growth(setting, reading(q, temperature), by_row(draw)).tree()
 
 
-def tv(drafting: Program, tables: Tables, rule: str = "layer") -> float:
-    law = output_law(RULES[rule], tables, drafting, tables.depth + 1).law
+def tv(drafts: Sequence[Drafted], tables: Tables, rule: str = "layer") -> float:
+    law = emitted_law(RULES[rule], tables, drafts, tables.depth + 1).law
     return total_variation(law, tables.target_law(tables.depth + 1))
 
 
@@ -249,12 +251,13 @@ def affordable(growth: Growing, setting: Setting) -> Setting:
 @pytest.mark.parametrize("name", GROWTHS)
 def test_growth_is_lossless(name: str, kind: str) -> None:
     growth, sampled, rules = GROWTHS[name]
-    for seed in range(SEEDS.get(name, 8)):
+    for seed in range(SEEDS.get(name, 4)):
         setting = random_setting(kind, seed)
         if sampled:
             setting = affordable(growth, setting)
+        drafts = list(drafted(setting.tables, program(growth, setting, sampled)))
         for rule in rules:
-            assert tv(program(growth, setting, sampled), setting.tables, rule) <= EXACT, (seed, rule, setting.limits)
+            assert tv(drafts, setting.tables, rule) <= EXACT, (seed, rule, setting.limits)
 
 
 @pytest.mark.parametrize("name", GROWTHS)
@@ -409,7 +412,7 @@ ROUNDS = {
 @pytest.mark.parametrize("name", ROUNDS)
 def test_rounds_that_learn_are_lossless(name: str) -> None:
     """Calibration, draft temperature, discounts and the target's own rows: round 1 shapes round 2, and so on."""
-    for kind, seed in product(("random", "sparse", "flat q"), range(2)):
+    for kind, seed in (("random", 0), ("sparse", 1), ("flat q", 0)):
         tables = round_tables(name, kind, seed)
         masses: defaultdict[tuple[int, ...], float] = defaultdict(float)
         for probability, request in histories(name, tables):
@@ -542,7 +545,7 @@ def worst(drafting: Callable[[Setting], Program], limits: Limits, vocab: int = 3
         calibration._overlap = [float(t == temperature) for t in TEMPERATURES]
         tables = random_tables("random", vocab, max(limits.reach, limits.depth), seed)
         setting = replace(random_setting("random", seed), tables=tables, limits=limits, calibration=calibration)
-        found = max(found, tv(drafting(setting), tables))
+        found = max(found, tv(list(drafted(tables, drafting(setting))), tables))
     return found
 
 

@@ -25,7 +25,16 @@ from draftgraph.draft.proposal import propose
 from draftgraph.draft.structures.base import Structure
 from draftgraph.draft.terms import Limits
 from draftgraph.errors import OptionError, PairError
-from draftgraph.lab.prove.law import Draw, Laws, Program, output_law, random_tables, total_variation
+from draftgraph.lab.prove.law import (
+    Draw,
+    Laws,
+    Program,
+    drafted,
+    emitted_law,
+    output_law,
+    random_tables,
+    total_variation,
+)
 from draftgraph.request.state import Request, Strategy
 from draftgraph.request.text import Detokenizer
 from draftgraph.sampling.params import SamplingParams
@@ -58,6 +67,18 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     writers: dict[str, Callable[[Path, PreTrainedModel], Path]] = {"own": write_drafter, "EAGLE-3": write_eagle3}
     write = (writers | FORM_WRITERS)[request.param]
     return write(tmp_path_factory.mktemp("drafter"), tiny_lm(layers=4))
+
+
+@cache
+def over() -> PreTrainedModel:
+    """The target that the folders were trained for."""
+    return tiny_lm(layers=4)
+
+
+@cache
+def plainly(prompt: tuple[int, ...], rule: str, **options: Any) -> list[int]:
+    """The text without drafts."""
+    return dg.Engine.from_pretrained(over(), budget=0, rule=rule).generate(list(prompt), **options).token_ids
 
 
 class Listening(dg.Drafter):
@@ -105,24 +126,20 @@ def test_taps_that_the_target_does_not_have_are_refused() -> None:
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_greedy_texts_are_exact(structure: str, trained: Path) -> None:
-    over = tiny_lm(layers=4)
-    plain = dg.Engine.from_pretrained(over, budget=0)
-    drafted = dg.Engine.from_pretrained(over, draft_model=trained, structure=STRUCTURES[structure], budget=7)
-    drafted.target.most_rows = drafted.drafter.model.most_rows = 5  # type: ignore[union-attr]
+    engine = dg.Engine.from_pretrained(over(), draft_model=trained, structure=STRUCTURES[structure], budget=7)
+    engine.target.most_rows = engine.drafter.model.most_rows = 5  # type: ignore[union-attr]
     for seed in range(2):
         prompt = torch.randint(1, 64, (4 + 5 * seed,), generator=torch.Generator().manual_seed(seed)).tolist()
-        result = drafted.generate(prompt, max_new_tokens=18, temperature=0.0)
-        assert result.token_ids == plain.generate(prompt, max_new_tokens=18, temperature=0.0).token_ids
+        result = engine.generate(prompt, max_new_tokens=18, temperature=0.0)
+        assert result.token_ids == plainly(tuple(prompt), "auto", max_new_tokens=18, temperature=0.0)
         assert result.rounds[0].num_passes == 0  # nothing is known of the prompt's end
         assert result.stats.num_drafter_evaluations > 0
 
 
 def test_the_automatic_budget_times_it(trained: Path) -> None:
-    over = tiny_lm(layers=4)
-    engine = dg.Engine.from_pretrained(over, draft_model=trained)
-    plain = dg.Engine.from_pretrained(over, budget=0)
+    engine = dg.Engine.from_pretrained(over(), draft_model=trained)
     options: dict[str, Any] = {"max_new_tokens": 40, "temperature": 0.0}
-    assert engine.generate(TEXT, **options).token_ids == plain.generate(TEXT, **options).token_ids
+    assert engine.generate(TEXT, **options).token_ids == plainly(tuple(TEXT), "auto", **options)
     assert engine.costs.drafter is not None
 
 
@@ -195,7 +212,7 @@ def program(
     params = SamplingParams(max_new_tokens=DEPTH + 1, temperature=1.0)
 
     @torch.inference_mode()
-    def drafted(q: Laws, draw: Draw) -> TokenTree:
+    def first(q: Laws, draw: Draw) -> TokenTree:
         noise = Noise(0)
         noise.enumerator = draw  # type: ignore[attr-defined]
         request = Request(
@@ -211,7 +228,7 @@ def program(
             drafter.end(request)
             over.close(request.text)
 
-    return drafted
+    return first
 
 
 def enumerated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,11 +261,13 @@ def test_every_draft_is_verified_exactly(
 ) -> None:
     enumerated(monkeypatch)
     edges = ("own", "context") if structure.filled else ()
-    for laws in ("random", "sparse", "greedy"):
-        tables = random_tables(laws, VOCAB, DEPTH, 3)
-        emitted = output_law(RULES[rule], tables, program(kind, structure, edges, budget), DEPTH + 1)
-        assert emitted.drafts > 3
-        assert total_variation(emitted.law, tables.target_law(DEPTH + 1)) < 1e-12
+    targets = [random_tables(laws, VOCAB, DEPTH, 3) for laws in ("random", "sparse", "greedy")]
+    drafts = list(drafted(targets[0], program(kind, structure, edges, budget)))
+    assert len(drafts) > 3
+    for tables in targets:  # of which the drafter reads nothing
+        judged = [replace(draft, p=tables.rows(draft.tree)) for draft in drafts]
+        law = emitted_law(RULES[rule], tables, judged, DEPTH + 1).law
+        assert total_variation(law, tables.target_law(DEPTH + 1)) < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -280,15 +299,13 @@ def test_laws_that_forget_the_reduced_vocabulary_are_refuted(
 @pytest.mark.parametrize("structure", ["graph", "chain", "comb"])
 def test_under_agree_a_drafter_changes_no_token(structure: str, trained: Path) -> None:
     """Noise belongs to positions, so that the law of the text is that of plain decoding, seed by seed."""
-    over = tiny_lm(layers=4)
-    plain = dg.Engine.from_pretrained(over, budget=0, rule="agree")
-    drafted = dg.Engine.from_pretrained(over, draft_model=trained, rule="agree", structure=structure, budget=6)
+    engine = dg.Engine.from_pretrained(over(), draft_model=trained, rule="agree", structure=structure, budget=6)
     accepted = 0
     for seed in range(3):
         options: dict[str, Any] = {"max_new_tokens": 16, "temperature": 1.5, "seed": seed}
-        result = drafted.generate(TEXT, **options)
+        result = engine.generate(TEXT, **options)
         accepted += result.stats.num_accepted_tokens
-        assert result.token_ids == plain.generate(TEXT, **options).token_ids
+        assert result.token_ids == plainly(tuple(TEXT), "agree", **options)
     assert accepted > 0
 
 
@@ -298,16 +315,14 @@ def test_under_agree_a_drafter_changes_no_token(structure: str, trained: Path) -
 @pytest.mark.parametrize("structure", ["auto", Chain(4), Comb()], ids=["auto", "long", "comb"])
 @pytest.mark.parametrize("layout", ["original", "dflash", "dspark"])
 def test_greedy_texts_of_block_drafters_are_exact(layout: str, structure: str | Structure, tmp_path: Path) -> None:
-    over = tiny_lm(layers=4)
-    folder = write_dflash(tmp_path, over, layout, entries=None if layout == "original" else 40)
-    plain = dg.Engine.from_pretrained(over, budget=0)
-    drafted = dg.Engine.from_pretrained(over, draft_model=folder, structure=structure, budget=7)
-    drafted.target.most_rows = drafted.drafter.model.most_rows = 5  # type: ignore[union-attr]
+    folder = write_dflash(tmp_path, over(), layout, entries=None if layout == "original" else 40)
+    engine = dg.Engine.from_pretrained(over(), draft_model=folder, structure=structure, budget=7)
+    engine.target.most_rows = engine.drafter.model.most_rows = 5  # type: ignore[union-attr]
     accepted = 0
     for seed in range(3):
         prompt = torch.randint(1, 64, (1 + 7 * seed,), generator=torch.Generator().manual_seed(seed)).tolist()
-        result = drafted.generate(prompt, max_new_tokens=24, temperature=0.0)
-        assert result.token_ids == plain.generate(prompt, max_new_tokens=24, temperature=0.0).token_ids
+        result = engine.generate(prompt, max_new_tokens=24, temperature=0.0)
+        assert result.token_ids == plainly(tuple(prompt), "auto", max_new_tokens=24, temperature=0.0)
         accepted += result.stats.num_accepted_tokens
     assert accepted > 0
 

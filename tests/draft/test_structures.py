@@ -74,11 +74,12 @@ def test_rules_verify_what_is_drafted_for_them(rule: str, name: str, monkeypatch
 
     monkeypatch.setattr(ModelDrafter, "verified", observed)
     engine = dg.Engine.from_pretrained(target(), draft_model=drafter(), rule=rule, **STRUCTURES[name])
-    for seed in range(4):
-        params = dg.SamplingParams(max_new_tokens=25, temperature=1.0, seed=seed)
-        result = engine.generate(PROMPT, params)
+    texts = []
+    for seed in (0, 1, 0):
+        result = engine.generate(PROMPT, dg.SamplingParams(max_new_tokens=25, temperature=1.0, seed=seed))
         assert len(result.token_ids) == 25
-        assert engine.generate(PROMPT, params).token_ids == result.token_ids
+        texts.append(result.token_ids)
+    assert texts[2] == texts[0]
     full = [tree for tree in trees if len(tree) > 3]
     assert full or name == "more paths than budget"
     assert all(("sampled" in tree.kinds) == (RULES[rule].uses_laws and name != "fixed") for tree in full)

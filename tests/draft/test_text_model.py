@@ -44,6 +44,7 @@ WRITERS: dict[str, Callable[[Path, PreTrainedModel], Path]] = {
 }
 
 
+@cache
 def over() -> PreTrainedModel:
     return tiny_lm(vocab=24, layers=4)
 

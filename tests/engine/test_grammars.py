@@ -69,7 +69,7 @@ DRAFTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("drafts", DRAFTS)
 def test_every_text_parses(drafts: str, kind: str, temperature: float) -> None:
     grammar, parses = GRAMMARS[kind]
-    for seed in range(1 if temperature == 0 else 4):
+    for seed in range(1 if temperature == 0 else 2):
         result = engine(**DRAFTS[drafts]).generate(grammar=grammar, temperature=temperature, seed=seed, **TEXTS)
         assert result.finish_reason == "stop"
         assert parses(result.text), result.text

@@ -27,7 +27,7 @@ from models import perturbed, plain, tiny_lm
 SOURCE = str(Path(dg.__file__).parent)
 PROMPT, TOKENS = [5, 9, 5], 10
 PARAMS = dg.SamplingParams(max_new_tokens=TOKENS, seed=3)
-EVERY = int(os.environ.get("INTERRUPT_EVERY", "23"))
+EVERY = int(os.environ.get("INTERRUPT_EVERY", "37"))
 """Of the lines that a request runs through, one in so many is tried; 1 tries all, which takes minutes."""
 CLOSING = {
     (inspect.getsourcefile(function), first + line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import cache
 from typing import Any
 
 import pytest
@@ -24,12 +25,9 @@ def by_transformers(model: Any, ids: list[int]) -> torch.Tensor:
         return torch.log_softmax(model(torch.tensor([ids])).logits[0, :-1].float(), dim=1)
 
 
-@pytest.mark.parametrize("piece", [1, 2, 7, 128])
-@pytest.mark.parametrize("kind", ["torch", "openvino", "bitwise", "recurrent", "window"])
-def test_a_text_has_the_log_probabilities_of_a_plain_forward(
-    kind: str, piece: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scoring, "PIECE_ROWS", piece)
+@cache
+def scored_by(kind: str) -> tuple[dg.Engine, torch.Tensor]:
+    """An engine, and what transformers says of TEXT."""
     models: dict[str, Any] = {
         "openvino": lm,
         "bitwise": lm,
@@ -40,9 +38,17 @@ def test_a_text_has_the_log_probabilities_of_a_plain_forward(
     options: dict[str, Any] = {"budget": 0}
     if kind in ("openvino", "bitwise"):
         options |= {"backend": "openvino", "bitwise": kind == "bitwise"}
-    engine = dg.Engine.from_pretrained(model, **options)
+    return dg.Engine.from_pretrained(model, **options), by_transformers(model, TEXT)
+
+
+@pytest.mark.parametrize("piece", [1, 2, 7, 128])
+@pytest.mark.parametrize("kind", ["torch", "openvino", "bitwise", "recurrent", "window"])
+def test_a_text_has_the_log_probabilities_of_a_plain_forward(
+    kind: str, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, expected = scored_by(kind)
+    monkeypatch.setattr(scoring, "PIECE_ROWS", piece)
     scores = engine.score(TEXT, top_logprobs=3)
-    expected = by_transformers(model, TEXT)
     assert scores.token_ids == TEXT
     assert scores.logprobs[0] is None
     assert scores.logprobs[1:] == pytest.approx(expected[range(89), TEXT[1:]].tolist(), abs=2e-4)

@@ -90,7 +90,7 @@ STOPS = st.lists(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(
     st.lists(st.sampled_from(ALPHABET), min_size=2, max_size=14), STOPS, st.sets(st.sampled_from(ALPHABET), max_size=1),
     st.integers(1, 14), st.none() | st.integers(1, 14), st.sampled_from([0, 3, 8]),

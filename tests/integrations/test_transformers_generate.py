@@ -314,7 +314,7 @@ def test_every_sampled_token_comes_from_the_law_of_plain_generate(pair: Any) -> 
 @torch.no_grad()
 def test_sampled_pairs_have_the_exact_law() -> None:
     model = tiny_lm("llama", vocab=6, layers=1, gain=1.0, logit_gain=1.0)
-    ids, options, draws = torch.tensor([[1, 4]]), SHAPED | {"max_new_tokens": 3}, 1200
+    ids, options, draws = torch.tensor([[1, 4]]), SHAPED | {"max_new_tokens": 3}, 700
     processors = processors_of(model, ids, **options)
     law = {}
     for a in range(6):

@@ -36,8 +36,13 @@ def engine(name: str) -> dg.Engine:
     return dg.Engine.from_pretrained(target, draft_model=draft_model, **ENGINES[name])
 
 
-def expected(processor: Any, prompt: list[int] = PROMPT) -> list[int]:
-    return plain(engine("plain").target.model, prompt, TOKENS, logits_processor=hf.LogitsProcessorList([processor]))
+@cache
+def expected(name: str, prompt: tuple[int, ...] = tuple(PROMPT)) -> list[int]:
+    """What transformers makes of a fresh processor of this name."""
+    processor = (FUNCTIONS | STATEFUL | LATE)[name]()
+    return plain(
+        engine("plain").target.model, list(prompt), TOKENS, logits_processor=hf.LogitsProcessorList([processor])
+    )
 
 
 def params(processor: Any, **options: Any) -> dg.SamplingParams:
@@ -47,8 +52,7 @@ def params(processor: Any, **options: Any) -> dg.SamplingParams:
 @pytest.mark.parametrize("drafting", ENGINES)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_give_the_text_of_plain_decoding(name: str, drafting: str) -> None:
-    make = FUNCTIONS[name]
-    assert engine(drafting).generate(PROMPT, params(make())).token_ids == expected(make())
+    assert engine(drafting).generate(PROMPT, params(FUNCTIONS[name]())).token_ids == expected(name)
 
 
 @pytest.mark.parametrize("drafting", ENGINES)
@@ -70,14 +74,14 @@ def test_the_remedy_works_with_the_very_processor_that_was_refused(name: str) ->
     processor = STATEFUL[name]()
     with pytest.raises(OptionError):
         engine("graph").generate(PROMPT, params(processor))
-    assert engine("plain").generate(PROMPT, params(processor)).token_ids == expected(STATEFUL[name]())
+    assert engine("plain").generate(PROMPT, params(processor)).token_ids == expected(name)
 
 
 @pytest.mark.parametrize("drafting", ENGINES)
 @pytest.mark.parametrize("name", LATE)
 def test_state_that_shows_late_stops_the_text_before_it_is_wrong(name: str, drafting: str) -> None:
     for prompt in (PROMPT, [7, 3, 9, 7, 3, 1, 2], [11]):
-        right = expected(LATE[name](), prompt)
+        right = expected(name, tuple(prompt))
         try:
             tokens = engine(drafting).generate(prompt, params(LATE[name]())).token_ids
         except OptionError as error:
@@ -91,8 +95,8 @@ def test_state_that_shows_late_stops_the_text_before_it_is_wrong(name: str, draf
 def test_without_drafts_processors_are_called_once_per_token_with_one_row(name: str) -> None:
     if name in ("random",):
         return
-    make = {**STATEFUL, **LATE}[name]
-    assert engine("plain").generate(PROMPT, params(make())).token_ids == expected(make())
+    processor = (STATEFUL | LATE)[name]()
+    assert engine("plain").generate(PROMPT, params(processor)).token_ids == expected(name)
 
 
 def test_nothing_is_asked_without_drafts() -> None:

@@ -15,9 +15,9 @@ from laws import p_value
 from models import perturbed, tiny_lm
 
 PARAMS = {
-    "plain": dg.SamplingParams(max_new_tokens=30, temperature=1.0, seed=7),
+    "plain": dg.SamplingParams(max_new_tokens=20, temperature=1.0, seed=7),
     "warped": dg.SamplingParams(
-        max_new_tokens=30, temperature=0.8, seed=7, top_k=20, top_p=0.9, repetition_penalty=1.2
+        max_new_tokens=20, temperature=0.8, seed=7, top_k=20, top_p=0.9, repetition_penalty=1.2
     ),
 }
 PROMPT = [5, 9, 5, 9, 11]
@@ -41,9 +41,14 @@ def expected(warping: str) -> list[int]:
     return engine(budget=0).generate(PROMPT, PARAMS[warping]).token_ids
 
 
-@pytest.mark.parametrize("warping", PARAMS)
-@pytest.mark.parametrize("kind", DRAFTERS)
-@pytest.mark.parametrize("structure", ["chain", "tree", "graph", "gsd"])
+@pytest.mark.parametrize(
+    ("kind", "structure", "warping"),
+    [
+        (kind, structure, ("plain", "warped")[(i + j) % 2])
+        for i, kind in enumerate(DRAFTERS)
+        for j, structure in enumerate(("chain", "tree", "graph", "gsd"))
+    ],
+)
 def test_text_does_not_depend_on_the_draft(kind: str, structure: str, warping: str) -> None:
     if kind == "none" and structure == "gsd":
         pytest.skip("gsd needs a draft model")
@@ -105,7 +110,7 @@ def test_first_tokens_follow_the_softmax(kind: str) -> None:
     model = tiny_lm(vocab=8, logit_gain=1.0)
     draft = perturbed(model, 0.2) if kind == "perturbed" else None
     drafting = dg.Engine.from_pretrained(model, draft_model=draft, rule="agree", budget=3)
-    params = [dg.SamplingParams(max_new_tokens=1, temperature=1.0, seed=seed) for seed in range(1500)]
+    params = [dg.SamplingParams(max_new_tokens=1, temperature=1.0, seed=seed) for seed in range(600)]
     tokens = [drafting.generate([1, 2], its).token_ids[0] for its in params]
     law = torch.softmax(model(torch.tensor([[1, 2]])).logits[0, -1].double(), dim=0).tolist()
     assert p_value(tokens, dict(enumerate(law))) > 1e-4

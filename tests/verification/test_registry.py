@@ -265,7 +265,7 @@ def test_verify_draws_from_the_law_that_the_rule_states(name):
     outcome = RULES[name].outcome(tree, p)
     expected = torch.stack([s * outcome.bonus(i) / outcome.bonus(i).sum() for i, s in enumerate(outcome.stop)])
     counts = torch.zeros_like(expected)
-    draws = 4000
+    draws = 2000
     for seed in range(draws):
         verdict = verify(name, tree.tokens, tree.parents, tree.law_row, q, p, seed)
         counts[verdict.path[-1] + 1 if verdict.path else 0, verdict.token] += 1

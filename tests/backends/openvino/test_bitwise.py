@@ -165,7 +165,7 @@ def pair_engine(precision: str, **options: Any) -> dg.Engine:
 
 
 def texts(engine: dg.Engine, temperature: float) -> list[tuple[list[int], list[float]]]:
-    options = {"max_new_tokens": 32, "temperature": temperature, "seed": 5, "logprobs": True, "ignore_eos": True}
+    options = {"max_new_tokens": 24, "temperature": temperature, "seed": 5, "logprobs": True, "ignore_eos": True}
     results = engine.generate(list(PROMPTS), top_p=0.95 if temperature else 1.0, **options)
     return [(result.token_ids, result.logprobs or []) for result in results]
 

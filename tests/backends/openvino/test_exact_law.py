@@ -149,7 +149,7 @@ def decoded(target: Read, draft: Read, config: Config, limits: Limits, rule: str
 
 ROUNDS: dict[str, tuple[Config, int, Limits, int, int]] = {
     "chain": (Config(structure="chain"), 2, Limits(3, 3, 0), 4, 3),
-    "tree": (Config(structure="tree"), 3, Limits(4, 2, 0), 3, 2),
+    "tree": (Config(structure="tree"), 2, Limits(4, 2, 0), 4, 2),
     "tree of four tokens": (Config(structure="tree"), 4, Limits(3, 2, 0), 2, 2),
     "shape": (Config(structure=Tree((2, 1))), 2, Limits(4, 2, 0), 4, 2),
     "graph": (Config(structure="graph"), 2, Limits(6, 2, 0, 0.2, spread=False), 4, 3),
@@ -228,10 +228,10 @@ def test_rows_of_plain_decoding_are_those_of_transformers(vocab: int) -> None:
 
 
 CONTROLS: dict[str, tuple[str, str, Any, str, Any]] = {
-    "a node reads its siblings": ("tree", "as they come", text, "_visible", lambda *given: None),
-    "kept nodes stay where they were": ("tree", "as they come", BlockPool, "move", lambda *given: None),
-    "paths begin without the text's last cells": ("tree", "bit for bit", BlockPool, "copy", lambda *given: None),
-    "another path's cells are kept": ("tree", "bit for bit", unrolled, "_common", lambda path, nodes: len(nodes)),
+    "a node reads its siblings": ("shape", "as they come", text, "_visible", lambda *given: None),
+    "kept nodes stay where they were": ("shape", "as they come", BlockPool, "move", lambda *given: None),
+    "paths begin without the text's last cells": ("shape", "bit for bit", BlockPool, "copy", lambda *given: None),
+    "another path's cells are kept": ("shape", "bit for bit", unrolled, "_common", lambda path, nodes: len(nodes)),
 }
 """Rounds, passes, and what is replaced."""
 

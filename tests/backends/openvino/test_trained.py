@@ -37,10 +37,10 @@ def test_greedy_texts_are_those_of_plain_decoding(kind: str, bitwise: bool, over
     assert drafted.backends["target"].startswith("openvino")
     assert (drafted.target.numerics == BITWISE) is bitwise
     drafted.target.most_rows = 7
-    for seed in range(3):
+    for seed in range(2):
         prompt = torch.randint(1, 64, (1 + 9 * seed,), generator=torch.Generator().manual_seed(seed)).tolist()
-        result = drafted.generate(prompt, max_new_tokens=40, temperature=0.0)
-        assert result.token_ids == plain.generate(prompt, max_new_tokens=40, temperature=0.0).token_ids
+        result = drafted.generate(prompt, max_new_tokens=24, temperature=0.0)
+        assert result.token_ids == plain.generate(prompt, max_new_tokens=24, temperature=0.0).token_ids
         assert result.stats.num_drafter_evaluations > 0
 
 

@@ -95,9 +95,8 @@ def test_one_layer_of_draws_has_the_published_optimum(k, seed):
 # Not exceeded
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_no_rule_that_is_proven_exceeds_its_bound(seed):
-    for proof in prove_all(list(RULES.values()), Setting(depth=2, bounds=True, controls=False, seed=seed)):
+def test_no_rule_that_is_proven_exceeds_its_bound():
+    for proof in prove_all(list(RULES.values()), Setting(depth=2, bounds=True, controls=False)):
         for row in proof.cases:
             if row.bound is not None:
                 assert row.gap == pytest.approx(1 - row.expected_tokens / row.bound)

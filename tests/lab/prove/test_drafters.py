@@ -9,6 +9,9 @@ import torch
 
 import draftgraph as dg
 from draftgraph.errors import DrafterError, DraftError, OptionError
+from draftgraph.lab.prove.drafters import drafter_cases
+from draftgraph.lab.prove.exact import Setting, prove_all
+from draftgraph.verification.registry import RULES
 from own_drafters import Beside, Independent, Line, Making, Same, law_behind
 
 HONEST: dict[str, tuple[dg.Drafter, tuple[str, ...]]] = {
@@ -22,9 +25,9 @@ HONEST: dict[str, tuple[dg.Drafter, tuple[str, ...]]] = {
 @pytest.mark.parametrize("name", HONEST)
 def test_an_honest_drafter_is_proven(name: str) -> None:
     drafter, rules = HONEST[name]
-    for rule in rules:
-        proof = dg.prove(rule, drafter=drafter, depth=2, controls=False)
-        assert proof.status == "proven", rule
+    setting = Setting(depth=2, cases=drafter_cases(drafter), controls=False)
+    for proof in prove_all([RULES[rule] for rule in rules], setting):
+        assert proof.status == "proven", proof.rule
         assert proof.max_tv <= 1e-12
         assert sum(row.drafts for row in proof.cases) >= 90
         assert all(drafter.name in row.structure for row in proof.cases if "noise shared" not in row.laws)

@@ -86,11 +86,11 @@ def test_other_sizes(vocab, depth):
     assert prove("layer", vocab=vocab, depth=depth, controls=False, cases=SMALL, seed=vocab + depth).holds
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_single_precision(name):
-    proof = prove(name, depth=2, controls=False, dtype=torch.float32, tolerance=1e-5)
-    assert proof.holds
-    assert proof.max_tv > 1e-12  # it was not double precision
+def test_single_precision():
+    setting = Setting(depth=2, controls=False, dtype=torch.float32, tolerance=1e-5)
+    for proof in prove_all(list(RULES.values()), setting):
+        assert proof.holds, proof.rule
+        assert proof.max_tv > 1e-12, proof.rule  # it was not double precision
 
 
 def test_several_rules_are_proven_as_each_alone():

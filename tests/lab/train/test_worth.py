@@ -37,7 +37,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> tuple[Any, 
     """The story target, a drafter that has learnt a little of it, and prompts that it has not seen."""
     folder = tmp_path_factory.mktemp("story")
     target = load_model(shared / "models" / "stories260K", None, None, False).requires_grad_(False)
-    settings = Settings(tokens=4000, most=48, batch=96, head=512, rows=256, epochs=4.0, seed=1)
+    settings = Settings(tokens=4000, most=48, batch=96, head=512, rows=256, epochs=1.5, seed=1)
     project = Project(folder / "drafter", settings)
     project.begin()
     starts = [[1, *torch.randint(3, 512, (2,), generator=torch.Generator().manual_seed(i)).tolist()] for i in range(96)]
@@ -56,7 +56,7 @@ def test_a_fresh_measurement_confirms_the_verdict(
     """Other prompts, one after the other and without turns: figures are those of the requests, not of how they were taken."""
     monkeypatch.setattr(worth, "SECONDS", 0.0)
     monkeypatch.setattr(worth, "TURNS", 6)
-    monkeypatch.setattr(worth, "TOKENS", (24, 24))
+    monkeypatch.setattr(worth, "TOKENS", (16, 16))
     source, drafter, prompts = story
     assert len(prompts) >= 12
     known, fresh = prompts[:6], prompts[6:12]
@@ -65,7 +65,7 @@ def test_a_fresh_measurement_confirms_the_verdict(
         for way in verdict.ways:
             engine = dg.Engine.from_pretrained(source, **way.options)
             results = [
-                engine.generate(prompt, max_new_tokens=24, temperature=verdict.temperature, seed=i)
+                engine.generate(prompt, max_new_tokens=16, temperature=verdict.temperature, seed=i)
                 for i, prompt in enumerate(fresh)
             ]
             calls = [float(result.stats.num_rounds) for result in results]

@@ -153,8 +153,15 @@ class Structure(ABC):
 
         sampled  False: a draft at temperature 0.
 
+        It is grown once: a structure is frozen, and every configuration asks for it several times.
         Raises OptionError for a structure that fails, or that exceeds its limits.
         """
+        grown: dict[bool, TokenTree] = vars(self).setdefault("_examples", {})
+        if sampled not in grown:
+            grown[sampled] = self._example(sampled)
+        return grown[sampled]
+
+    def _example(self, sampled: bool) -> TokenTree:
         whole = self.whole(EXAMPLE_DEPTH)
         limits = Limits(EXAMPLE_NODES, EXAMPLE_DEPTH, EXAMPLE_DEPTH) if whole is None else whole
         growth = Growth(limits, _made_up, _ranked if sampled and self.draws else None)

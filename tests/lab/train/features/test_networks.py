@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from draftgraph.backends.eagle3_export import exported
 from draftgraph.backends.feature_model import FeatureHandle, FeatureModel
 from draftgraph.backends.features import FeatureShape, default_taps
 from draftgraph.backends.trained import find_trained
+from draftgraph.lab.train.features.answers import Answer
 from draftgraph.lab.train.features.loop import Training
 from draftgraph.lab.train.features.measure import acceptance
 from draftgraph.lab.train.features.names import NAMES
@@ -35,6 +38,13 @@ PAPERS = [name for name in NAMES[2:] if name not in SIZED]
 
 def target(layers: int = 6) -> Any:
     return tiny_lm(vocab=24, logit_gain=1.5, layers=layers).requires_grad_(False)
+
+
+@cache
+def answers(layers: int) -> list[Answer]:
+    """What a target says, which no network changes."""
+    with TemporaryDirectory() as folder:
+        return Project(Path(folder) / "drafter", SETTINGS).answers(target(layers), PROMPTS, [])
 
 
 def network(over: Any, entries: int = 20) -> tuple[Any, torch.Tensor]:
@@ -63,13 +73,12 @@ def test_steps_that_are_trained_are_passes_of_the_engine() -> None:
 
 
 def test_training_improves_what_is_held_out(tmp_path: Path) -> None:
-    over = target()
-    answers = Project(tmp_path / "drafter", SETTINGS).answers(over, PROMPTS, [])
+    over, given = target(), answers(6)
     net, tokens = network(over)
-    before = acceptance(net, over, tokens, answers, 512)["sampled"].predicted
-    Training(net.train(), over, tokens, answers, answers, Recipe(rows=256, peak=5e-3, patience=99), Span(updates=90),
+    before = acceptance(net, over, tokens, given, 512)["sampled"].predicted
+    Training(net.train(), over, tokens, given, given, Recipe(rows=256, peak=5e-3, patience=99), Span(updates=90),
              tmp_path / "state.pt").run()  # fmt: skip
-    assert acceptance(net, over, tokens, answers, 512)["sampled"].predicted > before + 0.15
+    assert acceptance(net, over, tokens, given, 512)["sampled"].predicted > before + 0.15
 
 
 @pytest.mark.parametrize("layers", [4, 7])
@@ -104,9 +113,9 @@ def test_names_are_those_of_the_networks() -> None:
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_network_of_a_paper_is_trained_and_drafts_exactly(name: str, tmp_path: Path) -> None:
     over = target(3)
-    training = Project(tmp_path / "drafter", replace(SETTINGS, network=name, epochs=9.0, rows=256))
+    training = Project(tmp_path / "drafter", replace(SETTINGS, network=name, epochs=6.0, rows=256))
     training.begin()
-    card = training.train(over, training.answers(over, PROMPTS, []))
+    card = training.train(over, answers(3))
     assert card["settings"]["network"] == name
     assert card["recipe"]["objective"] == asdict(NETWORKS[name].objective)
     assert sum(stage["share"] for stage in card["recipe"]["stages"]) == pytest.approx(1.0)
@@ -127,16 +136,15 @@ def test_a_network_of_a_paper_is_trained_and_drafts_exactly(name: str, tmp_path:
 
 @pytest.mark.parametrize("name", ["fspad", "glide"])
 def test_training_a_network_of_a_paper_improves_what_is_held_out(name: str, tmp_path: Path) -> None:
-    over = target(3)
-    answers = Project(tmp_path / "drafter", SETTINGS).answers(over, PROMPTS, [])
+    over, given = target(3), answers(3)
     network, tokens = NETWORKS[name], torch.arange(20) + 2
     torch.manual_seed(1)
     net = network.make(FeatureShape(over.config.hidden_size, network.taps(3), 20), over.config)
     net.start_from(over, tokens)
-    before = acceptance(net, over, tokens, answers, 512)["sampled"].predicted
+    before = acceptance(net, over, tokens, given, 512)["sampled"].predicted
     recipe = Recipe(rows=256, peak=5e-3, patience=99, stages=network.stages, objective=network.objective)
-    Training(net.train(), over, tokens, answers, answers, recipe, Span(updates=60), tmp_path / "state.pt").run()
-    assert acceptance(net, over, tokens, answers, 512)["sampled"].predicted > before + 0.15
+    Training(net.train(), over, tokens, given, given, recipe, Span(updates=60), tmp_path / "state.pt").run()
+    assert acceptance(net, over, tokens, given, 512)["sampled"].predicted > before + 0.15
 
 
 BEFORE = ("tokens", "most", "batch", "head", "rows", "epochs", "seed")

@@ -6,7 +6,9 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,13 @@ def target() -> Any:
     return tiny_lm(vocab=24, logit_gain=1.5, layers=4).requires_grad_(False)
 
 
+@cache
+def answers() -> list[Answer]:
+    """What the target says, which no network changes."""
+    with TemporaryDirectory() as folder:
+        return Project(Path(folder) / "drafter", replace(SETTINGS, tokens=900)).answers(target(), PROMPTS, [])
+
+
 def some_answers(count: int) -> list[Answer]:
     random = np.random.default_rng(0)
     return [Answer(random.integers(1, 24, 9 + i % 9).astype(np.int32), 3, 1.0) for i in range(count)]
@@ -50,17 +59,16 @@ def some_answers(count: int) -> list[Answer]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_training_improves_what_is_held_out(name: str, tmp_path: Path) -> None:
-    over = target()
-    answers = Project(tmp_path / "drafter", replace(SETTINGS, tokens=900)).answers(over, PROMPTS, [])
+    over, given = target(), answers()
     network = network_of(name, Sizes(slots=None if name == "exit" else 3))
     torch.manual_seed(0)
     net: Any = network.make(FeatureShape(32, (), 24), over.config)
     tokens = torch.arange(24)
     net.start_from(over, tokens)
-    before = acceptance(net.eval(), over, tokens, answers, 512)["sampled"].predicted
+    before = acceptance(net.eval(), over, tokens, given, 512)["sampled"].predicted
     recipe = Recipe(rows=256, peak=1e-2, patience=99, stages=network.stages, objective=network.objective)
-    Training(net, over, tokens, answers, answers, recipe, Span(updates=40), tmp_path / "state.pt").run()
-    after = acceptance(net.eval(), over, tokens, answers, 512)["sampled"]
+    Training(net, over, tokens, given, given, recipe, Span(updates=40), tmp_path / "state.pt").run()
+    after = acceptance(net.eval(), over, tokens, given, 512)["sampled"]
     assert after.predicted > before + 0.1
     if name != "exit":
         assert after.kept[3:] == (0.0, 0.0)  # a block of three speaks of no fourth token
@@ -108,7 +116,7 @@ def test_a_trained_folder_drafts(name: str, tmp_path: Path) -> None:
     over = target()
     training = Project(tmp_path / "drafter", replace(SETTINGS, network=name))
     training.begin()
-    card = training.train(over, training.answers(over, PROMPTS, []))
+    card = training.train(over, answers())
     assert card["settings"]["network"] == name
     plain, drafted = (
         dg.Engine.from_pretrained(over, draft_model=folder, budget=4 if folder else 0)
