@@ -1,7 +1,7 @@
 """Timing passes over many numbers of rows, of one model or of two in turns.
 
 Models and numbers of rows take turns, so that a slow moment hits all of them; models get the same time. Lower quartiles are kept,
-for whatever else the machine does only adds.
+for whatever else the machine does only adds. A change of size is a difference of two passes, to which it adds or not: a median.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from draftgraph.types import ROOT
 
 PASSES_SECONDS = 1.2
 """Time for passes."""
+FEWEST_TURNS, FEWEST_SECONDS = 3, 4.0
+"""A number of rows that is timed once may be timed in a slow moment. Where a change of size costs, there are so many turns at
+least, if they take no longer than that."""
 FAR, FAR_ROWS, FAR_REPEATS = 512, (2, 8), 3
 """Tokens behind which a few passes of a fast target are timed as well, their rows, and how often: the first one is a change."""
 REPEATS = 21
@@ -28,7 +31,7 @@ WIDE, WIDE_TURNS = 24, 2
 """Passes of more rows are timed so often only: narrow passes behind them are slower for a while, and few drafts are so large."""
 LONGEST_SECONDS = 20.0
 """Two numbers of rows are enough once passes have taken so long."""
-SETTLED_SECONDS, SETTLED_PASSES = 0.06, 2
+SETTLED_SECONDS, SETTLED_PASSES = 0.1, 2
 """Beside a pass that takes longer, what a change of size costs hardly matters. Passes behind a change that are timed."""
 CHANGED_ROWS, CHANGES = 16, 3
 """In the first turn passes of one row and of more than so many rows change places so often."""
@@ -48,13 +51,13 @@ def pass_costs(
     wanted  numbers that are timed as well, again and again, until PASSES_SECONDS are over.
     chained  models whose rows follow one another; those of others part at the root.
     """
-    deadline = time.perf_counter() + PASSES_SECONDS
+    begun = time.perf_counter()
     timed: list[_Timed] = []
     try:
         for name, model in models.items():
             timed.append(_Timed(model, prompt, needed[name], wanted[name], name in chained))
-        while waiting := [each for each in timed if each.turns == 0 or each.may_go_on(deadline)]:
-            min(waiting, key=lambda each: each.seconds).turn(deadline)  # both get the same time
+        while waiting := [each for each in timed if each.turns == 0 or each.may_go_on(begun)]:
+            min(waiting, key=lambda each: each.seconds).turn(begun)  # both get the same time
     finally:
         for each in timed:
             each.close()
@@ -95,20 +98,25 @@ class _Timed:
         self.tokens = [token if token < model.vocab_size else 0 for token in prompt]
         read(model, self.text, self.tokens)
 
-    def may_go_on(self, deadline: float) -> bool:
-        return self.turns < REPEATS and time.perf_counter() < deadline
+    def may_go_on(self, since: float) -> bool:
+        return self.turns < REPEATS and time.perf_counter() < since + self._allowed()
 
-    def turn(self, deadline: float) -> None:
-        """Time the numbers of rows once each. In the first turn those that are needed are timed after the deadline too."""
+    def _allowed(self) -> float:
+        """Seconds for the passes of all models, for as long as this one has been timed so little."""
+        few = self.turns < FEWEST_TURNS and self.times and self._settles(min(map(min, self.times.values())))
+        return FEWEST_SECONDS if few else PASSES_SECONDS
+
+    def turn(self, since: float) -> None:
+        """Time the numbers of rows once each. In the first turn those that are needed are timed when it is late, too."""
         first, begun = self.turns == 0, time.perf_counter()
-        self.turns += 1
         for size in self.sizes:
-            now = time.perf_counter()
-            needed = first and size in self.needed and (len(self.times) < 2 or now < deadline + LONGEST_SECONDS)
-            if (now > deadline and not needed) or (size > WIDE and self.turns > WIDE_TURNS):
+            passed = time.perf_counter() - since
+            needed = first and size in self.needed and (len(self.times) < 2 or passed < LONGEST_SECONDS)
+            if (passed > self._allowed() and not needed) or (size > WIDE and self.turns >= WIDE_TURNS):
                 continue  # a larger size may be needed
             if first or size in self.times:
                 self.times.setdefault(size, []).extend(self._seconds(size, first))
+        self.turns += 1
         if first and self._settles(min(self.times[min(self.times)])):
             self._change()
         self.seconds += time.perf_counter() - begun
@@ -146,7 +154,7 @@ class _Timed:
         low, middle, high = (
             [float(np.percentile(self.times[size], share)) for size in rows] for share in (10.0, 25.0, 90.0)
         )
-        change = max(0.0, float(np.percentile(self.changes, 25.0))) if self.changes else 0.0
+        change = max(0.0, statistics.median(self.changes)) if self.changes else 0.0
         return Cost(rows, middle, low, high, [len(self.times[size]) for size in rows], self.model.sizes, change)
 
     def close(self) -> None:
