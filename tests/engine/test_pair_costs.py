@@ -32,6 +32,17 @@ def test_a_round_of_a_block_drafter_costs_its_block(tmp_path: Path, monkeypatch:
     assert found.at(0.0).overhead[0] == costs().at(0.0).overhead[0] + 0.5
 
 
+def test_models_are_settled_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    engine = dg.Engine.from_pretrained(tiny_lm(), draft_model=tiny_lm(layers=1))
+    for name, model in (("target", engine.target), ("drafter", engine.drafter.model)):
+        monkeypatch.setattr(model, "settle", lambda name=name: order.append(name))
+    monkeypatch.setattr(pair_costs, "measure", lambda *args: (order.append("measured"), costs())[1])
+    engine.drafter.identity = None
+    pair_costs.pair_costs(engine.target, engine.drafter, engine.config, engine._decode)
+    assert order == ["target", "drafter", "measured"]
+
+
 def test_drafts_of_every_form_pay_for_the_block() -> None:
     drafts = Drafts((1.0, 2.0, 3.0), ())
     found = pair_costs._with_block(replace(costs(), greedy=drafts, chains=drafts, greedy_chains=drafts), 0.5)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from draftgraph.backends.openvino import huge_pages
+pytest.importorskip("openvino")
+
+from draftgraph.backends.base import Feed
+from draftgraph.backends.openvino import huge_pages, load
 from draftgraph.backends.openvino.huge_pages import HugePages
+from models import tiny_lm
 
 SIZE = huge_pages._huge_size()
 COUNT = 6
@@ -105,6 +111,31 @@ def test_memory_that_is_not_used_is_not_filled() -> None:
     memory[:: mmap.PAGESIZE * 2] = b"\1" * len(memory[:: mmap.PAGESIZE * 2])
     pages.move_all()
     assert in_huge_pages(start) == 0
+
+
+@pytest.mark.usefixtures("possible")
+@torch.inference_mode()
+def test_passes_of_a_model_move_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved, moving = [], huge_pages._moving
+
+    def counted(before: dict[int, float], weights: int, size: int) -> Iterator[None]:
+        for step in moving(before, weights, size):
+            moved.append(weights)
+            yield step
+
+    monkeypatch.setattr(huge_pages, "_moving", counted)
+    wide = tiny_lm(vocab=SIZE // 64)  # its head alone has two huge pages
+    model = load.from_loaded(wide, None, None)[0]  # which makes passes
+    assert moved
+    assert moved[0] >= 2 * SIZE
+    text = model.open(3)
+    rows = model.forward([Feed(text, [1, 2], [3], [-1])])[0].logits
+    model.close(text)
+    torch.testing.assert_close(rows, wide(torch.tensor([[1, 2, 3]])).logits[0, 1:], atol=1e-4, rtol=1e-4)
+    left = iter([None] * 99)
+    monkeypatch.setattr(model._compiled._pages, "_left", left)
+    model.settle()
+    assert next(left, "nothing") == "nothing"
 
 
 @pytest.fixture(params=["told never to", "no file that says it", "no maps", "an older kernel"])
