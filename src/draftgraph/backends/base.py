@@ -90,6 +90,7 @@ class Feed:
     tokens     drafted tokens behind them; they become nodes of this round.
     parents    per drafted token the node (numbered over the whole round) that it follows, or ROOT.
     likely     how the tokens that are fed next are likely to be chosen. A model that can chooses and reads them now.
+    goes_on    more of the text follows, so that nobody uses the logits behind the last committed token. There is no draft then.
     """
 
     text: CacheHandle
@@ -97,6 +98,7 @@ class Feed:
     tokens: Sequence[int] = ()
     parents: Sequence[int] = ()
     likely: Likely | None = None
+    goes_on: bool = False
 
     @property
     def num_rows(self) -> int:

@@ -15,7 +15,7 @@ def piece_of(model: CausalLM, text: CacheHandle, unread: Sequence[int]) -> Feed 
     text    what the model has cached.
     unread  the tokens that follow it.
     """
-    return None if len(unread) <= model.most_rows else Feed(text, unread[: model.most_rows])
+    return None if len(unread) <= model.most_rows else Feed(text, unread[: model.most_rows], goes_on=True)
 
 
 def read_piece(model: CausalLM, text: CacheHandle, unread: Sequence[int], taps: Sequence[str] = ()) -> Scored | None:

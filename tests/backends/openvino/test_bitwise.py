@@ -22,6 +22,7 @@ from draftgraph.backends.openvino import load
 from draftgraph.backends.openvino.bitwise import BitwiseModel, Placed
 from draftgraph.backends.openvino.model import OpenVinoModel
 from draftgraph.backends.openvino.unrolled import COMMITTED, UnrolledText, enter, paths
+from draftgraph.backends.prefill import read
 from draftgraph.backends.steadiness import steady
 from draftgraph.data import bundled_pair
 from draftgraph.errors import OptionError
@@ -118,6 +119,29 @@ def test_a_prompt_is_read_in_the_same_passes_with_a_draft_and_without(draft: lis
     model.forward([Feed(text, [1] * 30, draft, range(ROOT, len(draft) - 1))])
     assert model.passes == [[29], [max(2, 1 + len(draft))]]
     assert len(text) == 30
+    model.close(text)
+
+
+@torch.inference_mode()
+def test_a_piece_of_a_long_text_takes_one_pass_and_what_follows_it_is_the_same() -> None:
+    model, tokens = Recorded(converted()), [(11 * i) % 60 for i in range(300)]
+    text = model.open(310)
+    read(model, text, tokens)
+    assert model.passes == [[256], [43], [2]]
+    rows = model.forward([Feed(text, [5], [6], [ROOT])])[0].logits
+    expected = lm()(torch.tensor([[*tokens, 5, 6]])).logits[0, -2:]
+    torch.testing.assert_close(rows, expected, atol=1e-4, rtol=1e-4)
+    model.close(text)
+
+
+@torch.inference_mode()
+def test_a_piece_has_hidden_states_of_all_its_rows() -> None:
+    model = BitwiseModel(load.from_loaded(lm(), None, None, ["hidden:1"])[0])
+    text = model.open(50)
+    feeds = [Feed(text, range(20), goes_on=True), Feed(text, range(20, 40))]
+    found = torch.cat([model.forward([feed], ["hidden:1"])[0].taps["hidden:1"] for feed in feeds])
+    expected = lm()(torch.arange(40)[None], output_hidden_states=True).hidden_states[1][0]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     model.close(text)
 
 

@@ -81,7 +81,7 @@ class BitwiseModel(OpenVinoModel):
         ]
 
     def _before(self, feed: Feed, text: UnrolledText, taps: Sequence[str]) -> Scored | None:
-        """Read what the request commits up to its last token, in passes that no other request and no draft is part of."""
+        """Read what the request commits before its last token, in a pass that no other request and no draft is part of."""
         begin = text.read
         rows = enter(feed, text)
         if rows is None:
@@ -120,7 +120,7 @@ class BitwiseModel(OpenVinoModel):
         labels = [node for path in found for node in path.first]
         order = sorted(range(len(labels)), key=labels.__getitem__)
         if not labels:
-            return Scored(torch.empty(0, self.vocab_size), {})
+            return before or Scored(torch.empty(0, self.vocab_size), {})
         states = {name: torch.cat([each.taps[name] for each in scored])[order] for name in taps}
         if before is not None:
             states = {name: torch.cat([before.taps[name], rows]) for name, rows in states.items()}

@@ -89,6 +89,7 @@ def enter(feed: Feed, text: UnrolledText) -> Rows | None:
     """Enter what a request feeds into its state. Returns the rows of committed tokens before the last one, if there are any.
 
     They are read in a pass of their own, so that its width depends on the text alone. Then `unread` is the last one, or empty.
+    Where the text goes on, the last one is read with them.
     """
     tokens = [*text.unread, *feed.committed] if feed.committed or feed.tokens else []
     for token, parent in zip(feed.tokens, feed.parents, strict=True):
@@ -98,9 +99,9 @@ def enter(feed: Feed, text: UnrolledText) -> Rows | None:
     text.length += len(feed.committed)
     if not tokens:
         return None
-    text.unread = tokens[-1:]
-    before = tokens[:-1]
-    fed = len(feed.committed) - 1
+    end = len(tokens) - (not feed.goes_on)
+    before, text.unread = tokens[:end], tokens[end:]
+    fed = len(feed.committed) - len(text.unread)
     return _rows(begin, before, [len(before) - 1], range(len(before) - fed, len(before))) if before else None
 
 
