@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +14,8 @@ import draftgraph as dg
 from cost_tables import cost, costs
 from draftgraph.budget.automatic import AutoBudget
 from draftgraph.draft.graph import DraftGraph
-from draftgraph.draft.whole_sizes import cut, paying
+from draftgraph.draft.terms import Limits
+from draftgraph.draft.whole_sizes import cut, paying, rows_unrolled
 from draftgraph.types import ROOT
 from models import plain, tiny_lm
 
@@ -20,6 +23,10 @@ HUMP = (1.0, 1.75, 2.2, 1.77, 1.95, 2.1)
 """Seconds of a pass that a real model took for 1, 2, 3, ... rows: neither monotone nor convex."""
 GAINS = st.lists(st.floats(0.0, 1.0), max_size=12)
 SECONDS = st.lists(st.floats(0.01, 10.0), min_size=1, max_size=12)
+
+
+def priced(seconds: Sequence[float], **more: Any) -> Limits:
+    return Limits(99, 0, 99, seconds=seconds, **more)
 
 
 def rate(gains: list[float], seconds: list[float], size: int) -> float:
@@ -57,19 +64,53 @@ def branches() -> DraftGraph:
 
 @pytest.mark.parametrize(("free", "tokens"), [(0, []), (1, [7]), (2, [7, 9]), (3, [7, 9, 11]), (4, [7, 8, 9, 11])])
 def test_the_likeliest_nodes_stay_with_their_parents(free: int, tokens: list[int]):
-    graph = cut(branches(), [1.0] * (free + 1) + [9.0] * 5, float)
+    graph = cut(branches(), priced([1.0] * (free + 1) + [9.0] * 5))
     assert graph.tokens == tokens
     assert all(parent < node for node, parent in enumerate(graph.parents))
 
 
 def test_without_seconds_every_node_stays():
     graph = branches()
-    assert cut(graph, (), float) is graph
-    assert cut(graph, [1.0] * 6, float) is graph
+    assert cut(graph, priced(())) is graph
+    assert cut(graph, priced([1.0] * 6)) is graph
 
 
 def test_nodes_count_for_what_their_scores_turned_out_to_be_worth():
-    assert len(cut(branches(), HUMP, lambda score: 0.0)) == 0
+    assert len(cut(branches(), priced(HUMP, worth=lambda score: 0.0))) == 0
+
+
+@given(st.lists(st.integers(0, 1 << 20), max_size=14))
+def test_unrolled_rows_are_those_of_all_paths(choices: list[int]):
+    parents = [choice % (node + 1) - 1 for node, choice in enumerate(choices)]
+    graph = DraftGraph()
+    for parent in parents:
+        graph.fix(parent, len(graph), 1.0)
+    depths = [graph.depth(node) for node in range(len(parents))]
+    leaves = [node for node in range(len(parents)) if node not in parents]
+    assert rows_unrolled(parents)[-1] == max(1, sum(1 + depths[leaf] for leaf in leaves))
+    assert [rows_unrolled(parents[:count])[-1] for count in range(len(parents) + 1)] == rows_unrolled(parents)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "tokens"),
+    [
+        pytest.param([1.0] * 9, [7, 8, 9, 10, 11], id="rows that cost nothing take both paths"),
+        pytest.param([1.0] * 4 + [2.0] * 5, [7, 9, 11], id="a branch costs the rows of its path"),
+        pytest.param([1.0] * 4, [7, 9, 11], id="nothing is known of more rows"),
+        pytest.param([1.0] * 3 + [2.0] * 6, [7, 9], id="a path is cut"),
+        pytest.param([1.0] + [9.0] * 8, [], id="nothing pays"),
+    ],
+)
+def test_a_branch_is_taken_where_its_whole_path_pays(seconds: list[float], tokens: list[int]):
+    assert cut(branches(), priced(seconds, unrolled=True)).tokens == tokens
+
+
+def test_a_path_goes_on_beyond_a_likelier_branch_that_costs_more():
+    graph = DraftGraph()
+    for parent, token, score in ((ROOT, 7, 0.9), (ROOT, 8, 0.6), (0, 9, 0.5), (2, 10, 0.5)):
+        graph.fix(parent, token, score)
+    assert cut(graph, priced([1.0] * 4 + [3.0] * 5, unrolled=True)).tokens == [7, 9, 10]
+    assert cut(graph, priced([1.0] * 4 + [3.0] * 5)).tokens == [7, 8, 9]
 
 
 @pytest.mark.parametrize("drafter", [None, 9.0])

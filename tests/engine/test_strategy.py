@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 import draftgraph as dg
+from cost_tables import costs
 from draftgraph.draft.lookup import LookupDrafter
 from draftgraph.draft.model import ModelDrafter
 from draftgraph.draft.terms import Overlap
 from draftgraph.engine.config import Config
-from draftgraph.engine.strategy import FIXED_PAYS_UP_TO, ROUNDS, WEAK, choose, may_narrow, reconsider
+from draftgraph.engine.strategy import FIXED_PAYS_UP_TO, ROUNDS, WEAK, choose, may_narrow, plan, reconsider
 from draftgraph.errors import OptionError
 from models import perturbed, tiny_lm
 
@@ -40,6 +41,26 @@ def test_the_choice_follows_from_options_and_laws(options, temperature, drafter,
     assert (choice.rule.name, choice.structure.name, choice.sampled) == (rule, structure, sampled)
     assert ("was asked for" in choice.reason) == ("rule" in options)
     assert choice.to_dict()["slots"] == ("sampled" if sampled else "fixed")
+
+
+@pytest.mark.parametrize(
+    ("options", "structure"),
+    [
+        ({}, "chain"),
+        ({"drafter": "lookup"}, "graph"),
+        ({"drafter": "search"}, "graph"),
+        ({"drafter": "lookup", "budget": 5}, "chain"),
+        ({"drafter": "lookup", "structure": "chain"}, "chain"),
+        ({"structure": "graph"}, "graph"),
+    ],
+)
+def test_bit_for_bit_only_copies_branch_where_prices_say_how_far(options, structure):
+    config = Config(bitwise=True, **options)
+    drafter = MODEL if "drafter" not in options else LookupDrafter(("own",))
+    assert choose(config, 0.0, drafter).structure.name == structure
+    reads_paths = plan(Config(bitwise=True, **options | {"budget": "auto"}), drafter, 0.0, lambda: costs())
+    assert reads_paths.unrolled
+    assert not plan(Config(drafter="lookup"), LookupDrafter(("own",)), 0.0, lambda: costs()).unrolled
 
 
 @pytest.mark.parametrize("options", [{}, {"bitwise": True}, {"rule": "agree"}, {"structure": "chain"}], ids=str)

@@ -30,6 +30,7 @@ from draftgraph.budget.pass_sizes import PassSizes
 from draftgraph.budget.rivals import Rivals
 from draftgraph.draft.structures.base import MIN_MASS
 from draftgraph.draft.terms import Limits
+from draftgraph.draft.whole_sizes import rows_unrolled
 from draftgraph.request.record import COPIES, RoundRecord
 
 MOST_COPIES = 32
@@ -60,6 +61,7 @@ class AutoBudget:
     narrows   whether drafts may also be chains. They are where `costs` holds what chains cost, and that is less per token.
     draws     whether slots are SAMPLED.
     copied_to  depth of drafts of copies alone at most; None: any.
+    unrolled  whether the target reads every path of a draft as a sequence of its own.
     """
 
     costs: Costs
@@ -70,6 +72,7 @@ class AutoBudget:
     narrows: bool = False
     draws: bool = False
     copied_to: int | None = None
+    unrolled: bool = False
     forms: list[Form] = field(init=False)
     _form: Form = field(init=False)
     _sizes: PassSizes = field(init=False)
@@ -217,7 +220,7 @@ class AutoBudget:
 
     def _learn(self, rounds: Sequence[RoundRecord]) -> None:
         for record in rounds[self._read :]:
-            self._sizes.passed(1 + len(record.tokens))
+            self._sizes.passed(rows_unrolled(record.parents)[-1] if self.unrolled else 1 + len(record.tokens))
             if self._asked and record.decision != COPIES:
                 self._form.learn(record, self._asked)
                 if not self._probing:  # which looks for no copies
@@ -269,6 +272,7 @@ class AutoBudget:
             reason=self._told(f"{COPIES}: {why}"),
             seconds=seconds,
             worth=self.forms[-1].ledger.copied.expected,
+            unrolled=self.unrolled,
         )
 
     def _with_copies(self, drafted: Limits, seconds: Sequence[float], rate: float, tokens: float) -> Limits:

@@ -51,7 +51,7 @@ class LookupDrafter(Drafter):
         return Sources.of(names, request.tokens, prediction, self.table, has_model=False)
 
     def propose(self, request: Request, limits: Limits) -> Draft:
-        return Draft(cut(copied(request, request.drafting, limits), limits.seconds, limits.worth))
+        return Draft(cut(copied(request, request.drafting, limits), limits))
 
     def verified(
         self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, laws: TargetLaws

@@ -144,13 +144,13 @@ class ModelDrafter(Drafter):
         state.alone = False
         copies, reason, tokens = Copies(request, state.sources, alone), alone.reason, 1.0
         if limits.depth == 0:
-            graph = cut(copies.grow(alone.budget), alone.seconds, alone.worth)
+            graph = cut(copies.grow(alone.budget), alone)
         else:
             _, tokens, rate = paying([alone.worth(score) for score in copies.promise(FEW)], alone.seconds)
             drafted = limits.rate(tokens)
             if rate <= CLOSE * drafted:
                 return None, tokens
-            graph, (_, expected, rate) = cut_to_pay(copies.grow(alone.budget), alone.seconds, alone.worth)
+            graph, (_, expected, rate) = cut_to_pay(copies.grow(alone.budget), alone)
             if rate <= drafted:
                 return None, tokens
             reason = f"{reason}: {expected:.2f} tokens per round expected, {rate:.0f} tokens/s; from the drafter {drafted:.0f}"

@@ -101,7 +101,7 @@ class SearchDrafter(Drafter):
         found = self.searched(request, searching, limits)
         width = request.choice.structure.width
         whole = likeliest(joined(graph, found, limits.floor), limits.budget, width)
-        return Draft(cut(whole, limits.seconds, limits.worth))
+        return Draft(cut(whole, limits))
 
     def searched(self, request: Request, searching: Searching, limits: Limits) -> list[Found]:
         """What the table knows, parents first."""

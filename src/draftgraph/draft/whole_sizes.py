@@ -6,11 +6,13 @@ third node may cost less than a second one, and then no node would ever pay for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import accumulate
+from collections.abc import Sequence
+from itertools import accumulate, takewhile
 from typing import NamedTuple
 
 from draftgraph.draft.graph import DraftGraph
+from draftgraph.draft.terms import Limits
+from draftgraph.types import ROOT
 
 
 class Paying(NamedTuple):
@@ -36,18 +38,54 @@ def paying(gains: Sequence[float], seconds: Sequence[float]) -> Paying:
     return Paying(size, tokens[size], best)
 
 
-def cut(graph: DraftGraph, seconds: Sequence[float], worth: Callable[[float], float]) -> DraftGraph:
-    """The likeliest nodes of a draft without SAMPLED slots, as many as pay best. Without `seconds` all of them.
+def cut(graph: DraftGraph, limits: Limits) -> DraftGraph:
+    """The likeliest nodes of a draft without SAMPLED slots, as many as pay best. Where the limits have no prices all of them."""
+    return cut_to_pay(graph, limits)[0] if limits.seconds and len(graph) else graph
 
-    worth  expected accepted tokens of a node, by its score.
+
+def cut_to_pay(graph: DraftGraph, limits: Limits) -> tuple[DraftGraph, Paying]:
+    """As `cut`, and what a round with that draft is expected to give.
+
+    Where a branch takes the rows of its whole path, the likeliest path alone is priced as well.
     """
-    return cut_to_pay(graph, seconds, worth)[0] if seconds and len(graph) else graph
-
-
-def cut_to_pay(
-    graph: DraftGraph, seconds: Sequence[float], worth: Callable[[float], float]
-) -> tuple[DraftGraph, Paying]:
-    """As `cut`, and what a round with that draft is expected to give."""
-    order = sorted(range(len(graph)), key=lambda node: (-graph.scores[node], node))  # parents first: scores never rise
-    best = paying([worth(graph.scores[node]) for node in order], seconds)
+    orders = [
+        sorted(range(len(graph)), key=lambda node: (-graph.scores[node], node))
+    ]  # parents first: scores never rise
+    if limits.unrolled:
+        orders.append(_likeliest_path(graph))
+    found = [(_paying(graph, order, limits), order) for order in orders]
+    best, order = max(found, key=lambda each: each[0].rate)
     return graph if best.size == len(graph) else graph.subset(order[: best.size]), best
+
+
+def _paying(graph: DraftGraph, order: Sequence[int], limits: Limits) -> Paying:
+    seconds = limits.seconds
+    if limits.unrolled:
+        number = {node: i for i, node in enumerate(order)}
+        rows = rows_unrolled([number.get(graph.parents[node], ROOT) for node in order])
+        seconds = [seconds[count - 1] for count in takewhile(lambda count: count <= len(seconds), rows)]
+    return paying([limits.worth(graph.scores[node]) for node in order], seconds)
+
+
+def rows_unrolled(parents: Sequence[int]) -> list[int]:
+    """Rows of a pass that reads the first 0, 1, … nodes, each path as a sequence of its own behind the last committed token."""
+    rows, depths, leaves = [1], {ROOT: 0}, {ROOT}
+    for node, parent in enumerate(parents):
+        depths[node] = depths[parent] + 1
+        rows.append(rows[-1] + (1 if parent in leaves else 1 + depths[node]))
+        leaves.discard(parent)
+        leaves.add(node)
+    return rows
+
+
+def _likeliest_path(graph: DraftGraph) -> list[int]:
+    """From a child of the root down, always on to the likeliest child."""
+    likeliest: dict[int, int] = {}
+    for node, parent in enumerate(graph.parents):
+        if parent not in likeliest or graph.scores[node] > graph.scores[likeliest[parent]]:
+            likeliest[parent] = node
+    path, last = [], ROOT
+    while last in likeliest:
+        last = likeliest[last]
+        path.append(last)
+    return path

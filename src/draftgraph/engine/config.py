@@ -68,8 +68,8 @@ class Config:
                later drafts, as with edges="table"; and how fast a text comes tells what others have said.
     bitwise    True: the rows of the target are the same bit for bit with drafts and without, in bfloat16 and with quantised
                weights too. No pass has a single row, and a draft is verified as paths that are sequences of their own, so that
-               "auto" drafts chains. False: as passes come. "auto": on where weights or activations are not float32, if the
-               backend can do it and no tree was asked for.
+               "auto" drafts chains, or copies in as many paths as pay. False: as passes come. "auto": on where weights or
+               activations are not float32, if the backend can do it and no tree was asked for.
     judge      folder of `draftgraph judge fit`, for rule="judge", which is not lossless: it forgives drafted tokens that the
                head in the folder finds unimportant.
     threshold  from 0 (nothing is forgiven) to 1: what P(important) must be below. None: the one in the folder.
@@ -213,6 +213,11 @@ class Config:
         return draws and self.resolved_rule.uses_laws
 
     @property
+    def _copies_priced(self) -> bool:
+        """Whether all drafts are of copies, in the shape that prices say."""
+        return self.budget == "auto" and isinstance(self.drafter, str) and self.drafter != "model"
+
+    @property
     def parallel(self) -> bool:
         """Whether the drafter drafts on while the target verifies."""
         return self.schedule == "parallel"
@@ -249,7 +254,7 @@ class Config:
             return own.structure
         if self.structure != "auto":
             return get_structure(self.structure).suited(rule)
-        suiting = UNROLLED if self.bitwise is True else SUITING
+        suiting = UNROLLED if self.bitwise is True and not self._copies_priced else SUITING
         return next((each for each in suiting if each.verified_by(rule, self._samples)), suiting[0])
 
     def with_options(self, **options: Any) -> Config:

@@ -36,7 +36,7 @@ def choose(config: Config, temperature: float, drafter: Drafter) -> Strategy:
     if config.parallel:
         return replace(choice, reason=f"{choice.reason}; the drafter drafts on while the target verifies")
     if config.bitwise is True and config.structure == "auto" and config.own_drafter is None:
-        why = f"bitwise: a draft is a {choice.structure.name}, for every path of a tree would be a sequence of its own"
+        why = f"bitwise: a draft is a {choice.structure.name}, of which every path is a sequence of its own"
         return replace(choice, reason=f"{choice.reason}; {why}")
     return choice
 
@@ -105,8 +105,9 @@ def plan(config: Config, drafter: Drafter, temperature: float, costs: Callable[[
         width = known.widest
     computes = drafter.model is not None or not copies
     asked, draws = config.num_speculative_tokens, _choose(config, temperature, drafter).sampled
+    narrows, unrolled = may_narrow(config, drafter), config.bitwise is True
     return AutoBudget(
-        known, asked or DEPTH, computes, copies, width, may_narrow(config, drafter), draws, copied_to=asked
+        known, asked or DEPTH, computes, copies, width, narrows, draws, copied_to=asked, unrolled=unrolled
     )
 
 

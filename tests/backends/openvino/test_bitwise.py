@@ -176,6 +176,7 @@ DRAFTED: dict[str, dict[str, Any]] = {
     "chain": {"budget": 5},
     "paths": {"structure": "graph", "budget": 10, "bitwise": True},
     "looked up": {"budget": 6, "drafter": "lookup"},
+    "looked up, as many paths as pay": {"drafter": "lookup", "budget": "auto"},
     "prices": {},
 }
 
