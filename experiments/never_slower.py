@@ -1,6 +1,6 @@
 """Is the automatic budget ever slower than plain decoding, or far from the best fixed budget?
 
-    python -m experiments.never_slower [--temperature 0 1] [--drafter own random large lookup] [--quick]
+    python -m experiments.never_slower [--temperature 0 1] [--drafter own random large lookup] [--backend torch] [--quick]
 
 The bundled target with good and hostile drafters, at four temperatures, on code, on prose and on noise. Writes
 never_slower.json (with every run) and never_slower.md into --out, after every row.
@@ -8,15 +8,18 @@ never_slower.json (with every run) and never_slower.md into --out, after every r
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import track
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from draftgraph.data import bundled_pair
 from draftgraph.lab.bench.contenders import Ours, Task
@@ -109,15 +112,21 @@ class Row:
         return self.plain[0] >= LEAST and self.fixed[0] >= CLOSE
 
 
-def pair_with(name: str, pair: Pair) -> Pair:
-    """The target with one of DRAFTERS."""
-    shape = {"random": pair.drafter, "large": pair.target}.get(name)
-    return pair if shape is None else replace(pair, drafter=_random(shape))
+def pair_with(name: str, folder: Path, backend: str) -> Pair:
+    """The bundled target with one of DRAFTERS, random ones in `folder`; engines load both from their files."""
+    target, drafter = bundled_pair()
+    shape = {"random": drafter, "large": target}.get(name)
+    return Pair.load(
+        target, drafter if shape is None else _random(shape, folder / name), made_with={"backend": backend}
+    )
 
 
-def _random(model: PreTrainedModel) -> PreTrainedModel:
+def _random(shape: Path, folder: Path) -> Path:
+    """A model of this shape in a folder."""
+    shutil.copytree(shape, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(model.config).float().eval()
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(shape)).float().save_pretrained(folder)
+    return folder
 
 
 def texts(pair: Pair, count: int) -> dict[str, list[list[int]]]:
@@ -196,11 +205,11 @@ def runs_of(drafter: str, temperature: float, text: str, turns: Sequence[Turn]) 
     return runs
 
 
-def blocks(settings: dict[str, int], rows: Sequence[Row]) -> list[str | Sheet]:
-    """The report."""
+def blocks(settings: dict[str, int], on: str, rows: Sequence[Row]) -> list[str | Sheet]:
+    """The report. on  what runs the target, and why."""
     missed = sum(not row.kept for row in rows)
     return [
-        'The bundled target (12 layers, 10.2 M) with budget="auto", against plain decoding of the same engine and against fixed '
+        f'The bundled target (12 layers, 10.2 M; {on}) with budget="auto", against plain decoding of the same engine and fixed '
         f"budgets: {', '.join(FIXED)}. {settings['prompts']} prompts of each kind, {settings['repeats']} turns each (twice as "
         f"many for the drafters {', '.join(TWICE)} above temperature 0), "
         f"{settings['tokens']} new tokens; everybody once per turn, in rotating order, reading the prompt included. Ratios of "
@@ -265,26 +274,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--prompts", type=at_least(1), default=8)
     add("--repeats", type=at_least(1), default=1)
     add("--tokens", type=at_least(1), default=64)
+    add("--backend", choices=["auto", "torch", "openvino"], default="auto")
     options = experiment.start(arguments)
     if options.quick:
         options.prompts, options.repeats, options.tokens = 1, 1, 8
     settings = {name: getattr(options, name) for name in ("prompts", "repeats", "tokens", "threads")}
-    pair = Pair.load(*bundled_pair())
-    prompts = texts(pair, options.prompts)
     rows: list[Row] = []
     runs: list[list[Any]] = []
-    for drafter in options.drafter:
-        mine = pair_with(drafter, pair)
-        for temperature, text in track(list(product(options.temperature, options.text)), drafter):
-            everybody = contenders(drafter, mine, Task(temperature, options.tokens))
-            repeats = options.repeats * (2 if drafter in TWICE and temperature > 0 else 1)
-            turns = list(take_turns(everybody, prompts[text], repeats * len(prompts[text])))
-            rows.append(summarise(drafter, temperature, text, turns))
-            runs += runs_of(drafter, temperature, text, turns)
-            told = [asdict(row) for row in rows]
-            report = experiment.save(
-                blocks(settings, rows), settings=settings, rows=told, run_fields=RUN_FIELDS, runs=runs
-            )
+    with TemporaryDirectory() as folder:
+        for drafter in options.drafter:
+            pair = pair_with(drafter, Path(folder), options.backend)
+            prompts = texts(pair, options.prompts)
+            for temperature, text in track(list(product(options.temperature, options.text)), drafter):
+                everybody = contenders(drafter, pair, Task(temperature, options.tokens))
+                repeats = options.repeats * (2 if drafter in TWICE and temperature > 0 else 1)
+                turns = list(take_turns(everybody, prompts[text], repeats * len(prompts[text])))
+                rows.append(summarise(drafter, temperature, text, turns))
+                runs += runs_of(drafter, temperature, text, turns)
+                told = [asdict(row) for row in rows]
+                on = everybody[0].engine.backends["target"]
+                report = experiment.save(
+                    blocks(settings, on, rows), settings=settings, rows=told, run_fields=RUN_FIELDS, runs=runs
+                )
     print(report)
 
 

@@ -19,7 +19,7 @@ import torch
 from rich.progress import track
 
 import draftgraph as dg
-from draftgraph.lab.turns import Answer, Turn, answer_of, take_turns
+from draftgraph.lab.turns import Answer, Timed, Turn, take_turns
 from draftgraph.view.sheet import Sheet
 from experiments.bitwise import MODES
 from experiments.experiment import Experiment, at_least, table
@@ -33,6 +33,17 @@ WISHES = (
 
 
 @dataclass(frozen=True)
+class Begun(Answer):
+    """An answer whose first round is told apart: the prompt is read in it.
+
+    first  its seconds. emitted  its tokens.
+    """
+
+    first: float = 0.0
+    emitted: int = 0
+
+
+@dataclass(frozen=True)
 class Decoder:
     """An engine that takes turns."""
 
@@ -41,14 +52,17 @@ class Decoder:
     tokens: int
 
     def answer(self, prompt: Sequence[int], seed: int) -> Answer:
-        params = dg.SamplingParams(max_new_tokens=self.tokens, ignore_eos=True)
-        return answer_of(self.engine, prompt, params, seed)
+        result = self.engine.generate(list(prompt), max_new_tokens=self.tokens, ignore_eos=True, seed=seed)
+        stats, first = result.stats, result.rounds[0]
+        counts = (result.token_ids, stats.num_rounds, stats.num_verified_nodes, stats.seconds)
+        return Begun(*counts, sum(first.seconds.values()), first.emitted)
 
 
 @dataclass(frozen=True)
 class Row:
     """Plain seconds per token over those of a way: median over turns, with the 10th and 90th percentile.
 
+    behind  the same without the first round, in which the prompt is read: median.
     ms  per token, median. length  tokens per target call. same  texts that are those of plain decoding.
     core  share of the time in which the thread had a core: below one somebody else had it, or a second thread did the work.
     """
@@ -56,6 +70,7 @@ class Row:
     kind: str
     way: str
     ratio: tuple[float, float, float]
+    behind: float
     ms: float
     length: float
     same: int
@@ -94,6 +109,7 @@ def _row(kind: str, way: str, turns: Sequence[Turn]) -> Row:
         kind,
         way,
         (statistics.median(ratios), spread[0], spread[-1]),
+        statistics.median(_behind(turn.timed["plain"]) / _behind(turn.timed[way]) for turn in turns),
         1e3 * statistics.median(run.pace for run in runs),
         sum(len(run.answer.ids) for run in runs) / sum(run.answer.rounds for run in runs),
         sum(turn.timed["plain"].answer.ids == turn.timed[way].answer.ids for turn in turns),
@@ -102,19 +118,37 @@ def _row(kind: str, way: str, turns: Sequence[Turn]) -> Row:
     )
 
 
+def _behind(run: Timed) -> float:
+    """Seconds per token behind the first round."""
+    answer = run.answer
+    assert isinstance(answer, Begun)
+    return (run.seconds - answer.first) / max(1, len(answer.ids) - answer.emitted)
+
+
 def blocks(mode: str, tokens: int, found: Sequence[Row]) -> list[str | Sheet]:
     return [
         f"{mode}, greedy, {tokens} tokens per answer, reading the prompt included; everybody in turns. Ratios: seconds per token "
-        "of plain decoding over those of the way, median over prompts, with the 10th and 90th percentile.",
+        "of plain decoding over those of the way, median over prompts, with the 10th and 90th percentile. Behind the prompt: the "
+        "same without the first round, in which the prompt is read.",
         table(
-            ["prompts", "way", "plain / way", "ms per token", "τ", "same texts", "share of a core"], map(_cells, found)
+            [
+                "prompts",
+                "way",
+                "plain / way",
+                "behind the prompt",
+                "ms per token",
+                "τ",
+                "same texts",
+                "share of a core",
+            ],
+            map(_cells, found),
         ),
     ]
 
 
 def _cells(row: Row) -> list[str]:
     middle, low, high = row.ratio
-    figures = [f"{middle:.2f} ({low:.2f}–{high:.2f})", f"{row.ms:.2f}", f"{row.length:.2f}"]
+    figures = [f"{middle:.2f} ({low:.2f}–{high:.2f})", f"{row.behind:.2f}", f"{row.ms:.2f}", f"{row.length:.2f}"]
     return [row.kind, row.way, *figures, f"{row.same} of {row.texts}", f"{row.core:.2f}"]
 
 

@@ -58,7 +58,7 @@ def test_rows_that_miss_are_said_to():
         "own", 0.0, "code", (1.0, 1.0, 1.0), (1.5, 1.4, 1.6), (1.0, 0.9, 1.1), "chain 4", 0.3, 4.0, (6.0, 3.0, 1.0)
     )
     bad = Row("large", 1.0, "noise", (1.0, 1.0, 1.0), (0.9, 0.8, 1.0), (0.9, 0.8, 1.0), NONE, 1.0, 0.0, (6.0, 6.0, 0.0))
-    parts = blocks({"prompts": 8, "repeats": 1, "tokens": 64}, [good, bad])
+    parts = blocks({"prompts": 8, "repeats": 1, "tokens": 64}, "torch", [good, bad])
     text = "\n".join(part.markdown() if isinstance(part, Sheet) else part for part in parts)
     assert text.count("**missed**") == 1
     assert "1 of 2 rows are as wanted." in text

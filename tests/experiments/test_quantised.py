@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from draftgraph.lab.turns import Answer, Timed, Turn
+from draftgraph.lab.turns import Timed, Turn
 from experiments import quantised
 
 
@@ -23,7 +23,7 @@ def test_prompts_are_of_three_kinds(tmp_path):
 
 def test_ratios_are_those_of_the_same_turn():
     def timed(seconds: float, ids: list[int]) -> Timed:
-        return Timed(0, seconds, seconds, Answer(ids, 2, 4))
+        return Timed(0, seconds, seconds, quantised.Begun(ids, 2, 4, first=1.0, emitted=2))
 
     turns = [
         Turn(0, 0, {way: timed(4.0 if way == "plain" else 2.0, [1, 2, 3, 4]) for way in quantised.WAYS}, {}),
@@ -31,6 +31,7 @@ def test_ratios_are_those_of_the_same_turn():
     ]
     rows = {(row.kind, row.way): row for row in quantised.rows(["summary", "edit"], turns)}
     assert rows["all", "auto"].ratio[0] == pytest.approx(1.5)
+    assert rows["summary", "auto"].behind == pytest.approx(3.0)
     assert (rows["all", "auto"].same, rows["all", "5 nodes"].same) == (1, 2)
     assert rows["summary", "3 nodes"].ratio == (2.0, 2.0, 2.0)
     assert rows["edit", "plain"].length == 2.0
