@@ -8,7 +8,7 @@ import pytest
 
 from cost_tables import costs
 from draftgraph.budget.automatic import MOST_COPIES, AutoBudget
-from draftgraph.budget.pass_sizes import DWELL, PassSizes
+from draftgraph.budget.pass_sizes import DWELL, STEP, PassSizes
 from draftgraph.draft.whole_sizes import paying
 from draftgraph.request.record import RoundRecord
 
@@ -50,8 +50,9 @@ def test_a_target_that_takes_passes_as_they_are_has_no_sizes() -> None:
 
 def test_every_row_reads_the_text_before_it() -> None:
     far = PassSizes(replace(TABLE, target=replace(TABLE.target, reading=1e-6)), MOST_COPIES)
-    more = [later - first for first, later in zip(far.seconds(), far.behind(TABLE.context + 500), strict=True)]
-    assert more[:6] == pytest.approx([0.5e-3 * rows for rows in (2, 2, 4, 4, 6, 6)])
+    more = [later - first for first, later in zip(far.seconds(), far.behind(TABLE.context + 10 * STEP), strict=True)]
+    assert more[:6] == pytest.approx([10e-6 * STEP * rows for rows in (2, 2, 4, 4, 6, 6)])
+    assert far.behind(TABLE.context + 11 * STEP - 1) is far.behind(TABLE.context + 10 * STEP)
     assert [*far.behind(TABLE.context - 1)] == [*far.seconds()]
 
 

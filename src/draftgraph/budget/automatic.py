@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 
 from draftgraph.budget.costs import Costs
 from draftgraph.budget.form import Form, compare
+from draftgraph.budget.looks import Looks
 from draftgraph.budget.offers import Offer, Prices
 from draftgraph.budget.pass_sizes import PassSizes
 from draftgraph.budget.rivals import Rivals
@@ -76,6 +77,7 @@ class AutoBudget:
     forms: list[Form] = field(init=False)
     _form: Form = field(init=False)
     _sizes: PassSizes = field(init=False)
+    _looks: Looks = field(init=False)
     _asked: int = 0
     _probing: bool = False
     _waited: int = 0
@@ -100,7 +102,7 @@ class AutoBudget:
             compare(*self.forms)
         self._form = self.forms[0]
         self._plain = 1.0 / self.costs.plain
-        self._sizes = PassSizes(self.costs, MOST_COPIES)
+        self._sizes, self._looks = PassSizes(self.costs, MOST_COPIES), Looks(self.costs.plain)
         self._hopeless = max(form.most for form in self.forms) <= self._plain
         probed = min(PROBE_DEPTH, self.deepest)
         self._probe_seconds = self.forms[0].costs.round(probed, [1.0] * probed)
@@ -220,15 +222,17 @@ class AutoBudget:
 
     def _learn(self, rounds: Sequence[RoundRecord]) -> None:
         for record in rounds[self._read :]:
-            self._sizes.passed(rows_unrolled(record.parents)[-1] if self.unrolled else 1 + len(record.tokens))
+            rows = rows_unrolled(record.parents)[-1] if self.unrolled else 1 + len(record.tokens)
+            self._sizes.passed(rows)
             if self._asked and record.decision != COPIES:
                 self._form.learn(record, self._asked)
                 if not self._probing:  # which looks for no copies
                     self._rivals.enter(record.rival, 1.0 + sum(record.chances))
                 self._owed.append((record, self._asked))
                 self._cached = record.length if record.num_passes else self._cached
-            elif self.copies:
+            elif record.decision == COPIES:
                 self.forms[-1].ledger.judge(record)
+                self._looks.learn((1.0 + sum(record.chances)) / self._plain - self.costs.whole(rows - 1))
             if self._probing:
                 nodes, passes = len(record.tokens), record.num_passes
                 paid = 1 + len(record.path) >= self._plain * self._form.costs.round(nodes, [1.0] * passes)
@@ -258,7 +262,7 @@ class AutoBudget:
     def _none(self, reach: int, why: str) -> Limits:
         """Nothing from a drafter: as many copies as pay, if there are any."""
         self._asked, self._probing = 0, False
-        if not self.copies or reach == 0:
+        if not self.copies or reach == 0 or not self._looks.due():
             return Limits(0, 0, reach, reason=self._told(f"plain: {why}"))
         return self._copied(reach, self._sizes.behind(self._length), f"{why}; as many as give more")
 

@@ -13,6 +13,9 @@ from draftgraph.budget.costs import Costs
 DWELL = 8
 """Rounds that are taken to go on with a smaller size, once it is taken: each pays its share of the change."""
 
+STEP = 32
+"""Tokens by which a text grows before what it takes to read it is counted anew."""
+
 
 class PassSizes:
     """The sizes of one request's passes, and what the next one costs.
@@ -26,6 +29,7 @@ class PassSizes:
         waste = self._target.change_rows
         self._buckets = Buckets(self._target.sizes, waste) if waste else None
         self._known: dict[int, Sequence[float]] = {0: self._steady}
+        self._behind: dict[tuple[int, int], Sequence[float]] = {}
 
     def passed(self, rows: int) -> None:
         """The target has read so many rows for this request."""
@@ -34,10 +38,17 @@ class PassSizes:
 
     def behind(self, length: int) -> Sequence[float]:
         """`seconds` behind so many tokens of text, which every row reads."""
-        far = self._target.reading * max(0, length - self._context)
+        steps = max(0, length - self._context) // STEP
+        far, held = self._target.reading * STEP * steps, 0 if self._buckets is None else self._buckets.held
         if far == 0.0:
             return self.seconds()
-        return [seconds + far * self._target.padded(nodes + 1) for nodes, seconds in enumerate(self.seconds())]
+        if (held, steps) not in self._behind:
+            self._behind = {  # texts only grow
+                (held, steps): [
+                    seconds + far * self._target.padded(nodes + 1) for nodes, seconds in enumerate(self.seconds())
+                ]
+            }
+        return self._behind[held, steps]
 
     def seconds(self) -> Sequence[float]:
         """Of a round that verifies 0, 1, … copies; without any it is plain decoding."""

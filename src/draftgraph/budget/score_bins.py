@@ -33,6 +33,8 @@ class ScoreBins:
 
     def forget(self) -> None:
         """A round is over."""
+        if self._promised == self._confirmed == self._prior:
+            return
         for sums in (self._promised, self._confirmed):
             sums[:] = [known + FORGET * (prior - known) for known, prior in zip(sums, self._prior, strict=True)]
 

@@ -57,7 +57,7 @@ class LookupDrafter(Drafter):
         self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, laws: TargetLaws
     ) -> None:
         sources: Sources = request.drafting
-        sources.observe(request, draft.graph, draft.tree, verdict, scores)
+        sources.observe(request, draft, verdict, scores)
 
     def fresh(self) -> LookupDrafter:
         """Without the predicted text, which belongs to the user's own requests."""

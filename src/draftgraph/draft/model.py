@@ -168,7 +168,7 @@ class ModelDrafter(Drafter):
         if state.alone:
             state.sources.pass_over([*(draft.tree.tokens[node] for node in verdict.path), verdict.token])
         elif state.edges:
-            state.sources.observe(request, draft.graph, draft.tree, verdict, scores)
+            state.sources.observe(request, draft, verdict, scores)
 
     def _calibrate(self, request: Request, draft: Draft, verdict: Verdict, laws: TargetLaws) -> None:
         """Learn from the root, the one position that every round verifies without having selected it.

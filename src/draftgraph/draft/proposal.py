@@ -17,7 +17,7 @@ def propose(drafter: Drafter, request: Request, limits: Limits) -> Draft:
     Raises DrafterError if it fails, DraftError for a draft that cannot be verified.
     """
     if limits.budget == 0 or limits.reach == 0:
-        return Draft(DraftGraph(), reason=limits.reason)
+        return Draft(DraftGraph(), reason=limits.reason, unasked=True)
     with failing(drafter, "proposing"):
         draft = drafter.propose(request, limits)
         if not isinstance(draft, Draft):

@@ -121,7 +121,7 @@ class SearchDrafter(Drafter):
     ) -> None:
         searching: Searching = request.drafting
         learn_trust(searching, request.tokens[-TAIL:], draft.graph, verdict)
-        searching.sources.observe(request, draft.graph, draft.tree, verdict, scores)
+        searching.sources.observe(request, draft, verdict, scores)
 
     def fresh(self) -> SearchDrafter:
         """With the same corpus. Without the predicted text and what requests have taught."""

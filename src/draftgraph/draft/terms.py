@@ -99,6 +99,7 @@ class Draft:
     onward           tokens that were drafted behind it while the target scored it.
     overlapped       seconds of the target's pass in which that happened.
     rival            tokens that copies alone were expected to give in its place; 1 where there were none, as in plain decoding.
+    unasked          whether the drafter was not asked, for the round could not verify anything.
     """
 
     graph: DraftGraph
@@ -108,6 +109,7 @@ class Draft:
     onward: Sequence[int] = field(default_factory=list)
     overlapped: float = 0.0
     rival: float = 1.0
+    unasked: bool = False
 
     @cached_property
     def tree(self) -> TokenTree:

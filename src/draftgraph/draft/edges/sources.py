@@ -12,10 +12,11 @@ from draftgraph.draft.edges.table import TableRows, TokenTable
 from draftgraph.draft.graph import SHARED_ROW, DraftGraph, Edge, EdgeSource, Refuses, Row
 from draftgraph.draft.passes import Path
 from draftgraph.draft.structures.base import Structure
+from draftgraph.draft.terms import Draft
 from draftgraph.draft.unroll import Unroller
 from draftgraph.errors import OptionError
 from draftgraph.request.state import Request
-from draftgraph.types import ROOT, TokenTree, Verdict
+from draftgraph.types import ROOT, Verdict
 
 EDGES = ("merge", "own", "context", "rejected", "text", "table")
 """Names of all sources."""
@@ -140,11 +141,13 @@ class Sources:
         """The edge to the beginning of the predicted text."""
         return None if self.predicted is None else self.predicted.start()
 
-    def observe(
-        self, request: Request, graph: DraftGraph, tree: TokenTree, verdict: Verdict, scores: torch.Tensor
-    ) -> None:
+    def observe(self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor) -> None:
         """The round is verified, and not yet committed: learn discounts, and keep what later rounds may copy."""
+        graph, tree = draft.graph, draft.tree
         tokens = [*(tree.tokens[node] for node in verdict.path), verdict.token]
+        if draft.unasked and self.table is None:
+            self.pass_over(tokens)
+            return
         learn_edges(self.discounts, graph, verdict, tokens)
         path = (ROOT, *verdict.path)
         nodes = range(ROOT, len(tree)) if self.table is not None and self.learns_branches else path
