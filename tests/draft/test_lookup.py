@@ -70,7 +70,7 @@ def test_a_request_that_never_drafts_keeps_nothing_to_copy_from(kind: str, monke
     """Heads of the target's rows are sorted out of the whole vocabulary, for every request and round."""
     looked: list[int] = []
     rows = sources.shared_rows
-    monkeypatch.setattr(sources, "shared_rows", lambda scores, nodes: looked.append(len(scores)) or rows(scores, nodes))
+    monkeypatch.setattr(sources, "shared_rows", lambda scores, *more: looked.append(len(scores)) or rows(scores, *more))
     drafting = {"drafter": "lookup"} if kind == "lookup" else {"draft_model": target(), "edges": ("own", "context")}
     engine = dg.Engine.from_pretrained(target(), **drafting)  # type: ignore[arg-type]
     prompts = [[9, 4], [3, 7, 3]]

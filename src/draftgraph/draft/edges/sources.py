@@ -153,7 +153,7 @@ class Sources:
         nodes = range(ROOT, len(tree)) if self.table is not None and self.learns_branches else path
         sharp = GREEDY_SHARPNESS if request.params.temperature == 0 else 1.0
         heads = (
-            dict(zip(nodes, shared_rows(scores * sharp, nodes), strict=True))
+            dict(zip(nodes, shared_rows(scores, nodes, sharp), strict=True))
             if self.own is not None or self.table is not None
             else {}
         )
@@ -177,9 +177,13 @@ def kept(names: Sequence[str], request: Request) -> list[str]:
     return [name for name in dict.fromkeys(names) if request.drafts or name == "table"]
 
 
-def shared_rows(scores: torch.Tensor, nodes: Sequence[int]) -> list[Row]:
-    """The heads of the target's rows f[N + 1, V] behind some nodes (or ROOT), which later drafts may borrow."""
-    rows = torch.softmax(scores[[node + 1 for node in nodes]], dim=1)
+def shared_rows(scores: torch.Tensor, nodes: Sequence[int], sharp: float = 1.0) -> list[Row]:
+    """The heads of the target's rows f[N + 1, V] behind some nodes (or ROOT), which later drafts may borrow.
+
+    sharp  power that the rows are raised to.
+    """
+    chosen = scores[:1] if tuple(nodes) == (ROOT,) else scores[[node + 1 for node in nodes]]
+    rows = torch.softmax(chosen if sharp == 1.0 else chosen * sharp, dim=1)
     probs, tokens = rows.topk(min(SHARED_ROW, rows.shape[1]), dim=1)
     return [Row(t, w) for t, w in zip(tokens.tolist(), probs.tolist(), strict=True)]
 
