@@ -51,17 +51,16 @@ def test_one_look_that_saves_time_is_followed_by_more(lost: float):
     assert decide(looks, 3, 0.0) == [True] * 3
 
 
-def test_a_request_without_copies_rests_and_goes_back_to_looking_where_its_text_repeats():
+def test_a_request_that_rests_between_looks_says_the_same():
     model, table = tiny_lm(window=512), costs(drafter=None)
     engine = dg.Engine.from_pretrained(model, drafter="lookup")
     engine.__dict__["costs"] = replace(table, target=table.target.times(0.2))
     prompt = [3, 4, 5]
-    result = engine.generate(prompt, max_new_tokens=320)
-    assert result.token_ids == plain(model, prompt, 320)  # which repeats itself later
+    result = engine.generate(prompt, max_new_tokens=160)
+    assert result.token_ids == plain(model, prompt, 160)
     decided = [record.decision for record in result.rounds]
-    assert decided[:3] == decided[-5:-1][:3] == [COPIES] * 3
-    assert decided.count("plain") > 40
-    assert len(result.rounds) < 300
+    assert decided[:3] == [COPIES] * 3
+    assert min(decided.count("plain"), decided[20:].count(COPIES)) > 5
 
 
 def test_rounds_that_do_not_look_keep_no_rows_and_all_tokens(monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 LOOK_SECONDS = 3e-4
@@ -27,7 +28,7 @@ class Looks:
     _left: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self._rests = self._left = max(0, int(LOOK_SECONDS / (SHARE * self.plain)) - 1)
+        self._rests = self._left = math.ceil(LOOK_SECONDS / (SHARE * self.plain)) - 1
 
     def due(self) -> bool:
         """Whether the next round looks."""
