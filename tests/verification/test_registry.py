@@ -345,3 +345,10 @@ def test_single_precision_agrees_with_double():
     tree = TokenTree(tokens, [ROOT, ROOT, 0, 1, 2, 3], [0, FIXED, 2, 3, 4, 5], q)
     single = TokenTree(tree.tokens, tree.parents, tree.law_row, q.float())
     assert_same(LAYER.outcome(tree, p), LAYER.outcome(single, p.float()), atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_text_follows_its_drafts_unless_the_rule_says_otherwise(temperature: float) -> None:
+    sure = {name for name, rule in rules().items() if not rule.follows_drafts(temperature)}
+    lossless = {name for name, rule in rules().items() if rule.lossless}
+    assert sure == (lossless if temperature == 0 else {"agree"})

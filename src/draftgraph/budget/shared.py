@@ -67,9 +67,9 @@ def is_free(request: Request) -> bool:
 
     At temperature 0, and with a seed, texts do not depend on who else is decoded, and a rule that is not lossless reads drafts.
     """
-    rule, params = request.choice.rule, request.params
-    same_text = rule.position_noise or (params.temperature == 0 and rule.lossless)
-    return same_text or (params.temperature > 0 and params.seed is None)
+    params = request.params
+    follows = request.choice.rule.follows_drafts(params.temperature)
+    return not follows or (params.temperature > 0 and params.seed is None)
 
 
 @dataclass

@@ -42,9 +42,11 @@ SHARPNESS = 2.0
 class _State:
     """One request's drafting state: what the drafter has cached, and what was learnt from earlier rounds.
 
+    model  that drafts for it.
     edges  names of the sources that it copies from. alone  whether the draft of this round has nothing to do with copies.
     """
 
+    model: CausalLM
     text: CacheHandle
     sources: Sources
     edges: Sequence[str] = ()
@@ -59,6 +61,7 @@ class ModelDrafter(Drafter):
     """A drafter over a causal LM with the target's tokenizer (a differently padded vocabulary is tolerated).
 
     vocab_size  of the target. edges  names of the edge sources that fill spare slots, for structures that take copies.
+    steady      the same model for requests whose text follows their drafts, in passes whose rows do not depend on the company.
     """
 
     structure = None
@@ -66,44 +69,49 @@ class ModelDrafter(Drafter):
     confident = True
     trusted = True
 
-    def __init__(self, model: CausalLM, vocab_size: int, edges: Sequence[str] = ()) -> None:
+    def __init__(
+        self, model: CausalLM, vocab_size: int, edges: Sequence[str] = (), steady: CausalLM | None = None
+    ) -> None:
         self.model: CausalLM = model
+        self.steady: CausalLM = model if steady is None else steady
         self.vocab_size, self.edges = vocab_size, tuple(edges)
         self.table = TokenTable()
-        self.identity = f"model {' '.join(self.edges)}"
+        self.identity = f"{'model' if self.steady is model else 'steady model'} {' '.join(self.edges)}"
 
     def fresh(self) -> ModelDrafter:
-        return ModelDrafter(self.model, self.vocab_size, self.edges)
+        return ModelDrafter(self.model, self.vocab_size, self.edges, self.steady)
 
     def copies(self, structure: Structure) -> bool:
         return bool(self.edges) and (structure.filled or structure.copied)
 
     def begin(self, request: Request) -> None:
-        text = self.model.open(len(request.tokens) + FIRST_ROWS)
         choice = request.choice
+        model = self.steady if choice.rule.follows_drafts(request.params.temperature) else self.model
+        text = model.open(len(request.tokens) + FIRST_ROWS)
         names = self.edges if self.copies(choice.structure) and "fixed" in choice.rule.accepts.laws else ()
         if names and request.prediction:
             names = (*names, "text")
         names = tuple(kept(names, request))
-        request.drafting = _State(text, Sources.of(names, request.tokens, request.prediction, self.table), names)
+        request.drafting = _State(model, text, Sources.of(names, request.tokens, request.prediction, self.table), names)
 
     def cached(self, request: Request) -> CacheHandle | None:
         state: _State = request.drafting
-        return state.text
+        return state.text if state.model is self.model else None
 
     def prefill(self, request: Request, limits: Limits) -> bool:
         state: _State = request.drafting
-        window = self.model.context_window
+        model = state.model
+        window = model.context_window
         if window is not None and len(request.tokens) > window:
-            self.model.close(state.text)  # for good: texts only grow
+            model.close(state.text)  # for good: texts only grow
         if limits.budget == 0 or limits.reach == 0 or limits.depth == 0:
             return False  # no pass: the text may never be read
-        self.model.expect(state.text, len(request.tokens))
-        if len(request.tokens) - len(state.text) <= self.model.most_rows:
+        model.expect(state.text, len(request.tokens))
+        if len(request.tokens) - len(state.text) <= model.most_rows:
             return False
-        unread = readable(request.tokens[len(state.text) :], self.model.vocab_size)
+        unread = readable(request.tokens[len(state.text) :], model.vocab_size)
         with request.clock("drafter"):
-            return read_piece(self.model, state.text, unread) is not None
+            return read_piece(model, state.text, unread) is not None
 
     def propose(self, request: Request, limits: Limits) -> Draft:
         state: _State = request.drafting
@@ -162,7 +170,7 @@ class ModelDrafter(Drafter):
         self, request: Request, draft: Draft, verdict: Verdict, scores: torch.Tensor, laws: TargetLaws
     ) -> None:
         state: _State = request.drafting
-        self.model.keep(state.text, [draft.graph.fed[node] for node in verdict.path if node in draft.graph.fed])
+        state.model.keep(state.text, [draft.graph.fed[node] for node in verdict.path if node in draft.graph.fed])
         self._calibrate(request, draft, verdict, laws)
         state.reader = None
         if state.alone:
@@ -203,7 +211,7 @@ class ModelDrafter(Drafter):
 
     def end(self, request: Request) -> None:
         if request.drafting is not None:
-            self.model.close(request.drafting.text)
+            request.drafting.model.close(request.drafting.text)
 
     def _reader(self, request: Request, limits: Limits) -> DrafterPasses:
         """The drafter for one round, which reads copies ahead where that pays."""
@@ -214,7 +222,7 @@ class ModelDrafter(Drafter):
             choice.structure.narrows and not choice.rule.reads_confidence
         )  # others read rows as the drafter says them
         return DrafterPasses(
-            self.model,
+            state.model,
             request,
             state.text,
             self.vocab_size,
@@ -242,7 +250,7 @@ class ModelDrafter(Drafter):
     def _ahead(self, request: Request, limits: Limits) -> Ahead | None:
         sampled, sources = request.choice.sampled, request.drafting.sources
         # Without prices every pass is made anyway. Where passes are padded, a branch beside a chain costs more than it saves.
-        priced = bool(limits.price_passes) and not sampled and not (limits.narrow and self.model.sizes)
+        priced = bool(limits.price_passes) and not sampled and not (limits.narrow and request.drafting.model.sizes)
         count = request.choice.structure.copies_ahead(priced)
         if not count:
             return None

@@ -30,6 +30,7 @@ from draftgraph.draft.onward import OnwardDrafter
 from draftgraph.draft.search import SEARCH, SearchDrafter
 from draftgraph.draft.structures.base import Structure
 from draftgraph.draft.text_model import TextDrafter
+from draftgraph.engine.bitwise import steady
 from draftgraph.engine.config import Config
 from draftgraph.engine.parallel_options import refuse_features, refuse_one_device, refuse_unready
 from draftgraph.errors import OptionError
@@ -187,7 +188,8 @@ def make_drafter(
         refuse_one_device(target.model, drafter.model)
         return OnwardDrafter(drafter.model, target.model.vocab_size), drafter.reason
     edges = edges_beside_model(config.edges, on_one_path(config, drafter.model).resolved_structure)
-    return ModelDrafter(drafter.model, target.model.vocab_size, edges), drafter.reason
+    alike = steady(drafter.model, target.model, config)
+    return ModelDrafter(drafter.model, target.model.vocab_size, edges, alike), drafter.reason
 
 
 @torch.inference_mode()

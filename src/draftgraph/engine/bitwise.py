@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from draftgraph.backends.base import BITWISE, NEAR_TIES, CausalLM
+from contextlib import suppress
+
+from draftgraph.backends.base import BITWISE, EXACT, NEAR_TIES, CausalLM
 from draftgraph.engine.config import Config
 from draftgraph.errors import OptionError
 from draftgraph.verification.base import Rule
@@ -26,8 +28,22 @@ def as_asked(target: CausalLM, config: Config) -> tuple[CausalLM, Config]:
     return target, config.with_options(bitwise=False)
 
 
+def steady(model: CausalLM, target: CausalLM, config: Config) -> CausalLM:
+    """A draft model for requests whose text follows their drafts: a seed gives the same drafts in any company.
+
+    It is the model as it is where its rows are not rounded, where the target's depend on the company too, and where passes of
+    different width round differently whatever is done.
+
+    target  in any passes.
+    """
+    if model.numerics == NEAR_TIES and (config.bitwise is True or target.numerics == EXACT):
+        with suppress(OptionError):
+            return model.bitwise()
+    return model
+
+
 def numerics(target: CausalLM, rule: Rule, temperature: float) -> str:
     """What `Stats.numerics` says of a request."""
-    if target.numerics == BITWISE and not (rule.lossless and (temperature == 0.0 or rule.position_noise)):
+    if target.numerics == BITWISE and rule.follows_drafts(temperature):
         return SAME_LAWS
     return target.numerics

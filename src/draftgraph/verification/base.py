@@ -91,6 +91,10 @@ class Rule(ABC):
         if "longest_match" not in vars(cls) and {"outcome", "verdict"} & vars(cls).keys():
             cls.longest_match = False
 
+    def follows_drafts(self, temperature: float) -> bool:
+        """Whether another draft gives another text for the same seed."""
+        return not (self.lossless and (temperature == 0 or self.position_noise))
+
     @abstractmethod
     def outcome(self, tree: TokenTree, p: torch.Tensor) -> Outcome:
         """The law of the verdict.
