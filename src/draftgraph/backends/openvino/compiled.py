@@ -61,12 +61,13 @@ class Compiled:
             given = known.get(name)
             if values is given or (isinstance(values, list) and values == given):
                 continue  # most of them stay as they are from pass to pass
-            known[name] = values
+            known.pop(name, None)  # an interrupt may strike before they are written, or behind that
             held = self._held.get(name)
             if held is not None and held.size == len(values):
                 held[...] = values
             else:
                 self._hold(name, values)
+            known[name] = values
         self._gave = self._request.infer(share_outputs=True).to_tuple()
         if self._pages is not None:
             self._pages.move()
@@ -87,8 +88,9 @@ class Compiled:
                 self._made.pop(next(iter(self._made)))
         memory, tensor = made
         memory[...] = values
-        self._held[name] = memory
+        self._held.pop(name, None)  # after an interrupt nobody knows which memory the graph reads
         self._request.set_tensor(name, tensor)
+        self._held[name] = memory
 
     def _memory(self, name: str, size: int) -> tuple[npt.NDArray[np.generic], Any]:
         """Memory for values of an input, and the tensor that shares it."""
