@@ -174,12 +174,15 @@ class BlockPool:
             self._attach()
 
     def move(self, handle: BlockHandle, cells: Sequence[int], begin: int) -> None:
-        """Copy cells of a request to those from `begin` on, in all layers."""
+        """Copy cells of a request to those from `begin` on, in all layers.
+
+        Raises MemoryError; nothing has moved then, so that it may be repeated.
+        """
         blocks = np.array(handle.blocks)
         source, target = np.array(cells), np.arange(begin, begin + len(cells))
-        for memory in self._memory:
-            held = memory[:, blocks[source // CELLS], :, source % CELLS]
-            memory[:, blocks[target // CELLS], :, target % CELLS] = held
+        held = [memory[:, blocks[source // CELLS], :, source % CELLS] for memory in self._memory]
+        for memory, kept in zip(self._memory, held, strict=True):
+            memory[:, blocks[target // CELLS], :, target % CELLS] = kept
 
     def copy(self, source: int, targets: Sequence[int]) -> None:
         """Copy a block to others, in all layers."""
