@@ -434,3 +434,38 @@ def test_an_engine_that_nobody_uses_any_more_is_gone_with_its_models(use: str) -
     del made
     gc.collect()
     assert [each() for each in gone] == [None, None, None]
+
+
+class Slow:
+    """A scheduler that takes its time to let go of what it holds."""
+
+    busy = True
+
+    def __init__(self) -> None:
+        self.freeing, self.freed = threading.Event(), threading.Event()
+
+    def step(self) -> list[Any]:
+        return []
+
+    def __del__(self) -> None:
+        self.freeing.set()
+        time.sleep(0.3)
+        self.freed.set()
+
+
+def test_the_end_of_the_program_waits_for_a_thread_that_frees_what_it_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its loop knows it no longer by then. Killed within a destructor of a backend, it would take the process with it."""
+    for name in ("_LOOPS", "_THREADS"):
+        monkeypatch.setattr(background, name, weakref.WeakSet())
+    slow: Any = Slow()
+    freeing, freed = slow.freeing, slow.freed
+    made = [slow]
+    loop: Any = background._Loop(made.pop)
+    loop.scheduler()
+    with loop.wake:
+        loop._start()
+    loop.stop()
+    del slow, loop
+    assert freeing.wait(LIMIT_SECONDS)
+    background._at_exit()
+    assert freed.is_set()

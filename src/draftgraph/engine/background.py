@@ -174,6 +174,7 @@ class _Loop:
     def _start(self) -> None:
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name="draftgraph", daemon=True)
+        _THREADS.add(self._thread)
         try:
             self._thread.start()
         except BaseException:  # after an interrupt it may run all the same; then it ends by itself
@@ -188,14 +189,13 @@ class _Loop:
                 self._cancelled.append(ticket)
                 self.wake.notify()
 
-    def stop(self) -> threading.Thread | None:
-        """Let the thread end after its step; requests that are not over end with it. Returns the thread."""
+    def stop(self) -> None:
+        """Let the thread end after its step; requests that are not over end with it."""
         if self._process not in (None, os.getpid()):
-            return None
+            return
         with self.wake:
             self._stopping = True
             self.wake.notify()
-            return self._thread
 
     def _run(self) -> None:
         scheduler = self.scheduler()
@@ -291,12 +291,16 @@ def _wake(futures: Iterable[asyncio.Future[None]]) -> None:
 
 
 _LOOPS: weakref.WeakSet[_Loop] = weakref.WeakSet()
+_THREADS: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+"""Those of all loops. A loop whose thread is about to end knows it no longer, and that one may be freeing a model."""
 
 
 def _at_exit() -> None:
     """No thread may compute while the interpreter is taken down."""
-    for thread in [loop.stop() for loop in list(_LOOPS)]:
-        if thread is not None and thread is not threading.current_thread():
+    for loop in list(_LOOPS):
+        loop.stop()
+    for thread in list(_THREADS):
+        if thread.is_alive() and thread is not threading.current_thread():
             thread.join(EXIT_SECONDS)
 
 
