@@ -61,7 +61,8 @@ class ModelDrafter(Drafter):
     """A drafter over a causal LM with the target's tokenizer (a differently padded vocabulary is tolerated).
 
     vocab_size  of the target. edges  names of the edge sources that fill spare slots, for structures that take copies.
-    steady      the same model for requests whose text follows their drafts, in passes whose rows do not depend on the company.
+    steady      the same model for requests with a seed whose text follows their drafts, in passes whose rows do not depend on the
+                company; None: `model`.
     """
 
     structure = None
@@ -86,7 +87,9 @@ class ModelDrafter(Drafter):
 
     def begin(self, request: Request) -> None:
         choice = request.choice
-        model = self.steady if choice.rule.follows_drafts(request.params.temperature) else self.model
+        params = request.params
+        told = params.seed is not None and choice.rule.follows_drafts(params.temperature)
+        model = self.steady if told else self.model
         text = model.open(len(request.tokens) + FIRST_ROWS)
         names = self.edges if self.copies(choice.structure) and "fixed" in choice.rule.accepts.laws else ()
         if names and request.prediction:
