@@ -8,7 +8,7 @@ import pytest
 
 from cost_tables import costs
 from draftgraph.budget.automatic import MOST_COPIES, AutoBudget
-from draftgraph.budget.pass_sizes import DWELL, STEP, PassSizes
+from draftgraph.budget.pass_sizes import DWELL, STEP, THERE_AND_BACK, PassSizes
 from draftgraph.draft.whole_sizes import paying
 from draftgraph.request.record import RoundRecord
 
@@ -27,12 +27,12 @@ def test_a_request_without_rounds_pays_what_the_table_says() -> None:
     assert [*after().seconds()] == [TABLE.plain, *TABLE.verifying_each[1 : MOST_COPIES + 1]]
 
 
-def test_a_larger_pass_than_the_last_one_pays_for_the_change_and_a_smaller_one_its_share() -> None:
+def test_a_larger_pass_than_the_last_one_pays_for_there_and_back_and_a_smaller_one_its_share() -> None:
     steady, seconds = after().seconds(), after(1, 6).seconds()
     more = [later - first for first, later in zip(steady, seconds, strict=True)]
     assert more[:4] == pytest.approx([CHANGE / DWELL] * 4)  # 1 to 4 rows
     assert more[4:6] == pytest.approx([0.0] * 2)
-    assert more[6:] == pytest.approx([CHANGE] * (MOST_COPIES - 5))
+    assert more[6:] == pytest.approx([THERE_AND_BACK * CHANGE] * (MOST_COPIES - 5))
 
 
 def test_few_more_copies_are_worth_a_row_each_but_not_a_change() -> None:

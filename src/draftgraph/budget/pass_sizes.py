@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from draftgraph.backends.buckets import Buckets
 from draftgraph.budget.costs import Costs
 
-DWELL = 8
+THERE_AND_BACK = 2.0
+"""Changes that a larger size is taken to cost: most texts come back soon to the size that they had."""
+DWELL = 3
 """Rounds that are taken to go on with a smaller size, once it is taken: each pays its share of the change."""
 
 STEP = 32
@@ -63,4 +65,4 @@ class PassSizes:
         """Seconds more of a pass of this size than if the last one had had it too."""
         if size == held:
             return 0.0
-        return self._target.change if size > held else self._target.change / DWELL
+        return self._target.change * (THERE_AND_BACK if size > held else 1.0 / DWELL)
