@@ -62,7 +62,7 @@ class Decoder:
 class Row:
     """Plain seconds per token over those of a way: median over turns, with the 10th and 90th percentile.
 
-    behind  the same without the first round, in which the prompt is read: median.
+    after  the same without the first round, in which the prompt is read: median.
     ms  per token, median. length  tokens per target call. same  texts that are those of plain decoding.
     core  share of the time in which the thread had a core: below one somebody else had it, or a second thread did the work.
     """
@@ -70,7 +70,7 @@ class Row:
     kind: str
     way: str
     ratio: tuple[float, float, float]
-    behind: float
+    after: float
     ms: float
     length: float
     same: int
@@ -109,7 +109,7 @@ def _row(kind: str, way: str, turns: Sequence[Turn]) -> Row:
         kind,
         way,
         (statistics.median(ratios), spread[0], spread[-1]),
-        statistics.median(_behind(turn.timed["plain"]) / _behind(turn.timed[way]) for turn in turns),
+        statistics.median(_after_prompt(turn.timed["plain"]) / _after_prompt(turn.timed[way]) for turn in turns),
         1e3 * statistics.median(run.pace for run in runs),
         sum(len(run.answer.ids) for run in runs) / sum(run.answer.rounds for run in runs),
         sum(turn.timed["plain"].answer.ids == turn.timed[way].answer.ids for turn in turns),
@@ -118,8 +118,8 @@ def _row(kind: str, way: str, turns: Sequence[Turn]) -> Row:
     )
 
 
-def _behind(run: Timed) -> float:
-    """Seconds per token behind the first round."""
+def _after_prompt(run: Timed) -> float:
+    """Seconds per token after the first round."""
     answer = run.answer
     assert isinstance(answer, Begun)
     return (run.seconds - answer.first) / max(1, len(answer.ids) - answer.emitted)
@@ -128,14 +128,14 @@ def _behind(run: Timed) -> float:
 def blocks(mode: str, tokens: int, found: Sequence[Row]) -> list[str | Sheet]:
     return [
         f"{mode}, greedy, {tokens} tokens per answer, reading the prompt included; everybody in turns. Ratios: seconds per token "
-        "of plain decoding over those of the way, median over prompts, with the 10th and 90th percentile. Behind the prompt: the "
+        "of plain decoding over those of the way, median over prompts, with the 10th and 90th percentile. After the prompt: the "
         "same without the first round, in which the prompt is read.",
         table(
             [
                 "prompts",
                 "way",
                 "plain / way",
-                "behind the prompt",
+                "after the prompt",
                 "ms per token",
                 "τ",
                 "same texts",
@@ -148,7 +148,7 @@ def blocks(mode: str, tokens: int, found: Sequence[Row]) -> list[str | Sheet]:
 
 def _cells(row: Row) -> list[str]:
     middle, low, high = row.ratio
-    figures = [f"{middle:.2f} ({low:.2f}–{high:.2f})", f"{row.behind:.2f}", f"{row.ms:.2f}", f"{row.length:.2f}"]
+    figures = [f"{middle:.2f} ({low:.2f}–{high:.2f})", f"{row.after:.2f}", f"{row.ms:.2f}", f"{row.length:.2f}"]
     return [row.kind, row.way, *figures, f"{row.same} of {row.texts}", f"{row.core:.2f}"]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import draftgraph as dg
 from cost_tables import costs
-from draftgraph.budget.looks import LOOK_SECONDS, SHARE, Looks
+from draftgraph.budget.looks import LOOK_SECONDS, LOOKS_SHARE, Looks
 from draftgraph.draft.edges.sources import Sources
 from draftgraph.request.record import COPIES
 from models import plain, tiny_lm
@@ -32,7 +32,7 @@ def decide(looks: Looks, rounds: int, saved: float) -> list[bool]:
 def test_looks_that_find_nothing_take_a_small_share_of_the_time():
     told = decide(Looks(FAST), 2000, 0.0)
     assert told[:4] == [True] * 4
-    assert told.count(True) * LOOK_SECONDS <= 1.5 * SHARE * 2000 * FAST
+    assert told.count(True) * LOOK_SECONDS <= 1.5 * LOOKS_SHARE * 2000 * FAST
     assert told.count(True) >= 100
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from cost_tables import costs
 from draftgraph.budget.automatic import MOST_COPIES, AutoBudget
-from draftgraph.budget.pass_sizes import DWELL, STEP, THERE_AND_BACK, PassSizes
+from draftgraph.budget.pass_sizes import CHANGES_UPWARD, DWELL_ROUNDS, STEP_TOKENS, PassSizes
 from draftgraph.draft.whole_sizes import paying
 from draftgraph.request.record import RoundRecord
 
@@ -30,9 +30,9 @@ def test_a_request_without_rounds_pays_what_the_table_says() -> None:
 def test_a_larger_pass_than_the_last_one_pays_for_there_and_back_and_a_smaller_one_its_share() -> None:
     steady, seconds = after().seconds(), after(1, 6).seconds()
     more = [later - first for first, later in zip(steady, seconds, strict=True)]
-    assert more[:4] == pytest.approx([CHANGE / DWELL] * 4)  # 1 to 4 rows
+    assert more[:4] == pytest.approx([CHANGE / DWELL_ROUNDS] * 4)  # 1 to 4 rows
     assert more[4:6] == pytest.approx([0.0] * 2)
-    assert more[6:] == pytest.approx([THERE_AND_BACK * CHANGE] * (MOST_COPIES - 5))
+    assert more[6:] == pytest.approx([CHANGES_UPWARD * CHANGE] * (MOST_COPIES - 5))
 
 
 def test_few_more_copies_are_worth_a_row_each_but_not_a_change() -> None:
@@ -50,9 +50,11 @@ def test_a_target_that_takes_passes_as_they_are_has_no_sizes() -> None:
 
 def test_every_row_reads_the_text_before_it() -> None:
     far = PassSizes(replace(TABLE, target=replace(TABLE.target, reading=1e-6)), MOST_COPIES)
-    more = [later - first for first, later in zip(far.seconds(), far.behind(TABLE.context + 10 * STEP), strict=True)]
-    assert more[:6] == pytest.approx([10e-6 * STEP * rows for rows in (2, 2, 4, 4, 6, 6)])
-    assert far.behind(TABLE.context + 11 * STEP - 1) is far.behind(TABLE.context + 10 * STEP)
+    more = [
+        later - first for first, later in zip(far.seconds(), far.behind(TABLE.context + 10 * STEP_TOKENS), strict=True)
+    ]
+    assert more[:6] == pytest.approx([10e-6 * STEP_TOKENS * rows for rows in (2, 2, 4, 4, 6, 6)])
+    assert far.behind(TABLE.context + 11 * STEP_TOKENS - 1) is far.behind(TABLE.context + 10 * STEP_TOKENS)
     assert [*far.behind(TABLE.context - 1)] == [*far.seconds()]
 
 

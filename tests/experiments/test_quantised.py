@@ -31,7 +31,7 @@ def test_ratios_are_those_of_the_same_turn():
     ]
     rows = {(row.kind, row.way): row for row in quantised.rows(["summary", "edit"], turns)}
     assert rows["all", "auto"].ratio[0] == pytest.approx(1.5)
-    assert rows["summary", "auto"].behind == pytest.approx(3.0)
+    assert rows["summary", "auto"].after == pytest.approx(3.0)
     assert (rows["all", "auto"].same, rows["all", "5 nodes"].same) == (1, 2)
     assert rows["summary", "3 nodes"].ratio == (2.0, 2.0, 2.0)
     assert rows["edit", "plain"].length == 2.0

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 LOOK_SECONDS = 3e-4
 """What a round takes more that looks for copies and keeps the target's row, about (docs/decisions.md, 2026-11-29)."""
-SHARE = 0.02
+LOOKS_SHARE = 0.02
 """Of the time that looks may take where they find nothing."""
-PATIENCE = 4.0
+PATIENCE_MULTIPLE = 4.0
 """At the beginning, and after every look that has saved time, looks are taken to save this multiple of what they take."""
-MEMORY = 16.0
+MEMORY_LOOKS = 16.0
 """Looks that a running mean remembers."""
 
 
@@ -23,12 +23,12 @@ class Looks:
     """
 
     plain: float
-    _saved: float = PATIENCE * LOOK_SECONDS
+    _saved: float = PATIENCE_MULTIPLE * LOOK_SECONDS
     _rests: int = field(init=False)
     _left: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self._rests = self._left = math.ceil(LOOK_SECONDS / (SHARE * self.plain)) - 1
+        self._rests = self._left = math.ceil(LOOK_SECONDS / (LOOKS_SHARE * self.plain)) - 1
 
     def due(self) -> bool:
         """Whether the next round looks."""
@@ -41,5 +41,5 @@ class Looks:
     def learn(self, saved: float) -> None:
         """A round has looked, and saved so many seconds; below zero it has lost them."""
         if saved > 0.0:
-            self._saved = max(self._saved, PATIENCE * LOOK_SECONDS)
-        self._saved += (saved - self._saved) / MEMORY
+            self._saved = max(self._saved, PATIENCE_MULTIPLE * LOOK_SECONDS)
+        self._saved += (saved - self._saved) / MEMORY_LOOKS

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from draftgraph.backends.buckets import Buckets
 from draftgraph.budget.costs import Costs
 
-THERE_AND_BACK = 2.0
+CHANGES_UPWARD = 2.0
 """Changes that a larger size is taken to cost: most texts come back soon to the size that they had."""
-DWELL = 3
+DWELL_ROUNDS = 3
 """Rounds that are taken to go on with a smaller size, once it is taken: each pays its share of the change."""
 
-STEP = 32
+STEP_TOKENS = 32
 """Tokens by which a text grows before what it takes to read it is counted anew."""
 
 
@@ -40,8 +40,8 @@ class PassSizes:
 
     def behind(self, length: int) -> Sequence[float]:
         """`seconds` behind so many tokens of text, which every row reads."""
-        steps = max(0, length - self._context) // STEP
-        far, held = self._target.reading * STEP * steps, 0 if self._buckets is None else self._buckets.held
+        steps = max(0, length - self._context) // STEP_TOKENS
+        far, held = self._target.reading * STEP_TOKENS * steps, 0 if self._buckets is None else self._buckets.held
         if far == 0.0:
             return self.seconds()
         if (held, steps) not in self._behind:
@@ -65,4 +65,4 @@ class PassSizes:
         """Seconds more of a pass of this size than if the last one had had it too."""
         if size == held:
             return 0.0
-        return self._target.change * (THERE_AND_BACK if size > held else 1.0 / DWELL)
+        return self._target.change * (CHANGES_UPWARD if size > held else 1.0 / DWELL_ROUNDS)

@@ -88,8 +88,8 @@ class ModelDrafter(Drafter):
     def begin(self, request: Request) -> None:
         choice = request.choice
         params = request.params
-        told = params.seed is not None and choice.rule.follows_drafts(params.temperature)
-        model = self.steady if told else self.model
+        seeded = params.seed is not None and choice.rule.follows_drafts(params.temperature)
+        model = self.steady if seeded else self.model
         text = model.open(len(request.tokens) + FIRST_ROWS)
         names = self.edges if self.copies(choice.structure) and "fixed" in choice.rule.accepts.laws else ()
         if names and request.prediction:

@@ -48,9 +48,8 @@ def cut_to_pay(graph: DraftGraph, limits: Limits) -> tuple[DraftGraph, Paying]:
 
     Where a branch takes the rows of its whole path, the likeliest path alone is priced as well.
     """
-    orders = [
-        sorted(range(len(graph)), key=lambda node: (-graph.scores[node], node))
-    ]  # parents first: scores never rise
+    # Scores never rise along a path, so that parents come first.
+    orders = [sorted(range(len(graph)), key=lambda node: (-graph.scores[node], node))]
     if limits.unrolled:
         orders.append(_likeliest_path(graph))
     found = [(_paying(graph, order, limits), order) for order in orders]

@@ -188,8 +188,8 @@ def make_drafter(
         refuse_one_device(target.model, drafter.model)
         return OnwardDrafter(drafter.model, target.model.vocab_size), drafter.reason
     edges = edges_beside_model(config.edges, on_one_path(config, drafter.model).resolved_structure)
-    alike = steady(drafter.model, target.model, config)
-    return ModelDrafter(drafter.model, target.model.vocab_size, edges, alike), drafter.reason
+    steady_model = steady(drafter.model, target.model, config)
+    return ModelDrafter(drafter.model, target.model.vocab_size, edges, steady_model), drafter.reason
 
 
 @torch.inference_mode()

@@ -17,6 +17,7 @@ pytest.importorskip("openvino")
 
 import draftgraph as dg
 from converted import converted, decode, lm
+from cost_tables import costs
 from draftgraph.backends.base import BITWISE, NEAR_TIES, Feed
 from draftgraph.backends.openvino import load
 from draftgraph.backends.openvino.bitwise import BitwiseModel, Placed
@@ -207,6 +208,17 @@ def test_texts_with_drafts_are_bit_for_bit_those_without(precision: str, monkeyp
             engine = pair_engine(precision, rule=rule, **options)
             assert texts(engine, temperature) == plain
         assert texts(pair_engine(precision, rule=rule, budget=0, bitwise=False), temperature) != plain
+
+
+@pytest.mark.parametrize(("temperature", "rule"), [(0.0, "auto"), (1.0, "agree")])
+def test_copies_that_branch_change_no_bit(temperature: float, rule: str) -> None:
+    plain = texts(pair_engine("bf16", rule=rule, **PLAIN), temperature)
+    engine = pair_engine("bf16", rule=rule, drafter="lookup")
+    engine.__dict__["costs"] = costs(drafter=None, row=0.0)
+    assert texts(engine, temperature) == plain
+    results = engine.generate(list(PROMPTS), max_new_tokens=24, temperature=temperature, seed=5, ignore_eos=True)
+    parents = [list(record.parents) for result in results for record in result.rounds]
+    assert any(nodes != list(range(ROOT, len(nodes) - 1)) for nodes in parents), "a draft has several paths"
 
 
 def test_what_an_engine_says_of_its_rows() -> None:
