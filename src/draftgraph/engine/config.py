@@ -213,9 +213,10 @@ class Config:
         return draws and self.resolved_rule.uses_laws
 
     @property
-    def _copies_priced(self) -> bool:
-        """Whether all drafts are of copies, in the shape that prices say."""
-        return self.budget == "auto" and isinstance(self.drafter, str) and self.drafter != "model"
+    def prices_paths(self) -> bool:
+        """Whether drafts are copies in the shape that prices say, and the target reads each of their paths as a sequence."""
+        priced = self.budget == "auto" and isinstance(self.drafter, str) and self.drafter != "model"
+        return priced and self.bitwise is True
 
     @property
     def parallel(self) -> bool:
@@ -254,7 +255,7 @@ class Config:
             return own.structure
         if self.structure != "auto":
             return get_structure(self.structure).suited(rule)
-        suiting = UNROLLED if self.bitwise is True and not self._copies_priced else SUITING
+        suiting = UNROLLED if self.bitwise is True and not self.prices_paths else SUITING
         return next((each for each in suiting if each.verified_by(rule, self._samples)), suiting[0])
 
     def with_options(self, **options: Any) -> Config:
