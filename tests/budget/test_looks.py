@@ -10,13 +10,27 @@ from hypothesis import strategies as st
 
 import draftgraph as dg
 from cost_tables import costs
-from draftgraph.budget.looks import LOOK_SECONDS, LOOKS_SHARE, Looks
+from draftgraph.budget.costs import Cost
+from draftgraph.budget.looks import LEAST_LOOK_SECONDS, LOOKS_SHARE, Looks
 from draftgraph.draft.edges.sources import Sources
 from draftgraph.request.record import COPIES
 from models import plain, tiny_lm
 
 FAST, SLOW = 2e-3, 50e-3
 """Seconds per token of plain decoding."""
+LOOK_SECONDS = 3e-4
+
+
+def looks(seconds: float) -> Looks:
+    """Of a model that decodes plainly in so many seconds per token."""
+    table = costs(drafter=None)
+    added = table.plain_overhead
+    return Looks(replace(table, target=flat(seconds - added), overhead=(added + LOOK_SECONDS, 0.0, 0.0)))
+
+
+def flat(seconds: float) -> Cost:
+    """Passes that all take as long."""
+    return Cost([1, 2], *[[seconds] * 2] * 3, [1, 1])
 
 
 def decide(looks: Looks, rounds: int, saved: float) -> list[bool]:
@@ -30,7 +44,7 @@ def decide(looks: Looks, rounds: int, saved: float) -> list[bool]:
 
 
 def test_looks_that_find_nothing_take_a_small_share_of_the_time():
-    told = decide(Looks(FAST), 2000, 0.0)
+    told = decide(looks(FAST), 2000, 0.0)
     assert told[:4] == [True] * 4
     assert told.count(True) * LOOK_SECONDS <= 1.5 * LOOKS_SHARE * 2000 * FAST
     assert told.count(True) >= 100
@@ -38,17 +52,23 @@ def test_looks_that_find_nothing_take_a_small_share_of_the_time():
 
 @pytest.mark.parametrize(("plain_seconds", "saved"), [(SLOW, 0.0), (SLOW, -1.0), (FAST, LOOK_SECONDS * 1.01)])
 def test_every_round_looks_where_it_takes_next_to_nothing_or_pays(plain_seconds: float, saved: float):
-    assert all(decide(Looks(plain_seconds), 200, saved))
+    assert all(decide(looks(plain_seconds), 200, saved))
 
 
 @given(st.floats(-0.1, 0.0))
 def test_one_look_that_saves_time_is_followed_by_more(lost: float):
-    looks = Looks(FAST)
-    decide(looks, 300, lost)
-    while not looks.due():
+    asked = looks(FAST)
+    decide(asked, 300, lost)
+    while not asked.due():
         pass
-    looks.learn(FAST)
-    assert decide(looks, 3, 0.0) == [True] * 3
+    asked.learn(FAST)
+    assert decide(asked, 3, 0.0) == [True] * 3
+
+
+def test_a_look_takes_what_the_table_says_and_never_next_to_nothing():
+    table = costs(drafter=None)
+    assert looks(FAST).seconds == pytest.approx(LOOK_SECONDS)
+    assert Looks(replace(table, overhead=(0.0, 0.0, 0.0))).seconds == LEAST_LOOK_SECONDS
 
 
 def test_a_request_that_rests_between_looks_says_the_same():

@@ -102,7 +102,7 @@ class AutoBudget:
             compare(*self.forms)
         self._form = self.forms[0]
         self._plain = 1.0 / self.costs.plain
-        self._sizes, self._looks = PassSizes(self.costs, MOST_COPIES), Looks(self.costs.plain)
+        self._sizes, self._looks = PassSizes(self.costs, MOST_COPIES), Looks(self.costs)
         self._hopeless = max(form.most for form in self.forms) <= self._plain
         probed = min(PROBE_DEPTH, self.deepest)
         self._probe_seconds = self.forms[0].costs.round(probed, [1.0] * probed)

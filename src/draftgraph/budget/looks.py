@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-LOOK_SECONDS = 3e-4
-"""What a round takes more that looks for copies and keeps the target's row, about (docs/decisions.md, 2026-11-29)."""
+from draftgraph.budget.costs import Costs
+
+LEAST_LOOK_SECONDS = 1e-4
+"""A look is never taken to need less: what rounds with drafts take more outside the forwards may be lost in noise."""
 LOOKS_SHARE = 0.02
 """Of the time that looks may take where they find nothing."""
 PATIENCE_MULTIPLE = 4.0
@@ -19,20 +21,23 @@ MEMORY_LOOKS = 16.0
 class Looks:
     """Decides for one request; `due` is asked once before every round in which nothing but copies may be drafted.
 
-    plain  seconds per token of plain decoding.
+    costs  of rounds. Those with drafts keep the target's row and draw up a draft: so does a look, whatever it finds.
     """
 
-    plain: float
-    _saved: float = PATIENCE_MULTIPLE * LOOK_SECONDS
+    costs: Costs
+    seconds: float = field(init=False)
+    _saved: float = field(init=False)
     _rests: int = field(init=False)
     _left: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self._rests = self._left = math.ceil(LOOK_SECONDS / (LOOKS_SHARE * self.plain)) - 1
+        self.seconds = max(LEAST_LOOK_SECONDS, self.costs.overhead[0] - self.costs.plain_overhead)
+        self._saved = PATIENCE_MULTIPLE * self.seconds
+        self._rests = self._left = math.ceil(self.seconds / (LOOKS_SHARE * self.costs.plain)) - 1
 
     def due(self) -> bool:
         """Whether the next round looks."""
-        if self._saved >= LOOK_SECONDS or self._left == 0:
+        if self._saved >= self.seconds or self._left == 0:
             self._left = self._rests
             return True
         self._left -= 1
@@ -41,5 +46,5 @@ class Looks:
     def learn(self, saved: float) -> None:
         """A round has looked, and saved so many seconds; below zero it has lost them."""
         if saved > 0.0:
-            self._saved = max(self._saved, PATIENCE_MULTIPLE * LOOK_SECONDS)
+            self._saved = max(self._saved, PATIENCE_MULTIPLE * self.seconds)
         self._saved += (saved - self._saved) / MEMORY_LOOKS
