@@ -48,6 +48,12 @@ def test_a_target_that_takes_passes_as_they_are_has_no_sizes() -> None:
     assert [*sizes.seconds()] == before
 
 
+def test_every_path_reads_the_text_before_it() -> None:
+    sizes = PassSizes(replace(TABLE, target=replace(TABLE.target, path=2e-3, path_reading=1e-6)), MOST_COPIES)
+    assert sizes.path(TABLE.context - 1) == pytest.approx(2e-3)
+    assert sizes.path(TABLE.context + 500) == pytest.approx(2.5e-3)
+
+
 def test_every_row_reads_the_text_before_it() -> None:
     far = PassSizes(replace(TABLE, target=replace(TABLE.target, reading=1e-6)), MOST_COPIES)
     more = [

@@ -43,6 +43,7 @@ class SlowModel:
     """A model whose passes take `seconds`, a tenth of that per further row, and `change` more if the last one had other rows.
 
     reading  seconds that every row takes more per token of text before it.
+    path, path_reading  seconds more per path beside the first one, and per token of text before it.
     """
 
     clock: Clock
@@ -56,6 +57,8 @@ class SlowModel:
     device: torch.device = CPU
     change: float = 0.0
     reading: float = 0.0
+    path: float = 0.0
+    path_reading: float = 0.0
     length: int = 0
     rows: list[int] = field(default_factory=list)
     parents: list[list[int]] = field(default_factory=list)
@@ -74,6 +77,8 @@ class SlowModel:
         changed = len(self.rows) > 1 and self.rows[-1] != self.rows[-2]
         self.clock.now += self.seconds * (1.0 + 0.1 * (self.rows[-1] - 1)) + self.change * changed
         self.clock.now += self.reading * self.rows[-1] * self.length
+        more = len(set(range(len(feed.tokens))) - set(feed.parents)) - 1 if feed.tokens else 0
+        self.clock.now += (self.path + self.path_reading * self.length) * more
         self.length += len(feed.committed)
         return [torch.empty(0)]
 
@@ -237,6 +242,23 @@ def test_what_a_row_takes_to_read_a_text_is_timed_behind_a_long_one(
 ) -> None:
     costs, _, _ = measured(clock, seconds, context_window=window, reading=1e-6)
     assert costs.target.reading == pytest.approx(1e-6 if known else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "window", "known", "further"),
+    [(0.004, 1024, True, True), (0.004, 512, True, False), (0.3, 1024, False, False)],
+)
+def test_a_path_that_is_a_sequence_of_its_own_is_timed_apart(
+    clock: Clock, seconds: float, window: int, known: bool, further: bool
+) -> None:
+    model = SlowModel(clock, seconds, context_window=window, path=0.001, path_reading=1e-5)
+    costs = timing.measure(model, None, Rounds(model), paths=True)
+    target = costs.target
+    near = 0.001 + 1e-5 * (timing.CONTEXT + 1)
+    assert target.path == pytest.approx(near if known else 0.0)
+    assert target.path_reading == pytest.approx(1e-5 if further else 0.0)
+    assert target(8) == pytest.approx(1.7 * seconds), "rows are timed as those of one path"
+    assert timing.measure(model, None, Rounds(model)).target.path == 0.0
 
 
 def test_a_slow_model_with_sizes_is_timed_once_each(clock: Clock) -> None:

@@ -15,7 +15,7 @@ from cost_tables import cost, costs
 from draftgraph.budget.automatic import AutoBudget
 from draftgraph.draft.graph import DraftGraph
 from draftgraph.draft.terms import Limits
-from draftgraph.draft.whole_sizes import cut, paying, rows_unrolled
+from draftgraph.draft.whole_sizes import cut, paying, unrolled
 from draftgraph.types import ROOT
 from models import plain, tiny_lm
 
@@ -80,15 +80,15 @@ def test_nodes_count_for_what_their_scores_turned_out_to_be_worth():
 
 
 @given(st.lists(st.integers(0, 1 << 20), max_size=14))
-def test_unrolled_rows_are_those_of_all_paths(choices: list[int]):
+def test_unrolled_rows_and_paths_are_those_of_all_leaves(choices: list[int]):
     parents = [choice % (node + 1) - 1 for node, choice in enumerate(choices)]
     graph = DraftGraph()
     for parent in parents:
         graph.fix(parent, len(graph), 1.0)
     depths = [graph.depth(node) for node in range(len(parents))]
     leaves = [node for node in range(len(parents)) if node not in parents]
-    assert rows_unrolled(parents)[-1] == max(1, sum(1 + depths[leaf] for leaf in leaves))
-    assert [rows_unrolled(parents[:count])[-1] for count in range(len(parents) + 1)] == rows_unrolled(parents)
+    assert unrolled(parents)[-1] == (max(1, sum(1 + depths[leaf] for leaf in leaves)), max(1, len(leaves)))
+    assert [unrolled(parents[:count])[-1] for count in range(len(parents) + 1)] == unrolled(parents)
 
 
 @pytest.mark.parametrize(
@@ -102,14 +102,19 @@ def test_unrolled_rows_are_those_of_all_paths(choices: list[int]):
     ],
 )
 def test_a_branch_is_taken_where_its_whole_path_pays(seconds: list[float], tokens: list[int]):
-    assert cut(branches(), priced(seconds, unrolled=True)).tokens == tokens
+    assert cut(branches(), priced(seconds, path=0.0)).tokens == tokens
+
+
+@pytest.mark.parametrize(("path", "tokens"), [(0.1, [7, 8, 9, 10, 11]), (0.2, [7, 9, 11])])
+def test_a_branch_is_taken_where_it_pays_for_a_path_more(path: float, tokens: list[int]):
+    assert cut(branches(), priced([1.0] * 9, path=path)).tokens == tokens
 
 
 def test_a_path_goes_on_beyond_a_likelier_branch_that_costs_more():
     graph = DraftGraph()
     for parent, token, score in ((ROOT, 7, 0.9), (ROOT, 8, 0.6), (0, 9, 0.5), (2, 10, 0.5)):
         graph.fix(parent, token, score)
-    assert cut(graph, priced([1.0] * 4 + [3.0] * 5, unrolled=True)).tokens == [7, 9, 10]
+    assert cut(graph, priced([1.0] * 4 + [3.0] * 5, path=0.0)).tokens == [7, 9, 10]
     assert cut(graph, priced([1.0] * 4 + [3.0] * 5)).tokens == [7, 8, 9]
 
 

@@ -11,9 +11,7 @@ import pytest
 import draftgraph as dg
 from cost_tables import costs
 from dflash_folders import write_dflash
-from draftgraph.backends.base import CausalLM
-from draftgraph.budget.costs import Costs, Drafts
-from draftgraph.budget.pass_times import pass_costs
+from draftgraph.budget.costs import Drafts
 from draftgraph.engine import pair_costs
 from eagle3_folders import write_eagle3
 from models import tiny_lm
@@ -45,24 +43,23 @@ def test_models_are_settled_before_anything_is_timed(monkeypatch: pytest.MonkeyP
     assert order == ["target", "drafter", "measured"]
 
 
-def test_paths_are_timed_as_the_rows_that_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copies are priced by the rows of all their paths; a row beside another one at the root would be a path of its own."""
+@pytest.mark.parametrize(
+    ("options", "paths"),
+    [({}, True), ({"budget": 5}, False), ({"bitwise": False}, False), ({"structure": "tree"}, False)],
+    ids=str,
+)
+def test_a_target_that_reads_copies_as_paths_is_timed_so(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], paths: bool
+) -> None:
+    """A row beside another one at the root is a path there. Timed as one, copies were priced by twice their rows."""
     pytest.importorskip("openvino")
-    engine = dg.Engine.from_pretrained(tiny_lm(window=512), drafter="lookup", backend="openvino", dtype="bfloat16")
-    assert engine.config.bitwise is True
-    paths: list[int] = []
-    score = engine.target._score
-    monkeypatch.setattr(engine.target, "_score", lambda placed, taps: (paths.append(len(placed)), score(placed, taps))[1])
-    monkeypatch.setattr(pair_costs, "measure", lambda target, drafter, run, chains, others: timed(target, chains))
+    engine = dg.Engine.from_pretrained(
+        tiny_lm(window=512), drafter="lookup", backend="openvino", dtype="bfloat16", **options
+    )
+    asked: list[bool] = []
+    monkeypatch.setattr(pair_costs, "measure", lambda *args: (asked.append(args[-1]), costs())[1])
     pair_costs.pair_costs(engine.target, engine.drafter, engine.config, engine._decode)
-    assert paths
-    assert set(paths) == {1}
-
-
-def timed(target: CausalLM, chains: bool) -> Costs:
-    rows = {"target": [1, 4, 9]}
-    pass_costs({"target": target}, [1] * 8, rows, rows, ["target"] if chains else [])
-    return costs()
+    assert asked == [paths]
 
 
 def test_drafts_of_every_form_pay_for_the_block() -> None:

@@ -31,7 +31,7 @@ from draftgraph.budget.pass_sizes import PassSizes
 from draftgraph.budget.rivals import Rivals
 from draftgraph.draft.structures.base import MIN_MASS
 from draftgraph.draft.terms import Limits
-from draftgraph.draft.whole_sizes import rows_unrolled
+from draftgraph.draft.whole_sizes import Unrolled, unrolled
 from draftgraph.request.record import COPIES, RoundRecord
 
 MOST_COPIES = 32
@@ -222,7 +222,7 @@ class AutoBudget:
 
     def _learn(self, rounds: Sequence[RoundRecord]) -> None:
         for record in rounds[self._read :]:
-            rows = rows_unrolled(record.parents)[-1] if self.unrolled else 1 + len(record.tokens)
+            rows, paths = unrolled(record.parents)[-1] if self.unrolled else Unrolled(1 + len(record.tokens), 1)
             self._sizes.passed(rows)
             if self._asked and record.decision != COPIES:
                 self._form.learn(record, self._asked)
@@ -232,7 +232,8 @@ class AutoBudget:
                 self._cached = record.length if record.num_passes else self._cached
             elif record.decision == COPIES:
                 self.forms[-1].ledger.judge(record)
-                self._looks.learn((1.0 + sum(record.chances)) / self._plain - self.costs.whole(rows - 1))
+                taken = self.costs.whole(rows - 1) + self._sizes.path(record.length) * (paths - 1)
+                self._looks.learn((1.0 + sum(record.chances)) / self._plain - taken)
             if self._probing:
                 nodes, passes = len(record.tokens), record.num_passes
                 paid = 1 + len(record.path) >= self._plain * self._form.costs.round(nodes, [1.0] * passes)
@@ -276,7 +277,7 @@ class AutoBudget:
             reason=self._told(f"{COPIES}: {why}"),
             seconds=seconds,
             worth=self.forms[-1].ledger.copied.expected,
-            unrolled=self.unrolled,
+            path=self._sizes.path(self._length) if self.unrolled else None,
         )
 
     def _with_copies(self, drafted: Limits, seconds: Sequence[float], rate: float, tokens: float) -> Limits:

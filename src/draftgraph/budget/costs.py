@@ -49,6 +49,8 @@ class Cost:
     sizes  numbers of rows that passes are padded to (`CausalLM.sizes`): costs are a staircase then.
     change  seconds more of a pass whose size is not that of the last one.
     reading  seconds per row and per token of the text before it, beyond the text behind which the passes were timed.
+    path, path_reading  seconds more per path beside the first, and the same per token of text, where paths are sequences of
+            their own.
     """
 
     rows: Sequence[int]
@@ -59,6 +61,8 @@ class Cost:
     sizes: Sequence[int] = ()
     change: float = 0.0
     reading: float = 0.0
+    path: float = 0.0
+    path_reading: float = 0.0
 
     @cached_property
     def rising(self) -> list[float]:
@@ -277,7 +281,7 @@ def _refuse_pass_times(cost: Cost) -> None:
     if len({len(column) for column in columns}) != 1 or len(cost.rows) < 2 or not rising:
         raise BrokenFileError("a table of pass times needs rising numbers of rows, two or more, and seconds for each")
     possible = all(0.0 < each <= DAY_SECONDS for each in seconds) and all(
-        0.0 <= each <= DAY_SECONDS for each in (cost.change, cost.reading)
+        0.0 <= each <= DAY_SECONDS for each in (cost.change, cost.reading, cost.path, cost.path_reading)
     )
     if not possible or not all(count >= 1 for count in cost.repeats):
         raise BrokenFileError("the table has pass times that cannot be")

@@ -52,6 +52,10 @@ class PassSizes:
             }
         return self._behind[held, steps]
 
+    def path(self, length: int) -> float:
+        """Seconds more per path beside the first behind so many tokens, where paths are sequences of their own."""
+        return self._target.path + self._target.path_reading * max(0, length - self._context)
+
     def seconds(self) -> Sequence[float]:
         """Of a round that verifies 0, 1, … copies; without any it is plain decoding."""
         held = 0 if self._buckets is None else self._buckets.held

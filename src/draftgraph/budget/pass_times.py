@@ -25,6 +25,8 @@ FEWEST_TURNS, FEWEST_SECONDS = 3, 4.0
 least, if they take no longer than that."""
 FAR, FAR_ROWS, FAR_REPEATS = 512, (2, 8), 3
 """Tokens behind which a few passes of a fast target are timed as well, their rows, and how often: the first one is a change."""
+PATHS, PATH_ROWS, PATH_REPEATS = 4, 8, 5
+"""Paths of a pass beside which one of a single path is timed, the rows of both, and how often."""
 REPEATS = 21
 """Passes with one number of rows, at most."""
 WIDE, WIDE_TURNS = 24, 2
@@ -80,6 +82,40 @@ def reading(model: CausalLM, times: Cost, prompt: Sequence[int], window: int) ->
     finally:
         model.close(text)
     return max(0.0, (far[more] - far[fewer]) - (times(more) - times(fewer))) / ((more - fewer) * (FAR - len(prompt)))
+
+
+@torch.inference_mode()
+def path_seconds(model: CausalLM, times: Cost, prompt: Sequence[int], window: int) -> tuple[float, float]:
+    """Seconds that a path takes beside the first one behind `prompt`, beyond its rows, and more per token of text before it.
+
+    For models that read every path as a sequence of its own. 0 as of `reading`, and of a text that is too long.
+    """
+    near, far = len(prompt) + 1, FAR + 1  # behind whole blocks of cells nothing need be copied
+    if times(PATH_ROWS) >= SETTLED_SECONDS or window < near + PATH_ROWS:
+        return 0.0, 0.0
+    least = _per_path(model, prompt, near)
+    more = _per_path(model, prompt, far) - least if window >= far + PATH_ROWS else 0.0
+    return least, max(0.0, more) / (far - near)
+
+
+def _per_path(model: CausalLM, prompt: Sequence[int], length: int) -> float:
+    text = model.open(length + PATH_ROWS)
+    try:
+        read(model, text, (list(prompt) * (1 + length // len(prompt)))[:length])
+        deep = PATH_ROWS // PATHS
+        parents = {
+            1: range(ROOT, PATH_ROWS - 1),
+            PATHS: [ROOT if node % deep == 0 else node - 1 for node in range(PATH_ROWS)],
+        }
+        feeds = {paths: Feed(text, [], [prompt[0]] * PATH_ROWS, of) for paths, of in parents.items()}
+        took: dict[int, list[float]] = {paths: [] for paths in feeds}
+        for _ in range(1 + PATH_REPEATS):
+            for paths, feed in feeds.items():
+                took[paths].append(_one_pass(model, feed))
+    finally:
+        model.close(text)
+    one, many = (statistics.median(seconds[1:]) for seconds in took.values())
+    return max(0.0, many - one) / (PATHS - 1)
 
 
 class _Timed:

@@ -17,7 +17,7 @@ import torch
 
 from draftgraph.backends.base import CausalLM
 from draftgraph.budget.costs import LEAST_DRAFTING, Costs, Drafts, Level
-from draftgraph.budget.pass_times import pass_costs, reading
+from draftgraph.budget.pass_times import pass_costs, path_seconds, reading
 from draftgraph.draft.structures.base import DEEPEST
 from draftgraph.request.record import RoundRecord
 
@@ -51,12 +51,18 @@ Run = Callable[[int, Sequence[int], int, float], Sequence[RoundRecord]]
 
 
 def measure(
-    target: CausalLM, drafter: CausalLM | None, run: Run, chains: bool = False, run_chains: Run | None = None
+    target: CausalLM,
+    drafter: CausalLM | None,
+    run: Run,
+    chains: bool = False,
+    run_chains: Run | None = None,
+    paths: bool = False,
 ) -> Costs:
     """The costs of a pair, or of a target whose drafts are looked up (drafter None).
 
     chains  whether drafts are chains, so that the target is timed with them; else with rows that part at the root.
     run_chains  `run` with chains, where drafts may be chains as well.
+    paths   whether drafts branch, and the target reads each of their paths as a sequence of its own. It is timed with chains then.
 
     Drafts are counted after text that the target wrote itself, sampled at temperature 1.
     """
@@ -70,12 +76,15 @@ def measure(
         {"target": [size for size in target_sizes if size <= room], "drafter": [size for size in sizes if size <= room]}
         for target_sizes, sizes in ((NEEDED, DRAFTER_NEEDED), (WANTED, DRAFTER_WANTED))
     )
-    costs = pass_costs(models, prompt, needed, wanted, ["target"] if chains else [])
+    costs = pass_costs(models, prompt, needed, wanted, ["target"] if chains or paths else [])
     share = (time.thread_time() - worked) / (time.perf_counter() - began)
     times, theirs = (
         replace(costs["target"], reading=reading(target, costs["target"], prompt, window)),
         costs.get("drafter"),
     )
+    if paths:
+        path, path_reading = path_seconds(target, times, prompt, window)
+        times = replace(times, path=path, path_reading=path_reading)
     waited = max(0.0, 1.0 - share) if target.device.type == "cpu" else 0.0  # an accelerator may be waited for
     table = Costs(times, theirs, (0.0,) * 3, 0.0, torch.get_num_threads(), context, waited=waited)
     if times(1) > SLOW_SECONDS:

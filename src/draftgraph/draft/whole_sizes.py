@@ -50,7 +50,7 @@ def cut_to_pay(graph: DraftGraph, limits: Limits) -> tuple[DraftGraph, Paying]:
     """
     # Scores never rise along a path, so that parents come first.
     orders = [sorted(range(len(graph)), key=lambda node: (-graph.scores[node], node))]
-    if limits.unrolled:
+    if limits.path is not None:
         orders.append(_likeliest_path(graph))
     found = [(_paying(graph, order, limits), order) for order in orders]
     best, order = max(found, key=lambda each: each[0].rate)
@@ -59,22 +59,32 @@ def cut_to_pay(graph: DraftGraph, limits: Limits) -> tuple[DraftGraph, Paying]:
 
 def _paying(graph: DraftGraph, order: Sequence[int], limits: Limits) -> Paying:
     seconds = limits.seconds
-    if limits.unrolled:
+    if limits.path is not None:
         number = {node: i for i, node in enumerate(order)}
-        rows = rows_unrolled([number.get(graph.parents[node], ROOT) for node in order])
-        seconds = [seconds[count - 1] for count in takewhile(lambda count: count <= len(seconds), rows)]
+        sizes = unrolled([number.get(graph.parents[node], ROOT) for node in order])
+        known = takewhile(lambda size: size.rows <= len(limits.seconds), sizes)
+        seconds = [limits.seconds[size.rows - 1] + limits.path * (size.paths - 1) for size in known]
     return paying([limits.worth(graph.scores[node]) for node in order], seconds)
 
 
-def rows_unrolled(parents: Sequence[int]) -> list[int]:
-    """Rows of a pass that reads the first 0, 1, … nodes, each path as a sequence of its own behind the last committed token."""
+class Unrolled(NamedTuple):
+    """A pass that reads every path as a sequence of its own behind the last committed token."""
+
+    rows: int
+    paths: int
+
+
+def unrolled(parents: Sequence[int]) -> list[Unrolled]:
+    """The passes that read the first 0, 1, … nodes."""
     rows, depths, leaves = [1], {ROOT: 0}, {ROOT}
+    paths = [1]
     for node, parent in enumerate(parents):
         depths[node] = depths[parent] + 1
         rows.append(rows[-1] + (1 if parent in leaves else 1 + depths[node]))
         leaves.discard(parent)
         leaves.add(node)
-    return rows
+        paths.append(len(leaves))
+    return [Unrolled(*each) for each in zip(rows, paths, strict=True)]
 
 
 def _likeliest_path(graph: DraftGraph) -> list[int]:

@@ -49,8 +49,7 @@ def pair_costs(target: CausalLM, drafter: Drafter, config: Config, decode: Decod
             if model is not None:
                 model.settle()
         chains = runs({"structure": "chain"}) if may_narrow(config, drafter) else None
-        paths = config.drafts_chains or config.prices_paths  # a row beside another one at the root is a path of its own
-        found = measure(target, drafter.model, runs({}), paths, chains)
+        found = measure(target, drafter.model, runs({}), config.drafts_chains, chains, config.prices_paths)
         if drafter.model is None or drafter.depths is None:
             return found
         return _with_block(found, block_seconds(drafter.model))
