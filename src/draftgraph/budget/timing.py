@@ -62,7 +62,8 @@ def measure(
 
     chains  whether drafts are chains, so that the target is timed with them; else with rows that part at the root.
     run_chains  `run` with chains, where drafts may be chains as well.
-    paths   whether drafts branch, and the target reads each of their paths as a sequence of its own. It is timed with chains then.
+    paths   whether drafts branch, and the target reads each of their paths as a sequence of its own. It is timed with
+            chains then.
 
     Drafts are counted after text that the target wrote itself, sampled at temperature 1.
     """

@@ -47,8 +47,8 @@ class Limits:
     narrow  True: one path, from a structure that `narrows`.
     seconds  of a round that verifies 0, 1, … nodes: a draft of copies alone is cut to the size that pays best. () keeps all.
     worth   expected accepted tokens of a node by its score, which are weighed against `seconds`.
-    path    None: the target reads a draft as one sequence. Else it reads every path as a sequence of its own, so that a branch takes
-            rows for its whole path, and so many seconds more.
+    path    None: the target reads a draft as one sequence. Else it reads every path as a sequence of its own: a branch takes rows
+            for its whole path, and so many seconds more.
     instead  the limits of a draft of copies alone, which takes the place of this one where it is expected to give more tokens per
             second; None: there is none. Whether it does must not look at tokens that are drawn in this round.
     rate    tokens per second that this one is expected to give where copies alone promise so many tokens.
