@@ -152,7 +152,7 @@ def _row(texts: str, temperature: float, way: str, runs: Sequence[Run]) -> Row:
     plain = {run.prompt: run for run in runs if run.way == PLAIN}
     mine = [run for run in runs if run.way == way and run.prompt in plain]
     ratios = [plain[r.prompt].seconds / plain[r.prompt].tokens / (r.seconds / r.tokens) for r in mine]
-    cut = statistics.quantiles(ratios, n=10) if len(ratios) > 1 else ratios * 9
+    cut = statistics.quantiles(ratios, n=10, method="inclusive") if len(ratios) > 1 else ratios * 9
     wall, core = (
         sum(getattr(plain[r.prompt], name) / plain[r.prompt].tokens for r in mine)
         / sum(getattr(r, name) / r.tokens for r in mine)

@@ -149,7 +149,7 @@ def _row(kind: str, name: str, turns: Sequence[Turn]) -> Row:
 
 
 def _spread(ratios: Sequence[float]) -> tuple[float, float, float]:
-    cut = statistics.quantiles(ratios, n=10) if len(ratios) > 1 else list(ratios) * 9
+    cut = statistics.quantiles(ratios, n=10, method="inclusive") if len(ratios) > 1 else list(ratios) * 9
     return statistics.median(ratios), cut[0], cut[-1]
 
 

@@ -104,7 +104,7 @@ def rows(kinds: Sequence[str], turns: Sequence[Turn]) -> list[Row]:
 def _row(kind: str, way: str, turns: Sequence[Turn]) -> Row:
     ratios = sorted(turn.timed["plain"].pace / turn.timed[way].pace for turn in turns)
     runs = [turn.timed[way] for turn in turns]
-    spread = statistics.quantiles(ratios, n=10) if len(ratios) > 1 else ratios * 9
+    spread = statistics.quantiles(ratios, n=10, method="inclusive") if len(ratios) > 1 else ratios * 9
     return Row(
         kind,
         way,
