@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 from typer.testing import CliRunner, Result
 
 from cost_tables import costs
 from draftgraph.budget import cost_cache
 from draftgraph.cli import app
+from draftgraph.cli.work.costs import costs_report
 from draftgraph.engine import pair_costs as pairs
 from pairs import save_pair
 
@@ -51,6 +54,15 @@ def test_rows_milliseconds_and_the_file(pair: list[str], measured: list[int], tm
     assert "│ 65 │ 14.60 │ 14.60 │ 14.60 │ 2.92 │ 3 │" in told
     assert "plain decoding takes 5.20 ms per token" in told
     assert result.stderr.count("timing these models on this machine") == 1
+
+
+def test_changes_and_paths_are_told_where_they_cost_something() -> None:
+    table = costs(drafter=None)
+    dearer = replace(table, target=replace(table.target, change=2e-3, path=1e-3))
+    told = [str(text) for text in costs_report(dearer, None) if isinstance(text, Text)]
+    assert "a pass of another size than the last one takes 2.00 ms more" in told
+    assert "every further path of a draft takes 1.00 ms more, beside its rows" in told
+    assert not any("more" in str(text) for text in costs_report(table, None) if isinstance(text, Text))
 
 
 def test_a_second_time_it_is_read_and_a_refresh_times_again(pair: list[str], measured: list[int]) -> None:

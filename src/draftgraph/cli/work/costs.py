@@ -43,6 +43,10 @@ def costs_report(costs: Costs, file: Path | None) -> list[Sheet | Text]:
         f"beside the passes a round takes {per_round:.2f} ms, {per_pass:.2f} per drafter pass and {per_node:.3f} per node",
         "kept nowhere" if file is None else f"kept in {file}",
     ]
+    if costs.target.change:
+        told.append(f"a pass of another size than the last one takes {1e3 * costs.target.change:.2f} ms more")
+    if costs.target.path:
+        told.append(f"every further path of a draft takes {1e3 * costs.target.path:.2f} ms more, beside its rows")
     if costs.busy:
         told.append("others used the machine meanwhile; a later process, or --refresh, times the models again")
     return [*sheets, *map(Text, told)]
