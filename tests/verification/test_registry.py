@@ -318,9 +318,10 @@ def test_point_masses_are_not_spelt_out_for_a_rule_that_follows_choices():
     assert (verdict.path, verdict.token, verdict.masses) == ((1, 2), 5, [0.0, 1.0, 1.0])
 
 
-def test_draws_on_a_device_are_those_on_the_host():
-    """The running sums stay where they are, and the places are the same."""
-    laws = rows(torch.Generator().manual_seed(4), 30, 7)
+@pytest.mark.parametrize("vocab", [7, 5000])
+def test_draws_on_a_device_are_those_on_the_host(vocab: int):
+    """The running sums stay where they are, and the places are the same; on the host those of wide rows are made row by row."""
+    laws = rows(torch.Generator().manual_seed(4), 30, vocab)
     quantiles = torch.rand(30, generator=torch.Generator().manual_seed(5), dtype=torch.float64).tolist()
     cumulative = laws.cumsum(dim=1, dtype=torch.float64)
     assert places_of(cumulative, quantiles) == sample_rows(laws, quantiles)

@@ -17,7 +17,7 @@ from draftgraph.errors import DraftError
 from draftgraph.sampling.laws import TargetLaws
 from draftgraph.sampling.rng import Noise, Role
 from draftgraph.types import LAWS, ROOT, STRUCTURES, Outcome, TokenTree, Verdict
-from draftgraph.verification.rows import running_sums
+from draftgraph.verification.rows import NARROW_SUM, running_sums
 
 
 @dataclass(frozen=True)
@@ -187,18 +187,14 @@ def sample(law: torch.Tensor, quantile: float) -> int:
 
 def sample_rows(laws: torch.Tensor, quantiles: Sequence[float]) -> list[int]:
     """One token from each row of laws f[k, V], at the row's quantile in [0, 1). Never a token of mass zero."""
+    if laws.is_cpu and laws.shape[1] > NARROW_SUM:  # the sums of all wide rows would be new memory in every round
+        return [sample(row, quantile) for row, quantile in zip(laws, quantiles, strict=True)]
     cumulative = laws.cumsum(dim=1, dtype=torch.float64)
     if cumulative.is_cpu:
-        places = []
-        for row, quantile in zip(cumulative.numpy(), quantiles, strict=True):
-            places.append(_place(row, quantile))
+        places = [_place(row, quantile) for row, quantile in zip(cumulative.numpy(), quantiles, strict=True)]
     else:
         places = places_of(cumulative, quantiles)
-    vocab = cumulative.shape[1]
-    for i, place in enumerate(places):
-        if place == vocab:
-            places[i] = _last(laws[i])
-    return places
+    return [place if place < laws.shape[1] else _last(laws[i]) for i, place in enumerate(places)]
 
 
 def _place(cumulative: npt.NDArray[np.float64], quantile: float) -> int:
