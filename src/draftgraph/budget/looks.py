@@ -9,6 +9,8 @@ from draftgraph.budget.costs import Costs
 
 LEAST_LOOK_SECONDS = 1e-4
 """A look is never taken to need less: what rounds with drafts take more outside the forwards may be lost in noise."""
+LOOKED_AT = 4
+"""Nodes that a look draws up, about, before it finds that none of them pays."""
 LOOKS_SHARE = 0.02
 """Of the time that looks may take where they find nothing."""
 PATIENCE_MULTIPLE = 4.0
@@ -31,7 +33,8 @@ class Looks:
     _left: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.seconds = max(LEAST_LOOK_SECONDS, self.costs.overhead[0] - self.costs.plain_overhead)
+        per_round, _, per_node = self.costs.overhead
+        self.seconds = max(LEAST_LOOK_SECONDS, per_round + LOOKED_AT * per_node - self.costs.plain_overhead)
         self._saved = PATIENCE_MULTIPLE * self.seconds
         self._rests = self._left = math.ceil(self.seconds / (LOOKS_SHARE * self.costs.plain)) - 1
 
