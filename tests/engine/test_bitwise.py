@@ -16,6 +16,7 @@ from draftgraph.backends.base import BITWISE, EXACT, NEAR_TIES
 from draftgraph.backends.torch_model import TorchModel
 from draftgraph.engine.bitwise import steady
 from draftgraph.engine.config import Config
+from draftgraph.errors import OptionError
 from models import perturbed, tiny_lm
 
 PROMPTS = [[5, 9, 5, 9], [7, 3, 9, 7, 3], [11], [*range(1, 60)] * 2, [*range(1, 60)] * 2 + [4], [40, 2] * 140]
@@ -97,6 +98,8 @@ def test_a_drafter_that_cannot_be_steady_drafts_as_it_does() -> None:
     target, drafter = pair()
     rounded = TorchModel(perturbed(drafter).to(torch.bfloat16))
     assert steady(rounded, TorchModel(target), Config(budget=5)) is rounded
+    with pytest.raises(OptionError, match="depend on the texts beside them"):
+        rounded.apart()
     assert engine().drafter.steady is not engine().drafter.model
     unsteady = Config(budget=5, bitwise=False)
     assert steady(engine().drafter.model, engine().drafter.model, unsteady) is engine().drafter.model

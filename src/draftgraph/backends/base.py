@@ -189,6 +189,14 @@ class CausalLM(Protocol):
         """
         ...
 
+    def apart(self) -> CausalLM:
+        """The same model in passes that depend on one text alone, so that its rows are the same bits in any company.
+
+        They may be other rows with drafts than without, unlike those of `bitwise`. Raises OptionError, with the cause, where
+        rows depend on other texts.
+        """
+        ...
+
     def refuse_training(self) -> None:
         """Raise ModelError if every pass would be another law, as with dropout."""
         ...

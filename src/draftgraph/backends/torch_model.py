@@ -148,6 +148,10 @@ class TorchModel(CellForks):
             "backend='openvino', or leave bitwise out"
         )
 
+    def apart(self) -> CausalLM:
+        """Raises OptionError: all texts lie in one cache, and a row reads all of it, others masked."""
+        raise OptionError("rows of torch depend on the texts beside them in their last bits; write backend='openvino'")
+
     @property
     def called(self) -> torch.nn.Module:
         """What a pass calls."""

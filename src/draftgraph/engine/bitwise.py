@@ -31,14 +31,14 @@ def as_asked(target: CausalLM, config: Config) -> tuple[CausalLM, Config]:
 def steady(model: CausalLM, target: CausalLM, config: Config) -> CausalLM:
     """A draft model for requests with a seed whose text follows their drafts: it gives the same drafts in any company.
 
-    It is the model as it is where its rows are not rounded, where the target's depend on the company too, and where passes of
-    different width round differently whatever is done.
+    It is the model as it is where its rows are not rounded, where the target's depend on the company too, and where its own do
+    whatever is done.
 
     target  in any passes.
     """
     if model.numerics == NEAR_TIES and (config.bitwise is True or target.numerics == EXACT):
         with suppress(OptionError):
-            return model.bitwise()
+            return model.apart()
     return model
 
 

@@ -152,6 +152,12 @@ class OpenVinoModel:
             )
         return BitwiseModel(self, self._narrowest)
 
+    def apart(self) -> OpenVinoModel:
+        """Where a chain is one pass, passes of one text each; else those of `bitwise`, in which texts are read together."""
+        from draftgraph.backends.openvino.apart import ApartModel  # which is a model like this one, in other passes
+
+        return self.bitwise() if self._chains is None else ApartModel(self, self._chains)
+
     def refuse_training(self) -> None:
         """Nothing: a graph has no training mode."""
 
