@@ -40,11 +40,12 @@ def engine(weights: str | None = None) -> dg.Engine:
     )
 
 
-def exact_beside_rounded() -> dg.Engine:
+def exact_beside_rounded(**options: Any) -> dg.Engine:
     target, drafter = pair()
     coarse = tiny_lm(window=512)
     coarse.load_state_dict(drafter.state_dict())
-    return dg.Engine.from_pretrained(target, draft_model=coarse.to(torch.bfloat16), backend="openvino", budget=5)
+    coarse = coarse.to(torch.bfloat16)
+    return dg.Engine.from_pretrained(target, draft_model=coarse, backend="openvino", budget=5, **options)
 
 
 def alone_and_together(made: dg.Engine, **options: Any) -> tuple[list[list[int]], list[list[int]]]:
@@ -63,10 +64,15 @@ def test_a_seed_gives_its_text_in_any_company(weights: str | None, rule: str) ->
     assert len({tuple(text) for text in alone}) > 1
 
 
-def test_an_exact_target_beside_a_rounded_drafter() -> None:
-    made = exact_beside_rounded()
+@pytest.mark.parametrize("structure", ["auto", "chain", "tree"])
+@pytest.mark.parametrize("small", [True, False])
+def test_an_exact_target_beside_a_rounded_drafter(small: bool, structure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small drafter reads chains in one pass, apart from others; a larger one is read for all, in passes that agree."""
+    monkeypatch.setattr("draftgraph.backends.openvino.model.is_small", lambda graph: small)
+    made = exact_beside_rounded(structure=structure)
     assert made.target.numerics == EXACT
     assert made.drafter.model.numerics == NEAR_TIES
+    assert made.drafter.steady.joins is not small
     alone, together = alone_and_together(made)
     assert together == alone
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from draftgraph.backends.ends import Ends, ends_of
 from draftgraph.backends.hub import kept, locate
 from draftgraph.backends.load import Source, load_model, read_config
 from draftgraph.backends.openvino import load as openvino
-from draftgraph.backends.openvino.precision import QUANTISED
+from draftgraph.backends.openvino.precision import QUANTISED, STORED
 from draftgraph.backends.openvino.refusals import UnfitError, is_installed
 from draftgraph.backends.probe import probe
 from draftgraph.backends.recurrent_model import torch_model
@@ -45,6 +45,8 @@ class Loading:
     taps        hidden states of the target that will be asked for.
     ends        whether a drafter borrows the target's embeddings and head.
     weights     what they are quantised to, "int8" or "int4"; None: as they are stored.
+    draft_weights  the same of a draft model, or "stored"; None: as `weights` says.
+    said_as     the name of the option that `weights` was said by.
     tp_plan     "auto": the target is shared out over the processes of a torchrun job by its own plan; None: it is not.
     """
 
@@ -55,16 +57,30 @@ class Loading:
     taps: tuple[str, ...] = ()
     ends: bool = False
     weights: str | None = None
+    draft_weights: str | None = None
+    said_as: str = "weights"
     tp_plan: str | None = None
 
     def __post_init__(self) -> None:
         require(self.backend in NAMES, "backend", self.backend, "'auto', 'torch', 'openvino' or 'cuda_graphs'")
-        require(self.weights in (None, *QUANTISED), "weights", self.weights, "'int8', 'int4', or leave it out")
-        if self.weights is not None and self.backend not in (AUTO, OPENVINO):
-            raise OptionError(
-                f"weights={self.weights!r} runs on OpenVINO alone, and backend={self.backend!r} was asked for; leave one out"
-            )
+        require(self.weights in (None, *QUANTISED), self.said_as, self.weights, "'int8', 'int4', or leave it out")
+        instead = "'int8', 'int4', 'stored', or leave it out"
+        require(self.draft_weights in (None, STORED, *QUANTISED), "draft_weights", self.draft_weights, instead)
+        for name, asked in ((self.said_as, self.weights), ("draft_weights", self.draft_weights)):
+            if asked in QUANTISED and self.backend not in (AUTO, OPENVINO):
+                raise OptionError(
+                    f"{name}={asked!r} runs on OpenVINO alone, and backend={self.backend!r} was asked for; leave one out"
+                )
         refuse_plan(self.tp_plan, self.device)
+
+    def of_draft_model(self) -> Loading:
+        """How a draft model is loaded that comes with a target which is loaded so."""
+        own = replace(self, taps=(), tp_plan=None, draft_weights=None)
+        if self.draft_weights is None:
+            return own
+        return replace(
+            own, weights=None if self.draft_weights == STORED else self.draft_weights, said_as="draft_weights"
+        )
 
 
 @dataclass(frozen=True)
@@ -114,7 +130,11 @@ def off_torch(source: Source, loading: Loading) -> tuple[Loaded | None, str]:
     Raises ModelError where another backend was asked for and cannot run it exactly.
     """
     quantised = loading.weights is not None
-    reason = f"weights={loading.weights!r} was asked for" if quantised else f"backend={loading.backend!r} was asked for"
+    reason = (
+        f"{loading.said_as}={loading.weights!r} was asked for"
+        if quantised
+        else f"backend={loading.backend!r} was asked for"
+    )
     if (quantised or loading.backend == OPENVINO) and (merged := _made_by_torch(source)):
         raise UnfitError(f"{str(source)!r} cannot run on OpenVINO: {merged}; write backend='torch' alone")
     if quantised:
@@ -158,13 +178,13 @@ def _made_by_torch(source: Source) -> str:
 def _quantised(source: Source, loading: Loading, reason: str) -> Loaded:
     if isinstance(source, torch.nn.Module) and loading.backend == AUTO:
         raise OptionError(
-            f"weights={loading.weights!r} is for models that are loaded here, and {type(source).__name__} is loaded already; "
-            "give its folder, or write backend='openvino', which converts it as it is now"
+            f"{loading.said_as}={loading.weights!r} is for models that are loaded here, and {type(source).__name__} is loaded "
+            "already; give its folder, or write backend='openvino', which converts it as it is now"
         )
     try:
         return _on_openvino(source, loading, reason)
     except UnfitError as error:
-        raise UnfitError(f"{error} and leave weights={loading.weights!r} out") from error
+        raise UnfitError(f"{error} and leave {loading.said_as}={loading.weights!r} out") from error
 
 
 def _on_openvino(source: Source, loading: Loading, reason: str) -> Loaded:

@@ -65,8 +65,7 @@ class TorchModel(CellForks):
         refuse_unsupported(inside.model)
         self.model = inside.model
         self.adapter = None if inside.called is inside.model else inside.called
-        self.class_name, self.remedy = inside.name, inside.remedy
-        self._lock = lock_of(inside.model)
+        self.class_name, self.remedy, self._lock = inside.name, inside.remedy, lock_of(inside.model)
         self.config = self.model.config.get_text_config(decoder=True)
         self.vocab_size, self.context_window = int(self.config.vocab_size), context_window(self.model)
         self._first: Callable[[], torch.Tensor | None] = lambda: None
@@ -75,8 +74,7 @@ class TorchModel(CellForks):
         self._switch = find_switch(self.model, self.context_window)
         self._biased, self._holders = biased_layers(self.model), mask_holders(self.model)
         self._apart: bool | None = None  # not looked at yet
-        self._configs = configs_of(self.model)
-        self._held_kinds = [kind for _, _, kind in self._holders]
+        self._configs, self._held_kinds = configs_of(self.model), [kind for _, _, kind in self._holders]
         self._tables, self._counts_from_0 = position_tables(self.model), numbers_from_padding(self.model)
         self.cache = CellPool(self.config.num_hidden_layers)
         if self.device.type != "cpu":

@@ -22,6 +22,7 @@ def chat(
     threads: options.Threads = None,
     backend: options.Backend = "auto",
     weights: options.Weights = None,
+    draft_weights: options.DraftWeights = None,
     trust_remote_code: options.TrustRemoteCode = False,
     server: Annotated[
         str | None,
@@ -57,7 +58,14 @@ def chat(
             converse(speaker, system)
         return
     chosen = options.Chosen(
-        options.sources(None, None, model, draft_model), dtype, device, threads, trust_remote_code, backend, weights
+        options.sources(None, None, model, draft_model),
+        dtype,
+        device,
+        threads,
+        trust_remote_code,
+        backend,
+        weights,
+        draft_weights,
     )
     from draftgraph.cli.work.chat import LocalSpeaker, converse
     from draftgraph.cli.work.engines import load_engine, make_config, place

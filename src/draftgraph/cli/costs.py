@@ -21,6 +21,7 @@ def costs(
     threads: options.Threads = None,
     backend: options.Backend = "auto",
     weights: options.Weights = None,
+    draft_weights: options.DraftWeights = None,
     trust_remote_code: options.TrustRemoteCode = False,
     rule: options.RuleName = "auto",
     structure: options.Structure = "auto",
@@ -33,7 +34,7 @@ def costs(
     The first request with the automatic budget reads the same table, and need not wait then.
     """
     pair = options.sources(target, drafter, model, draft_model)
-    chosen = options.Chosen(pair, dtype, device, threads, trust_remote_code, backend, weights)
+    chosen = options.Chosen(pair, dtype, device, threads, trust_remote_code, backend, weights, draft_weights)
     from draftgraph.cli.work.costs import run
 
     run(chosen, options.Drafting(rule, structure, bitwise=bitwise), refresh, as_json)

@@ -32,6 +32,7 @@ def generate(
     threads: options.Threads = None,
     backend: options.Backend = "auto",
     weights: options.Weights = None,
+    draft_weights: options.DraftWeights = None,
     trust_remote_code: options.TrustRemoteCode = False,
     chat: Annotated[
         bool, typer.Option("--chat", help="The prompt is a message; the tokenizer's chat template lays it out.")
@@ -94,7 +95,14 @@ def generate(
     if trace is not None:
         tracefile.refuse_unwritable(trace)
     chosen = options.Chosen(
-        options.sources(None, None, model, draft_model), dtype, device, threads, trust_remote_code, backend, weights
+        options.sources(None, None, model, draft_model),
+        dtype,
+        device,
+        threads,
+        trust_remote_code,
+        backend,
+        weights,
+        draft_weights,
     )
     text, must_be = read_prompt(prompt), options.as_grammar(json_schema, regex, grammar)
     params = dg.SamplingParams(

@@ -30,7 +30,7 @@ Sources = tuple[str | Path, str | Path | None]
 class Chosen:
     """The models that were asked for, and how they are to be loaded. trusted  whether their own code may run.
 
-    backend  what runs them. weights  what they are quantised to.
+    backend  what runs them. weights  what they are quantised to; draft_weights  the same of the drafter.
     """
 
     pair: Sources
@@ -40,12 +40,13 @@ class Chosen:
     trusted: bool
     backend: str = "auto"
     weights: str | None = None
+    draft_weights: str | None = None
 
     @property
     def loading(self) -> dict[str, Any]:
         """The options of `Engine.from_pretrained` that say how models are loaded."""
         named = {"dtype": self.dtype, "device": self.device, "trust_remote_code": self.trusted}
-        return named | {"backend": self.backend, "weights": self.weights}
+        return named | {"backend": self.backend, "weights": self.weights, "draft_weights": self.draft_weights}
 
     @property
     def title(self) -> str:
@@ -119,6 +120,12 @@ Backend = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option("--weights", help="Quantise to int8 or int4, on OpenVINO.", rich_help_panel=MODELS),
+]
+DraftWeights = Annotated[
+    str | None,
+    typer.Option(
+        "--draft-weights", help="The same of the drafter alone, or stored. It changes no law.", rich_help_panel=MODELS
+    ),
 ]
 TrustRemoteCode = Annotated[
     bool,

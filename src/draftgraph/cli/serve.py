@@ -25,6 +25,7 @@ def serve(
     threads: options.Threads = None,
     backend: options.Backend = "auto",
     weights: options.Weights = None,
+    draft_weights: options.DraftWeights = None,
     trust_remote_code: options.TrustRemoteCode = False,
     rule: options.RuleName = "auto",
     structure: options.Structure = "auto",
@@ -84,7 +85,14 @@ def serve(
     Clients take http://HOST:PORT/v1 as their base URL. See docs/server.md.
     """
     chosen = options.Chosen(
-        options.sources(target, None, model, draft_model), dtype, device, threads, trust_remote_code, backend, weights
+        options.sources(target, None, model, draft_model),
+        dtype,
+        device,
+        threads,
+        trust_remote_code,
+        backend,
+        weights,
+        draft_weights,
     )
     from draftgraph.cli.work.serve import Serving, serve_engine
 

@@ -167,6 +167,10 @@ def make_drafter(
 ) -> tuple[Drafter, str]:
     """The drafter that the config asks for, and why its model runs on its backend, in words."""
     own, config = config.own_drafter, on_one_path(config, target.model)
+    if loading.draft_weights is not None and (own is not None or draft_model is None or trained is not None):
+        raise OptionError(
+            f"draft_weights={loading.draft_weights!r} is for a draft model that OpenVINO runs, and none was given; leave it out"
+        )
     if own is not None:
         _refuse_missing_taps(target.model, own)
         return own, ""
@@ -182,7 +186,7 @@ def make_drafter(
             return TextDrafter(reader, target.model.vocab_size, edges), "it was trained for this target"
         return HiddenDrafter(reader, target.model.vocab_size, edges), "it reads the target's hidden states"
     refuse_shards(draft_model, "a draft model")
-    drafter = load_backend(draft_model, replace(loading, taps=(), tp_plan=None), probed=target.inside)
+    drafter = load_backend(draft_model, loading.of_draft_model(), probed=target.inside)
     check_pair(target.model, drafter.model, tokenizer, load_tokenizer(draft_model, loading.trusted))
     if config.parallel:
         refuse_one_device(target.model, drafter.model)

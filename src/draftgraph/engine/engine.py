@@ -98,6 +98,7 @@ class Engine:
         config: Config | None = None,
         backend: str = "auto",
         weights: str | None = None,
+        draft_weights: str | None = None,
         tp_plan: str | None = None,
         trust_remote_code: bool = False,
         generation_config: GenerationConfig | None = None,
@@ -114,13 +115,12 @@ class Engine:
                      elsewhere. `engine.backends` says which it was, and why.
         weights      "int8" or "int4": quantise the models that are loaded here, drafter included, which OpenVINO runs (extra
                      "quantised"). That is another model than the stored one; the text keeps its law exactly. None: as stored.
+        draft_weights  the same of the draft model alone, whose rounding changes no law; "stored": as stored. None: as `weights`.
         tp_plan      "auto" under torchrun: all ranks share the target, by its own plan. Ranks but 0 never come back from here.
         trust_remote_code  whether code that comes with the models may run. Without it such models are refused.
-        generation_config  what to take for the model's own (`draftgraph.engine.defaults` says what becomes of it); an empty
-                     GenerationConfig() leaves it aside.
+        generation_config  what to take for the model's own (see `draftgraph.engine.defaults`); an empty one leaves it aside.
         serving      how many requests are decoded at once, and how much they may cache: a `Serving`, or its fields by name.
-        options      fields of `Config`, e.g. budget=16, structure="tree", rule="agree", drafter=a `Drafter` of your own, and the
-                     ecosystem's aliases.
+        options      fields of `Config`, e.g. budget=16, rule="agree", drafter=one of your own, and the ecosystem's aliases.
 
         Raises ModelError, PairError, OptionError before any token is generated.
         """
@@ -130,7 +130,9 @@ class Engine:
         require(named, "generation_config", generation_config, "a transformers GenerationConfig")
         serving, options = taken(serving, options)
         chosen = (config or Config()).with_options(**options)
-        loading = Loading(dtype, device, trust_remote_code, backend, weights=weights, tp_plan=tp_plan)
+        loading = Loading(
+            dtype, device, trust_remote_code, backend, weights=weights, draft_weights=draft_weights, tp_plan=tp_plan
+        )
         make = partial(make_engine, cls, tokenizer, loading, generation_config, serving)
         if chosen.schedule == "auto":
             return with_schedule(make, target, draft_model, chosen)
@@ -293,8 +295,7 @@ class Engine:
     @property
     def defaults(self) -> Defaults:
         """What the model brings to every request."""
-        own = fields_of(self.generation_config)
-        return Defaults(own, self.eos, self.target.vocab_size, self.target.device)
+        return Defaults(fields_of(self.generation_config), self.eos, self.target.vocab_size, self.target.device)
 
     @cached_property
     def costs(self) -> Costs:
@@ -310,9 +311,8 @@ class Engine:
         """
         with self._timing:
             if refresh or "costs" not in self.__dict__:  # else another thread has measured while this one waited
-                pair = (self.target, self.drafter, self.config, self._decode)
                 with few_threads(self.schedule.threads):
-                    self.__dict__["costs"] = pair_costs(*pair, refresh)
+                    self.__dict__["costs"] = pair_costs(self.target, self.drafter, self.config, self._decode, refresh)
             costs: Costs = self.__dict__["costs"]
             return costs
 

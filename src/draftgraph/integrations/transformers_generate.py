@@ -48,7 +48,7 @@ from draftgraph.sampling.contract import check_functions, refuse_stateful
 from draftgraph.sampling.copies import copied
 from draftgraph.sampling.params import SamplingParams
 
-_LOADING = ("tokenizer", "dtype", "device", "config", "backend", "weights", "trust_remote_code")
+_LOADING = ("tokenizer", "dtype", "device", "config", "backend", "weights", "draft_weights", "trust_remote_code")
 """Options of `Engine.from_pretrained` that are not fields of `Config`."""
 ROW_BY_ROW = "Rows of a batch are decoded one after the other: write one prompt per call, with budget=0"
 _FORGOTTEN = ("streamer", "synced_gpus", "assistant_model", "assistant_tokenizer")

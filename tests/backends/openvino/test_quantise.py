@@ -62,11 +62,53 @@ def test_rows_that_are_no_multiples_of_a_group(folder: Path) -> None:
     [
         pytest.param({"weights": "int3"}, "weights='int3' is not possible; write 'int8', 'int4'", id="another number"),
         pytest.param({"weights": "int8", "backend": "torch"}, "runs on OpenVINO alone", id="on torch"),
+        pytest.param(
+            {"draft_weights": "int3"}, "draft_weights='int3' is not possible; write 'int8', 'int4', 'stored'", id="of a drafter"
+        ),
+        pytest.param(
+            {"draft_weights": "int8", "backend": "torch"}, "draft_weights='int8' runs on OpenVINO alone", id="both on torch"
+        ),
+        pytest.param({"draft_weights": "int8"}, "is for a draft model that OpenVINO runs, and none was given", id="no drafter"),
     ],
 )
 def test_what_is_not_possible(options: dict[str, Any], message: str, folder: Path) -> None:
     with pytest.raises(OptionError, match=message):
         dg.Engine.from_pretrained(folder, **options)
+
+
+@pytest.mark.parametrize(
+    ("weights", "draft_weights", "computes"),
+    [
+        (None, "int8", ("f32", "int8 f32")),
+        ("int8", None, ("int8 f32", "int8 f32")),
+        ("int8", "stored", ("int8 f32", "f32")),
+        ("int4", "int8", ("int4 f32", "int8 f32")),
+    ],
+)
+def test_a_drafter_is_quantised_as_it_was_asked_for(
+    folder: Path, weights: str | None, draft_weights: str | None, computes: tuple[str, str]
+) -> None:
+    made = dg.Engine.from_pretrained(
+        folder, draft_model=folder, weights=weights, draft_weights=draft_weights, backend="openvino", budget=3
+    )
+    assert (str(made.target.precision), str(made.drafter.model.precision)) == computes
+    if draft_weights == "int8":
+        assert made.backends["drafter"] == "openvino: draft_weights='int8' was asked for"
+
+
+def test_a_quantised_drafter_changes_no_greedy_text_and_no_law_by_position(folder: Path) -> None:
+    made = dg.Engine.from_pretrained(folder, draft_model=folder, draft_weights="int8", backend="openvino", budget=4)
+    for options in ({"temperature": 0.0}, {"temperature": 1.0, "seed": 4, "rule": "agree"}):
+        drafted = made.generate([5, 6, 7], max_new_tokens=30, **options)
+        assert drafted.token_ids == made.generate([5, 6, 7], max_new_tokens=30, budget=0, **options).token_ids
+        assert drafted.stats.lossless
+        assert drafted.stats.num_accepted_tokens > 0
+
+
+def test_a_loaded_drafter_is_not_quantised_unasked(folder: Path) -> None:
+    drafter = perturbed(tiny_lm(vocab=256, hidden_size=64, intermediate_size=128))
+    with pytest.raises(OptionError, match="draft_weights='int8' is for models that are loaded here"):
+        dg.Engine.from_pretrained(folder, draft_model=drafter, draft_weights="int8")
 
 
 def test_loaded_models_are_converted_where_that_is_asked_for() -> None:

@@ -1,7 +1,7 @@
 """A model whose passes belong to one text each, and are as wide as that text says: its rows are the same in any company.
 
-It is for drafters whose rows are rounded: a seed gives its text again only if they do. A chain stays one pass, which `bitwise` does not
-know, for its rows are read one by one.
+It is for drafters whose rows are rounded, for else a seed would not give its text again. A chain stays one pass, which `bitwise`
+does not know, for its rows are read one by one.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ import torch
 
 QUANTISED = ("int8", "int4")
 """What weights can be quantised to."""
+STORED = "stored"
+"""Weights as the model has them."""
 _DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -21,7 +23,7 @@ class Precision:
     """
 
     activations: str = "f32"
-    weights: str = "stored"
+    weights: str = STORED
 
     @property
     def dtype(self) -> torch.dtype:
@@ -30,7 +32,7 @@ class Precision:
     @property
     def exact(self) -> bool:
         """Whether greedy text does not depend on the width of passes. Quantised weights meet activations of 8 bits."""
-        return self.activations == "f32" and self.weights == "stored"
+        return self.activations == "f32" and self.weights == STORED
 
     @property
     def tolerance(self) -> float:
@@ -46,7 +48,7 @@ class Precision:
         return math.inf if self.weights == "int4" else 0.5
 
     def __str__(self) -> str:
-        return self.activations if self.weights == "stored" else f"{self.weights} {self.activations}"
+        return self.activations if self.weights == STORED else f"{self.weights} {self.activations}"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

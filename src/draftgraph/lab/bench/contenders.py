@@ -111,7 +111,8 @@ class Ours:
     """One engine. Its text is detokenised as it comes, which transformers' runs do not do; that counts against us."""
 
     def __init__(self, name: str, pair: Weights, task: Task, **options: Any) -> None:
-        """options  fields of `draftgraph.Config`, `backend` and `weights`; without a `drafter` among them the pair's drafts.
+        """options  fields of `draftgraph.Config`, `backend`, `weights` and `draft_weights`; without a `drafter` among them the
+        pair's drafts.
 
         Raises OptionError for a configuration that cannot draft, or whose rule does not verify its drafts.
         """

@@ -19,7 +19,7 @@ from draftgraph.lab.turns import Contender
 OURS_PLAIN, OURS = "draftgraph plain", "draftgraph"
 LOOKUP_TOKENS = 10
 """Tokens that transformers' prompt lookup drafts, as in its documentation."""
-_LOADING = {"backend", "weights"}
+_LOADING = {"backend", "weights", "draft_weights"}
 """What a configuration may say beside the options of `Config`."""
 CONSTANT = {"num_assistant_tokens_schedule": "constant", "assistant_confidence_threshold": 0.0}
 NOTES = {
