@@ -47,6 +47,19 @@ def test_rows_do_not_depend_on_passes_before_or_of_the_other_model(apart: ApartM
         assert torch.equal(rows(apart, width, chain), expected)
 
 
+def test_passes_are_as_wide_as_their_text_says(apart: ApartModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However wide the last one was: elsewhere that is kept for a while."""
+    widths: list[int] = []
+    run = apart._compiled.run
+    monkeypatch.setattr(
+        apart._compiled, "run", lambda inputs: (widths.append(len(inputs["input_ids"])), run(inputs))[1]
+    )
+    apart.price_change(30.0)
+    for width in (30, 1, 5, 1):
+        rows(apart, width, False)
+    assert widths[1::2] == [32, 2, 6, 2]
+
+
 def test_texts_of_others_are_read_in_passes_of_their_own(apart: ApartModel) -> None:
     texts = [apart.open(64) for _ in range(3)]
     alone, together = [], []

@@ -63,12 +63,18 @@ def test_rows_that_are_no_multiples_of_a_group(folder: Path) -> None:
         pytest.param({"weights": "int3"}, "weights='int3' is not possible; write 'int8', 'int4'", id="another number"),
         pytest.param({"weights": "int8", "backend": "torch"}, "runs on OpenVINO alone", id="on torch"),
         pytest.param(
-            {"draft_weights": "int3"}, "draft_weights='int3' is not possible; write 'int8', 'int4', 'stored'", id="of a drafter"
+            {"draft_weights": "int3"},
+            "draft_weights='int3' is not possible; write 'int8', 'int4', 'stored'",
+            id="of a drafter",
         ),
         pytest.param(
-            {"draft_weights": "int8", "backend": "torch"}, "draft_weights='int8' runs on OpenVINO alone", id="both on torch"
+            {"draft_weights": "int8", "backend": "torch"},
+            "draft_weights='int8' runs on OpenVINO alone",
+            id="both on torch",
         ),
-        pytest.param({"draft_weights": "int8"}, "is for a draft model that OpenVINO runs, and none was given", id="no drafter"),
+        pytest.param(
+            {"draft_weights": "int8"}, "is for a draft model that OpenVINO runs, and none was given", id="no drafter"
+        ),
     ],
 )
 def test_what_is_not_possible(options: dict[str, Any], message: str, folder: Path) -> None:
