@@ -35,8 +35,8 @@ MOST_LAYERS, MOST_BYTES = 4, 16 << 20
 """Where a graph is larger, its own time is most of a pass, and repeating it takes long."""
 WEIGHT_BYTES = 1024
 """Constants of fewer bytes are no weights."""
-PATIENCE_STEPS = 100
-"""Steps for nothing, after which a graph with fewer is made. That takes ten times as long, and serves all later requests."""
+PATIENCE_STEPS = 600
+"""Steps for nothing, after which a graph with fewer is made: about as many as take as long as making it."""
 
 
 def is_small(graph: Any) -> bool:
