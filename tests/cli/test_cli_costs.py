@@ -109,7 +109,14 @@ def test_without_a_folder_it_says_so(pair: list[str], measured: list[int], monke
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--structure", "bush"], ["--dtype", "float3"], ["--rule", "nothing"], ["a", "--model", "b"]]
+    "wrong",
+    [
+        ["--structure", "bush"],
+        ["--dtype", "float3"],
+        ["--rule", "nothing"],
+        ["--draft-weights", "int3"],
+        ["a", "--model", "b"],
+    ],
 )
 def test_misuse_is_one_line(wrong: list[str], pair: list[str], measured: list[int]) -> None:
     result = run(*(wrong if wrong[0] == "a" else [*pair, *wrong]))

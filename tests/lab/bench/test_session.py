@@ -238,6 +238,7 @@ def test_draftgraph_is_measured_on_the_backend_and_weights_that_were_asked_for(m
     assert stored.engine.target.name == "torch"
     assert (quantised.lossless, stored.lossless) == (False, True)  # the one has another model's text
     assert parse_spec("weights=int8,budget=2").options == {"weights": "int8", "budget": 2}
+    assert parse_spec("draft_weights=int8").options == {"draft_weights": "int8"}
     with pytest.raises(OptionError, match="weights='int7' is not possible"):
         parse_spec("weights=int7")
     with pytest.raises(OptionError, match="backend='fast' is not possible"):
