@@ -117,10 +117,11 @@ def test_a_broken_cache_is_measured_again(content: bytes, measured: Measured):
     assert only_file().stat().st_size > 100, "it was written whole, and nothing partial is left"
 
 
-def test_times_that_cannot_be_are_not_believed(measured: Measured):
+@pytest.mark.parametrize("seconds", [-1.0, 0.0, 1e-320, 1e6])
+def test_times_that_cannot_be_are_not_believed(seconds: float, measured: Measured):
     costs_of(["a pair"], CPU, measured)
     held = json.loads(only_file().read_text())
-    held["costs"]["target"]["seconds"][0] = -1.0
+    held["costs"]["target"]["seconds"][0] = seconds
     only_file().write_text(json.dumps(held))
     assert "pass times that cannot be" in costs_of(["a pair"], CPU, measured).note
 

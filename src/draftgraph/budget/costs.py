@@ -26,8 +26,8 @@ BUSY = 1.8
 """If the 90th percentile of a pass is so many times its 10th, others were using the machine."""
 WAITED = 0.2
 """The same if the processor was away for more than this share of the time."""
-DAY_SECONDS = 86400.0
-"""No pass takes longer."""
+LEAST_SECONDS, DAY_SECONDS = 1e-9, 86400.0
+"""No pass takes less, or longer."""
 IMPOSSIBLE_NODES = 1e6
 """No round drafts more."""
 MOST_DRAFTED = 64
@@ -280,7 +280,7 @@ def _refuse_pass_times(cost: Cost) -> None:
     rising = all(fewer < more for fewer, more in pairwise((0, *cost.rows)))
     if len({len(column) for column in columns}) != 1 or len(cost.rows) < 2 or not rising:
         raise BrokenFileError("a table of pass times needs rising numbers of rows, two or more, and seconds for each")
-    possible = all(0.0 < each <= DAY_SECONDS for each in seconds) and all(
+    possible = all(LEAST_SECONDS <= each <= DAY_SECONDS for each in seconds) and all(
         0.0 <= each <= DAY_SECONDS for each in (cost.change, cost.reading, cost.path, cost.path_reading)
     )
     if not possible or not all(count >= 1 for count in cost.repeats):
