@@ -241,7 +241,8 @@ def report(tally: Tally, seconds: float, options: argparse.Namespace, code: int)
 def _spread(values: Sequence[float]) -> str:
     if len(values) < 2:
         return "not measured"
-    return f"{statistics.median(values):.3f} ({statistics.quantiles(values, n=20, method="inclusive")[-1]:.3f})"
+    highest = statistics.quantiles(values, n=20, method="inclusive")[-1]
+    return f"{statistics.median(values):.3f} ({highest:.3f})"
 
 
 if __name__ == "__main__":
