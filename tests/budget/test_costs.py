@@ -196,6 +196,13 @@ def test_chains_have_levels_of_their_own_at_every_temperature():
         Costs.from_dict(broken, "")
 
 
+@pytest.mark.parametrize("block", [-1e-3, 1.0])
+def test_a_block_is_part_of_what_a_round_takes(block: float):
+    written = json.loads(json.dumps(replace(costs(), block=block).to_dict()))
+    with pytest.raises(BrokenFileError, match="a block that takes more than its round"):
+        Costs.from_dict(written, "")
+
+
 def busy(share: float = 0.5, slower: float = 1.0) -> Costs:
     table = costs(note="")
     return replace(

@@ -30,6 +30,9 @@ def test_a_round_of_a_block_drafter_costs_its_block(tmp_path: Path, monkeypatch:
     assert found.overhead[0] == costs().overhead[0] + 0.5
     assert found.overhead[1:] == costs().overhead[1:]
     assert found.at(0.0).overhead[0] == costs().at(0.0).overhead[0] + 0.5
+    for table, usual in ((found, costs()), (found.at(0.0), costs().at(0.0))):
+        assert table.round(3, [1.0]) == pytest.approx(usual.round(3, [1.0]) + 0.5)
+        assert table.whole_each == pytest.approx(usual.whole_each), "copies alone do without the block"
 
 
 def test_models_are_settled_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:

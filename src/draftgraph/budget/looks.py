@@ -31,7 +31,7 @@ class Looks:
     _left: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.seconds = max(LEAST_LOOK_SECONDS, self.costs.overhead[0] - self.costs.plain_overhead)
+        self.seconds = max(LEAST_LOOK_SECONDS, self.costs.look)
         self._saved = PATIENCE_MULTIPLE * self.seconds
         self._rests = self._left = math.ceil(self.seconds / (LOOKS_SHARE * self.costs.plain)) - 1
 

@@ -75,7 +75,7 @@ def _with_block(costs: Costs, seconds: float) -> Costs:
             None if drafts is None else replace(drafts, overhead=(drafts.overhead[0] + seconds, *drafts.overhead[1:]))
         )
 
-    own = replace(costs, overhead=(costs.overhead[0] + seconds, *costs.overhead[1:]))
+    own = replace(costs, overhead=(costs.overhead[0] + seconds, *costs.overhead[1:]), block=seconds)
     greedy, chains = more(costs.greedy), more(costs.chains)
     return replace(own, greedy=greedy, chains=chains, greedy_chains=more(costs.greedy_chains))
 
