@@ -91,6 +91,15 @@ def test_costs_of_a_small_window_are_not_those_of_a_large_one() -> None:
     assert len(files) == 2
 
 
+@pytest.mark.parametrize("window", [4, 6, 7])
+def test_a_window_of_few_tokens_has_costs(window: int) -> None:
+    """The text behind which rounds are timed was longer, and was refused as if it had been the user's."""
+    engine = dg.Engine.from_pretrained(tiny_lm(window=window), drafter="lookup")
+    plain = engine.generate([1], max_new_tokens=9, temperature=0.0, budget=0)
+    assert engine.generate([1], max_new_tokens=9, temperature=0.0).token_ids == plain.token_ids
+    assert engine.costs.plain > 0.0
+
+
 def test_drafts_of_every_form_pay_for_the_block() -> None:
     drafts = Drafts((1.0, 2.0, 3.0), ())
     found = pair_costs._with_block(replace(costs(), greedy=drafts, chains=drafts, greedy_chains=drafts), 0.5)
