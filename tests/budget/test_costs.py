@@ -117,10 +117,11 @@ def test_a_broken_cache_is_measured_again(content: bytes, measured: Measured):
     assert only_file().stat().st_size > 100, "it was written whole, and nothing partial is left"
 
 
-def test_times_that_cannot_be_are_not_believed(measured: Measured):
+@pytest.mark.parametrize("seconds", [-1.0, 0.0, 1e-320, 1e6])
+def test_times_that_cannot_be_are_not_believed(seconds: float, measured: Measured):
     costs_of(["a pair"], CPU, measured)
     held = json.loads(only_file().read_text())
-    held["costs"]["target"]["seconds"][0] = -1.0
+    held["costs"]["target"]["seconds"][0] = seconds
     only_file().write_text(json.dumps(held))
     assert "pass times that cannot be" in costs_of(["a pair"], CPU, measured).note
 
@@ -193,6 +194,13 @@ def test_chains_have_levels_of_their_own_at_every_temperature():
     broken["greedy_chains"]["levels"][0]["nodes"] = -1.0
     with pytest.raises(BrokenFileError, match="counts of drafts that cannot be"):
         Costs.from_dict(broken, "")
+
+
+@pytest.mark.parametrize("block", [-1e-3, 1.0])
+def test_a_block_is_part_of_what_a_round_takes(block: float):
+    written = json.loads(json.dumps(replace(costs(), block=block).to_dict()))
+    with pytest.raises(BrokenFileError, match="a block that takes more than its round"):
+        Costs.from_dict(written, "")
 
 
 def busy(share: float = 0.5, slower: float = 1.0) -> Costs:

@@ -69,6 +69,8 @@ def test_a_look_takes_what_the_table_says_and_never_next_to_nothing():
     table = costs(drafter=None)
     assert looks(FAST).seconds == pytest.approx(LOOK_SECONDS)
     assert Looks(replace(table, overhead=(0.0, 0.0, 0.0))).seconds == LEAST_LOOK_SECONDS
+    block = replace(table, overhead=(table.plain_overhead + LOOK_SECONDS + 0.5, 0.0, 0.0), block=0.5)
+    assert Looks(block).seconds == pytest.approx(LOOK_SECONDS)
 
 
 def test_a_request_that_rests_between_looks_says_the_same():

@@ -169,6 +169,17 @@ def test_an_engine_of_chains_takes_other_structures_without_copies() -> None:
     assert result.choice.structure.name == "tree"
 
 
+def test_an_engine_that_looks_chains_up_looks_up_other_structures_as_well() -> None:
+    made = dg.Engine.from_pretrained(tiny_lm(), drafter="lookup", structure="chain", budget=4)
+    prompt = [3, 4, 5, 3, 4, 6, 3, 4]
+    chain = made.generate(prompt, max_new_tokens=TOKENS, temperature=0.0)
+    for structure in ("graph", "auto"):
+        result = made.generate(prompt, max_new_tokens=TOKENS, temperature=0.0, structure=structure)
+        assert result.choice.structure.name == "graph"
+        assert result.token_ids == chain.token_ids
+        assert result.stats.num_draft_tokens > 0
+
+
 def test_a_model_that_reads_one_path_drafts_chains_whatever_a_request_asks() -> None:
     made = dg.Engine.from_pretrained(recurrent("mamba"), budget=4)
     assert made.generate(PROMPT, max_new_tokens=8, budget=2).choice.structure.name == "chain"

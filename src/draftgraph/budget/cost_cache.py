@@ -28,7 +28,7 @@ from draftgraph.files import BrokenFileError, read_text, write_whole
 from draftgraph.strictjson import parse, seen
 from draftgraph.user_cache import FOLDER, folder
 
-VERSION = 15
+VERSION = 16
 """To be raised when something else is measured, or the engine's own work per round has changed."""
 PATIENCE_SECONDS = 120
 """How long costs of a busy machine are good enough."""

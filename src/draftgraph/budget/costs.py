@@ -26,8 +26,8 @@ BUSY = 1.8
 """If the 90th percentile of a pass is so many times its 10th, others were using the machine."""
 WAITED = 0.2
 """The same if the processor was away for more than this share of the time."""
-DAY_SECONDS = 86400.0
-"""No pass takes longer."""
+LEAST_SECONDS, DAY_SECONDS = 1e-9, 86400.0
+"""No pass takes less, or longer."""
 IMPOSSIBLE_NODES = 1e6
 """No round drafts more."""
 MOST_DRAFTED = 64
@@ -168,6 +168,7 @@ class Costs:
     note      where the table comes from, in words.
     waited    share of the time of the passes in which the processor did not work for them.
     chains, greedy_chains  what differs for chains, where drafts may be chains as well.
+    block     seconds of `overhead` per round in which the drafter reads its block. A draft of copies alone does without.
     """
 
     target: Cost
@@ -182,6 +183,7 @@ class Costs:
     waited: float = 0.0
     chains: Drafts | None = None
     greedy_chains: Drafts | None = None
+    block: float = 0.0
 
     def at(self, temperature: float) -> Costs:
         """The costs of requests at this temperature."""
@@ -232,7 +234,17 @@ class Costs:
 
     def whole(self, nodes: int) -> float:
         """Seconds of a round that verifies `nodes` nodes which cost nothing to draft; without any it is plain decoding."""
-        return self.verifying(nodes) if nodes else self.plain
+        return self.verifying(nodes) - self.block if nodes else self.plain
+
+    @cached_property
+    def whole_each(self) -> Sequence[float]:
+        """`whole` for 0, 1, … MOST_DRAFTED nodes."""
+        return [self.whole(nodes) for nodes in range(MOST_DRAFTED + 1)]
+
+    @property
+    def look(self) -> float:
+        """Seconds that a round takes more which looks for copies, and finds none: it keeps the target's row."""
+        return self.overhead[0] - self.block - self.plain_overhead
 
     def round(self, nodes: float, level_rows: Sequence[float]) -> float:
         """Seconds of a round that verifies `nodes` nodes, drafted in passes of so many rows."""
@@ -265,6 +277,7 @@ def _refuse_impossible(costs: Costs) -> None:
     shares = [share for each in drafts for level in each.levels for share in vars(level).values()]
     held = {
         "times outside the passes": all(0.0 <= seconds <= DAY_SECONDS for seconds in added),
+        "a block that takes more than its round": all(0.0 <= costs.block <= each.overhead[0] for each in drafts),
         "counts of drafts": all(0.0 <= share <= IMPOSSIBLE_NODES for share in shares),
         "a share of time": 0.0 <= costs.waited <= 1.0,
         "threads or context": costs.threads >= 1 and costs.context >= 0,
@@ -280,7 +293,7 @@ def _refuse_pass_times(cost: Cost) -> None:
     rising = all(fewer < more for fewer, more in pairwise((0, *cost.rows)))
     if len({len(column) for column in columns}) != 1 or len(cost.rows) < 2 or not rising:
         raise BrokenFileError("a table of pass times needs rising numbers of rows, two or more, and seconds for each")
-    possible = all(0.0 < each <= DAY_SECONDS for each in seconds) and all(
+    possible = all(LEAST_SECONDS <= each <= DAY_SECONDS for each in seconds) and all(
         0.0 <= each <= DAY_SECONDS for each in (cost.change, cost.reading, cost.path, cost.path_reading)
     )
     if not possible or not all(count >= 1 for count in cost.repeats):

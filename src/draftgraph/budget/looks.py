@@ -33,8 +33,7 @@ class Looks:
     _left: int = field(init=False)
 
     def __post_init__(self) -> None:
-        per_round, _, per_node = self.costs.overhead
-        self.seconds = max(LEAST_LOOK_SECONDS, per_round + LOOKED_AT * per_node - self.costs.plain_overhead)
+        self.seconds = max(LEAST_LOOK_SECONDS, self.costs.look + LOOKED_AT * self.costs.overhead[2])
         self._saved = PATIENCE_MULTIPLE * self.seconds
         self._rests = self._left = math.ceil(self.seconds / (LOOKS_SHARE * self.costs.plain)) - 1
 

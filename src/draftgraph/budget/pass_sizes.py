@@ -26,7 +26,7 @@ class PassSizes:
     """
 
     def __init__(self, costs: Costs, most: int) -> None:
-        self._steady = (costs.plain, *costs.verifying_each[1 : most + 1])
+        self._steady = costs.whole_each[: most + 1]
         self._target, self._context = costs.target, costs.context
         waste = self._target.change_rows
         self._buckets = Buckets(self._target.sizes, waste) if waste else None

@@ -40,6 +40,8 @@ nothing."""
 BRIEF_PLAIN, BRIEF_FIRST, BRIEF_DRAFTED = 2, 3, 8
 """Tokens of texts that tell only what rounds cost outside the forwards: plain, drafted for the first time, and at most drafted
 then. The last token is never drafted."""
+BRIEF_TEXT = 2 * (1 + BRIEF_PLAIN)
+"""Tokens of the longest text behind which they are drafted. A window that holds no more has no rounds that tell anything."""
 BRIEF_SECONDS = 0.3
 """Time for the passes of one row that the last of these texts would take."""
 PASSES_PER_TOKEN = 15
@@ -88,7 +90,7 @@ def measure(
         times = replace(times, path=path, path_reading=path_reading)
     waited = max(0.0, 1.0 - share) if target.device.type == "cpu" else 0.0  # an accelerator may be waited for
     table = Costs(times, theirs, (0.0,) * 3, 0.0, torch.get_num_threads(), context, waited=waited)
-    if times(1) > SLOW_SECONDS:
+    if times(1) > SLOW_SECONDS or window <= BRIEF_TEXT:
         return table
     room = (window - context) // (1 + TEXTS)
     tokens = min(COUNTED, int(ROUNDS_SECONDS / times(1) / PASSES_PER_TOKEN), room)

@@ -23,8 +23,8 @@ def own_config(config: Config, asked: Mapping[str, Any], drafter: Drafter, targe
         return config
     own = on_one_path(config.with_options(**asked), target, drafter.model)
     if drafter.model is None and own.own_drafter is None:
-        refuse_without_model(own)
-    if own.resolved_structure.filled and not config.resolved_structure.filled:
+        refuse_without_model(own)  # all that such drafters make is copies, in any structure
+    elif own.resolved_structure.filled and not config.resolved_structure.filled:
         own = _without_copies(own)
     if asked.get("prediction") is not None:
         _refuse_prediction(own, drafter)

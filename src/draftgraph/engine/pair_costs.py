@@ -28,12 +28,13 @@ Decode = Callable[[Drafter, Config, Sequence[int], SamplingParams], Sequence[Rou
 
 
 def pair_costs(target: CausalLM, drafter: Drafter, config: Config, decode: Decode, refresh: bool = False) -> Costs:
-    """What rounds cost for the structure and rule of `config`. A drafter without an identity is measured every time.
+    """What rounds cost for the structure and rule of `config`, whatever its budget: a request may ask for the automatic one.
 
-    The models learn what a change of the size of their passes costs.
+    A drafter without an identity is measured every time. The models learn what a change of the size of their passes costs.
 
     refresh  whether to measure even if costs are kept.
     """
+    config = config.with_options(budget="auto")
 
     def runs(options: Mapping[str, Any]) -> Run:
         def run(budget: int, prompt: Sequence[int], tokens: int, temperature: float) -> Sequence[RoundRecord]:
@@ -74,7 +75,7 @@ def _with_block(costs: Costs, seconds: float) -> Costs:
             None if drafts is None else replace(drafts, overhead=(drafts.overhead[0] + seconds, *drafts.overhead[1:]))
         )
 
-    own = replace(costs, overhead=(costs.overhead[0] + seconds, *costs.overhead[1:]))
+    own = replace(costs, overhead=(costs.overhead[0] + seconds, *costs.overhead[1:]), block=seconds)
     greedy, chains = more(costs.greedy), more(costs.chains)
     return replace(own, greedy=greedy, chains=chains, greedy_chains=more(costs.greedy_chains))
 
@@ -96,7 +97,7 @@ def block_seconds(model: CausalLM) -> float:
 
 def costs_file(target: CausalLM, drafter: Drafter, config: Config) -> Path | None:
     """Where the costs of a pair are kept. None if they are not: without a folder, and for a drafter without an identity."""
-    subject = _subject(target, drafter, config)
+    subject = _subject(target, drafter, config.with_options(budget="auto"))
     return None if subject is None else file_of(subject, target.device)
 
 
@@ -105,6 +106,6 @@ def _subject(target: CausalLM, drafter: Drafter, config: Config) -> list[str] | 
     if drafter.identity is None:
         return None
     models = [model for model in (target, drafter.model) if model is not None]
-    names = [model.fingerprint for model in models]
+    names = [f"{model.fingerprint} {model.context_window}" for model in models]  # a window bounds what is timed
     forms = ["or a chain"] if may_narrow(config, drafter) else []
     return [drafter.identity, *names, repr(config.resolved_structure), *forms, config.resolved_rule.name]

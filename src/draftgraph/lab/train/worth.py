@@ -173,7 +173,7 @@ def spent(costs: Costs, record: RoundRecord) -> float:
     """Seconds of a round by a table of costs."""
     nodes, passes = len(record.tokens), record.num_passes
     rows = record.num_evaluations / passes if passes else 0.0
-    return costs.whole(nodes) + passes * costs.drafter_pass(rows)
+    return costs.round(nodes, [rows] * passes) if passes else costs.whole(nodes)
 
 
 def interval(estimate: Estimate) -> dict[str, Any]:
