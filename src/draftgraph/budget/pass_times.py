@@ -99,6 +99,7 @@ def path_seconds(model: CausalLM, times: Cost, prompt: Sequence[int], window: in
 
 
 def _per_path(model: CausalLM, prompt: Sequence[int], length: int) -> float:
+    """Seconds of a path more behind so many tokens. Both passes have the same rows, and take turns."""
     text = model.open(length + PATH_ROWS)
     try:
         read(model, text, (list(prompt) * (1 + length // len(prompt)))[:length])
